@@ -1,0 +1,402 @@
+"""Weights in and out: Google's TensorFlow checkpoints, Hugging Face folders and this project's .pt, by one name table.
+
+    $ python checkpoint.py convert uncased_L-12_H-768_A-12 bert-base.pt     # TensorFlow or Hugging Face -> ours
+    $ python checkpoint.py convert model_steps_345.pt my-model              # anything -> a Hugging Face folder
+    $ python checkpoint.py inspect FILE      $ python checkpoint.py compare A B
+
+    found = read("uncased_L-12_H-768_A-12"); model = Classifier(found.config); load(model, found, fresh=("classifier",))
+"""
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models import RELEASED_NAMES, Classifier, Config, PretrainModel
+from tokenization import casing
+from utils import UserError, command, read_json, whole_file, write_json
+
+# One row a module: our name, Hugging Face's, TensorFlow's, and what its parameters are called there:
+#   linear  weight, bias = kernel (in, out), bias        norm    weight, bias = gamma, beta
+#   output  weight, bias = NAMEweights (out, in), NAMEbias       weight  one matrix        bias  one vector
+TABLE = """
+transformer.embedding.token               bert.embeddings.word_embeddings                      bert/embeddings/word_embeddings                        weight
+transformer.embedding.position            bert.embeddings.position_embeddings                  bert/embeddings/position_embeddings                    weight
+transformer.embedding.segment             bert.embeddings.token_type_embeddings                bert/embeddings/token_type_embeddings                  weight
+transformer.embedding.norm                bert.embeddings.LayerNorm                            bert/embeddings/LayerNorm                              norm
+transformer.blocks.N.attention.qkv        bert.encoder.layer.N.attention.self.QKV              bert/encoder/layer_N/attention/self/QKV                linear
+transformer.blocks.N.attention.out        bert.encoder.layer.N.attention.output.dense          bert/encoder/layer_N/attention/output/dense            linear
+transformer.blocks.N.norm1                bert.encoder.layer.N.attention.output.LayerNorm      bert/encoder/layer_N/attention/output/LayerNorm        norm
+transformer.blocks.N.feed_forward.fc1     bert.encoder.layer.N.intermediate.dense              bert/encoder/layer_N/intermediate/dense                linear
+transformer.blocks.N.feed_forward.fc2     bert.encoder.layer.N.output.dense                    bert/encoder/layer_N/output/dense                      linear
+transformer.blocks.N.norm2                bert.encoder.layer.N.output.LayerNorm                bert/encoder/layer_N/output/LayerNorm                  norm
+pooler.dense                              bert.pooler.dense                                    bert/pooler/dense                                      linear
+masked_lm.dense                           cls.predictions.transform.dense                      cls/predictions/transform/dense                        linear
+masked_lm.norm                            cls.predictions.transform.LayerNorm                  cls/predictions/transform/LayerNorm                    norm
+masked_lm                                 cls.predictions                                      cls/predictions/output_bias                            bias
+next_sentence                             cls.seq_relationship                                 cls/seq_relationship/output_                           output
+classifier                                classifier                                           output_                                                output
+answer                                    qa_outputs                                           cls/squad/output_                                      output
+"""
+HEADS = ("pooler", "masked_lm", "next_sentence", "classifier", "answer")       # what a checkpoint may lack
+IGNORED_TENSORFLOW = re.compile(r"(^|/)(adam_[mv]|Adam(_1)?|global_step|(beta1|beta2)_power)$")
+IGNORED_HUGGING_FACE = re.compile(r"(embeddings\.position_ids|cls\.predictions\.decoder\.(weight|bias))$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One of our parameters, the names it has elsewhere (three for query, key, value) and whether TensorFlow's lies down."""
+
+    ours: str
+    hugging_face: list[str]
+    tensorflow: list[str]
+    transposed: bool
+
+
+def rows(n_layers: int) -> list[Row]:
+    """The name table written out for every parameter of every head."""
+    out = []
+    for line in TABLE.strip().splitlines():
+        *names, kind = line.split()
+        parameters = {"weight": ["weight"], "bias": ["bias"]}.get(kind, ["weight", "bias"])
+        endings = {"linear": ["/kernel", "/bias"], "norm": ["/gamma", "/beta"], "output": ["weights", "bias"]}
+        for n in range(n_layers) if ".N." in names[0] else [0]:
+            ours, hugging_face, tensorflow = (re.sub(r"(?<=[._])N(?=[./])", str(n), name) for name in names)
+            for parameter, ending in zip(parameters, endings.get(kind, [""]), strict=True):
+                split = [[name.replace("QKV", part) + end for part in ("query", "key", "value")] if "QKV" in name
+                         else [name + end] for name, end in ((hugging_face, f".{parameter}"), (tensorflow, ending))]
+                out.append(Row(f"{ours}.{parameter}", *split, transposed=ending == "/kernel"))
+    return out
+
+
+@dataclasses.dataclass
+class Checkpoint:
+    """The weights of a model under our names, its configuration, and what lies beside it."""
+
+    kind: str                                   # what the file is, in words
+    file: Path
+    config: Config
+    tensors: dict[str, Tensor]
+    labels: list[str] | None = None             # of the classifier, where known
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)    # of a .pt: step, optimizer ...
+
+    @property
+    def vocab(self) -> Path | None:
+        """The vocabulary beside the weights, if there is one."""
+        file = self.file.parent / "vocab.txt"
+        return file if file.is_file() else None
+
+    @property
+    def heads(self) -> list[str]:
+        """Which heads it has."""
+        return [head for head in HEADS if any(name.startswith(head + ".") for name in self.tensors)]
+
+
+# ------------------------------------------------------------------------------------------------------- reading
+
+def read(source: str | Path, config: Config | None = None) -> Checkpoint:
+    """Weights from a TensorFlow checkpoint (its prefix), a Hugging Face file, a .pt, or a folder with one of them.
+
+    `config` says what the weights must fit; without it, the config.json or bert_config.json beside them does.
+    UserError lists every tensor that is missing, left over or of another shape.
+    """
+    file = find(Path(source))
+    if file.suffix == ".pt" and (found := read_ours(file)):
+        kind, theirs, config = "pytorchic-bert checkpoint", found.pop("model"), config or Config.from_dict(found.pop("config"), file)
+        checkpoint = Checkpoint(kind, file, config, theirs, extra=found)
+        if (file.parent / "task.json").is_file():
+            checkpoint.labels = read_json(file.parent / "task.json").get("labels")
+    else:
+        settings, config_file = {}, next((file.parent / n for n in ("config.json", "bert_config.json") if (file.parent / n).is_file()), None)
+        if config_file:
+            settings = read_json(config_file)
+        elif config is None:
+            raise UserError(f"{file.parent} has no config.json or bert_config.json beside {file.name}; give --model_cfg")
+        config = config or Config.from_dict(settings, config_file)
+        if file.suffix in (".safetensors", ".bin", ".pt", ".pth"):
+            kind, column, theirs = "Hugging Face weights", "hugging_face", read_hugging_face(file)
+        else:
+            kind, column, theirs = "TensorFlow checkpoint", "tensorflow", read_tensorflow(file)
+        checkpoint = Checkpoint(kind, file, config, to_ours(theirs, column, config, file))
+        if "classifier" in checkpoint.heads and (names := settings.get("id2label")):
+            checkpoint.labels = [names[key] for key in sorted(names, key=int)]
+    check_shapes(checkpoint)
+    return checkpoint
+
+
+def find(source: Path) -> Path:
+    """The weights that a path means: the file, the checkpoint prefix, or the one in a folder."""
+    source = Path(re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", str(source)))
+    if source.is_file() or Path(f"{source}.index").is_file():
+        return source
+    if not source.is_dir():
+        raise UserError(f"{source} does not exist; expected a TensorFlow checkpoint, a Hugging Face folder or a .pt file")
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (source / name).is_file():
+            return source / name
+    if ours := saved(source):
+        return ours[-1]
+    if theirs := sorted(source.glob("*.ckpt*.index"), key=lambda p: [int(n) for n in re.findall(r"\d+", p.stem)]):
+        return theirs[-1].with_suffix("")
+    raise UserError(f"{source} has no checkpoint; expected model.safetensors, pytorch_model.bin, model_steps_N.pt "
+                    f"or NAME.ckpt.index in it")
+
+
+def read_tensorflow(prefix: Path) -> dict[str, Tensor]:
+    """{TensorFlow's variable name: tensor}; optimizer slots and counters are left where they are."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        import tensorflow
+    except ImportError:
+        raise UserError(f"{prefix} is a TensorFlow checkpoint, and tensorflow is not installed; "
+                        f"pip install tensorflow, or convert it elsewhere") from None
+    try:
+        reader = tensorflow.train.load_checkpoint(str(prefix))
+        return {name: torch.from_numpy(np.array(reader.get_tensor(name)))
+                for name in reader.get_variable_to_shape_map() if not IGNORED_TENSORFLOW.search(name)}
+    except (tensorflow.errors.OpError, RuntimeError, ValueError) as error:
+        raise UserError(f"{prefix}: TensorFlow can't read it ({error}); it is truncated or altered, fetch it again") from None
+
+
+def read_hugging_face(file: Path) -> dict[str, Tensor]:
+    """{Hugging Face's name: tensor} from safetensors or PyTorch's format, old (before 1.6) or new."""
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+            tensors = load_file(file)
+        else:
+            tensors = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:          # each reader has its own for a broken file; a pickle that runs code ends here too
+        reason = str(error).split("\n")[0].split(". ")[0]
+        raise UserError(f"{file}: not readable as weights ({reason}); it is truncated, altered or something else") from None
+    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise UserError(f"{file}: expected names and tensors, found a {type(tensors).__name__} of other things")
+    tensors = {re.sub(r"(LayerNorm\.)(gamma|beta)$", lambda m: m[1] + {"gamma": "weight", "beta": "bias"}[m[2]], name): t
+               for name, t in tensors.items()}
+    if not any(name.startswith("bert.") for name in tensors):
+        tensors = {("bert." if re.match(r"(embeddings|encoder|pooler)\.", name) else "") + name: t for name, t in tensors.items()}
+    table = tensors.get("bert.embeddings.word_embeddings.weight")
+    decoder = tensors.get("cls.predictions.decoder.weight")
+    if table is not None and decoder is not None and not torch.equal(table, decoder):
+        raise UserError(f"{file}: cls.predictions.decoder.weight differs from the word embeddings; BERT shares them")
+    return {name: t for name, t in tensors.items() if not IGNORED_HUGGING_FACE.search(name)}
+
+
+def to_ours(theirs: dict[str, Tensor], column: str, config: Config, file: Path) -> dict[str, Tensor]:
+    """Rename to our names in float32; UserError names what the encoder lacks, what is half there and what is left over."""
+    left, ours, missing = dict(theirs), {}, []
+    for row in rows(config.n_layers):
+        names = getattr(row, column)
+        parts = [left.pop(name, None) for name in names]
+        if all(part is not None for part in parts):
+            lies = column == "tensorflow" and row.transposed
+            ours[row.ours] = torch.cat([(part.T if lies else part).float() for part in parts if part is not None]).contiguous()
+        else:
+            missing += [(row.ours, name) for name, part in zip(names, parts, strict=True) if part is None]
+    present = {name.split(".")[0] for name in ours}
+    problems = [f"{name} is missing" for row, name in missing if row.split(".")[0] in present | {"transformer"}]
+    problems += [f"{name} is left over" for name in left]
+    if problems:
+        raise UserError(f"{file} does not fit a BERT of {config.n_layers} layers: {listing(problems)}")
+    return ours
+
+
+def listing(problems: list[str], most: int = 40) -> str:
+    """Problems in one line, cut where it would fill a screen."""
+    return "; ".join(problems[:most]) + (f"; and {len(problems) - most} more" if len(problems) > most else "")
+
+
+def shapes(config: Config, n_labels: int = 2) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter that a model of this configuration may have."""
+    with torch.device("meta"):
+        modules = [Classifier(config, n_labels), PretrainModel(config), nn.ModuleDict({"answer": nn.Linear(config.dim, 2)})]
+    return {name: tuple(t.shape) for module in modules for name, t in module.state_dict().items()}
+
+
+def check_shapes(checkpoint: Checkpoint) -> None:
+    """UserError with every shape that contradicts the configuration."""
+    tensors = checkpoint.tensors
+    expected = shapes(checkpoint.config, len(tensors.get("classifier.bias", ())) or 2)
+    problems = [f"{name} is {tuple(tensors[name].shape)}, expected {shape}"
+                for name, shape in expected.items() if name in tensors and tuple(tensors[name].shape) != shape]
+    problems += [f"{name} is unknown" for name in tensors.keys() - expected.keys()]
+    if problems:
+        raise UserError(f"{checkpoint.file} contradicts the model configuration: {listing(problems)}")
+
+
+def load(model: nn.Module, checkpoint: Checkpoint, fresh: tuple[str, ...] = ()) -> list[str]:
+    """Copy weights into a model; returns the names of the heads in `fresh` that the checkpoint lacks and that stay new.
+
+    Heads of the checkpoint that the model has no use for are passed over; UserError lists whatever else does not fit.
+    """
+    own = model.state_dict()
+    used = {name: t for name, t in checkpoint.tensors.items() if name in own}
+    missing = [name for name in own if name not in used]
+    new = sorted({name.split(".")[0] for name in missing} & set(fresh))
+    problems = [f"{name} is missing" for name in missing if name.split(".")[0] not in new]
+    problems += [f"{name} is {tuple(t.shape)}, expected {tuple(own[name].shape)}" for name, t in used.items() if t.shape != own[name].shape]
+    if problems:
+        raise UserError(f"{checkpoint.file} does not fit the {type(model).__name__}: {listing(problems)}")
+    model.load_state_dict(used, strict=False)
+    return new
+
+
+# ----------------------------------------------------------------------------------------- this project's own .pt
+
+def saved(folder: str | Path) -> list[Path]:
+    """The model_steps_N.pt of a folder, fewest steps first."""
+    steps = {file: re.fullmatch(r"model_steps_(\d+)\.pt", file.name) for file in Path(folder).glob("model_steps_*.pt")}
+    return sorted((file for file, match in steps.items() if match), key=lambda file: int(steps[file][1]))  # type: ignore[index]
+
+
+def write_ours(file: str | Path, contents: dict[str, Any]) -> None:
+    """Write a .pt, whole or not at all, that torch.load can read and that notices every altered byte.
+
+    torch.save makes a zip archive; its comment, the last bytes of the file, takes the SHA-256 of all bytes before it.
+    """
+    with whole_file(file) as f:
+        try:
+            torch.save(contents, f)
+        except RuntimeError as error:                                   # how torch.save reports a full disk
+            raise OSError(f"{file}: {error}; is the disk full?") from error
+        f.seek(-2, os.SEEK_END)
+        f.write(bytes([64, 0]))                                         # the length of the comment
+        f.seek(0)
+        digest = hashlib.file_digest(f, "sha256").hexdigest()           # type: ignore[arg-type]
+        f.seek(0, os.SEEK_END)
+        f.write(digest.encode())
+
+
+def read_ours(file: Path) -> dict[str, Any] | None:
+    """The contents of a .pt of ours, its digest checked; None if the file is something else that ends in .pt."""
+    with open(file, "rb") as f:
+        size = f.seek(0, os.SEEK_END)
+        f.seek(max(0, size - 66))
+        tail = f.read()
+        ours = re.fullmatch(rb"\x40\x00[0-9a-f]{64}", tail)
+        f.seek(0)
+        if ours:
+            digest, left = hashlib.sha256(), size - 64
+            while left > 0 and (block := f.read(min(left, 2**20))):
+                digest.update(block)
+                left -= len(block)
+    if not ours:
+        contents: Any = None
+        if size > 0 and b"PK\x05\x06" in tail[-22:]:                     # a whole archive without our comment: not ours
+            return None
+        raise UserError(f"{file} is truncated or altered: it has no digest at its end; use an earlier checkpoint")
+    if digest.hexdigest().encode() != tail[2:]:
+        raise UserError(f"{file} is altered: its digest does not match its contents; use an earlier checkpoint")
+    contents = torch.load(file, map_location="cpu", weights_only=True)
+    return contents
+
+
+# ------------------------------------------------------------------------------------------------------- writing
+
+ARCHITECTURES = (       # the first whose heads are all there
+    ("BertForSequenceClassification", {"pooler", "classifier"}),
+    ("BertForPreTraining",            {"pooler", "masked_lm", "next_sentence"}),
+    ("BertForMaskedLM",               {"masked_lm"}),
+    ("BertForQuestionAnswering",      {"answer"}),
+    ("BertModel",                     set()),
+)
+
+
+def write_hugging_face(checkpoint: Checkpoint, folder: Path, lower_case: bool | None) -> None:
+    """A folder that `transformers` loads: config.json, model.safetensors, vocab.txt, tokenizer_config.json."""
+    from safetensors.torch import save
+    architecture = next(name for name, heads in ARCHITECTURES if heads <= set(checkpoint.heads))
+    prefix = "bert." if architecture == "BertModel" else ""             # the bare encoder goes without it
+    tensors = {}
+    for row in rows(checkpoint.config.n_layers):
+        if row.ours in checkpoint.tensors:
+            parts = checkpoint.tensors[row.ours].float().chunk(len(row.hugging_face))
+            tensors |= {name.removeprefix(prefix): part.contiguous() for name, part in zip(row.hugging_face, parts, strict=True)}
+    settings = {"architectures": [architecture], "model_type": "bert", "pad_token_id": 0, "position_embedding_type": "absolute",
+                **checkpoint.config.to_released()}
+    if "classifier" in checkpoint.heads:
+        labels = checkpoint.labels or [f"LABEL_{i}" for i in range(len(checkpoint.tensors["classifier.bias"]))]
+        settings |= {"id2label": {str(i): label for i, label in enumerate(labels)}, "label2id": {label: i for i, label in enumerate(labels)}}
+    with whole_file(folder / "model.safetensors") as f:
+        f.write(save(tensors, metadata={"format": "pt"}))
+    if checkpoint.vocab:
+        copy_vocab(checkpoint.vocab, folder, bool(lower_case),
+                   {"tokenizer_class": "BertTokenizer", "model_max_length": checkpoint.config.max_len})
+    write_json(folder / "config.json", settings)
+
+
+def copy_vocab(vocab: Path, folder: Path, lower_case: bool, more: dict[str, Any] | None = None) -> None:
+    """The vocabulary and its casing, beside a model."""
+    with whole_file(folder / "vocab.txt") as f, open(vocab, "rb") as source:
+        shutil.copyfileobj(source, f)
+    write_json(folder / "tokenizer_config.json", {"do_lower_case": lower_case, **(more or {})})
+
+
+# ------------------------------------------------------------------------------------------------------ commands
+
+def convert(source: str, target: str, model_cfg: str | None = None) -> None:
+    """Convert weights: TARGET ending in .pt is this project's format, any other a Hugging Face folder.
+
+    Args:
+        source: a TensorFlow checkpoint, a Hugging Face folder or file, a .pt, or a folder with one of them.
+        target: the .pt or the folder to write; what it holds already is not overwritten.
+        model_cfg: the model's configuration, where none lies beside SOURCE.
+    """
+    out = Path(target)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{target} exists already; name another target")
+    found = read(source, Config.from_json(model_cfg) if model_cfg else None)
+    lower_case = casing(found.vocab, None, found.file) if found.vocab else None
+    if out.suffix == ".pt":
+        if found.vocab and (out.parent / "vocab.txt").exists():
+            raise UserError(f"{out.parent} holds another model's vocab.txt already; name a target in a folder of its own")
+        write_ours(out, {"config": dataclasses.asdict(found.config), "model": found.tensors})
+        if found.vocab:
+            copy_vocab(found.vocab, out.parent, bool(lower_case))
+        if found.labels:
+            write_json(out.parent / "task.json", {"labels": found.labels})
+    else:
+        write_hugging_face(found, out, lower_case)
+    print(f"{found.kind} {found.file} -> {target}: {len(found.tensors)} tensors, heads: {', '.join(found.heads) or 'none'}")
+
+
+def inspect(file: str, model_cfg: str | None = None) -> None:
+    """Print what a checkpoint is: its names, shapes, types and number of parameters."""
+    found = read(file, Config.from_json(model_cfg) if model_cfg else None)
+    for name, t in found.tensors.items():
+        print(f"{name:45} {'x'.join(map(str, t.shape)):>12}  {str(t.dtype).removeprefix('torch.')}")
+    total = sum(t.numel() for t in found.tensors.values())
+    step = f", step {found.extra['step']}" if "step" in found.extra else ""
+    print(f"{found.file}: {found.kind}{step}; heads: {', '.join(found.heads) or 'none'}; {total:,} parameters")
+
+
+def compare(a: str, b: str, tolerance: float = 0.0) -> None:
+    """Print the largest difference, tensor by tensor; exit status 1 if one is over the tolerance or has no partner."""
+    left, right = read(a).tensors, read(b).tensors
+    worst, alone = 0.0, 0
+    for name in left | right:
+        if name in left and name in right and left[name].shape == right[name].shape:
+            difference = (left[name].double() - right[name].double()).abs().max().item()
+            worst = difference if not difference <= worst else worst    # a NaN is worst of all
+            print(f"{name:45} {difference:.3e}")
+        else:
+            alone += 1
+            what = "of two shapes" if name in left and name in right else f"only in {a if name in left else b}"
+            print(f"{name:45} {what}")
+    print(f"largest difference {worst:.3e}, {alone} tensors without a partner")
+    if alone or not worst <= tolerance:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    command(convert, inspect, compare)

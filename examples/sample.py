@@ -1,0 +1,140 @@
+"""A little world to learn from without a download: people hand things to each other at places and times.
+
+    $ python examples/sample.py FOLDER      # writes train.tsv, dev.tsv (MRPC's columns), corpus.txt, vocab.txt, *.json
+
+Every sentence is made here, from the tables below, and every file follows from the seed: the same on every machine.
+A pair is a paraphrase (1) when both sentences tell the same event in other words and another order. It is a near miss
+(0) when the second says that it did not come to it ("refused to sell"), which a small model soon learns to see, or when
+a detail differs (another thing, place, day, person; giver and taker changed), which takes comparing word by word.
+"""
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+if __name__ == "__main__":                                      # run as a script, the modules are one folder up
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils import UserError, command, whole_file, write_json
+
+PEOPLE = "anna boris carla david elena felix greta hugo irene jonas katia lukas marta nils olga pavel".split()
+THINGS = "bicycle lamp violin map coat kettle ladder clock basket mirror radio tent".split()
+COLOURS = "red blue green yellow black white".split()
+PLACES = "harbour market library station garden bakery museum bridge".split()
+DAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
+HOURS = "morning noon evening night".split()
+DEALS = {   # what the giver and the taker did, and what each would do
+    "sale":     ("sold", "bought", "sell", "buy"),
+    "loan":     ("lent", "borrowed", "lend", "borrow"),
+    "gift":     ("gave", "received", "give", "receive"),
+    "delivery": ("sent", "got", "send", "get"),
+}
+DETAILS = {"giver": PEOPLE, "taker": PEOPLE, "thing": THINGS, "colour": COLOURS, "place": PLACES, "day": DAYS, "hour": HOURS,
+           "deal": list(DEALS)}
+FORMS = (
+    "{giver} {gave} the {colour} {thing} to {taker} at the {place} on {day} {hour} .",
+    "{taker} {took} the {colour} {thing} from {giver} at the {place} on {day} {hour} .",
+    "on {day} {hour} , {giver} {gave} {taker} the {colour} {thing} at the {place} .",
+    "on {day} {hour} , at the {place} , {taker} {took} the {colour} {thing} from {giver} .",
+    "at the {place} , {giver} {gave} the {colour} {thing} to {taker} on {day} {hour} .",
+    "it was at the {place} that {taker} {took} the {colour} {thing} from {giver} on {day} {hour} .",
+)
+UNREAL = ("did not", "refused to", "forgot to", "hoped to", "was too late to")
+WEATHER = "rain snow wind sun fog".split()
+FEELINGS = "glad tired proud calm surprised".split()
+SPECIAL = "[PAD] [UNK] [CLS] [SEP] [MASK]".split()
+
+Event = dict[str, str]
+
+
+def make_event(rng: random.Random) -> Event:
+    """Who handed what to whom, how, where and when."""
+    event = {detail: rng.choice(table) for detail, table in DETAILS.items()}
+    event["giver"], event["taker"] = rng.sample(PEOPLE, 2)
+    return event
+
+
+def tell(event: Event, form: str, unreal: str | None = None) -> str:
+    """The event as a sentence, or with `unreal` ("refused to") as one that did not happen."""
+    gave, took, give, take = DEALS[event["deal"]]
+    verbs = {"gave": f"{unreal} {give}", "took": f"{unreal} {take}"} if unreal else {"gave": gave, "took": took}
+    return form.format(**event, **verbs)
+
+
+def with_other_detail(event: Event, rng: random.Random) -> Event:
+    """The event with one detail changed, or giver and taker changed for each other."""
+    detail = rng.choice([*DETAILS, "roles"])
+    if detail == "roles":
+        return event | {"giver": event["taker"], "taker": event["giver"]}
+    return event | {detail: rng.choice([word for word in DETAILS[detail] if word not in event.values()])}
+
+
+def pairs(n: int, seed: int) -> Iterator[tuple[int, str, str]]:
+    """n pairs (label, sentence, sentence), two of three of them paraphrases as in MRPC."""
+    rng = random.Random(seed)
+    for _ in range(n):
+        event, (first, second) = make_event(rng), rng.sample(FORMS, 2)
+        kind = rng.choices(("same", "unreal", "detail"), (12, 3, 3))[0]
+        told = tell(with_other_detail(event, rng) if kind == "detail" else event, second,
+                    rng.choice(UNREAL) if kind == "unreal" else None)
+        yield int(kind == "same"), tell(event, first), told
+
+
+def documents(n: int, seed: int) -> Iterator[list[str]]:
+    """n documents of sentences: what happened to a thing in a week, each event told twice, and the weather."""
+    rng = random.Random(seed)
+    for _ in range(n):
+        event, document = make_event(rng), []
+        for _ in range(rng.randint(3, 6)):
+            first, second = rng.sample(FORMS, 2)
+            document += [tell(event, first), tell(event, second),
+                         f"there was {rng.choice(WEATHER)} on {event['day']} and {event['taker']} was {rng.choice(FEELINGS)} ."]
+            event = make_event(rng) | {"giver": event["taker"], "thing": event["thing"], "colour": event["colour"]}
+            event["taker"] = rng.choice([person for person in PEOPLE if person != event["giver"]])
+        yield document
+
+
+def vocabulary() -> list[str]:
+    """The special tokens, every word of the little world, and letters to spell others with."""
+    rng = random.Random(0)
+    texts = [*FORMS, *UNREAL, *WEATHER, *FEELINGS, "there was and", *(" ".join(deal) for deal in DEALS.values())]
+    words = {word for text in texts for word in text.split() if "{" not in word}
+    words |= {word for table in DETAILS.values() for word in table}
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    words = sorted(words - set(letters) - set(".,"))
+    rng.shuffle(words)                                          # so that nothing can be read off an id
+    return [*SPECIAL, ".", ",", *letters, *(f"##{c}" for c in letters), *words]
+
+
+def write(folder: str, n_train: int = 4000, n_dev: int = 1000, n_documents: int = 2000) -> None:
+    """Write the sample: train.tsv, dev.tsv, corpus.txt, vocab.txt, config.json (a small model) and train.json.
+
+    Args:
+        folder: where; files of these names there are replaced.
+        n_train: pairs to train on.
+        n_dev: pairs to evaluate on.
+        n_documents: documents of the corpus.
+    """
+    if min(n_train, n_dev, n_documents) < 1:
+        raise UserError(f"n_train={n_train}, n_dev={n_dev}, n_documents={n_documents}; expected at least 1 of each")
+    out, vocab = Path(folder), vocabulary()
+    for name, n, seed in (("train.tsv", n_train, 1), ("dev.tsv", n_dev, 2)):
+        lines = ["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String"]
+        lines += [f"{label}\t{2 * i}\t{2 * i + 1}\t{a}\t{b}" for i, (label, a, b) in enumerate(pairs(n, seed))]
+        write_lines(out / name, lines)
+    write_lines(out / "corpus.txt", [line for document in documents(n_documents, 3) for line in (*document, "")])
+    write_lines(out / "vocab.txt", vocab)
+    write_json(out / "config.json", {"vocab_size": len(vocab), "dim": 128, "n_layers": 2, "n_heads": 4, "dim_ff": 512,
+                                     "p_drop_hidden": 0.1, "p_drop_attn": 0.1, "max_len": 128, "n_segments": 2})
+    write_json(out / "train.json", {"seed": 42, "batch_size": 32, "lr": 5e-4, "n_epochs": 3, "warmup": 0.1, "save_steps": 100,
+                                    "bias_correction": True})
+
+
+def write_lines(file: Path, lines: list[str]) -> None:
+    """A text file, whole or not at all."""
+    with whole_file(file) as f:
+        f.write(("\n".join(lines) + "\n").encode())
+
+
+if __name__ == "__main__":
+    command(write)
