@@ -6,13 +6,14 @@
 
     found = read("uncased_L-12_H-768_A-12"); model = Classifier(found.config); load(model, found, fresh=("classifier",))
 """
+import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +21,48 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models import RELEASED_NAMES, Classifier, Config, PretrainModel
+from models import Classifier, Config, PretrainModel
 from tokenization import casing
 from utils import UserError, command, read_json, whole_file, write_json
 
-# One row a module: our name, Hugging Face's, TensorFlow's, and what its parameters are called there:
-#   linear  weight, bias = kernel (in, out), bias        norm    weight, bias = gamma, beta
-#   output  weight, bias = NAMEweights (out, in), NAMEbias       weight  one matrix        bias  one vector
+# One row a module: our name, Hugging Face's, what kind of parameters it has, and TensorFlow's name where that is not
+# Hugging Face's with slashes. N is a block's number, QKV the three that we keep as one.
+#   kind      ours and Hugging Face's    TensorFlow's
 TABLE = """
-transformer.embedding.token               bert.embeddings.word_embeddings                      bert/embeddings/word_embeddings                        weight
-transformer.embedding.position            bert.embeddings.position_embeddings                  bert/embeddings/position_embeddings                    weight
-transformer.embedding.segment             bert.embeddings.token_type_embeddings                bert/embeddings/token_type_embeddings                  weight
-transformer.embedding.norm                bert.embeddings.LayerNorm                            bert/embeddings/LayerNorm                              norm
-transformer.blocks.N.attention.qkv        bert.encoder.layer.N.attention.self.QKV              bert/encoder/layer_N/attention/self/QKV                linear
-transformer.blocks.N.attention.out        bert.encoder.layer.N.attention.output.dense          bert/encoder/layer_N/attention/output/dense            linear
-transformer.blocks.N.norm1                bert.encoder.layer.N.attention.output.LayerNorm      bert/encoder/layer_N/attention/output/LayerNorm        norm
-transformer.blocks.N.feed_forward.fc1     bert.encoder.layer.N.intermediate.dense              bert/encoder/layer_N/intermediate/dense                linear
-transformer.blocks.N.feed_forward.fc2     bert.encoder.layer.N.output.dense                    bert/encoder/layer_N/output/dense                      linear
-transformer.blocks.N.norm2                bert.encoder.layer.N.output.LayerNorm                bert/encoder/layer_N/output/LayerNorm                  norm
-pooler.dense                              bert.pooler.dense                                    bert/pooler/dense                                      linear
-masked_lm.dense                           cls.predictions.transform.dense                      cls/predictions/transform/dense                        linear
-masked_lm.norm                            cls.predictions.transform.LayerNorm                  cls/predictions/transform/LayerNorm                    norm
-masked_lm                                 cls.predictions                                      cls/predictions/output_bias                            bias
-next_sentence                             cls.seq_relationship                                 cls/seq_relationship/output_                           output
-classifier                                classifier                                           output_                                                output
-answer                                    qa_outputs                                           cls/squad/output_                                      output
+transformer.embedding.token            bert.embeddings.word_embeddings                  weight
+transformer.embedding.position         bert.embeddings.position_embeddings              weight
+transformer.embedding.segment          bert.embeddings.token_type_embeddings            weight
+transformer.embedding.norm             bert.embeddings.LayerNorm                        norm
+transformer.blocks.N.attention.qkv     bert.encoder.layer.N.attention.self.QKV          linear
+transformer.blocks.N.attention.out     bert.encoder.layer.N.attention.output.dense      linear
+transformer.blocks.N.norm1             bert.encoder.layer.N.attention.output.LayerNorm  norm
+transformer.blocks.N.feed_forward.fc1  bert.encoder.layer.N.intermediate.dense          linear
+transformer.blocks.N.feed_forward.fc2  bert.encoder.layer.N.output.dense                linear
+transformer.blocks.N.norm2             bert.encoder.layer.N.output.LayerNorm            norm
+pooler.dense                           bert.pooler.dense                                linear
+masked_lm.dense                        cls.predictions.transform.dense                  linear
+masked_lm.norm                         cls.predictions.transform.LayerNorm              norm
+masked_lm                              cls.predictions                                  bias    cls/predictions/output_bias
+next_sentence                          cls.seq_relationship                             output  cls/seq_relationship/output_
+classifier                             classifier                                       output  output_
+answer                                 qa_outputs                                       output  cls/squad/output_
 """
+KINDS = {   # our and Hugging Face's parameter: TensorFlow's ending
+    "linear": {"weight": "/kernel", "bias": "/bias"},           # a kernel is (in, out), our weight (out, in)
+    "norm":   {"weight": "/gamma", "bias": "/beta"},
+    "output": {"weight": "weights", "bias": "bias"},            # (out, in) there too
+    "weight": {"weight": ""},
+    "bias":   {"bias": ""},
+}
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 HEADS = ("pooler", "masked_lm", "next_sentence", "classifier", "answer")       # what a checkpoint may lack
-IGNORED_TENSORFLOW = re.compile(r"(^|/)(adam_[mv]|Adam(_1)?|global_step|(beta1|beta2)_power)$")
+IGNORED_TENSORFLOW = re.compile(r"(^|/)(adam_[mv]|Adam(_1)?|global_step|beta[12]_power)$")
 IGNORED_HUGGING_FACE = re.compile(r"(embeddings\.position_ids|cls\.predictions\.decoder\.(weight|bias))$")
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One of our parameters, the names it has elsewhere (three for query, key, value) and whether TensorFlow's lies down."""
+    """One of our parameters and the names it has elsewhere: three for query, key, value. Is TensorFlow's (in, out)?"""
 
     ours: str
     hugging_face: list[str]
@@ -65,15 +74,14 @@ def rows(n_layers: int) -> list[Row]:
     """The name table written out for every parameter of every head."""
     out = []
     for line in TABLE.strip().splitlines():
-        *names, kind = line.split()
-        parameters = {"weight": ["weight"], "bias": ["bias"]}.get(kind, ["weight", "bias"])
-        endings = {"linear": ["/kernel", "/bias"], "norm": ["/gamma", "/beta"], "output": ["weights", "bias"]}
-        for n in range(n_layers) if ".N." in names[0] else [0]:
-            ours, hugging_face, tensorflow = (re.sub(r"(?<=[._])N(?=[./])", str(n), name) for name in names)
-            for parameter, ending in zip(parameters, endings.get(kind, [""]), strict=True):
-                split = [[name.replace("QKV", part) + end for part in ("query", "key", "value")] if "QKV" in name
-                         else [name + end] for name, end in ((hugging_face, f".{parameter}"), (tensorflow, ending))]
-                out.append(Row(f"{ours}.{parameter}", *split, transposed=ending == "/kernel"))
+        ours, hugging_face, kind, *other = line.split()
+        tensorflow = other[0] if other else hugging_face.replace(".", "/").replace("layer/N", "layer_N")
+        parts = ("query", "key", "value") if "QKV" in hugging_face else ("",)
+        for n in range(n_layers) if ".N." in ours else [0]:
+            a, b, c = (re.sub(r"(?<=[._])N(?=[./])", str(n), name) for name in (ours, hugging_face, tensorflow))
+            out += [Row(f"{a}.{name}", [f"{b.replace('QKV', part)}.{name}" for part in parts],
+                        [c.replace("QKV", part) + ending for part in parts], ending == "/kernel")
+                    for name, ending in KINDS[kind].items()]
     return out
 
 
@@ -109,23 +117,23 @@ def read(source: str | Path, config: Config | None = None) -> Checkpoint:
     UserError lists every tensor that is missing, left over or of another shape.
     """
     file = find(Path(source))
-    if file.suffix == ".pt" and (found := read_ours(file)):
-        kind, theirs, config = "pytorchic-bert checkpoint", found.pop("model"), config or Config.from_dict(found.pop("config"), file)
-        checkpoint = Checkpoint(kind, file, config, theirs, extra=found)
+    if file.suffix == ".pt" and (contents := read_ours(file)):
+        config = config or Config.from_dict(contents.pop("config"), file)
+        checkpoint = Checkpoint("pytorchic-bert checkpoint", file, config, contents.pop("model"), extra=contents)
         if (file.parent / "task.json").is_file():
             checkpoint.labels = read_json(file.parent / "task.json").get("labels")
     else:
-        settings, config_file = {}, next((file.parent / n for n in ("config.json", "bert_config.json") if (file.parent / n).is_file()), None)
-        if config_file:
-            settings = read_json(config_file)
-        elif config is None:
-            raise UserError(f"{file.parent} has no config.json or bert_config.json beside {file.name}; give --model_cfg")
-        config = config or Config.from_dict(settings, config_file)
-        if file.suffix in (".safetensors", ".bin", ".pt", ".pth"):
-            kind, column, theirs = "Hugging Face weights", "hugging_face", read_hugging_face(file)
+        beside = [file.parent / name for name in ("config.json", "bert_config.json") if (file.parent / name).is_file()]
+        if not beside and config is None:
+            raise UserError(f"no config.json or bert_config.json beside {file}; name the configuration with --model_cfg")
+        settings = read_json(beside[0]) if beside else {}
+        config = config or Config.from_dict(settings, beside[0])
+        if file.suffix in WEIGHTS:
+            tensors = to_ours(read_hugging_face(file), "hugging_face", config, file)
+            checkpoint = Checkpoint("Hugging Face weights", file, config, tensors)
         else:
-            kind, column, theirs = "TensorFlow checkpoint", "tensorflow", read_tensorflow(file)
-        checkpoint = Checkpoint(kind, file, config, to_ours(theirs, column, config, file))
+            tensors = to_ours(read_tensorflow(file), "tensorflow", config, file)
+            checkpoint = Checkpoint("TensorFlow checkpoint", file, config, tensors)
         if "classifier" in checkpoint.heads and (names := settings.get("id2label")):
             checkpoint.labels = [names[key] for key in sorted(names, key=int)]
     check_shapes(checkpoint)
@@ -135,8 +143,10 @@ def read(source: str | Path, config: Config | None = None) -> Checkpoint:
 def find(source: Path) -> Path:
     """The weights that a path means: the file, the checkpoint prefix, or the one in a folder."""
     source = Path(re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", str(source)))
-    if source.is_file() or Path(f"{source}.index").is_file():
+    if Path(f"{source}.index").is_file() or (source.is_file() and source.suffix in WEIGHTS):
         return source
+    if source.is_file():
+        raise UserError(f"{source} is no checkpoint; expected {', '.join(WEIGHTS)} or a TensorFlow checkpoint's prefix")
     if not source.is_dir():
         raise UserError(f"{source} does not exist; expected a TensorFlow checkpoint, a Hugging Face folder or a .pt file")
     for name in ("model.safetensors", "pytorch_model.bin"):
@@ -152,18 +162,30 @@ def find(source: Path) -> Path:
 
 def read_tensorflow(prefix: Path) -> dict[str, Tensor]:
     """{TensorFlow's variable name: tensor}; optimizer slots and counters are left where they are."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        import tensorflow
+        with silent_stderr():                   # TensorFlow greets there, whatever it is told
+            import tensorflow
+            reader = tensorflow.train.load_checkpoint(str(prefix))
+            return {name: torch.from_numpy(np.array(reader.get_tensor(name)))
+                    for name in reader.get_variable_to_shape_map() if not IGNORED_TENSORFLOW.search(name)}
     except ImportError:
-        raise UserError(f"{prefix} is a TensorFlow checkpoint, and tensorflow is not installed; "
-                        f"pip install tensorflow, or convert it elsewhere") from None
+        raise UserError(f"{prefix} is a TensorFlow checkpoint; to read it, pip install tensorflow") from None
+    except Exception as error:                  # TensorFlow's reader turns its errors into many of Python's
+        raise UserError(f"{prefix} is truncated or altered ({error}); fetch it again") from None
+
+
+@contextlib.contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Send what C++ code writes to stderr nowhere."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
     try:
-        reader = tensorflow.train.load_checkpoint(str(prefix))
-        return {name: torch.from_numpy(np.array(reader.get_tensor(name)))
-                for name in reader.get_variable_to_shape_map() if not IGNORED_TENSORFLOW.search(name)}
-    except (tensorflow.errors.OpError, RuntimeError, ValueError) as error:
-        raise UserError(f"{prefix}: TensorFlow can't read it ({error}); it is truncated or altered, fetch it again") from None
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def read_hugging_face(file: Path) -> dict[str, Tensor]:
@@ -181,10 +203,7 @@ def read_hugging_face(file: Path) -> dict[str, Tensor]:
         raise UserError(f"{file}: not readable as weights ({reason}); it is truncated, altered or something else") from None
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise UserError(f"{file}: expected names and tensors, found a {type(tensors).__name__} of other things")
-    tensors = {re.sub(r"(LayerNorm\.)(gamma|beta)$", lambda m: m[1] + {"gamma": "weight", "beta": "bias"}[m[2]], name): t
-               for name, t in tensors.items()}
-    if not any(name.startswith("bert.") for name in tensors):
-        tensors = {("bert." if re.match(r"(embeddings|encoder|pooler)\.", name) else "") + name: t for name, t in tensors.items()}
+    tensors = {modern_name(name): t for name, t in tensors.items()}
     table = tensors.get("bert.embeddings.word_embeddings.weight")
     decoder = tensors.get("cls.predictions.decoder.weight")
     if table is not None and decoder is not None and not torch.equal(table, decoder):
@@ -192,17 +211,25 @@ def read_hugging_face(file: Path) -> dict[str, Tensor]:
     return {name: t for name, t in tensors.items() if not IGNORED_HUGGING_FACE.search(name)}
 
 
+def modern_name(name: str) -> str:
+    """Hugging Face's name of today for an older one, or one without bert.:  pooler.dense.bias -> bert.pooler.dense.bias"""
+    name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
+    return re.sub(r"^(embeddings|encoder|pooler)\.", r"bert.\1.", name)
+
+
 def to_ours(theirs: dict[str, Tensor], column: str, config: Config, file: Path) -> dict[str, Tensor]:
-    """Rename to our names in float32; UserError names what the encoder lacks, what is half there and what is left over."""
-    left, ours, missing = dict(theirs), {}, []
+    """Rename to our names, in float32; UserError names what the encoder lacks, what is half there and what is left over."""
+    left, missing = dict(theirs), []
+    ours: dict[str, Tensor] = {}
     for row in rows(config.n_layers):
         names = getattr(row, column)
-        parts = [left.pop(name, None) for name in names]
-        if all(part is not None for part in parts):
-            lies = column == "tensorflow" and row.transposed
-            ours[row.ours] = torch.cat([(part.T if lies else part).float() for part in parts if part is not None]).contiguous()
-        else:
-            missing += [(row.ours, name) for name, part in zip(names, parts, strict=True) if part is None]
+        absent = [name for name in names if name not in left]
+        missing += [(row.ours, name) for name in absent]
+        parts = [left.pop(name) for name in names if name in left]
+        if column == "tensorflow" and row.transposed:
+            parts = [part.T for part in parts]
+        if not absent:
+            ours[row.ours] = torch.cat([part.float() for part in parts]).contiguous()
     present = {name.split(".")[0] for name in ours}
     problems = [f"{name} is missing" for row, name in missing if row.split(".")[0] in present | {"transformer"}]
     problems += [f"{name} is left over" for name in left]
@@ -244,7 +271,8 @@ def load(model: nn.Module, checkpoint: Checkpoint, fresh: tuple[str, ...] = ()) 
     missing = [name for name in own if name not in used]
     new = sorted({name.split(".")[0] for name in missing} & set(fresh))
     problems = [f"{name} is missing" for name in missing if name.split(".")[0] not in new]
-    problems += [f"{name} is {tuple(t.shape)}, expected {tuple(own[name].shape)}" for name, t in used.items() if t.shape != own[name].shape]
+    problems += [f"{name} is {tuple(t.shape)}, expected {tuple(own[name].shape)}"
+                 for name, t in used.items() if t.shape != own[name].shape]
     if problems:
         raise UserError(f"{checkpoint.file} does not fit the {type(model).__name__}: {listing(problems)}")
     model.load_state_dict(used, strict=False)
@@ -255,8 +283,9 @@ def load(model: nn.Module, checkpoint: Checkpoint, fresh: tuple[str, ...] = ()) 
 
 def saved(folder: str | Path) -> list[Path]:
     """The model_steps_N.pt of a folder, fewest steps first."""
-    steps = {file: re.fullmatch(r"model_steps_(\d+)\.pt", file.name) for file in Path(folder).glob("model_steps_*.pt")}
-    return sorted((file for file, match in steps.items() if match), key=lambda file: int(steps[file][1]))  # type: ignore[index]
+    found = [(int(match[1]), file) for file in Path(folder).glob("model_steps_*.pt")
+             if (match := re.fullmatch(r"model_steps_(\d+)\.pt", file.name))]
+    return [file for _, file in sorted(found)]
 
 
 def write_ours(file: str | Path, contents: dict[str, Any]) -> None:
@@ -303,7 +332,7 @@ def read_ours(file: Path) -> dict[str, Any] | None:
 
 # ------------------------------------------------------------------------------------------------------- writing
 
-ARCHITECTURES = (       # the first whose heads are all there
+ARCHITECTURES: tuple[tuple[str, set[str]], ...] = (     # the first whose heads are all there
     ("BertForSequenceClassification", {"pooler", "classifier"}),
     ("BertForPreTraining",            {"pooler", "masked_lm", "next_sentence"}),
     ("BertForMaskedLM",               {"masked_lm"}),
@@ -317,16 +346,18 @@ def write_hugging_face(checkpoint: Checkpoint, folder: Path, lower_case: bool | 
     from safetensors.torch import save
     architecture = next(name for name, heads in ARCHITECTURES if heads <= set(checkpoint.heads))
     prefix = "bert." if architecture == "BertModel" else ""             # the bare encoder goes without it
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for row in rows(checkpoint.config.n_layers):
         if row.ours in checkpoint.tensors:
             parts = checkpoint.tensors[row.ours].float().chunk(len(row.hugging_face))
-            tensors |= {name.removeprefix(prefix): part.contiguous() for name, part in zip(row.hugging_face, parts, strict=True)}
-    settings = {"architectures": [architecture], "model_type": "bert", "pad_token_id": 0, "position_embedding_type": "absolute",
-                **checkpoint.config.to_released()}
+            names = [name.removeprefix(prefix) for name in row.hugging_face]
+            tensors |= {name: part.contiguous() for name, part in zip(names, parts, strict=True)}
+    settings = {"architectures": [architecture], "model_type": "bert", "pad_token_id": 0,
+                "position_embedding_type": "absolute", **checkpoint.config.to_released()}
     if "classifier" in checkpoint.heads:
         labels = checkpoint.labels or [f"LABEL_{i}" for i in range(len(checkpoint.tensors["classifier.bias"]))]
-        settings |= {"id2label": {str(i): label for i, label in enumerate(labels)}, "label2id": {label: i for i, label in enumerate(labels)}}
+        settings["id2label"] = {str(i): label for i, label in enumerate(labels)}
+        settings["label2id"] = {label: i for i, label in enumerate(labels)}
     with whole_file(folder / "model.safetensors") as f:
         f.write(save(tensors, metadata={"format": "pt"}))
     if checkpoint.vocab:
@@ -367,7 +398,8 @@ def convert(source: str, target: str, model_cfg: str | None = None) -> None:
             write_json(out.parent / "task.json", {"labels": found.labels})
     else:
         write_hugging_face(found, out, lower_case)
-    print(f"{found.kind} {found.file} -> {target}: {len(found.tensors)} tensors, heads: {', '.join(found.heads) or 'none'}")
+    heads = ", ".join(found.heads) or "none"
+    print(f"{found.kind} {found.file} -> {target}: {len(found.tensors)} tensors, heads: {heads}")
 
 
 def inspect(file: str, model_cfg: str | None = None) -> None:

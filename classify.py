@@ -6,10 +6,8 @@
 """
 import dataclasses
 import hashlib
-import json
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -55,12 +53,12 @@ def main(task: str | None = None, mode: str = "train", train_cfg: str | None = N
     if model_file:
         raise UserError("--model_file is for --mode eval; to start from weights use --pretrain_file")
     if data_file is None:
-        given = {"task": task, "train_cfg": train_cfg, "model_cfg": model_cfg, "pretrain_file": pretrain_file, "vocab": vocab}
-        if wrong := [f"--{name}" for name, value in given.items() if value is not None]:
-            raise UserError(f"{', '.join(wrong)} without --data_file; name the task's train.tsv")
+        if given := task or train_cfg or model_cfg or pretrain_file or vocab:
+            raise UserError(f"{given} is given, but no --data_file; name the task's train.tsv")
         run_sample(save_dir, log_dir)
         return
-    run = prepare(get_task(task or "mrpc"), data_file, train_cfg, model_cfg, pretrain_file, vocab, max_len or 128, do_lower_case)
+    run = prepare(get_task(task or "mrpc"), data_file, train_cfg, model_cfg, pretrain_file, vocab,
+                  128 if max_len is None else max_len, do_lower_case)
     run.fit(save_dir or f"runs/{run.task.name}", log_dir, data_parallel)
 
 
@@ -114,7 +112,7 @@ def prepare(task: Task, data_file: str, train_cfg: str | None, model_cfg: str | 
     source = checkpoint.read(pretrain_file, config) if pretrain_file else None
     if config is None:
         if source is None:
-            raise UserError("neither --pretrain_file nor --model_cfg; expected weights to start from, or the shape of a model")
+            raise UserError("neither --pretrain_file nor --model_cfg; name weights to start from, or the shape of a model")
         config = source.config
     vocab_file = find_vocab(vocab, source)
     tokenizer = get_tokenizer(vocab_file, do_lower_case, [source.file] if source else [])
@@ -138,7 +136,8 @@ def find_vocab(vocab: str | None, source: checkpoint.Checkpoint | None) -> Path:
     if vocab:
         return Path(vocab)
     if source is None or source.vocab is None:
-        raise UserError(f"no vocab.txt beside {source.file if source else 'the weights, as there are none'}; name it with --vocab")
+        where = f"no vocab.txt beside {source.file}" if source else "neither --vocab nor --pretrain_file"
+        raise UserError(f"{where}; name a vocab.txt with --vocab")
     return source.vocab
 
 
@@ -150,7 +149,7 @@ def get_tokenizer(vocab_file: Path, do_lower_case: bool | None, checkpoints: lis
 def check_fit(config: models.Config, tokenizer: FullTokenizer, vocab_file: Path, max_len: int) -> None:
     """UserError where the vocabulary or max_len contradict the model."""
     if len(tokenizer.vocab) != config.vocab_size:
-        raise UserError(f"{vocab_file} has {len(tokenizer.vocab)} tokens, the model {config.vocab_size}; they do not belong together")
+        raise UserError(f"{vocab_file} has {len(tokenizer.vocab)} tokens, the model {config.vocab_size}; use its own")
     if max_len > config.max_len:
         raise UserError(f"max_len={max_len} is more than the {config.max_len} positions of the model; lower --max_len")
 
@@ -176,10 +175,11 @@ def evaluate(model_file: str, data_file: str, task: str | None = None, train_cfg
         raise UserError(f"no task.json beside {source.file}; name the task with --task")
     kind = get_task(name)
     n_labels = len(source.tensors["classifier.bias"])
-    if n_labels != len(kind.labels) or saved.get("task", kind.name) != kind.name:
-        raise UserError(f"{source.file} was trained on {saved.get('task', f'{n_labels} labels')}, not on {kind.name}; leave --task out")
+    trained_on = saved.get("task", kind.name if n_labels == len(kind.labels) else f"{n_labels} labels")
+    if trained_on != kind.name:
+        raise UserError(f"{source.file} was trained on {trained_on}, not on {kind.name}; leave --task out")
     cfg = train.Config.from_json(train_cfg) if train_cfg else train.Config()
-    max_len = max_len or saved.get("max_len", 128)
+    max_len = saved.get("max_len", 128) if max_len is None else max_len
     vocab_file = find_vocab(vocab, source)
     tokenizer = get_tokenizer(vocab_file, do_lower_case, [source.file])
     check_fit(source.config, tokenizer, vocab_file, max_len)

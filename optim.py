@@ -35,7 +35,8 @@ def rate(schedule: str, step: int, warmup_steps: int, total_steps: int) -> float
 
 def parameter_groups(model: nn.Module, weight_decay: float = 0.01) -> list[dict[str, Any]]:
     """Two groups by kind of parameter: matrices and embeddings decay, biases and LayerNorm do not."""
-    decaying, exempt = [], []
+    decaying: list[nn.Parameter] = []
+    exempt: list[nn.Parameter] = []
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             plain = isinstance(module, nn.LayerNorm) or name == "bias"

@@ -83,9 +83,9 @@ def read_examples(task: Task, file: str | Path) -> list[Example]:
     label = task.label % width if -width <= task.label < width else task.label
     needed = 1 + max(task.text_a, task.text_b or 0, label)
     if width < needed:
-        raise UserError(f"{file}, line 1: {width} columns, but {task.name} needs {needed}, separated by tabs, with a header")
-    if lines[0].split("\t")[label].strip() in task.labels:
-        raise UserError(f"{file}, line 1: {lines[0].split(chr(9))[label].strip()!r} is a label; expected a header line first")
+        raise UserError(f"{file}, line 1: {width} columns; {task.name} needs {needed}, separated by tabs, under a header")
+    if (name := lines[0].split("\t")[label].strip()) in task.labels:
+        raise UserError(f"{file}, line 1: {name!r} is a label; expected a header line first")
     examples = []
     for number, line in enumerate(lines[1:], start=2):
         fields = line.rstrip("\r").split("\t")

@@ -121,8 +121,8 @@ class FullTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text's tokens, without [CLS] or [SEP].  'Fine-tuning' -> [2986, 1011, 17372]"""
-        joined = any(char in text for char in DROPPED_SPACES)
-        return list(chain.from_iterable(map(self._piece_ids.__getitem__, PIECE.findall(text) if joined else text.split())))
+        pieces = PIECE.findall(text) if any(char in text for char in DROPPED_SPACES) else text.split()
+        return list(chain.from_iterable(map(self._piece_ids.__getitem__, pieces)))
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """The ids, and for each the (start, end) of the characters of `text` that it stands for.
@@ -146,7 +146,7 @@ class FullTokenizer:
         try:
             return [self.vocab[token] for token in tokens]
         except KeyError as error:
-            raise UserError(f"{error.args[0]!r} is not one of the {len(self.vocab)} tokens; tokenize the text first") from None
+            raise UserError(f"{error.args[0]!r} is not among the {len(self.vocab)} tokens; use tokenize()") from None
 
     def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
         """Tokens of ids; UserError at an id outside the vocabulary."""

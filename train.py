@@ -148,10 +148,10 @@ class Trainer:
             self.parallel = nn.DataParallel(self.parallel)
         for module in self.model.modules():
             if hasattr(module, "checkpointing"):
-                module.checkpointing = cfg.checkpointing
+                module.checkpointing = cfg.checkpointing  # type: ignore[assignment]
         self.total_steps = cfg.total_steps or cfg.n_epochs * len(batches or ())
         self.step = 0                                   # updates made
-        self.sums: dict[str, dict[str, float]] = {"epoch": {}, "log": {}}       # of metrics, since either began
+        self.sums: dict[str, dict[str, Any]] = {"epoch": {}, "log": {}}         # of metrics, since either began
 
     # -------------------------------------------------------------------------------------------------- training
 
@@ -197,7 +197,7 @@ class Trainer:
         cfg = self.cfg
         seed_step(cfg.seed, self.step)
         batch = self.to_device(self.batches[self.step])                         # type: ignore[index]
-        n, means = len(batch[0]), {}
+        n, means = len(batch[0]), dict[str, Tensor]()
         for part in zip(*(tensor.tensor_split(cfg.gradient_accumulation) for tensor in batch), strict=True):
             if len(part[0]) == 0:
                 continue
@@ -206,14 +206,15 @@ class Trainer:
             share = len(part[0]) / n                                            # of the batch's mean
             (loss * share).backward()
             for name, value in {"loss": loss, **metrics}.items():
-                means[name] = means.get(name, 0.0) + value.detach() * share
+                means[name] = means.get(name, 0) + value.detach() * share
         lr = self.optimizer.lr
         norm = self.optimizer.step(loss=means["loss"])
         self.optimizer.zero_grad()
         self.step += 1
         for sums in self.sums.values():
-            for name, value in {"steps": 1, **means, "grad_norm": norm}.items():
-                sums[name] = sums.get(name, 0.0) + value
+            sums["steps"] = sums.get("steps", 0) + 1
+            for name, value in {**means, "grad_norm": norm}.items():
+                sums[name] = sums.get(name, 0) + value
         last = self.step == self.total_steps
         logging, saving = (last or self.step % steps == 0 for steps in (cfg.log_steps, cfg.save_steps))
         if logging or saving or self.device.type == "cpu":                      # reading a GPU's numbers makes it wait
@@ -235,8 +236,8 @@ class Trainer:
         if (failed := int(self.optimizer.failed_step)) >= 0:
             assert self.batches is not None
             kept = checkpoint.saved(self.save_dir)
-            raise UserError(f"loss or gradient is not finite at step {failed + 1} ({self.batches.describe(failed)}); stopped "
-                            f"before that update; look at that data, lower lr or use fp32"
+            raise UserError(f"loss or gradient is not finite at step {failed + 1} ({self.batches.describe(failed)}); "
+                            f"stopped before that update; look at that data, lower lr or use fp32"
                             + (f"; the last checkpoint is {kept[-1]}" if kept else ""))
 
     def mean(self, interval: str) -> dict[str, float]:

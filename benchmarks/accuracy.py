@@ -79,13 +79,15 @@ def run(seeds: int = 5, lr: float = 5e-5, dtype: str = "bf16") -> None:
         lr: learning rate.
         dtype: fp32 or bf16.
     """
-    table = ["| side | accuracy, mean | standard deviation | F1, mean | each accuracy | minutes a run |", "|---|---|---|---|---|---|"]
+    table = ["| side | accuracy, mean | standard deviation | F1, mean | each accuracy | minutes a run |",
+             "|---|---|---|---|---|---|"]
     for name, side in (("ours", ours), ("transformers", theirs)):
         start = time.perf_counter()
         scores = [side(seed, lr, dtype) for seed in range(seeds)]
         accuracies = [a for a, _ in scores]
         spread = statistics.stdev(accuracies) if seeds > 1 else 0.0
-        table.append(f"| {name} | {statistics.mean(accuracies):.4f} | {spread:.4f} | {statistics.mean(f for _, f in scores):.4f} "
+        mean, mean_f1 = statistics.mean(accuracies), statistics.mean(f for _, f in scores)
+        table.append(f"| {name} | {mean:.4f} | {spread:.4f} | {mean_f1:.4f} "
                      f"| {', '.join(f'{a:.4f}' for a in accuracies)} | {(time.perf_counter() - start) / seeds / 60:.1f} |")
         print(table[-1], flush=True)
     report(f"accuracy_mrpc_{dtype}", f"MRPC dev accuracy, minilm, {seeds} seeds, rate {lr}, {dtype}", "\n".join(table))

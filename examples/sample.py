@@ -29,8 +29,8 @@ DEALS = {   # what the giver and the taker did, and what each would do
     "gift":     ("gave", "received", "give", "receive"),
     "delivery": ("sent", "got", "send", "get"),
 }
-DETAILS = {"giver": PEOPLE, "taker": PEOPLE, "thing": THINGS, "colour": COLOURS, "place": PLACES, "day": DAYS, "hour": HOURS,
-           "deal": list(DEALS)}
+DETAILS = {"giver": PEOPLE, "taker": PEOPLE, "thing": THINGS, "colour": COLOURS, "place": PLACES, "day": DAYS,
+           "hour": HOURS, "deal": list(DEALS)}
 FORMS = (
     "{giver} {gave} the {colour} {thing} to {taker} at the {place} on {day} {hour} .",
     "{taker} {took} the {colour} {thing} from {giver} at the {place} on {day} {hour} .",
@@ -87,8 +87,8 @@ def documents(n: int, seed: int) -> Iterator[list[str]]:
         event, document = make_event(rng), []
         for _ in range(rng.randint(3, 6)):
             first, second = rng.sample(FORMS, 2)
-            document += [tell(event, first), tell(event, second),
-                         f"there was {rng.choice(WEATHER)} on {event['day']} and {event['taker']} was {rng.choice(FEELINGS)} ."]
+            mood = f"{event['taker']} was {rng.choice(FEELINGS)}"
+            document += [tell(event, first), tell(event, second), f"there was {rng.choice(WEATHER)} and {mood} ."]
             event = make_event(rng) | {"giver": event["taker"], "thing": event["thing"], "colour": event["colour"]}
             event["taker"] = rng.choice([person for person in PEOPLE if person != event["giver"]])
         yield document
@@ -101,9 +101,9 @@ def vocabulary() -> list[str]:
     words = {word for text in texts for word in text.split() if "{" not in word}
     words |= {word for table in DETAILS.values() for word in table}
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
-    words = sorted(words - set(letters) - set(".,"))
-    rng.shuffle(words)                                          # so that nothing can be read off an id
-    return [*SPECIAL, ".", ",", *letters, *(f"##{c}" for c in letters), *words]
+    shuffled = sorted(words - set(letters) - set(".,"))
+    rng.shuffle(shuffled)                                       # so that nothing can be read off an id
+    return [*SPECIAL, ".", ",", *letters, *(f"##{c}" for c in letters), *shuffled]
 
 
 def write(folder: str, n_train: int = 4000, n_dev: int = 1000, n_documents: int = 2000) -> None:
@@ -126,8 +126,8 @@ def write(folder: str, n_train: int = 4000, n_dev: int = 1000, n_documents: int 
     write_lines(out / "vocab.txt", vocab)
     write_json(out / "config.json", {"vocab_size": len(vocab), "dim": 128, "n_layers": 2, "n_heads": 4, "dim_ff": 512,
                                      "p_drop_hidden": 0.1, "p_drop_attn": 0.1, "max_len": 128, "n_segments": 2})
-    write_json(out / "train.json", {"seed": 42, "batch_size": 32, "lr": 5e-4, "n_epochs": 3, "warmup": 0.1, "save_steps": 100,
-                                    "bias_correction": True})
+    write_json(out / "train.json", {"seed": 42, "batch_size": 32, "lr": 5e-4, "n_epochs": 3, "warmup": 0.1,
+                                    "save_steps": 100, "bias_correction": True})
 
 
 def write_lines(file: Path, lines: list[str]) -> None:

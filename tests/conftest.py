@@ -1,0 +1,63 @@
+"""What the tests share: a small sample, a small model, the real data where there is some."""
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import models
+from examples import sample as world
+from utils import command
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the built-in sample, small."""
+    folder = tmp_path_factory.mktemp("sample")
+    world.write(str(folder), n_train=200, n_dev=60, n_documents=20)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """The folder of real data; the test is skipped without it."""
+    if not (folder := os.environ.get("BERT_DATA")):
+        pytest.skip("BERT_DATA names no real data")
+    return Path(folder)
+
+
+@pytest.fixture
+def tiny() -> models.Config:
+    """A model small enough to train in a test."""
+    return models.Config(vocab_size=100, dim=32, n_layers=3, n_heads=4, dim_ff=64, max_len=40)
+
+
+@pytest.fixture
+def padded_batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """input_ids, segment_ids and input_mask (5, 17) of examples of 17, 9, 3, 12 and 1 tokens."""
+    torch.manual_seed(1)
+    mask = (torch.arange(17) < torch.tensor([17, 9, 3, 12, 1])[:, None]).long()
+    ids = torch.randint(1, 100, (5, 17)) * mask
+    return ids, (torch.arange(17) > 5).long() * mask, mask
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable:
+    """Run functions as a command line: run("--max_len 8", main) -> (status, stdout, stderr)."""
+
+    def call(line: str, *functions: Callable) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["prog.py", *line.split()])
+        capsys.readouterr()
+        try:
+            command(*functions)
+            status = 0
+        except SystemExit as exit_:
+            status = int(exit_.code or 0)
+        return (status, *capsys.readouterr())
+
+    return call

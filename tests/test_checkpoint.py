@@ -1,0 +1,333 @@
+"""Weights in and out: TensorFlow, Hugging Face, ours; what does not fit is named, what is damaged is noticed."""
+import dataclasses
+import itertools
+import logging
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import checkpoint
+import models
+from models import Classifier, Config, PretrainModel
+from utils import UserError, write_json
+
+
+def random_model(cfg: Config, kind: type = PretrainModel) -> torch.nn.Module:
+    torch.manual_seed(11)
+    model = kind(cfg)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    return model.eval()
+
+
+@pytest.fixture
+def ours(tiny: Config, tmp_path: Path) -> Path:
+    """A folder with a whole pre-trained checkpoint of ours and its vocabulary."""
+    folder = tmp_path / "ours"
+    tensors = dict(random_model(tiny).state_dict())
+    checkpoint.write_ours(folder / "model_steps_5.pt", {"step": 5, "config": dataclasses.asdict(tiny), "model": tensors})
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(95))]
+    (folder / "vocab.txt").write_text("\n".join(vocab) + "\n")
+    return folder
+
+
+def tensorflow_checkpoint(tensors: dict[str, torch.Tensor], cfg: Config, folder: Path, extra: dict | None = None) -> Path:
+    """The weights as TensorFlow's own Saver writes them, under Google's names, with what a run leaves beside them."""
+    import tensorflow.compat.v1 as tf
+    d = cfg.dim
+    variables: dict[str, np.ndarray] = {"global_step": np.int64(7), "bert/pooler/dense/kernel/adam_m": np.ones((d, d))}
+
+    def put(name: str, ours: str, kernel: bool = False) -> None:
+        value = tensors[ours].numpy()
+        variables[name] = value.T if kernel else value
+
+    for kind, name in (("token", "word"), ("position", "position"), ("segment", "token_type")):
+        put(f"bert/embeddings/{name}_embeddings", f"transformer.embedding.{kind}.weight")
+    put("bert/embeddings/LayerNorm/gamma", "transformer.embedding.norm.weight")
+    put("bert/embeddings/LayerNorm/beta", "transformer.embedding.norm.bias")
+    for i in range(cfg.n_layers):
+        block, layer = f"transformer.blocks.{i}", f"bert/encoder/layer_{i}"
+        for j, name in enumerate(("query", "key", "value")):
+            weight, bias = tensors[f"{block}.attention.qkv.weight"], tensors[f"{block}.attention.qkv.bias"]
+            variables[f"{layer}/attention/self/{name}/kernel"] = weight[j * d:(j + 1) * d].T.numpy()
+            variables[f"{layer}/attention/self/{name}/bias"] = bias[j * d:(j + 1) * d].numpy()
+        for name, mine in (("attention/output/dense", "attention.out"), ("intermediate/dense", "feed_forward.fc1"),
+                           ("output/dense", "feed_forward.fc2")):
+            put(f"{layer}/{name}/kernel", f"{block}.{mine}.weight", kernel=True)
+            put(f"{layer}/{name}/bias", f"{block}.{mine}.bias")
+        for name, mine in (("attention/output/LayerNorm", "norm1"), ("output/LayerNorm", "norm2")):
+            put(f"{layer}/{name}/gamma", f"{block}.{mine}.weight")
+            put(f"{layer}/{name}/beta", f"{block}.{mine}.bias")
+    for name, mine in (("bert/pooler/dense", "pooler.dense"), ("cls/predictions/transform/dense", "masked_lm.dense")):
+        put(f"{name}/kernel", f"{mine}.weight", kernel=True)
+        put(f"{name}/bias", f"{mine}.bias")
+    put("cls/predictions/transform/LayerNorm/gamma", "masked_lm.norm.weight")
+    put("cls/predictions/transform/LayerNorm/beta", "masked_lm.norm.bias")
+    put("cls/predictions/output_bias", "masked_lm.bias")
+    put("cls/seq_relationship/output_weights", "next_sentence.weight")
+    put("cls/seq_relationship/output_bias", "next_sentence.bias")
+    variables |= extra or {}
+    folder.mkdir(parents=True)
+    with tf.Graph().as_default(), tf.Session() as session:
+        for name, value in variables.items():
+            tf.get_variable(name, initializer=tf.zeros(np.shape(value), np.asarray(value).dtype))
+        session.run(tf.global_variables_initializer())
+        for variable in tf.global_variables():
+            variable.load(variables[variable.op.name], session)
+        tf.train.Saver().save(session, str(folder / "bert_model.ckpt"))
+    write_json(folder / "bert_config.json", cfg.to_released())
+    return folder
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_tensorflow_is_read_to_the_bit_with_all_heads_and_without_slots(tiny: Config, tmp_path: Path) -> None:
+    tensors = dict(random_model(tiny).state_dict())
+    folder = tensorflow_checkpoint(tensors, tiny, tmp_path / "tf")
+    for source in (folder, folder / "bert_model.ckpt", folder / "bert_model.ckpt.index"):
+        found = checkpoint.read(source)
+        assert found.kind == "TensorFlow checkpoint"
+        assert found.config == tiny
+        assert equal(found.tensors, tensors)
+    stranger = tensorflow_checkpoint(tensors, tiny, tmp_path / "more", {"bert/encoder/extra": np.zeros(3, np.float32)})
+    with pytest.raises(UserError, match="bert/encoder/extra is left over"):
+        checkpoint.read(stranger)
+    with pytest.raises(UserError, match="bert/encoder/layer_3/attention/self/query/kernel is missing"):
+        checkpoint.read(folder, dataclasses.replace(tiny, n_layers=4))
+    data = folder / "bert_model.ckpt.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[:-5000])
+    with pytest.raises(UserError, match="truncated or altered"):
+        checkpoint.read(folder)
+
+
+def test_google_to_hugging_face_to_ours_to_hugging_face_is_bit_equal(tiny: Config, tmp_path: Path, ours: Path,
+                                                                     run: Callable) -> None:
+    commands = (checkpoint.convert, checkpoint.inspect, checkpoint.compare)
+    google = tensorflow_checkpoint(dict(random_model(tiny).state_dict()), tiny, tmp_path / "tf")
+    shutil.copy(ours / "vocab.txt", google)
+    steps = [google, tmp_path / "hf", tmp_path / "mine" / "bert.pt", tmp_path / "hf2"]
+    for source, target in itertools.pairwise(steps):
+        status, out, _ = run(f"convert {source} {target}", *commands)
+        assert status == 0
+        assert "heads: pooler, masked_lm, next_sentence" in out
+    assert (steps[1] / "model.safetensors").read_bytes() == (steps[3] / "model.safetensors").read_bytes()
+    for step in steps[1:]:
+        folder = step if step.is_dir() else step.parent
+        assert (folder / "vocab.txt").read_bytes() == (ours / "vocab.txt").read_bytes()
+        assert equal(checkpoint.read(step).tensors, checkpoint.read(google).tensors)
+    assert run(f"compare {google} {steps[3]}", *commands)[0] == 0
+    status, out, _ = run(f"inspect {steps[2]}", *commands)
+    assert status == 0
+    assert re.search(r"transformer.blocks.2.attention.qkv.weight +96x32 +float32", out)
+    total = sum(p.numel() for p in PretrainModel(tiny).parameters())
+    assert f"pytorchic-bert checkpoint; heads: pooler, masked_lm, next_sentence; {total:,} parameters" in out
+    status, _, err = run(f"convert {google} {steps[1]}", *commands)
+    assert (status, "exists already" in err) == (2, True)
+
+
+def test_compare_finds_a_difference_and_a_missing_tensor(tiny: Config, ours: Path, tmp_path: Path, run: Callable) -> None:
+    found = checkpoint.read(ours)
+    found.tensors["pooler.dense.bias"] = found.tensors["pooler.dense.bias"] + 0.5
+    del found.tensors["masked_lm.bias"]
+    checkpoint.write_ours(tmp_path / "b.pt", {"config": dataclasses.asdict(tiny), "model": found.tensors})
+    line = f"compare {ours} {tmp_path / 'b.pt'}"
+    status, out, _ = run(line, checkpoint.convert, checkpoint.compare)
+    assert status == 1
+    assert re.search(r"pooler.dense.bias +5.000e-01", out)
+    assert re.search(rf"masked_lm.bias +only in {ours}", out)
+    assert "largest difference 5.000e-01, 1 tensors without a partner" in out
+    assert run(f"compare {ours} {ours} --tolerance 0", checkpoint.convert, checkpoint.compare)[0] == 0
+
+
+@pytest.mark.parametrize(("heads", "architecture"), [
+    (("pooler", "masked_lm", "next_sentence"), "BertForPreTraining"),
+    (("masked_lm",), "BertForMaskedLM"),
+    (("pooler",), "BertModel"),
+    (("pooler", "classifier"), "BertForSequenceClassification"),
+    (("answer",), "BertForQuestionAnswering"),
+])
+def test_transformers_loads_what_we_write_without_a_warning_and_with_equal_outputs(
+        tiny: Config, tmp_path: Path, padded_batch: tuple, ours: Path, heads: tuple[str, ...], architecture: str,
+        caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture) -> None:
+    tensors = {**random_model(tiny).state_dict(), **Classifier(tiny, 3).state_dict(),
+               "answer.weight": torch.randn(2, 32), "answer.bias": torch.randn(2)}
+    kept = {name: t for name, t in tensors.items() if name.split(".")[0] in ("transformer", *heads)}
+    source = tmp_path / "model" / "m.pt"
+    checkpoint.write_ours(source, {"config": dataclasses.asdict(tiny), "model": kept})
+    shutil.copy(ours / "vocab.txt", source.parent)
+    write_json(source.parent / "task.json", {"labels": ["no", "maybe", "yes"]})
+    checkpoint.convert(str(source), str(tmp_path / "hf"))
+    capfd.readouterr()
+    transformers.utils.logging.enable_propagation()
+    with caplog.at_level(logging.WARNING):
+        theirs = getattr(transformers, architecture).from_pretrained(tmp_path / "hf").eval()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "UNEXPECTED" not in (printed := "".join(capfd.readouterr()))
+    assert "MISSING" not in printed
+    ids, segments, mask = padded_batch
+    model = Classifier(tiny, 3).eval()
+    checkpoint.load(model, checkpoint.read(source), fresh=("pooler", "classifier"))
+    with torch.no_grad():
+        output = theirs(ids, attention_mask=mask, token_type_ids=segments)
+        hidden = model.transformer(ids, segments, mask)
+        real = mask.bool()
+        if architecture == "BertModel":
+            assert (hidden - output.last_hidden_state)[real].abs().max() < 1e-5
+        if architecture == "BertForSequenceClassification":
+            assert (model(ids, segments, mask) - output.logits).abs().max() < 1e-5
+            assert theirs.config.id2label == {0: "no", 1: "maybe", 2: "yes"}
+            assert checkpoint.read(tmp_path / "hf").labels == ["no", "maybe", "yes"]
+        if architecture == "BertForQuestionAnswering":
+            spans = hidden @ tensors["answer.weight"].T + tensors["answer.bias"]
+            assert (spans[..., 0] - output.start_logits)[real].abs().max() < 1e-5
+        if "masked_lm" in heads:
+            lm = models.MaskedLM(tiny)
+            lm.load_state_dict({n.removeprefix("masked_lm."): t for n, t in kept.items() if n.startswith("masked_lm.")})
+            logits = output.prediction_logits if architecture == "BertForPreTraining" else output.logits
+            assert (lm(hidden, kept["transformer.embedding.token.weight"]) - logits)[real].abs().max() < 1e-4
+    assert transformers.BertTokenizer.from_pretrained(tmp_path / "hf").do_lower_case is True
+    assert equal(checkpoint.read(tmp_path / "hf").tensors, kept)
+
+
+def test_hugging_face_files_old_and_new_load(tiny: Config, tmp_path: Path, ours: Path) -> None:
+    checkpoint.convert(str(ours), str(tmp_path / "hf"))
+    from safetensors.torch import load_file
+    tensors = load_file(tmp_path / "hf/model.safetensors")
+    old = {re.sub("Norm.bias$", "Norm.beta", re.sub("Norm.weight$", "Norm.gamma", name.removeprefix("bert."))): t
+           for name, t in tensors.items()}
+    tied = {"cls.predictions.decoder.weight": tensors["bert.embeddings.word_embeddings.weight"],
+            "cls.predictions.decoder.bias": tensors["cls.predictions.bias"],
+            "bert.embeddings.position_ids": torch.arange(40)}
+    expected = checkpoint.read(ours).tensors
+    for n, (contents, zipped) in enumerate([(tensors, True), (tensors | tied, True), (old, True), (old, False)]):
+        folder = tmp_path / f"hf{n}"
+        folder.mkdir()
+        shutil.copy(tmp_path / "hf/config.json", folder)
+        torch.save(contents, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+        assert equal(checkpoint.read(folder).tensors, expected)
+    half = {name: t.half() for name, t in tensors.items()}
+    torch.save(half, tmp_path / "hf0/pytorch_model.bin")
+    assert all(t.dtype == torch.float32 for t in checkpoint.read(tmp_path / "hf0").tensors.values())
+    untied = tensors | {"cls.predictions.decoder.weight": torch.zeros(100, 32)}
+    torch.save(untied, tmp_path / "hf0/pytorch_model.bin")
+    with pytest.raises(UserError, match="differs from the word embeddings"):
+        checkpoint.read(tmp_path / "hf0")
+
+
+def test_whatever_does_not_fit_is_listed(tiny: Config, ours: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        checkpoint.read(ours, dataclasses.replace(tiny, dim_ff=48, vocab_size=90))
+    for part in ("contradicts the model configuration",
+                 "transformer.embedding.token.weight is (100, 32), expected (90, 32)",
+                 "transformer.blocks.0.feed_forward.fc1.weight is (64, 32), expected (48, 32)",
+                 "transformer.blocks.2.feed_forward.fc2.weight is (32, 64), expected (32, 48)", "masked_lm.bias is (100,)"):
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
+    found = checkpoint.read(ours)
+    assert checkpoint.load(Classifier(tiny), found, fresh=("pooler", "classifier")) == ["classifier"]
+    with pytest.raises(UserError, match="does not fit the Classifier: classifier[.]weight is missing; "):
+        checkpoint.load(Classifier(tiny), found)
+    del found.tensors["transformer.blocks.1.norm1.bias"]
+    with pytest.raises(UserError, match=r"transformer.blocks.1.norm1.bias is missing"):
+        checkpoint.load(Classifier(tiny), found, fresh=("classifier",))
+    checkpoint.convert(str(ours), str(tmp_path / "hf"))
+    from safetensors.torch import load_file, save_file
+    tensors = load_file(tmp_path / "hf/model.safetensors")
+    del tensors["bert.encoder.layer.1.output.dense.bias"], tensors["cls.predictions.transform.dense.bias"]
+    save_file(tensors | {"bert.surprise": torch.zeros(1)}, tmp_path / "hf/model.safetensors")
+    with pytest.raises(UserError) as error:
+        checkpoint.read(tmp_path / "hf")
+    for part in ("bert.encoder.layer.1.output.dense.bias is missing", "cls.predictions.transform.dense.bias is missing",
+                 "bert.surprise is left over"):
+        assert part in str(error.value)
+
+
+def test_every_flipped_byte_and_every_truncation_of_a_checkpoint_is_noticed(ours: Path) -> None:
+    file = ours / "model_steps_5.pt"
+    content, rng = file.read_bytes(), random.Random(0)
+    assert torch.load(file, weights_only=True)["step"] == 5     # torch reads it too
+    places = [0, 1, 40, len(content) - 1, len(content) - 64, len(content) - 65, len(content) - 66, len(content) - 70]
+    for place in places + [rng.randrange(len(content)) for _ in range(80)]:
+        file.write_bytes(content[:place] + bytes([content[place] ^ (1 << rng.randrange(8))]) + content[place + 1:])
+        with pytest.raises(UserError, match=f"{file}.*altered|contradicts|not readable"):
+            checkpoint.read(file)
+    lengths = [0, 1, 22, 65, 66, len(content) - 1, len(content) - 64]
+    for length in lengths + [rng.randrange(len(content)) for _ in range(40)]:
+        file.write_bytes(content[:length])
+        with pytest.raises(UserError, match=str(file)):
+            checkpoint.read(file)
+    file.write_bytes(content + b"x")
+    with pytest.raises(UserError, match="truncated or altered"):
+        checkpoint.read(file)
+
+
+def test_a_pickle_that_runs_code_is_refused_and_not_run(tiny: Config, tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple:
+            return os.mkdir, (str(tmp_path / "exploded"),)
+
+    write_json(tmp_path / "config.json", dataclasses.asdict(tiny))
+    for name, zipped in (("pytorch_model.bin", True), ("pytorch_model.bin", False), ("model.pt", True)):
+        bomb = {"bert.embeddings.word_embeddings.weight": Bomb()}
+        torch.save(bomb, tmp_path / name, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(UserError, match="not readable as weights"):
+            checkpoint.read(tmp_path / name)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_write_that_fails_leaves_the_earlier_file_and_no_rest(ours: Path) -> None:
+    before = (ours / "model_steps_5.pt").read_bytes()
+    # a process that may write 20 kB a file, as on a full disk, overwrites the checkpoint with a larger one
+    code = ("import resource, signal, torch, checkpoint; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
+            "from utils import one_line_errors\n"
+            f"file = {str(ours / 'model_steps_5.pt')!r}\n"
+            "with one_line_errors('p'): checkpoint.write_ours(file, {'x': torch.zeros(99999)})")
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert (ours / "model_steps_5.pt").read_bytes() == before
+    assert sorted(p.name for p in ours.iterdir()) == ["model_steps_5.pt", "vocab.txt"]
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda folder: None, "has no checkpoint; expected model.safetensors"),
+    (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 100), "no config.json or bert_config.json beside"),
+    (lambda folder: [write_json(folder / "config.json", {"dim": 32, "n_heads": 2}),
+                     (folder / "model.safetensors").write_bytes(b"x" * 100)], "not readable as weights"),
+    (lambda folder: [write_json(folder / "config.json", {"dim": 32, "n_heads": 2}),
+                     torch.save([1, 2], folder / "pytorch_model.bin")], "expected names and tensors, found a list"),
+])
+def test_a_folder_without_a_usable_checkpoint_is_named(tmp_path: Path, make: Callable, message: str) -> None:
+    make(tmp_path)
+    with pytest.raises(UserError, match=message) as error:
+        checkpoint.read(tmp_path)
+    assert str(tmp_path) in str(error.value)
+    with pytest.raises(UserError, match="does not exist"):
+        checkpoint.read(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(UserError, match="is no checkpoint; expected"):
+        checkpoint.read(tmp_path / "notes.txt")
+
+
+@pytest.mark.real
+def test_real_checkpoints_agree(real: Path) -> None:
+    hugging_face, google = checkpoint.read(real / "minilm").tensors, checkpoint.read(real / "minilm_tf").tensors
+    assert set(google) - set(hugging_face) == {name for name in google if name.startswith(("masked_lm", "next_sentence"))}
+    assert all(torch.equal(t, google[name]) for name, t in hugging_face.items())
+    legacy = checkpoint.read(real / "hf_fixtures")
+    assert legacy.heads == ["pooler"]
+    assert legacy.config.n_layers == 3

@@ -1,0 +1,218 @@
+"""The model against transformers' BERT, in float64 and float32; what it computes and what it does not."""
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertForPreTraining, BertForSequenceClassification, BertModel
+
+import checkpoint
+from models import Classifier, Config, PretrainModel, Transformer, dropout, keep_mask
+from utils import UserError
+
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def theirs(kind: type, cfg: Config, **more: object) -> torch.nn.Module:
+    """transformers' model of our shape with random weights of some size, not training."""
+    torch.manual_seed(3)
+    model = kind(BertConfig(**cfg.to_released(), attn_implementation="eager", **more)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def copy(model: torch.nn.Module, source: torch.nn.Module) -> None:
+    """Their weights into our model, through the name table."""
+    tensors = {checkpoint.modern_name(name): t for name, t in source.state_dict().items()}
+    tensors = {name: t for name, t in tensors.items() if not checkpoint.IGNORED_HUGGING_FACE.search(name)}
+    cfg = model.transformer.cfg
+    found = checkpoint.to_ours(tensors, "hugging_face", cfg, Path("memory"))
+    assert checkpoint.load(model, checkpoint.Checkpoint("", Path("memory"), cfg, found), fresh=("classifier",)) in (
+        [], ["classifier"])
+    model.to(next(source.parameters()).dtype)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_hidden_states_pooled_output_and_attention_equal_transformers(
+        tiny: Config, padded_batch: Batch, activation: str, dtype: torch.dtype, limit: float) -> None:
+    cfg = Config(**{**vars(tiny), "hidden_act": activation})
+    reference, model = theirs(BertModel, cfg).double(), Classifier(cfg).eval()
+    copy(model, reference)
+    reference.to(dtype)
+    model.to(dtype)
+    ids, segments, mask = padded_batch
+    maps: list[torch.Tensor] = []
+    with torch.no_grad():
+        expected = reference(ids, attention_mask=mask, token_type_ids=segments, output_attentions=True)
+        hidden = model.transformer(ids, segments, mask)
+        with_maps = model.transformer(ids, segments, mask, maps=maps)
+        pooled = model.pooler(hidden[:, 0])
+    real = mask.bool()
+    assert (hidden - expected[0])[real].abs().max() <= limit
+    assert (with_maps - expected[0])[real].abs().max() <= limit
+    assert (pooled - expected[1]).abs().max() <= limit
+    assert not hidden[~real].any()
+    for ours, their in zip(maps, expected.attentions, strict=True):
+        assert (ours - their).transpose(1, 2)[real].abs().max() <= limit
+
+
+def test_gradients_equal_transformers(tiny: Config, padded_batch: Batch) -> None:
+    cfg = Config(**{**vars(tiny), "p_drop_hidden": 0.0, "p_drop_attn": 0.0})
+    reference = theirs(BertForSequenceClassification, cfg, num_labels=3).double().train()
+    model = Classifier(cfg, 3).train()
+    copy(model, reference)
+    ids, segments, mask = padded_batch
+    labels = torch.tensor([0, 2, 1, 1, 0])
+    logits = reference(ids, attention_mask=mask, token_type_ids=segments).logits
+    torch.nn.functional.cross_entropy(logits, labels).backward()
+    ours = model(ids, segments, mask)
+    torch.nn.functional.cross_entropy(ours, labels).backward()
+    assert (ours - logits).abs().max() <= 1e-10
+    gradients = {name: p.grad for name, p in reference.named_parameters()}
+    expected = checkpoint.to_ours({k: v.float() for k, v in gradients.items()}, "hugging_face", cfg, Path("memory"))
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(parameter.grad.float(), expected[name], atol=1e-6, rtol=1e-5), name
+
+
+def test_pretraining_heads_equal_transformers(tiny: Config, padded_batch: Batch) -> None:
+    reference, model = theirs(BertForPreTraining, tiny).double(), PretrainModel(tiny).eval()
+    copy(model, reference)
+    ids, segments, mask = padded_batch
+    positions = torch.tensor([[3, 16], [8, 1], [2, 0], [11, 4], [0, 0]])
+    with torch.no_grad():
+        expected = reference(ids, attention_mask=mask, token_type_ids=segments)
+        words, order = model(ids, segments, mask, positions)
+    at = expected.prediction_logits[torch.arange(5)[:, None], positions]
+    assert words.shape == (5, 2, 100)
+    assert (words - at).abs().max() <= 1e-10
+    assert (order - expected.seq_relationship_logits).abs().max() <= 1e-10
+
+
+def test_positions_asked_for_equal_the_whole_output(tiny: Config, padded_batch: Batch) -> None:
+    model = Transformer(tiny).double().eval()
+    positions = torch.tensor([[16, 2], [0, 8], [1, 1], [5, 11], [0, 0]])
+    with torch.no_grad():
+        whole = model(*padded_batch)
+        some = model(*padded_batch, positions=positions)
+    assert (some - whole[torch.arange(5)[:, None], positions]).abs().max() < 1e-12
+
+
+def test_an_example_does_not_depend_on_its_batch_nor_on_holes_in_the_mask(tiny: Config, padded_batch: Batch) -> None:
+    model = Transformer(tiny).double().eval()
+    with torch.no_grad():
+        together = model(*padded_batch)
+        for i, length in enumerate([17, 9, 3, 12, 1]):
+            alone = model(*(t[i:i + 1, :length] for t in padded_batch))
+            assert (together[i, :length] - alone[0]).abs().max() < 1e-12
+        ids, segments, mask = (t[:1].clone() for t in padded_batch)
+        mask[0, [2, 7]] = 0
+        holes = model(ids, segments, mask)
+        ids[0, [2, 7]] = 99                                     # what is masked out must not matter
+        assert torch.equal(holes, model(ids, segments, mask))
+
+
+def test_gradient_checkpointing_changes_no_bit(tiny: Config, padded_batch: Batch) -> None:
+    model = Classifier(tiny).train()
+    gradients = []
+    for model.transformer.checkpointing in (False, True):
+        torch.manual_seed(5)
+        model.zero_grad()
+        model(*padded_batch).logsumexp(1).sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_attention_weights_are_kept_nowhere(tiny: Config, padded_batch: Batch) -> None:
+    model = Classifier(tiny).eval()
+    known = {id(t) for t in [*model.parameters(), *model.buffers()]}
+    model(*padded_batch)
+    for module in model.modules():
+        for value in vars(module).values():
+            assert not isinstance(value, torch.Tensor) or id(value) in known
+            assert not isinstance(value, list | tuple) or not any(isinstance(v, torch.Tensor) for v in value)
+
+
+def test_dropout_has_the_exact_rate_keeps_the_mean_and_follows_the_generator() -> None:
+    x = torch.ones(1000, 1003)
+    for p in (0.1, 0.5, 0.9):
+        torch.manual_seed(0)
+        mask = keep_mask(x, p)
+        assert sorted(mask.unique().tolist()) == [0.0, torch.tensor(1 / (1 - p)).item()]
+        error = abs((mask == 0).double().mean().item() - p)
+        assert error < 4 * math.sqrt(p * (1 - p) / x.numel()) + 2**-16
+        torch.manual_seed(0)
+        assert torch.equal(mask, keep_mask(x, p))
+        assert not torch.equal(mask, keep_mask(x, p))
+    rows = (keep_mask(x, 0.1) == 0).double().mean(1)            # no pattern across rows or neighbours
+    assert abs(rows.std().item() - math.sqrt(0.09 / 1003)) < 1e-3
+    dropped = (keep_mask(x, 0.1) == 0).double() - 0.1
+    assert abs((dropped[:, 1:] * dropped[:, :-1]).mean().item()) < 4 * 0.09 / 1000
+    assert dropout(x, 0.1, training=False) is x
+    assert dropout(x, 0.0, training=True) is x
+    bf16 = keep_mask(x.bfloat16(), 0.1)
+    assert bf16.dtype == torch.bfloat16
+
+
+def test_fresh_weights_are_googles() -> None:
+    torch.manual_seed(0)
+    model = PretrainModel(Config(vocab_size=5000, dim=256, n_layers=2, n_heads=4, dim_ff=512))
+    for name, p in model.named_parameters():
+        if name.endswith("bias"):
+            assert not p.any(), name
+        elif "norm" in name:
+            assert torch.equal(p, torch.ones_like(p)), name
+        else:
+            assert p.abs().max() <= 0.04, name
+            # a normal cut at two standard deviations keeps .8796 of its standard deviation
+            assert abs(p.std().item() - 0.02 * 0.8796) < 0.001, name
+
+
+def test_a_configuration_is_read_under_either_set_of_names(tmp_path: Path) -> None:
+    ours, released = tmp_path / "ours.json", tmp_path / "bert_config.json"
+    ours.write_text('{"dim": 48, "n_layers": 2, "n_heads": 3, "dim_ff": 96, "vocab_size": 50, "p_drop_attn": 0.2}')
+    released.write_text('{"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 96, '
+                        '"vocab_size": 50, "attention_probs_dropout_prob": 0.2, "directionality": "bidi"}')
+    assert Config.from_json(ours) == Config.from_json(released)
+    assert Config.from_dict(Config(dim=48, n_heads=3).to_released()) == Config(dim=48, n_heads=3)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ('{"n_layer": 2}', r"unknown key 'n_layer' \(did you mean n_layers\?\)"),
+    ('{"dim": 100, "n_heads": 12}', "dim=100 is not divisible by n_heads=12"),
+    ('{"dim": "768"}', "dim is '768'; expected int"),
+    ('{"p_drop_attn": 1.5}', "p_drop_attn=1.5; expected a probability"),
+    ('{"hidden_act": "swish"}', "expected one of gelu, gelu_new, relu"),
+    ('{"hidden_size": 768, "hidden_actt": "gelu"}', r"unknown key 'hidden_actt' \(did you mean hidden_act\?\)"),
+    ('{"hidden_size": 768, "model_type": "roberta"}', "model_type is 'roberta'"),
+    ('{"hidden_size": 768, "position_embedding_type": "relative_key"}', "only 'absolute' is BERT"),
+    ('{"n_layers": 0}', "n_layers=0; expected at least 1"),
+    ("[1]", "expected a JSON object"),
+    ('{"dim": 1,}', "line 1: not JSON"),
+])
+def test_a_wrong_configuration_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        Config.from_json(tmp_path / "c.json")
+    assert str(tmp_path / "c.json") in str(error.value)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_minilm_equals_transformers(real: Path, dtype: torch.dtype, limit: float) -> None:
+    reference = BertModel.from_pretrained(real / "minilm").eval().to(dtype)
+    found = checkpoint.read(real / "minilm")
+    model = Classifier(found.config).eval()
+    checkpoint.load(model, found, fresh=("classifier",))
+    model.to(dtype)
+    torch.manual_seed(0)
+    lengths = torch.randint(2, 129, (16, 1))
+    mask = (torch.arange(128) < lengths).long()
+    ids, segments = torch.randint(1000, 30000, mask.shape) * mask, (torch.arange(128) > lengths // 2).long() * mask
+    with torch.no_grad():
+        expected = reference(ids, attention_mask=mask, token_type_ids=segments)
+        hidden = model.transformer(ids, segments, mask)
+        pooled = model.pooler(model.transformer(ids, segments, mask, torch.zeros(16, 1, dtype=torch.long))[:, 0])
+    assert (hidden - expected[0])[mask.bool()].abs().max() <= limit
+    assert (pooled - expected[1]).abs().max() <= limit
