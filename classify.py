@@ -86,10 +86,7 @@ class Run:
         trainer = train.Trainer(self.cfg, self.model, self.batches, folder, {"config": config}, data_parallel=data_parallel,
                                 log_dir=log_dir)
         print(train.device_name(trainer.device), flush=True)
-        trainer.train(get_loss)
-        file = f"{save_dir}/model_steps_{trainer.step}.pt"
-        print(f"Saved {file}", flush=True)
-        return file
+        return str(trainer.train(get_loss))
 
 
 def get_loss(model: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -125,8 +122,9 @@ def prepare(task: Task, data_file: str, train_cfg: str | None, model_cfg: str | 
         print(f"{source.kind} {source.file}" + (f", new: {', '.join(new)}" if new else ""), flush=True)
     settings = {
         **dataclasses.asdict(cfg), "task": task.name, "max_len": max_len, "do_lower_case": tokenizer.do_lower_case,
-        "model": dataclasses.asdict(config), "data_file": file_digest(data_file), "vocab": file_digest(vocab_file),
-        "pretrain_file": weights_digest(model),
+        **{f"model_cfg.{name}": value for name, value in dataclasses.asdict(config).items()},
+        "sha256 of data_file": file_digest(data_file)[:16], "sha256 of vocab": file_digest(vocab_file)[:16],
+        "sha256 of initial weights": weights_digest(model)[:16],
     }
     return Run(task, cfg, model, tokenizer, vocab_file, max_len, Batches(features, cfg.batch_size, cfg.seed), settings)
 

@@ -155,8 +155,8 @@ class Trainer:
 
     # -------------------------------------------------------------------------------------------------- training
 
-    def train(self, get_loss: GetLoss) -> None:
-        """Train to total_steps, or on from the newest checkpoint in save_dir.
+    def train(self, get_loss: GetLoss) -> Path:
+        """Train to total_steps, or on from the newest checkpoint in save_dir; returns the last checkpoint.
 
         get_loss(model, batch) returns the mean loss over the batch's examples and a dict of further such means, all
         scalar tensors. A loss or gradient that is not finite ends the run before the update, with a UserError that names
@@ -167,9 +167,10 @@ class Trainer:
         self.optimizer = BertAdam(parameter_groups(self.model, cfg.weight_decay), cfg.lr, self.total_steps, cfg.warmup,
                                   cfg.schedule, max_grad_norm=cfg.max_grad_norm, bias_correction=cfg.bias_correction)
         self.resume()
+        file = self.save_dir / f"model_steps_{self.total_steps}.pt"
         if self.step >= self.total_steps:
-            print(f"{self.save_dir} has all {self.total_steps} steps already")
-            return
+            print(f"{file} is there already, with all {self.total_steps} steps", flush=True)
+            return file
         writer = self.open_logs()
         per_epoch, n_epochs = len(self.batches), -(-self.total_steps // len(self.batches))
         self.parallel.train()
@@ -191,6 +192,8 @@ class Trainer:
             self.metrics_file.close()
             if writer:
                 writer.close()
+        print(f"Saved {file}", flush=True)
+        return file
 
     def train_step(self, get_loss: GetLoss, bar: tqdm, writer: Any) -> None:
         """One update, and what is due after it: metrics, a checkpoint."""

@@ -1,0 +1,195 @@
+"""The commands as a user types them: the main job, and one clear line for every mistake."""
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import checkpoint
+import classify
+from examples import sample as world
+
+
+@pytest.fixture(scope="module")
+def trained(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished, very short run on the sample."""
+    folder = tmp_path_factory.mktemp("trained")
+    cfg = folder / "train.json"
+    cfg.write_text('{"batch_size": 32, "n_epochs": 1, "lr": 1e-4}')
+    classify.main(data_file=str(sample / "train.tsv"), model_cfg=str(sample / "config.json"), train_cfg=str(cfg),
+                  vocab=str(sample / "vocab.txt"), save_dir=str(folder / "run"), max_len=64)
+    return folder
+
+
+def test_the_built_in_sample_is_learnt_and_the_next_step_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                 run: Callable) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run("", classify.main)
+    assert status == 0
+    assert re.search(r"^cpu \(\d+ cores?\)$|^cuda \(\d+ GPUs?\)$", out, re.MULTILINE)
+    assert re.search(r"^Epoch 3/3 : Average Loss \d\.\d{3}$", out, re.MULTILINE)
+    assert re.search(r"Iter \(loss=[ \d.]+\): 100%\|.*\| 125/125", err)
+    majority = float(re.search(r"most frequent label would give an accuracy of ([\d.]+)", out)[1])
+    learnt = float(re.search(r"^Accuracy: ([\d.]+)$", out, re.MULTILINE)[1])
+    assert learnt > majority + 0.1
+    assert re.search(r"^F1: 0\.\d+$", out, re.MULTILINE)
+    assert "python classify.py --task mrpc --data_file" in out
+    assert run("", classify.main)[1].count("Epoch") == 0        # the same command again has nothing left to train
+
+
+def test_the_sample_is_the_same_everywhere(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        world.write(str(tmp_path / folder), 50, 20, 5)
+    for file in ("train.tsv", "dev.tsv", "corpus.txt", "vocab.txt"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    assert (tmp_path / "a/train.tsv").read_text().split("\n")[1].startswith(("0\t0\t1\t", "1\t0\t1\t"))
+    words = set((tmp_path / "a/vocab.txt").read_text().split())
+    assert set((tmp_path / "a/corpus.txt").read_text().split()) <= words
+
+
+def test_a_saved_model_needs_its_folder_and_nothing_else(trained: Path, sample: Path, tmp_path: Path,
+                                                         run: Callable) -> None:
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(trained / "run", moved)
+    status, out, _ = run(f"--mode eval --model_file {moved}/model_steps_7.pt --data_file {sample}/dev.tsv", classify.main)
+    assert status == 0
+    long_form = run(f"--task mrpc --mode eval --train_cfg {trained}/train.json --model_cfg {sample}/config.json "
+                    f"--data_file {sample}/dev.tsv --model_file {moved}/model_steps_7.pt --vocab {sample}/vocab.txt "
+                    f"--max_len 64", classify.main)
+    assert long_form[:2] == (0, out)
+    assert json.loads((moved / "task.json").read_text()) == {"task": "mrpc", "labels": ["0", "1"], "max_len": 64}
+    assert run(f"--mode eval --model_file {moved} --data_file {sample}/dev.tsv", classify.main)[1] == out
+
+
+def test_training_starts_from_a_hugging_face_folder_without_further_flags(trained: Path, sample: Path, tmp_path: Path,
+                                                                          run: Callable) -> None:
+    checkpoint.convert(str(trained / "run"), str(tmp_path / "hf"))
+    status, out, _ = run(f"--data_file {sample}/train.tsv --pretrain_file {tmp_path}/hf --train_cfg {trained}/train.json "
+                         f"--save_dir {tmp_path}/run --max_len 64", classify.main)
+    assert status == 0
+    assert "Hugging Face weights" in out
+    # the classifier comes along too, so evaluating the folder itself works as well
+    status, out, _ = run(f"--task mrpc --mode eval --model_file {tmp_path}/hf --data_file {sample}/dev.tsv --max_len 64",
+                         classify.main)
+    assert status == 0
+    assert "Accuracy: " in out
+
+
+def test_help_names_every_flag(run: Callable) -> None:
+    status, out, err = run("--help", classify.main)
+    assert status == 0
+    for flag in ("task", "mode", "train_cfg", "model_cfg", "data_file", "model_file", "pretrain_file", "data_parallel",
+                 "vocab", "save_dir", "log_dir", "max_len"):
+        assert f"--{flag}=" in out + err
+
+
+TRAIN = "--data_file {sample}/train.tsv --model_cfg {sample}/config.json --vocab {sample}/vocab.txt " \
+        "--train_cfg {trained}/train.json --save_dir {new}/run "
+EVAL = "--mode eval --model_file {trained}/run/model_steps_7.pt --data_file {sample}/dev.tsv "
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ("--maxlen 64", "unknown flag --maxlen (did you mean --max_len?)"),
+    ("-t mrpc", "unknown flag -t"),
+    ("train", "unexpected 'train'; flags are written --name value"),
+    ("--max_len abc", "--max_len abc: expected int"),
+    ("--data_parallel maybe", "--data_parallel maybe: expected True or False"),
+    ("--task", "--task has no value"),
+    ("--task mrpc --task mnli", "--task is given twice"),
+    ("--mode test", "--mode test: expected train or eval"),
+    ("--mode eval", "needs --model_file and --data_file"),
+    ("--task mprc --data_file x", "--task mprc: unknown task (did you mean mrpc?)"),
+    ("--task mrpc", "no --data_file"),
+    (TRAIN + "--task qqp", "the tasks are mrpc, mnli"),
+    (TRAIN.replace("train.tsv", "nothing.tsv"), "nothing.tsv does not exist"),
+    (TRAIN.replace("--vocab {sample}/vocab.txt", ""), "name a vocab.txt with --vocab"),
+    (TRAIN.replace("--model_cfg {sample}/config.json", ""), "neither --pretrain_file nor --model_cfg"),
+    (TRAIN.replace("{trained}/train.json", "{bad}/train.json"), "unknown key 'n_epoch' (did you mean n_epochs?)"),
+    (TRAIN.replace("{sample}/vocab.txt", "{bad}/vocab.txt"), "has 160 tokens, the model 159"),
+    (TRAIN.replace("{sample}/config.json", "{bad}/config.json"), "dim=100 is not divisible by n_heads=12"),
+    (TRAIN + "--max_len 129", "max_len=129 is more than the 128 positions"),
+    (TRAIN + "--max_len 4", "max_len=4; a row of mrpc needs at least 5 tokens"),
+    (TRAIN + "--do_lower_case False", "do_lower_case=False contradicts"),
+    (TRAIN + "--model_file x.pt", "--model_file is for --mode eval"),
+    (TRAIN + "--pretrain_file {bad}", "has no checkpoint; expected"),
+    (TRAIN + "--pretrain_file {bad}/nowhere", "does not exist; expected a TensorFlow checkpoint"),
+    (TRAIN.replace("{sample}/config.json", "{bad}/other.json") + "--pretrain_file {trained}/run",
+     "contradicts the model configuration: transformer.embedding.token.weight is (159, 128), expected (159, 64)"),
+    (TRAIN.replace("{new}/run", "{trained}/run"), "max_len was 64, now 128"),
+    (TRAIN.replace("{sample}/train.tsv", "{bad}/few.tsv"), "few.tsv, line 3: 4 columns"),
+    (TRAIN.replace("{sample}/train.tsv", "{bad}/label.tsv"), "label.tsv, line 2: unknown label 'yes'"),
+    (TRAIN.replace("{sample}/train.tsv", "{bad}/empty.tsv"), "empty.tsv is empty"),
+    (TRAIN.replace("--save_dir {new}/run", "--save_dir {bad}/empty.tsv"), "empty.tsv"),
+    (EVAL + "--task mnli", "was trained on mrpc, not on mnli"),
+    (EVAL.replace("model_steps_7", "model_steps_8"), "does not exist"),
+    (EVAL.replace("{trained}/run/model_steps_7.pt", "{bad}/cut.pt"), "cut.pt is truncated or altered"),
+    (EVAL + "--vocab {bad}/vocab.txt", "has 160 tokens, the model 159"),
+])
+def test_a_mistake_ends_in_one_line_with_status_2_and_nothing_written(
+        line: str, message: str, trained: Path, sample: Path, tmp_path: Path, run: Callable,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    bad, new = tmp_path / "bad", tmp_path / "new"
+    bad.mkdir()
+    new.mkdir()
+    header = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+    for name, content in {"few.tsv": header + "1\t1\t2\ta\tb\n1\t1\t2\ta\n", "label.tsv": header + "yes\t1\t2\ta\tb\n",
+                          "empty.tsv": "", "train.json": '{"n_epoch": 3}', "config.json": '{"dim": 100, "n_heads": 12}',
+                          "vocab.txt": (sample / "vocab.txt").read_text() + "extra\n"}.items():
+        (bad / name).write_text(content)
+    other = json.loads((sample / "config.json").read_text()) | {"dim": 64}
+    (bad / "other.json").write_text(json.dumps(other))
+    content = (trained / "run/model_steps_7.pt").read_bytes()
+    (bad / "cut.pt").write_bytes(content[:-1000])
+    monkeypatch.chdir(new)
+    before = {p: p.stat().st_mtime_ns for p in [*bad.rglob("*"), *trained.rglob("*")]}
+    status, out, err = run(line.format(sample=sample, trained=trained, bad=bad, new=new), classify.main)
+    assert message in err
+    assert status == 2
+    assert len(err.strip().splitlines()) == 1
+    assert "Traceback" not in out + err
+    assert list(new.iterdir()) == []
+    assert {p: p.stat().st_mtime_ns for p in [*bad.rglob("*"), *trained.rglob("*")]} == before
+
+
+def test_subcommands_are_checked_too(run: Callable, tmp_path: Path) -> None:
+    commands = (checkpoint.convert, checkpoint.inspect, checkpoint.compare)
+    for line, message in (("convrt a b", "unknown command 'convrt' (did you mean convert?)"),
+                          ("convert a", "TARGET missing"), ("inspect a b", "unexpected 'b'"),
+                          (f"inspect {tmp_path}", "has no checkpoint"), ("compare a b --tol 1", "unknown flag --tol")):
+        status, _, err = run(line, *commands)
+        assert (status, message in err) == (2, True), err
+
+
+def test_an_interruption_says_how_to_go_on(run: Callable, monkeypatch: pytest.MonkeyPatch, sample: Path, trained: Path,
+                                           tmp_path: Path) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(classify, "get_loss", interrupt)
+    line = TRAIN.format(sample=sample, trained=trained, new=tmp_path) + "--max_len 64"
+    status, _, err = run(line, classify.main)
+    assert status == 130
+    assert "interrupted at step 0 of 7; the same command starts again" in err
+
+
+@pytest.mark.real
+def test_the_seed_commands_run_on_real_mrpc_from_tensorflow_weights(real: Path, tmp_path: Path, run: Callable) -> None:
+    cfg = tmp_path / "train.json"                               # as config/train_mrpc.json, but cut short
+    cfg.write_text(json.dumps(json.loads(Path("config/train_mrpc.json").read_text()) | {"total_steps": 6, "dtype": "bf16"}))
+    weights = real / "minilm_tf"
+    status, out, err = run(
+        f"--task mrpc --mode train --train_cfg {cfg} --model_cfg {weights}/bert_config.json --data_file "
+        f"{real}/glue/MRPC/train.tsv --pretrain_file {weights}/bert_model.ckpt --vocab {weights}/vocab.txt "
+        f"--save_dir {tmp_path}/run --max_len 128", classify.main)
+    assert status == 0, err
+    assert "TensorFlow checkpoint" in out
+    status, out, _ = run(
+        f"--task mrpc --mode eval --train_cfg {cfg} --model_cfg {weights}/bert_config.json --data_file "
+        f"{real}/glue/MRPC/dev.tsv --model_file {tmp_path}/run/model_steps_6.pt --vocab {weights}/vocab.txt --max_len 128",
+        classify.main)
+    assert status == 0
+    assert 0.6 < float(re.search(r"^Accuracy: ([\d.]+)$", out, re.MULTILINE)[1]) < 0.9
+    assert os.listdir(tmp_path / "run")

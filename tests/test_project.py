@@ -1,0 +1,78 @@
+"""The house: who may import whom, what importing costs, and that files which belong together agree."""
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import models
+import train
+
+ROOT = Path(__file__).resolve().parent.parent
+ROWS = (    # a module imports only from rows below its own
+    ("classify",),
+    ("train",),
+    ("tasks",),
+    ("checkpoint",),
+    ("models", "optim", "tokenization"),
+    ("utils", "distributed"),
+)
+
+
+def test_modules_import_only_from_rows_below_their_own() -> None:
+    height = {name: len(ROWS) - i for i, row in enumerate(ROWS) for name in row}
+    assert set(height) == {path.stem for path in ROOT.glob("*.py")}
+    for name in height:
+        tree = ast.parse((ROOT / f"{name}.py").read_text())
+        imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+        for other in imported & set(height):
+            assert height[other] < height[name] or (name, other) == ("distributed", "utils"), f"{name} imports {other}"
+
+
+@pytest.mark.parametrize("module", [name for row in ROWS for name in row])
+def test_importing_is_silent_and_light(module: str, tmp_path: Path) -> None:
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stderr == ""
+    loaded = set(done.stdout.split())
+    assert not loaded & {"tensorflow", "transformers", "tensorboardX", "safetensors", "fire"}
+    if module in ("models", "optim", "tokenization", "utils"):
+        assert "tqdm" not in loaded
+    if module in ("tokenization", "utils"):
+        assert "torch" not in loaded
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_configuration_loads() -> None:
+    sizes = {"tiny": (128, 2), "mini": (256, 4), "small": (512, 4), "medium": (512, 8), "base": (768, 12),
+             "large": (1024, 24)}
+    for name, (dim, n_layers) in sizes.items():
+        cfg = models.Config.from_json(ROOT / f"config/bert_{name}.json")
+        assert (cfg.dim, cfg.n_layers, cfg.dim_ff, cfg.n_heads) == (dim, n_layers, 4 * dim, dim // 64)
+        assert cfg.vocab_size == 30522
+    for name, vocab_size in (("base_cased", 28996), ("base_multilingual_cased", 119547), ("base_chinese", 21128)):
+        cfg = models.Config.from_json(ROOT / f"config/bert_{name}.json")
+        assert (cfg.dim, cfg.n_layers, cfg.vocab_size) == (768, 12, vocab_size)
+    assert train.Config.from_json(ROOT / "config/train_mrpc.json") == train.Config(42, 32, 2e-5, 3)
+    for file in ROOT.glob("config/*.json"):
+        assert "lr" in json.loads(file.read_text()) or models.Config.from_json(file)
+        assert file.name in (ROOT / "config/README.md").read_text()
+
+
+def test_every_dependency_has_a_range_a_pin_and_a_reason() -> None:
+    def names(file: str) -> set[str]:
+        lines = (ROOT / file).read_text().splitlines()
+        return {re.match(r"[\w-]+", line)[0].lower() for line in lines if re.match(r"\w", line)}
+
+    readme = (ROOT / "README.md").read_text().lower()
+    for name in names("requirements.txt"):
+        assert name in names("constraints.txt")
+        assert f"| {name} |" in readme
+    assert names("requirements-dev.txt") <= names("constraints.txt")
+    for module in ROOT.glob("*.py"):
+        assert module.name in readme
+    assert "make test" in (ROOT / ".ci/run").read_text()

@@ -1,0 +1,233 @@
+"""The loop: a run is one state, stops before a bad update, and counts its own steps."""
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import checkpoint
+import classify
+import train
+from models import Classifier, Config
+from tasks import TASKS, Batches, encode, read_examples
+from tokenization import FullTokenizer
+from utils import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def make(sample: Path, tmp_path: Path) -> Callable[..., train.Trainer]:
+    """A Trainer of a small classifier on the sample, which saves in a folder of the test's."""
+    mrpc, tokenizer = TASKS["mrpc"], FullTokenizer(sample / "vocab.txt")
+    features = encode(read_examples(mrpc, sample / "train.tsv"), mrpc, tokenizer, 64)
+    vocab_size = len((sample / "vocab.txt").read_text().split())
+
+    def trainer(folder: str = "run", p_drop: float = 0.1, **settings: object) -> train.Trainer:
+        cfg = train.Config(**{"batch_size": 32, "n_epochs": 3, "lr": 1e-3, "save_steps": 5, "log_steps": 2, **settings})
+        torch.manual_seed(cfg.seed)
+        model = Classifier(Config(vocab_size, 32, 2, 2, 64, p_drop, p_drop, 64))
+        return train.Trainer(cfg, model, Batches(features, cfg.batch_size, cfg.seed), tmp_path / folder)
+
+    return trainer
+
+
+def parameters(trainer: train.Trainer) -> dict[str, torch.Tensor]:
+    return trainer.model.state_dict()
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def interrupted_at(step: int, error: type[BaseException] = KeyboardInterrupt) -> train.GetLoss:
+    calls = iter(range(10**9))
+
+    def get_loss(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
+        if next(calls) == step:
+            raise error
+        return classify.get_loss(model, batch)
+
+    return get_loss
+
+
+def test_total_steps_follow_from_the_data_and_name_the_last_file(make: Callable, capsys: pytest.CaptureFixture) -> None:
+    trainer = make()                                            # 200 rows: 7 batches, the last of 8 rows
+    assert trainer.total_steps == 21
+    assert trainer.train(classify.get_loss).name == "model_steps_21.pt"
+    out, err = capsys.readouterr()
+    assert [line.split(" : ")[0] for line in out.splitlines() if "Epoch" in line] == ["Epoch 1/3", "Epoch 2/3", "Epoch 3/3"]
+    assert "Average Loss 0." in out
+    assert "100%" in err
+    assert "7/7" in err
+    assert [p.name for p in checkpoint.saved(trainer.save_dir)] == [f"model_steps_{n}.pt" for n in (15, 20, 21)]
+    lines = [json.loads(line) for line in (trainer.save_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [*range(2, 21, 2), 21]
+    assert set(lines[0]) == {"step", "lr", "loss", "grad_norm"}
+    assert lines[0]["lr"] == pytest.approx(1e-3 / 2)            # the rate of the second update, of two warming up
+
+
+@pytest.mark.parametrize("stops", [[4], [5], [6, 3], [7], [14, 2, 3]])
+def test_interrupted_and_started_again_gives_the_same_bits_and_metrics(make: Callable, stops: list[int]) -> None:
+    whole = make("whole")
+    whole.train(classify.get_loss)
+    for stop in stops:
+        with pytest.raises(KeyboardInterrupt, match="the same command"):
+            make("broken").train(interrupted_at(stop))
+    again = make("broken")
+    again.train(classify.get_loss)
+    assert same(parameters(whole), parameters(again))
+    assert (again.save_dir / "metrics.jsonl").read_bytes() == (whole.save_dir / "metrics.jsonl").read_bytes()
+    finished = make("broken")
+    finished.train(interrupted_at(0))                           # nothing is left to do
+    assert same(parameters(whole), parameters(finished))
+
+
+def test_killed_at_any_moment_and_started_again_gives_the_same_bits(sample: Path, tmp_path: Path) -> None:
+    settings = {"batch_size": 16, "n_epochs": 4, "lr": 1e-3, "save_steps": 3, "keep_checkpoints": 2}
+    (tmp_path / "train.json").write_text(json.dumps(settings))
+    flags = {"data_file": sample / "train.tsv", "model_cfg": sample / "config.json", "vocab": sample / "vocab.txt",
+             "train_cfg": tmp_path / "train.json", "max_len": 64}
+    command = [sys.executable, "classify.py", *(f"--{name}={value}" for name, value in flags.items())]
+    rng = random.Random(1)
+    for _ in range(3):
+        process = subprocess.Popen([*command, "--save_dir", str(tmp_path / "killed")], cwd=ROOT, stderr=subprocess.DEVNULL,
+                                   stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60                        # let it get somewhere new, then kill it in mid-flight
+        before = len(list((tmp_path / "killed").glob("model_steps_*.pt")))
+        while process.poll() is None and time.monotonic() < deadline:
+            if len(list((tmp_path / "killed").glob("model_steps_*.pt"))) > before or before == 2:
+                time.sleep(rng.random() * (3 if before == 2 else 0.3))
+                break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    for folder in ("killed", "whole"):
+        done = subprocess.run([*command, "--save_dir", str(tmp_path / folder)], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    files = [checkpoint.saved(tmp_path / folder)[-1] for folder in ("killed", "whole")]
+    assert files[0].name == files[1].name == "model_steps_52.pt"
+    assert same(*(checkpoint.read(file).tensors for file in files))
+    metrics = [(tmp_path / folder / "metrics.jsonl").read_bytes() for folder in ("killed", "whole")]
+    assert metrics[0] == metrics[1]
+    assert not list((tmp_path / "killed").glob(".*.part"))
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(make: Callable, capsys: pytest.CaptureFixture) -> None:
+    whole = make("whole")
+    whole.train(classify.get_loss)
+    with pytest.raises(KeyboardInterrupt):
+        make("broken").train(interrupted_at(12))
+    damaged = make("broken").save_dir / "model_steps_10.pt"
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    again = make("broken")
+    again.train(classify.get_loss)
+    out = capsys.readouterr().out
+    assert f"{damaged} is altered" in out
+    assert "Going on from" in out
+    assert "model_steps_5.pt" in out
+    assert same(parameters(whole), parameters(again))
+    for file in checkpoint.saved(again.save_dir):
+        file.write_bytes(b"junk")
+    with pytest.raises(UserError, match=r"no checkpoint in .* is whole"):
+        make("broken").train(classify.get_loss)
+
+
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+def test_a_loss_or_gradient_not_finite_stops_before_the_update_and_names_the_batch(make: Callable, poison: str) -> None:
+    steps = iter(range(100))
+
+    def get_loss(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
+        loss, metrics = classify.get_loss(model, batch)
+        if next(steps) == 8:
+            if poison == "loss":
+                return loss * float("nan"), metrics
+            model.pooler.dense.weight.register_hook(lambda g: g * float("inf"))
+        return loss, metrics
+
+    trainer = make()
+    lines = ", ".join(map(str, sorted(trainer.batches.features.lines[trainer.batches.rows(8)])))
+    with pytest.raises(UserError, match=r"not finite at step 9 .*; stopped before that update") as error:
+        trainer.train(get_loss)
+    assert f"(batch 2 of epoch 2, lines {lines})" in str(error.value)
+    assert "model_steps_5.pt" in str(error.value)
+    healthy = make("healthy")
+    with pytest.raises(KeyboardInterrupt):
+        healthy.train(interrupted_at(8))
+    assert same(parameters(trainer), parameters(healthy))
+
+
+@pytest.mark.parametrize("parts", [2, 3, 32])
+def test_accumulation_changes_nothing_but_memory(make: Callable, parts: int) -> None:
+    whole, divided = (make(f"a{n}", p_drop=0.0, gradient_accumulation=n) for n in (1, parts))
+    for trainer in (whole, divided):
+        trainer.model.double()
+        trainer.train(classify.get_loss)
+    for name, value in parameters(whole).items():
+        assert torch.allclose(value, parameters(divided)[name], rtol=0, atol=1e-8), name
+
+
+def test_settings_do_what_they_say(make: Callable) -> None:
+    short = make("short", total_steps=9, keep_checkpoints=0)
+    short.train(classify.get_loss)
+    assert [p.name for p in checkpoint.saved(short.save_dir)] == ["model_steps_5.pt", "model_steps_9.pt"]
+    plain, again, saving = (make(name, n_epochs=1, **more) for name, more in
+                            (("p", {}), ("b", {"dtype": "bf16"}), ("c", {"checkpointing": True})))
+    for trainer in (plain, again, saving):
+        trainer.train(classify.get_loss)
+    assert same(parameters(plain), parameters(saving))
+    assert saving.model.transformer.checkpointing
+    assert not same(parameters(plain), parameters(again))
+    assert all(p.dtype == torch.float32 for p in again.model.parameters())
+
+
+def test_curves_are_written_where_a_log_dir_is_given(make: Callable, tmp_path: Path) -> None:
+    trainer = make(n_epochs=1)
+    trainer.log_dir = tmp_path / "logs"
+    trainer.train(classify.get_loss)
+    content = next((tmp_path / "logs").glob("events*")).read_bytes()
+    assert b"loss" in content
+    assert b"grad_norm" in content
+
+
+def test_evaluation_returns_rows_in_the_order_of_the_data_and_draws_no_dropout(make: Callable) -> None:
+    trainer = make()
+    data = Batches(trainer.batches.features, 7)
+    scores = trainer.evaluate(classify.predict, data)
+    assert scores.shape == (200, 2)
+    assert np.array_equal(scores, trainer.evaluate(classify.predict, data))
+    first = trainer.evaluate(lambda model, batch: batch[0][:, :1] * 0 + batch[2].sum(1, keepdim=True), data)
+    assert first[:, 0].tolist() == data.features.lengths.tolist()
+
+
+def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
+    train.claim(tmp_path, {"lr": 1e-3, "seed": 1, "save_steps": 10})
+    train.claim(tmp_path, {"lr": 1e-3, "seed": 1, "save_steps": 20})        # what is written may change
+    with pytest.raises(UserError, match=r"belongs to another run \(lr was 0.001, now 0.002; seed was 1, now None\)"):
+        train.claim(tmp_path, {"lr": 2e-3, "save_steps": 10})
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ('{"batchsize": 32}', r"unknown key 'batchsize' \(did you mean batch_size\?\)"),
+    ('{"batch_size": 0}', "batch_size=0; expected at least 1"),
+    ('{"lr": "2e-5"}', "lr is '2e-5'; expected float"),
+    ('{"lr": -1}', "lr=-1; expected 0 or more"),
+    ('{"dtype": "fp16"}', "dtype='fp16'; expected fp32 or bf16"),
+    ('{"schedule": "cosine"}', "schedule='cosine'.*expected one of warmup_linear"),
+    ('{"warmup": 100}', "warmup=100; expected a share"),
+    ('{"total_steps": 0}', "total_steps=0; expected at least 1"),
+    ('{"gradient_accumulation": 64}', "gradient_accumulation=64 is more than batch_size=32"),
+])
+def test_a_wrong_setting_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "t.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        train.Config.from_json(tmp_path / "t.json")
