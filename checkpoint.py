@@ -2,7 +2,8 @@
 
     $ python checkpoint.py convert uncased_L-12_H-768_A-12 bert-base.pt     # TensorFlow or Hugging Face -> ours
     $ python checkpoint.py convert model_steps_345.pt my-model              # anything -> a Hugging Face folder
-    $ python checkpoint.py inspect FILE      $ python checkpoint.py compare A B
+    $ python checkpoint.py inspect FILE
+    $ python checkpoint.py compare A B
 
     found = read("uncased_L-12_H-768_A-12"); model = Classifier(found.config); load(model, found, fresh=("classifier",))
 """

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+import checkpoint
+import classify
 import models
 import train
+from utils import parse_arguments
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = (    # a module imports only from rows below its own
@@ -74,3 +77,15 @@ def test_every_dependency_has_a_range_a_pin_and_a_reason() -> None:
     for module in ROOT.glob("*.py"):
         assert module.name in readme
     assert "make test" in (ROOT / ".ci/run").read_text()
+
+
+@pytest.mark.parametrize("file", ["README.md", "classify.py", "checkpoint.py"])
+def test_every_command_shown_has_flags_that_exist(file: str) -> None:
+    text = (ROOT / file).read_text().replace("\\\n", " ")
+    lines = re.findall(r"^ *(?:\$ )?python ((?:classify|checkpoint)\.py.*)$", text, re.MULTILINE)
+    assert lines
+    for script, *arguments in (line.split("#")[0].split() for line in lines):
+        if "--maxlen" in arguments:                             # shown for its error message
+            continue
+        function = getattr(checkpoint, arguments.pop(0)) if script == "checkpoint.py" else classify.main
+        assert len(parse_arguments(function, arguments)) == sum(not a.startswith("--") for a in arguments)
