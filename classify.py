@@ -118,6 +118,8 @@ def prepare(task: Task, data_file: str, train_cfg: str | None, model_cfg: str | 
     torch.manual_seed(cfg.seed)
     model = models.Classifier(config, len(task.labels))
     if source:
+        if len(source.tensors.get("classifier.bias", ())) != len(task.labels):      # of another task: a new one instead
+            source.tensors = {name: t for name, t in source.tensors.items() if not name.startswith("classifier.")}
         new = checkpoint.load(model, source, fresh=("pooler", "classifier"))
         print(f"{source.kind} {source.file}" + (f", new: {', '.join(new)}" if new else ""), flush=True)
     settings = {

@@ -60,7 +60,9 @@ class Config:
             raise UserError(f"total_steps={self.total_steps}; expected at least 1, or null to follow from n_epochs")
         if not 0 <= self.warmup <= 1:
             raise UserError(f"warmup={self.warmup}; expected a share of the steps, 0 to 1")
-        for name in ("lr", "weight_decay", "max_grad_norm", "keep_checkpoints", "seed"):
+        if not self.max_grad_norm > 0:
+            raise UserError(f"max_grad_norm={self.max_grad_norm}; expected more than 0 (a large number: no clipping)")
+        for name in ("lr", "weight_decay", "keep_checkpoints", "seed"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name}={getattr(self, name)}; expected 0 or more")
         if self.dtype not in ("fp32", "bf16"):

@@ -190,6 +190,9 @@ def one_line_errors(program: str) -> Iterator[None]:
     """Turn the user's mistakes into one line on stderr and exit status 2, an interruption into 130."""
     try:
         yield
+    except BrokenPipeError:                                     # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except (UserError, OSError) as error:
         message = str(error)
         if isinstance(error, OSError) and error.strerror:
