@@ -1,7 +1,7 @@
 """Weights in and out: Google's TensorFlow checkpoints, Hugging Face folders and this project's .pt, by one name table.
 
-    $ python checkpoint.py convert uncased_L-12_H-768_A-12 bert-base.pt     # TensorFlow or Hugging Face -> ours
-    $ python checkpoint.py convert model_steps_345.pt my-model              # anything -> a Hugging Face folder
+    $ python checkpoint.py convert uncased_L-12_H-768_A-12 bert/base.pt     # TensorFlow or Hugging Face -> ours
+    $ python checkpoint.py convert runs/mrpc my-model                       # anything -> a Hugging Face folder
     $ python checkpoint.py inspect FILE
     $ python checkpoint.py compare A B
 
@@ -55,6 +55,7 @@ KINDS = {   # our and Hugging Face's parameter: TensorFlow's ending
     "weight": {"weight": ""},
     "bias":   {"bias": ""},
 }
+OURS, HUGGING_FACE, TENSORFLOW = "pytorchic-bert checkpoint", "Hugging Face weights", "TensorFlow checkpoint"
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 HEADS = ("pooler", "masked_lm", "next_sentence", "classifier", "answer")       # what a checkpoint may lack
 IGNORED_TENSORFLOW = re.compile(r"(^|/)(adam_[mv]|Adam(_1)?|global_step|beta[12]_power)$")
@@ -117,28 +118,41 @@ def read(source: str | Path, config: Config | None = None) -> Checkpoint:
     `config` says what the weights must fit; without it, the config.json or bert_config.json beside them does.
     UserError lists every tensor that is missing, left over or of another shape.
     """
+    kind, file, theirs, extra = read_raw(source)
+    beside = [file.parent / name for name in ("config.json", "bert_config.json") if (file.parent / name).is_file()]
+    settings = read_json(beside[0]) if beside else {}
+    if config is None:
+        if "config" not in extra and not beside:
+            raise UserError(f"no config.json or bert_config.json beside {file}; name the configuration with --model_cfg")
+        config = Config.from_dict(extra["config"], file) if "config" in extra else Config.from_dict(settings, beside[0])
+    if kind == OURS:
+        tensors, problems = theirs, list[str]()
+        labels = read_json(file.parent / "task.json").get("labels") if (file.parent / "task.json").is_file() else None
+    else:
+        tensors, problems = to_ours(theirs, kind, config)
+        names = settings.get("id2label") or {}
+        labels = [names[key] for key in sorted(names, key=int)] or None
+    expected = shapes(config, len(tensors.get("classifier.bias", ())) or 2)
+    if kind == OURS:
+        problems += [f"{name} is missing" for name in expected if name.startswith("transformer.") and name not in tensors]
+    problems += [f"{name} is {tuple(tensors[name].shape)}, expected {shape}"
+                 for name, shape in expected.items() if name in tensors and tuple(tensors[name].shape) != shape]
+    problems += [f"{name} is left over" for name in tensors.keys() - expected.keys()]
+    if problems:
+        raise UserError(f"{file} contradicts the model configuration: {'; '.join(problems)}")
+    return Checkpoint(kind, file, config, tensors, labels if "classifier.bias" in tensors else None, extra)
+
+
+def read_raw(source: str | Path) -> tuple[str, Path, dict[str, Tensor], dict[str, Any]]:
+    """The kind of a checkpoint, its file, its tensors under their names there, and what else a .pt of ours holds."""
     file = find(Path(source))
     if file.suffix == ".pt" and (contents := read_ours(file)):
-        config = config or Config.from_dict(contents.pop("config"), file)
-        checkpoint = Checkpoint("pytorchic-bert checkpoint", file, config, contents.pop("model"), extra=contents)
-        if (file.parent / "task.json").is_file():
-            checkpoint.labels = read_json(file.parent / "task.json").get("labels")
-    else:
-        beside = [file.parent / name for name in ("config.json", "bert_config.json") if (file.parent / name).is_file()]
-        if not beside and config is None:
-            raise UserError(f"no config.json or bert_config.json beside {file}; name the configuration with --model_cfg")
-        settings = read_json(beside[0]) if beside else {}
-        config = config or Config.from_dict(settings, beside[0])
-        if file.suffix in WEIGHTS:
-            tensors = to_ours(read_hugging_face(file), "hugging_face", config, file)
-            checkpoint = Checkpoint("Hugging Face weights", file, config, tensors)
-        else:
-            tensors = to_ours(read_tensorflow(file), "tensorflow", config, file)
-            checkpoint = Checkpoint("TensorFlow checkpoint", file, config, tensors)
-        if "classifier" in checkpoint.heads and (names := settings.get("id2label")):
-            checkpoint.labels = [names[key] for key in sorted(names, key=int)]
-    check_shapes(checkpoint)
-    return checkpoint
+        if not isinstance(contents.get("model"), dict):
+            raise UserError(f"{file} has no entry 'model'; expected a checkpoint written by train.py or convert")
+        return OURS, file, contents.pop("model"), contents
+    if file.suffix in WEIGHTS:
+        return HUGGING_FACE, file, read_hugging_face(file), {}
+    return TENSORFLOW, file, read_tensorflow(file), {}
 
 
 def find(source: Path) -> Path:
@@ -153,7 +167,7 @@ def find(source: Path) -> Path:
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (source / name).is_file():
             return source / name
-    if ours := saved(source):
+    if ours := saved(source) or sorted(source.glob("*.pt")):
         return ours[-1]
     if theirs := sorted(source.glob("*.ckpt*.index"), key=lambda p: [int(n) for n in re.findall(r"\d+", p.stem)]):
         return theirs[-1].with_suffix("")
@@ -218,30 +232,22 @@ def modern_name(name: str) -> str:
     return re.sub(r"^(embeddings|encoder|pooler)\.", r"bert.\1.", name)
 
 
-def to_ours(theirs: dict[str, Tensor], column: str, config: Config, file: Path) -> dict[str, Tensor]:
-    """Rename to our names, in float32; UserError names what the encoder lacks, what is half there and what is left over."""
+def to_ours(theirs: dict[str, Tensor], kind: str, config: Config) -> tuple[dict[str, Tensor], list[str]]:
+    """Rename to our names, in float32; and in words what the encoder lacks, what is half there and what is left over."""
     left, missing = dict(theirs), []
     ours: dict[str, Tensor] = {}
     for row in rows(config.n_layers):
-        names = getattr(row, column)
+        names = row.tensorflow if kind == TENSORFLOW else row.hugging_face
         absent = [name for name in names if name not in left]
         missing += [(row.ours, name) for name in absent]
         parts = [left.pop(name) for name in names if name in left]
-        if column == "tensorflow" and row.transposed:
+        if kind == TENSORFLOW and row.transposed:
             parts = [part.T for part in parts]
-        if not absent:
+        if not absent and len({part.shape[1:] for part in parts}) == 1:
             ours[row.ours] = torch.cat([part.float() for part in parts]).contiguous()
     present = {name.split(".")[0] for name in ours}
-    problems = [f"{name} is missing" for row, name in missing if row.split(".")[0] in present | {"transformer"}]
-    problems += [f"{name} is left over" for name in left]
-    if problems:
-        raise UserError(f"{file} does not fit a BERT of {config.n_layers} layers: {listing(problems)}")
-    return ours
-
-
-def listing(problems: list[str], most: int = 40) -> str:
-    """Problems in one line, cut where it would fill a screen."""
-    return "; ".join(problems[:most]) + (f"; and {len(problems) - most} more" if len(problems) > most else "")
+    problems = [f"{name} is missing" for mine, name in missing if mine.split(".")[0] in present | {"transformer"}]
+    return ours, problems + [f"{name} is left over" for name in left]
 
 
 def shapes(config: Config, n_labels: int = 2) -> dict[str, tuple[int, ...]]:
@@ -249,17 +255,6 @@ def shapes(config: Config, n_labels: int = 2) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         modules = [Classifier(config, n_labels), PretrainModel(config), nn.ModuleDict({"answer": nn.Linear(config.dim, 2)})]
     return {name: tuple(t.shape) for module in modules for name, t in module.state_dict().items()}
-
-
-def check_shapes(checkpoint: Checkpoint) -> None:
-    """UserError with every shape that contradicts the configuration."""
-    tensors = checkpoint.tensors
-    expected = shapes(checkpoint.config, len(tensors.get("classifier.bias", ())) or 2)
-    problems = [f"{name} is {tuple(tensors[name].shape)}, expected {shape}"
-                for name, shape in expected.items() if name in tensors and tuple(tensors[name].shape) != shape]
-    problems += [f"{name} is unknown" for name in tensors.keys() - expected.keys()]
-    if problems:
-        raise UserError(f"{checkpoint.file} contradicts the model configuration: {listing(problems)}")
 
 
 def load(model: nn.Module, checkpoint: Checkpoint, fresh: tuple[str, ...] = ()) -> list[str]:
@@ -275,7 +270,7 @@ def load(model: nn.Module, checkpoint: Checkpoint, fresh: tuple[str, ...] = ()) 
     problems += [f"{name} is {tuple(t.shape)}, expected {tuple(own[name].shape)}"
                  for name, t in used.items() if t.shape != own[name].shape]
     if problems:
-        raise UserError(f"{checkpoint.file} does not fit the {type(model).__name__}: {listing(problems)}")
+        raise UserError(f"{checkpoint.file} does not fit the {type(model).__name__}: {'; '.join(problems)}")
     model.load_state_dict(used, strict=False)
     return new
 
@@ -310,6 +305,7 @@ def write_ours(file: str | Path, contents: dict[str, Any]) -> None:
 def read_ours(file: Path) -> dict[str, Any] | None:
     """The contents of a .pt of ours, its digest checked; None if the file is something else that ends in .pt."""
     with open(file, "rb") as f:
+        start = f.read(2)
         size = f.seek(0, os.SEEK_END)
         f.seek(max(0, size - 66))
         tail = f.read()
@@ -321,41 +317,46 @@ def read_ours(file: Path) -> dict[str, Any] | None:
                 digest.update(block)
                 left -= len(block)
     if not ours:
-        contents: Any = None
-        if size > 0 and b"PK\x05\x06" in tail[-22:]:                     # a whole archive without our comment: not ours
+        if b"PK\x05\x06" in tail[-22:] or (start and not start.startswith(b"PK")):  # a whole archive, or none at all
             return None
         raise UserError(f"{file} is truncated or altered: it has no digest at its end; use an earlier checkpoint")
     if digest.hexdigest().encode() != tail[2:]:
         raise UserError(f"{file} is altered: its digest does not match its contents; use an earlier checkpoint")
-    contents = torch.load(file, map_location="cpu", weights_only=True)
-    return contents
+    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 # ------------------------------------------------------------------------------------------------------- writing
 
-ARCHITECTURES: tuple[tuple[str, set[str]], ...] = (     # the first whose heads are all there
+# The classes of transformers and the heads they have; the first that a checkpoint fills is written.
+ARCHITECTURES: tuple[tuple[str, set[str]], ...] = (
     ("BertForSequenceClassification", {"pooler", "classifier"}),
     ("BertForPreTraining",            {"pooler", "masked_lm", "next_sentence"}),
-    ("BertForMaskedLM",               {"masked_lm"}),
     ("BertForQuestionAnswering",      {"answer"}),
+    ("BertForNextSentencePrediction", {"pooler", "next_sentence"}),
+    ("BertForMaskedLM",               {"masked_lm"}),
     ("BertModel",                     set()),
 )
 
 
-def write_hugging_face(checkpoint: Checkpoint, folder: Path, lower_case: bool | None) -> None:
-    """A folder that `transformers` loads: config.json, model.safetensors, vocab.txt, tokenizer_config.json."""
+def write_hugging_face(checkpoint: Checkpoint, folder: Path, lower_case: bool | None) -> list[str]:
+    """A folder that `transformers` loads: config.json, model.safetensors, vocab.txt, tokenizer_config.json.
+
+    Returns the heads left out, which the class of transformers that fits best has no place for.
+    """
     from safetensors.torch import save
-    architecture = next(name for name, heads in ARCHITECTURES if heads <= set(checkpoint.heads))
+    architecture, heads = next((name, heads) for name, heads in ARCHITECTURES if heads <= set(checkpoint.heads))
+    if architecture == "BertModel":
+        heads = {"pooler"}
     prefix = "bert." if architecture == "BertModel" else ""             # the bare encoder goes without it
     tensors: dict[str, Tensor] = {}
     for row in rows(checkpoint.config.n_layers):
-        if row.ours in checkpoint.tensors:
+        if row.ours in checkpoint.tensors and row.ours.split(".")[0] in heads | {"transformer"}:
             parts = checkpoint.tensors[row.ours].float().chunk(len(row.hugging_face))
             names = [name.removeprefix(prefix) for name in row.hugging_face]
             tensors |= {name: part.contiguous() for name, part in zip(names, parts, strict=True)}
     settings = {"architectures": [architecture], "model_type": "bert", "pad_token_id": 0,
                 "position_embedding_type": "absolute", **checkpoint.config.to_released()}
-    if "classifier" in checkpoint.heads:
+    if "classifier" in heads:
         labels = checkpoint.labels or [f"LABEL_{i}" for i in range(len(checkpoint.tensors["classifier.bias"]))]
         settings["id2label"] = {str(i): label for i, label in enumerate(labels)}
         settings["label2id"] = {label: i for i, label in enumerate(labels)}
@@ -365,6 +366,7 @@ def write_hugging_face(checkpoint: Checkpoint, folder: Path, lower_case: bool | 
         copy_vocab(checkpoint.vocab, folder, bool(lower_case),
                    {"tokenizer_class": "BertTokenizer", "model_max_length": checkpoint.config.max_len})
     write_json(folder / "config.json", settings)
+    return [head for head in checkpoint.heads if head not in heads]
 
 
 def copy_vocab(vocab: Path, folder: Path, lower_case: bool, more: dict[str, Any] | None = None) -> None:
@@ -397,20 +399,25 @@ def convert(source: str, target: str, model_cfg: str | None = None) -> None:
             copy_vocab(found.vocab, out.parent, bool(lower_case))
         if found.labels:
             write_json(out.parent / "task.json", {"labels": found.labels})
+        left_out = []
     else:
-        write_hugging_face(found, out, lower_case)
-    heads = ", ".join(found.heads) or "none"
-    print(f"{found.kind} {found.file} -> {target}: {len(found.tensors)} tensors, heads: {heads}")
+        left_out = write_hugging_face(found, out, lower_case)
+    heads = ", ".join(head for head in found.heads if head not in left_out) or "none"
+    print(f"{found.kind} {found.file} -> {target}: {len(found.tensors)} tensors, heads: {heads}"
+          + (f"; left out, as transformers has no class with all of them: {', '.join(left_out)}" if left_out else ""))
 
 
-def inspect(file: str, model_cfg: str | None = None) -> None:
-    """Print what a checkpoint is: its names, shapes, types and number of parameters."""
-    found = read(file, Config.from_json(model_cfg) if model_cfg else None)
-    for name, t in found.tensors.items():
-        print(f"{name:45} {'x'.join(map(str, t.shape)):>12}  {str(t.dtype).removeprefix('torch.')}")
-    total = sum(t.numel() for t in found.tensors.values())
-    step = f", step {found.extra['step']}" if "step" in found.extra else ""
-    print(f"{found.file}: {found.kind}{step}; heads: {', '.join(found.heads) or 'none'}; {total:,} parameters")
+def inspect(file: str) -> None:
+    """Print what a checkpoint is: names, shapes and types as they stand in the file, and the number of parameters."""
+    kind, path, tensors, extra = read_raw(file)
+    for name, t in tensors.items():
+        print(f"{name:55} {'x'.join(map(str, t.shape)):>12}  {str(t.dtype).removeprefix('torch.')}")
+    total = sum(t.numel() for t in tensors.values())
+    step = f", step {extra['step']}" if "step" in extra else ""
+    heads = {row.ours.split(".")[0] for row in rows(1)
+             if {OURS: row.ours, HUGGING_FACE: row.hugging_face[0], TENSORFLOW: row.tensorflow[0]}[kind] in tensors}
+    print(f"{path}: {kind}{step}; "
+          f"heads: {', '.join(head for head in HEADS if head in heads) or 'none'}; {total:,} parameters")
 
 
 def compare(a: str, b: str, tolerance: float = 0.0) -> None:

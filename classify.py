@@ -48,18 +48,25 @@ def main(task: str | None = None, mode: str = "train", train_cfg: str | None = N
     if mode == "eval":
         if not model_file or not data_file:
             raise UserError("--mode eval needs --model_file and --data_file")
+        refuse("--mode eval has no use for", pretrain_file=pretrain_file, save_dir=save_dir, log_dir=log_dir)
         evaluate(model_file, data_file, task, train_cfg, model_cfg, vocab, max_len, do_lower_case, data_parallel)
         return
     if model_file:
         raise UserError("--model_file is for --mode eval; to start from weights use --pretrain_file")
     if data_file is None:
-        if given := task or train_cfg or model_cfg or pretrain_file or vocab:
-            raise UserError(f"{given} is given, but no --data_file; name the task's train.tsv")
+        refuse("no --data_file, which is needed with", task=task, train_cfg=train_cfg, model_cfg=model_cfg,
+               pretrain_file=pretrain_file, vocab=vocab, max_len=max_len, do_lower_case=do_lower_case)
         run_sample(save_dir, log_dir)
         return
     run = prepare(get_task(task or "mrpc"), data_file, train_cfg, model_cfg, pretrain_file, vocab,
                   128 if max_len is None else max_len, do_lower_case)
     run.fit(save_dir or f"runs/{run.task.name}", log_dir, data_parallel)
+
+
+def refuse(reason: str, **flags: object) -> None:
+    """UserError if one of the flags was given."""
+    if given := [f"--{name}" for name, value in flags.items() if value is not None]:
+        raise UserError(f"{reason} {', '.join(given)}; see --help")
 
 
 @dataclasses.dataclass
@@ -85,7 +92,7 @@ class Run:
         write_json(folder / "task.json", {"task": self.task.name, "labels": self.task.labels, "max_len": self.max_len})
         trainer = train.Trainer(self.cfg, self.model, self.batches, folder, {"config": config}, data_parallel=data_parallel,
                                 log_dir=log_dir)
-        print(train.device_name(trainer.device), flush=True)
+        print(train.device_name(trainer.device, trainer.n_gpus), flush=True)
         return str(trainer.train(get_loss))
 
 
@@ -118,10 +125,10 @@ def prepare(task: Task, data_file: str, train_cfg: str | None, model_cfg: str | 
     torch.manual_seed(cfg.seed)
     model = models.Classifier(config, len(task.labels))
     if source:
-        if len(source.tensors.get("classifier.bias", ())) != len(task.labels):      # of another task: a new one instead
+        if source.labels is None or label_columns(source.labels, task) != list(range(len(task.labels))):
             source.tensors = {name: t for name, t in source.tensors.items() if not name.startswith("classifier.")}
         new = checkpoint.load(model, source, fresh=("pooler", "classifier"))
-        print(f"{source.kind} {source.file}" + (f", new: {', '.join(new)}" if new else ""), flush=True)
+        print(f"{source.kind} {source.file}, " + (f"new: {', '.join(new)}" if new else "with its classifier"), flush=True)
     settings = {
         **dataclasses.asdict(cfg), "task": task.name, "max_len": max_len, "do_lower_case": tokenizer.do_lower_case,
         **{f"model_cfg.{name}": value for name, value in dataclasses.asdict(config).items()},
@@ -154,6 +161,17 @@ def check_fit(config: models.Config, tokenizer: FullTokenizer, vocab_file: Path,
         raise UserError(f"max_len={max_len} is more than the {config.max_len} positions of the model; lower --max_len")
 
 
+def label_columns(theirs: list[str], task: Task) -> list[int] | None:
+    """Which column of a classifier's scores each label of the task has; None if its labels are others.
+
+    label_columns(["neutral", "entailment", "contradiction"], MNLI) -> [2, 1, 0]. LABEL_0 ... are the task's own order.
+    """
+    names = [name.lower() for name in theirs]
+    if names == [f"label_{i}" for i in range(len(task.labels))]:
+        return list(range(len(names)))
+    return [names.index(label.lower()) for label in task.labels] if {*names} == {*map(str.lower, task.labels)} else None
+
+
 def weights_digest(model: nn.Module) -> str:
     """A digest of a model's parameters."""
     digest = hashlib.sha256()
@@ -175,9 +193,12 @@ def evaluate(model_file: str, data_file: str, task: str | None = None, train_cfg
         raise UserError(f"no task.json beside {source.file}; name the task with --task")
     kind = get_task(name)
     n_labels = len(source.tensors["classifier.bias"])
-    trained_on = saved.get("task", kind.name if n_labels == len(kind.labels) else f"{n_labels} labels")
-    if trained_on != kind.name:
-        raise UserError(f"{source.file} was trained on {trained_on}, not on {kind.name}; leave --task out")
+    if saved.get("task", kind.name) != kind.name:
+        raise UserError(f"{source.file} was trained on {saved['task']}, not on {kind.name}; leave --task out")
+    columns = label_columns(source.labels or [f"LABEL_{i}" for i in range(n_labels)], kind)
+    if columns is None:
+        raise UserError(f"{source.file} has the labels {', '.join(source.labels or [str(n_labels)])}, and {kind.name} has "
+                        f"{', '.join(kind.labels)}; name the same labels in its configuration")
     cfg = train.Config.from_json(train_cfg) if train_cfg else train.Config()
     max_len = saved.get("max_len", 128) if max_len is None else max_len
     vocab_file = find_vocab(vocab, source)
@@ -187,8 +208,8 @@ def evaluate(model_file: str, data_file: str, task: str | None = None, train_cfg
     model = models.Classifier(source.config, n_labels)
     checkpoint.load(model, source)
     trainer = train.Trainer(cfg, model, data_parallel=data_parallel)
-    print(train.device_name(trainer.device), flush=True)
-    scores = trainer.evaluate(predict, Batches(features, cfg.batch_size))
+    print(train.device_name(trainer.device, trainer.n_gpus), flush=True)
+    scores = trainer.evaluate(predict, Batches(features, cfg.batch_size))[:, columns]
     results = {name: METRICS[name](scores.argmax(1), features.labels) for name in kind.metrics}
     for name, value in results.items():
         print(f"{name}: {value}")

@@ -9,9 +9,8 @@ def rank() -> int:
     return 0
 
 
-def world_size() -> int:
-    """How many processes train together."""
-    if (n := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+def refuse_other_processes() -> None:
+    """UserError if a launcher has started more than this one."""
+    if (n := os.environ.get("WORLD_SIZE", "1")) != "1":
         raise UserError(f"WORLD_SIZE={n}: training in several processes is not supported yet; start one process, "
                         f"which uses all visible GPUs")
-    return 1

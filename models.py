@@ -124,9 +124,8 @@ class Packing:
 
     def __init__(self, input_mask: Tensor):
         real = input_mask.bool()
-        self.shape = real.shape                                         # (B, S)
-        self.flat = real.flatten()                                      # (B * S,)
-        self.tokens = self.flat.nonzero().squeeze(1)                    # (T,) indices into B * S
+        self.real = real                                                # (B, S)
+        self.tokens = real.flatten().nonzero().squeeze(1)               # (T,) indices into B * S
         self.full = len(self.tokens) == real.numel()                    # nothing is padded: reshaping does
         self.may_attend = None if self.full else real[:, None, None, :]  # (B, 1, 1, S), True: a token to look at
 
@@ -136,12 +135,11 @@ class Packing:
 
     def pad(self, x: Tensor) -> Tensor:                                 # (T, ...) -> (B, S, ...), zeros where padded
         if not self.full:
-            x = x.new_zeros(self.flat.numel(), *x.shape[1:]).index_copy(0, self.tokens, x)
-        return x.unflatten(0, self.shape)
+            x = x.new_zeros(self.real.numel(), *x.shape[1:]).index_copy_(0, self.tokens, x)
+        return x.unflatten(0, self.real.shape)
 
-    def rows(self, positions: Tensor) -> Tensor:                        # (B, M) positions of real tokens -> (B * M,)
-        starts = torch.arange(self.shape[0], device=positions.device)[:, None] * self.shape[1]
-        return (self.flat.cumsum(0) - 1)[(starts + positions).flatten()]
+    def rows(self, positions: Tensor) -> Tensor:                        # (B, M) positions -> (B, M) indices into T
+        return (self.real.flatten().cumsum(0) - 1).view(self.real.shape).gather(1, positions)
 
 
 # ------------------------------------------------------------------------------------------------ the encoder
@@ -174,18 +172,18 @@ class SelfAttention(nn.Module):
     def heads(self, x: Tensor) -> Tensor:                               # (B, S, D) -> (B, H, S, W)
         return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
 
-    def forward(self, x: Tensor, packing: Packing, positions: Tensor | None, maps: list | None) -> Tensor:
-        # (T, D) -> (T, D), or -> (B * M, D) for the positions alone
-        if positions is None:
+    def forward(self, x: Tensor, packing: Packing, rows: Tensor | None, maps: list | None) -> Tensor:
+        # (T, D) -> (T, D), or -> (B, M, D) for the rows alone
+        if rows is None:
             q, k, v = packing.pad(self.qkv(x)).chunk(3, dim=-1)                          # (B, S, D) each
         else:
             dim = x.shape[-1]
             (wq, wkv), (bq, bkv) = (t.split((dim, 2 * dim)) for t in (self.qkv.weight, self.qkv.bias))
-            q = F.linear(x[packing.rows(positions)], wq, bq).unflatten(0, positions.shape)  # (B, M, D)
-            k, v = packing.pad(F.linear(x, wkv, bkv)).chunk(2, dim=-1)
+            q = F.linear(x[rows], wq, bq)                                                # (B, M, D)
+            k, v = packing.pad(F.linear(x, wkv, bkv)).chunk(2, dim=-1)                   # (B, S, D) each
         out = self.attend(self.heads(q), self.heads(k), self.heads(v), packing.may_attend, maps)
         out = out.transpose(1, 2).flatten(2)                            # (B, H, S, W) -> (B, S, D)
-        return self.out(packing.pack(out) if positions is None else out.flatten(0, 1))
+        return self.out(packing.pack(out) if rows is None else out)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, may_attend: Tensor | None, maps: list | None) -> Tensor:
         p_drop = self.p_drop if self.training else 0.0
@@ -225,10 +223,10 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(cfg.dim, cfg.norm_eps)
         self.p_drop = cfg.p_drop_hidden
 
-    def forward(self, x: Tensor, packing: Packing, positions: Tensor | None = None, maps: list | None = None) -> Tensor:
-        h = self.attention(x, packing, positions, maps)
-        if positions is not None:
-            x = x[packing.rows(positions)]
+    def forward(self, x: Tensor, packing: Packing, rows: Tensor | None = None, maps: list | None = None) -> Tensor:
+        h = self.attention(x, packing, rows, maps)
+        if rows is not None:
+            x = x[rows]                                                 # (T, D) -> (B, M, D)
         x = self.norm1(x + dropout(h, self.p_drop, self.training))
         return self.norm2(x + dropout(self.feed_forward(x), self.p_drop, self.training))
 
@@ -247,20 +245,20 @@ class Transformer(nn.Module):
                 positions: Tensor | None = None, maps: list | None = None) -> Tensor:
         """(B, S) token ids, segment ids and mask (1: real token, 0: padding) -> (B, S, D), zeros where padded.
 
-        With `positions`, (B, M) real tokens of each example, only their vectors: (B, M, D). The last block then computes
-        no others, since nothing after it mixes tokens. A list given as `maps` receives the attention weights of each
-        block, (B, H, S, S), the last of them for the positions alone.
+        With `positions`, (B, M) tokens of each example, only their vectors: (B, M, D), zeros where padded. The last block
+        then computes no others, since nothing after it mixes tokens. A list given as `maps` receives the attention
+        weights of each block, (B, H, S, S), the last of them for the positions alone.
         """
         packing = Packing(input_mask)
         position = packing.tokens % input_ids.shape[1]
         x = self.embedding(packing.pack(input_ids), position, packing.pack(segment_ids))      # (T, D)
         for i, block in enumerate(self.blocks):
-            wanted = positions if i == len(self.blocks) - 1 else None
-            if self.checkpointing and self.training:
-                x = checkpoint(block, x, packing, wanted, maps, use_reentrant=False)
+            rows = packing.rows(positions) if positions is not None and i == len(self.blocks) - 1 else None
+            if self.checkpointing and self.training and maps is None:
+                x = checkpoint(block, x, packing, rows, use_reentrant=False)
             else:
-                x = block(x, packing, wanted, maps)
-        return packing.pad(x) if positions is None else x.unflatten(0, positions.shape)
+                x = block(x, packing, rows, maps)
+        return packing.pad(x) if positions is None else x * packing.real.gather(1, positions)[..., None]
 
 
 # ---------------------------------------------------------------------------------------------------- the heads

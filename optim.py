@@ -103,6 +103,7 @@ class BertAdam(torch.optim.AdamW):
                     if not self.state[p]:
                         start = torch.tensor(0.0 if self.bias_correction else 2.0**24, device=p.device)
                         self.state[p] = {"step": start, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        assert grads, "no parameter has a gradient: call loss.backward() first"
         norm = global_norm(grads)
         finite = norm.isfinite() if loss is None else norm.isfinite() & loss.isfinite()
         self.failed_step.copy_(torch.where(finite | (self.failed_step >= 0), self.failed_step, self.updates))
@@ -111,7 +112,7 @@ class BertAdam(torch.optim.AdamW):
         if norm.dtype == torch.float64:                         # the kernel's factor is a float32
             torch._foreach_mul_(grads, (self.max_grad_norm / norm).clamp(max=1))
         elif norm.device.type != "cpu" or norm > self.max_grad_norm:
-            self.grad_scale = (norm / self.max_grad_norm).clamp(min=1)
+            self.grad_scale = (norm / self.max_grad_norm).clamp(min=1).float()
         super().step()
         for group in self.param_groups:
             group["updates"] += 1

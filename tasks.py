@@ -89,8 +89,8 @@ def read_examples(task: Task, file: str | Path) -> list[Example]:
     examples = []
     for number, line in enumerate(lines[1:], start=2):
         fields = line.rstrip("\r").split("\t")
-        if len(fields) < needed:
-            raise UserError(f"{file}, line {number}: {len(fields)} columns; {task.name} needs {needed}, separated by tabs")
+        if len(fields) != width:
+            raise UserError(f"{file}, line {number}: {len(fields)} columns; expected {width} as in the header")
         name = fields[label].strip()
         if name not in task.labels:
             raise UserError(f"{file}, line {number}: unknown label {name!r}; the labels of {task.name} are "
@@ -168,6 +168,7 @@ class Batches:
 
     def __init__(self, features: Features, batch_size: int, seed: int | None = None):
         self.features, self.batch_size, self.seed = features, batch_size, seed
+        self.lengths = features.lengths
         self._epoch, self._rows = -1, [np.empty(0, int)]
 
     def __len__(self) -> int:
@@ -182,7 +183,7 @@ class Batches:
         return self._rows[i]
 
     def _order(self, epoch: int) -> list[np.ndarray]:
-        lengths, size = self.features.lengths, self.batch_size
+        lengths, size = self.lengths, self.batch_size
         if self.seed is None:
             order = np.argsort(lengths, kind="stable")
             return [order[i:i + size] for i in range(0, len(order), size)]
@@ -196,7 +197,7 @@ class Batches:
     def __getitem__(self, n: int) -> tuple[Tensor, ...]:
         """input_ids, segment_ids, input_mask (B, S) and label_ids (B,) of batch n, on the CPU."""
         features, rows = self.features, self.rows(n)
-        lengths = features.lengths[rows][:, None]                               # (B, 1)
+        lengths = self.lengths[rows][:, None]                                   # (B, 1)
         column = np.arange(lengths.max())                                       # (S,)
         mask = column < lengths                                                 # (B, S)
         ids = np.zeros(mask.shape, np.int64)

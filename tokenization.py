@@ -21,7 +21,7 @@ UNKNOWN = "[UNK]"
 SPECIAL = ("[PAD]", UNKNOWN, "[CLS]", "[SEP]", "[MASK]")
 LONGEST_WORD = 200                  # characters; a longer word is [UNK]
 LONGEST_REMEMBERED = 40             # characters; a longer piece seldom comes twice
-MEMO_SIZE = 2**19                   # entries, some 130 MB; a full memo is emptied
+MEMO_SIZE = 2**18                   # entries of each of the three memos, 65-85 MB when full; a full one is emptied
 
 CJK = re.compile("[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f"
                  "\U0002b820-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f]")
@@ -90,14 +90,7 @@ def casing(vocab_file: str | Path, do_lower_case: bool | None = None, *checkpoin
     Asked in this order: a tokenizer_config.json beside the vocabulary, the words "cased" or "uncased" in the names of the
     files and their folders, and the vocabulary itself, where a cased one has many tokens with capitals.
     """
-    known, reason = None, ""
-    paths = [Path(p).resolve() for p in (*checkpoints, vocab_file)]
-    settings = Path(vocab_file).parent / "tokenizer_config.json"
-    if settings.is_file() and isinstance(value := read_json(settings).get("do_lower_case"), bool):
-        known, reason = value, f"{settings} has do_lower_case={value}"
-    for name in [part for path in paths for part in (path.name, path.parent.name)]:
-        if known is None and (found := re.search("(un)?cased", name, re.IGNORECASE)):
-            known, reason = found[1] is not None, f"its name is {name}"
+    known, reason = stated_casing(vocab_file, *checkpoints)
     if known is None:
         tokens = [t for t in load_vocab(vocab_file) if not t.startswith("[")]
         capitals = sum(t != t.lower() for t in tokens)
@@ -107,10 +100,25 @@ def casing(vocab_file: str | Path, do_lower_case: bool | None = None, *checkpoin
     return known
 
 
+def stated_casing(vocab_file: str | Path, *checkpoints: str | Path) -> tuple[bool | None, str]:
+    """Whether to lower-case, by settings or names alone, and in words why; None where neither tells."""
+    settings = Path(vocab_file).parent / "tokenizer_config.json"
+    if settings.is_file() and isinstance(value := read_json(settings).get("do_lower_case"), bool):
+        return value, f"{settings} has do_lower_case={value}"
+    for path in (Path(p).resolve() for p in (*checkpoints, vocab_file)):
+        for name in (path.name, path.parent.name):
+            if found := re.search("(un)?cased", name, re.IGNORECASE):
+                return found[1] is not None, f"its name is {name}"
+    return None, ""
+
+
 class FullTokenizer:
     """Google's tokenizer: clean, split at white space, CJK and punctuation, lower-case, greedy longest word pieces."""
 
     def __init__(self, vocab_file: str | Path, do_lower_case: bool = True):
+        known, reason = stated_casing(vocab_file)
+        if known is not None and known != do_lower_case:
+            raise UserError(f"do_lower_case={do_lower_case} contradicts the vocabulary ({reason}); set {known}")
         self.vocab = load_vocab(vocab_file)
         self.tokens = {i: token for token, i in self.vocab.items()}
         self.do_lower_case = do_lower_case
@@ -159,7 +167,7 @@ class FullTokenizer:
 
     def _words(self, piece: str) -> list[tuple[str, list[int]]]:
         """The words of a piece, and for each of their characters its index in the piece."""
-        words: list[tuple[str, list[int]]] = []
+        words: list[tuple[list[str], list[int]]] = []
         kept = [i for i, char in enumerate(piece) if not is_dropped(char)]
         cleaned = "".join(piece[i] for i in kept)
         for run in re.finditer(f"{CJK.pattern}|(?:(?!{CJK.pattern}).)+", cleaned, re.DOTALL):
@@ -173,10 +181,11 @@ class FullTokenizer:
                     continue
                 alone = is_punctuation(char)
                 if alone or start:
-                    words.append(("", []))
-                words[-1] = (words[-1][0] + char, [*words[-1][1], source])
+                    words.append(([], []))
+                words[-1][0].append(char)
+                words[-1][1].append(source)
                 start = alone
-        return words
+        return [("".join(chars), sources) for chars, sources in words]
 
     def _piece_to_ids(self, piece: str) -> tuple[int, ...]:
         if piece.isascii() and piece.isprintable():                     # nearly all of English, in one quick step

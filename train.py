@@ -50,7 +50,7 @@ class Config:
     log_steps: int = 10                 # updates between lines of metrics.jsonl
     keep_checkpoints: int = 3           # how many model_steps_N.pt to keep, the newest; 0: all
     compile: bool = False               # torch.compile the model (needs a C++ compiler)
-    checkpointing: bool = False         # keep fewer activations and compute them again: half the speed of less memory
+    checkpointing: bool = False         # keep fewer activations and compute them again: less memory, a third more work
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "n_epochs", "save_steps", "gradient_accumulation", "log_steps"):
@@ -93,16 +93,20 @@ def get_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def device_name(device: torch.device) -> str:
+def device_name(device: torch.device, n_gpus: int = 1) -> str:
     """'cuda (8 GPUs)' or 'cpu (2 cores)'."""
-    n, unit = (torch.cuda.device_count(), "GPU") if device.type == "cuda" else (torch.get_num_threads(), "core")
+    n, unit = (n_gpus, "GPU") if device.type == "cuda" else (torch.get_num_threads(), "core")
     return f"{device.type} ({n} {unit}{'s' * (n != 1)})"
 
 
 def seed_step(seed: int, step: int) -> None:
     """Start PyTorch's random generators for one step, as a function of the run's seed and the step."""
-    state = np.random.SeedSequence([seed, step, distributed.rank()]).generate_state(1, np.uint64)
-    torch.manual_seed(int(state[0]))
+    first, *others = np.random.SeedSequence([seed, step, distributed.rank()]).generate_state(
+        max(1, torch.cuda.device_count()), np.uint64).tolist()
+    torch.manual_seed(first)
+    for i, state in enumerate(others, start=1):         # DataParallel's GPUs must not drop the same elements
+        with torch.cuda.device(i):
+            torch.cuda.manual_seed(state)
 
 
 def claim(save_dir: str | Path, settings: dict[str, Any]) -> None:
@@ -118,9 +122,23 @@ def claim(save_dir: str | Path, settings: dict[str, Any]) -> None:
         if different:
             raise UserError(f"{save_dir} belongs to another run ({'; '.join(different)}); name another --save_dir, "
                             f"or remove it")
-    elif checkpoint.saved(save_dir):
-        raise UserError(f"{save_dir} has checkpoints of a run that left no run.json; name another --save_dir")
+    elif taken := [name for name in ("config.json", "bert_config.json", "vocab.txt", "task.json", "model.safetensors",
+                                     "pytorch_model.bin") if (Path(save_dir) / name).exists()] + checkpoint.saved(save_dir):
+        raise UserError(f"{save_dir} holds a model already ({taken[0]}) and no run.json; name another --save_dir")
     write_json(file, settings)
+
+
+class Autocast(nn.Module):
+    """A model whose matrix products are computed in another type; inside DataParallel, since its threads forget ours."""
+
+    def __init__(self, model: Any, device: torch.device, dtype: str):
+        super().__init__()
+        self.model, self.device_type, self.enabled = model, device.type, dtype == "bf16"
+
+    def forward(self, *inputs: Any, **more: Any) -> Any:
+        """The model's own forward."""
+        with torch.autocast(self.device_type, torch.bfloat16, enabled=self.enabled):
+            return self.model(*inputs, **more)
 
 
 class Trainer:
@@ -131,7 +149,7 @@ class Trainer:
         model: moved to `device`.
         batches: what to train on; None where only evaluate() is called.
         save_dir: gets model_steps_N.pt and metrics.jsonl; training goes on from what is there.
-        contents: stored in every checkpoint beside the run's state: the model's configuration.
+        contents: stored in every checkpoint beside the run's state: `config`, the model's configuration as a dict.
         data_parallel: use all visible GPUs.
         log_dir: gets curves for TensorBoard.
     """
@@ -141,12 +159,14 @@ class Trainer:
                  log_dir: str | Path | None = None):
         self.cfg, self.batches, self.save_dir, self.log_dir = cfg, batches, Path(save_dir), log_dir
         self.device, self.contents = device or get_device(), contents or {}
-        distributed.world_size()
+        distributed.refuse_other_processes()
+        self.n_gpus = torch.cuda.device_count() if self.device.type == "cuda" and data_parallel else 1
+        if cfg.compile and self.n_gpus > 1:
+            raise UserError(f"compile=true works on one GPU, and {self.n_gpus} are visible; add --data_parallel False")
         self.model = model.to(self.device)              # the parameters; parallel is what runs them
-        self.parallel: nn.Module = self.model
-        if cfg.compile:
-            self.parallel = torch.compile(self.parallel, dynamic=True)  # type: ignore[assignment]
-        if data_parallel and self.device.type == "cuda" and torch.cuda.device_count() > 1:
+        self.parallel: nn.Module = Autocast(torch.compile(self.model, dynamic=True) if cfg.compile else self.model,
+                                            self.device, cfg.dtype)
+        if self.n_gpus > 1:
             self.parallel = nn.DataParallel(self.parallel)
         for module in self.model.modules():
             if hasattr(module, "checkpointing"):
@@ -206,8 +226,7 @@ class Trainer:
         for part in zip(*(tensor.tensor_split(cfg.gradient_accumulation) for tensor in batch), strict=True):
             if len(part[0]) == 0:
                 continue
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=cfg.dtype == "bf16"):
-                loss, metrics = get_loss(self.parallel, part)
+            loss, metrics = get_loss(self.parallel, part)
             share = len(part[0]) / n                                            # of the batch's mean
             (loss * share).backward()
             for name, value in {"loss": loss, **metrics}.items():
@@ -224,7 +243,7 @@ class Trainer:
         logging, saving = (last or self.step % steps == 0 for steps in (cfg.log_steps, cfg.save_steps))
         if logging or saving or self.device.type == "cpu":                      # reading a GPU's numbers makes it wait
             self.check_finite()
-            bar.set_description(f"Iter (loss={float(means['loss']):5.3f})")
+            bar.set_description(f"Iter (loss={float(means['loss']):5.3f})", refresh=False)
         bar.update()
         if logging:
             self.log({"step": self.step, "lr": lr, **self.mean("log")}, writer)
@@ -258,8 +277,7 @@ class Trainer:
         self.parallel.eval()
         rows, outputs = [], []
         for n in tqdm(range(len(batches)), desc="Iter"):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.dtype == "bf16"):
-                outputs.append(predict(self.parallel, self.to_device(batches[n])))
+            outputs.append(predict(self.parallel, self.to_device(batches[n])))
             rows.append(batches.rows(n))
         values = torch.cat(outputs).float().cpu().numpy()
         ordered = np.empty_like(values)
@@ -276,7 +294,9 @@ class Trainer:
             state |= {"optimizer": self.optimizer.state_dict(), "sums": sums}
         checkpoint.write_ours(self.save_dir / f"model_steps_{self.step}.pt", state)
         if self.cfg.keep_checkpoints:
-            for old in checkpoint.saved(self.save_dir)[:-self.cfg.keep_checkpoints]:
+            files = checkpoint.saved(self.save_dir)             # later ones than ours are damaged: see resume()
+            ours = files[:1 + files.index(self.save_dir / f"model_steps_{self.step}.pt")]
+            for old in ours[:-self.cfg.keep_checkpoints]:
                 old.unlink()
 
     def resume(self) -> None:
@@ -285,12 +305,12 @@ class Trainer:
         for file in reversed(checkpoint.saved(self.save_dir)):
             try:
                 state = checkpoint.read_ours(file)
+                if state is None or not state.get("optimizer", state.get("step") == self.total_steps):
+                    raise UserError(f"{file} holds no state to go on from")
             except UserError as error:
                 print(f"{error}", flush=True)
                 damaged += 1
                 continue
-            if state is None or not state.get("optimizer", state["step"] == self.total_steps):
-                raise UserError(f"{file} holds no state to go on from; name another --save_dir")
             self.model.load_state_dict(state["model"])
             self.step = state["step"]
             if "optimizer" in state:

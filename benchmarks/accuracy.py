@@ -31,7 +31,8 @@ def ours(seed: int, lr: float, dtype: str) -> tuple[float, float]:
                                             "bias_correction": True, "save_steps": 10**6})
         run = classify.prepare(MRPC, str(data("glue/MRPC/train.tsv")), f"{folder}/train.json", None, str(data("minilm")),
                                None, 128, None)
-        results = classify.evaluate(run.fit(f"{folder}/run"), str(data("glue/MRPC/dev.tsv")))
+        file = run.fit(f"{folder}/run")
+        results = classify.evaluate(file, str(data("glue/MRPC/dev.tsv")), train_cfg=f"{folder}/train.json")
     return results["Accuracy"], results["F1"]
 
 
@@ -50,7 +51,7 @@ def theirs(seed: int, lr: float, dtype: str) -> tuple[float, float]:
 
     rows_train, dev = rows("glue/MRPC/train.tsv"), their_batches(rows("glue/MRPC/dev.tsv"), 0, True)
     total = 3 * -(-len(rows_train) // 32)
-    optimizer = torch.optim.AdamW(parameter_groups(model), lr, fused=True)
+    optimizer = torch.optim.AdamW(parameter_groups(model), lr, eps=1e-6, fused=True)
     step = 0
     for epoch in range(3):
         for batch in their_batches(rows_train, 1000 * seed + epoch, False):

@@ -155,6 +155,10 @@ def test_compare_finds_a_difference_and_a_missing_tensor(tiny: Config, ours: Pat
     (("pooler", "masked_lm", "next_sentence"), "BertForPreTraining"),
     (("masked_lm",), "BertForMaskedLM"),
     (("pooler",), "BertModel"),
+    (("pooler", "masked_lm"), "BertForMaskedLM"),
+    (("pooler", "next_sentence"), "BertForNextSentencePrediction"),
+    (("pooler", "answer"), "BertForQuestionAnswering"),
+    (("pooler", "masked_lm", "next_sentence", "classifier"), "BertForSequenceClassification"),
     (("pooler", "classifier"), "BertForSequenceClassification"),
     (("answer",), "BertForQuestionAnswering"),
 ])
@@ -168,8 +172,8 @@ def test_transformers_loads_what_we_write_without_a_warning_and_with_equal_outpu
     checkpoint.write_ours(source, {"config": dataclasses.asdict(tiny), "model": kept})
     shutil.copy(ours / "vocab.txt", source.parent)
     write_json(source.parent / "task.json", {"labels": ["no", "maybe", "yes"]})
-    checkpoint.convert(str(source), str(tmp_path / "hf"))
-    capfd.readouterr()
+    checkpoint.convert(str(source.parent), str(tmp_path / "hf"))
+    said = capfd.readouterr().out
     transformers.utils.logging.enable_propagation()
     with caplog.at_level(logging.WARNING):
         theirs = getattr(transformers, architecture).from_pretrained(tmp_path / "hf").eval()
@@ -192,16 +196,22 @@ def test_transformers_loads_what_we_write_without_a_warning_and_with_equal_outpu
         if architecture == "BertForQuestionAnswering":
             spans = hidden @ tensors["answer.weight"].T + tensors["answer.bias"]
             assert (spans[..., 0] - output.start_logits)[real].abs().max() < 1e-5
-        if "masked_lm" in heads:
+        if "masked_lm" in heads and architecture != "BertForSequenceClassification":
             lm = models.MaskedLM(tiny)
             lm.load_state_dict({n.removeprefix("masked_lm."): t for n, t in kept.items() if n.startswith("masked_lm.")})
             logits = output.prediction_logits if architecture == "BertForPreTraining" else output.logits
             assert (lm(hidden, kept["transformer.embedding.token.weight"]) - logits)[real].abs().max() < 1e-4
     assert transformers.BertTokenizer.from_pretrained(tmp_path / "hf").do_lower_case is True
-    assert equal(checkpoint.read(tmp_path / "hf").tensors, kept)
+    written = checkpoint.read(tmp_path / "hf").tensors
+    assert written.keys() <= kept.keys()
+    assert all(torch.equal(t, kept[name]) for name, t in written.items())
+    left_out = {name.split(".")[0] for name in kept.keys() - written.keys()}
+    assert ("left out" in said) == bool(left_out)
+    assert all(head in said.split("left out")[-1] for head in left_out)
 
 
-def test_hugging_face_files_old_and_new_load(tiny: Config, tmp_path: Path, ours: Path) -> None:
+def test_hugging_face_files_old_and_new_load(tiny: Config, tmp_path: Path, ours: Path,
+                                             capsys: pytest.CaptureFixture) -> None:
     checkpoint.convert(str(ours), str(tmp_path / "hf"))
     from safetensors.torch import load_file
     tensors = load_file(tmp_path / "hf/model.safetensors")
@@ -219,6 +229,9 @@ def test_hugging_face_files_old_and_new_load(tiny: Config, tmp_path: Path, ours:
         assert equal(checkpoint.read(folder).tensors, expected)
     half = {name: t.half() for name, t in tensors.items()}
     torch.save(half, tmp_path / "hf0/pytorch_model.bin")
+    capsys.readouterr()
+    checkpoint.inspect(str(tmp_path / "hf0"))                   # shows the file, not what we make of it
+    assert re.search(r"bert.encoder.layer.2.attention.self.value.weight +32x32 +float16", capsys.readouterr().out)
     assert all(t.dtype == torch.float32 for t in checkpoint.read(tmp_path / "hf0").tensors.values())
     untied = tensors | {"cls.predictions.decoder.weight": torch.zeros(100, 32)}
     torch.save(untied, tmp_path / "hf0/pytorch_model.bin")
@@ -235,6 +248,14 @@ def test_whatever_does_not_fit_is_listed(tiny: Config, ours: Path, tmp_path: Pat
                  "transformer.blocks.2.feed_forward.fc2.weight is (32, 64), expected (32, 48)", "masked_lm.bias is (100,)"):
         assert part in str(error.value)
     assert "\n" not in str(error.value)
+    with pytest.raises(UserError) as error:                     # shapes, missing and left-over tensors together
+        checkpoint.read(ours, dataclasses.replace(tiny, n_layers=5, dim=64))
+    every = str(error.value)
+    assert every.count("is missing") == 2 * 12
+    assert "transformer.blocks.4.norm2.bias is missing" in every
+    assert every.count("expected (64,)") == 2 + 3 * 6 + 1 + 3           # embedding's, three blocks', pooler's, masked LM's
+    with pytest.raises(UserError, match=r"transformer\.blocks\.2\.norm2\.bias is left over"):
+        checkpoint.read(ours, dataclasses.replace(tiny, n_layers=2))
     found = checkpoint.read(ours)
     assert checkpoint.load(Classifier(tiny), found, fresh=("pooler", "classifier")) == ["classifier"]
     with pytest.raises(UserError, match=r"classifier\.weight is missing; classifier\.bias is missing"):
@@ -305,7 +326,7 @@ def test_a_write_that_fails_leaves_the_earlier_file_and_no_rest(ours: Path) -> N
 
 @pytest.mark.parametrize(("make", "message"), [
     (lambda folder: None, "has no checkpoint; expected model.safetensors"),
-    (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 100), "no config.json or bert_config.json beside"),
+    (lambda folder: torch.save({"a": torch.zeros(1)}, folder / "pytorch_model.bin"), "no config.json or bert_config.json"),
     (lambda folder: [write_json(folder / "config.json", {"dim": 32, "n_heads": 2}),
                      (folder / "model.safetensors").write_bytes(b"x" * 100)], "not readable as weights"),
     (lambda folder: [write_json(folder / "config.json", {"dim": 32, "n_heads": 2}),

@@ -78,6 +78,28 @@ def test_training_starts_from_a_hugging_face_folder_without_further_flags(traine
     assert "Accuracy: " in out
 
 
+def test_the_labels_of_a_foreign_classifier_are_taken_by_name(trained: Path, sample: Path, tmp_path: Path,
+                                                              run: Callable) -> None:
+    checkpoint.convert(str(trained / "run"), str(tmp_path / "hf"))
+    line = f"--task mrpc --mode eval --model_file {tmp_path}/hf --data_file {sample}/dev.tsv --max_len 64"
+    settings = json.loads((tmp_path / "hf/config.json").read_text())
+    assert settings["id2label"] == {"0": "0", "1": "1"}
+    results = {}
+    for names in (("0", "1"), ("1", "0"), ("LABEL_0", "LABEL_1"), ("no", "yes")):
+        (tmp_path / "hf/config.json").write_text(json.dumps(settings | {"id2label": dict(enumerate(names))}))
+        results[names] = run(line, classify.main)
+    right = float(re.search(r"Accuracy: ([\d.]+)", results["0", "1"][1])[1])
+    swapped = float(re.search(r"Accuracy: ([\d.]+)", results["1", "0"][1])[1])
+    assert right + swapped == pytest.approx(1)
+    assert results["LABEL_0", "LABEL_1"] == results["0", "1"] or results["LABEL_0", "LABEL_1"][1] == results["0", "1"][1]
+    assert results["no", "yes"][0] == 2
+    assert "has the labels no, yes, and mrpc has 0, 1" in results["no", "yes"][2]
+    train = f"--data_file {sample}/train.tsv --pretrain_file {tmp_path}/hf --train_cfg {trained}/train.json --max_len 64 "
+    assert "new: classifier" in run(train + f"--save_dir {tmp_path}/new", classify.main)[1]
+    status, _, err = run(train + f"--save_dir {tmp_path}/hf", classify.main)
+    assert (status, "holds a model already (config.json)" in err) == (2, True)
+
+
 def test_help_names_every_flag(run: Callable) -> None:
     status, out, err = run("--help", classify.main)
     assert status == 0
@@ -102,7 +124,8 @@ EVAL = "--mode eval --model_file {trained}/run/model_steps_7.pt --data_file {sam
     ("--mode test", "--mode test: expected train or eval"),
     ("--mode eval", "needs --model_file and --data_file"),
     ("--task mprc --data_file x", "--task mprc: unknown task (did you mean mrpc?)"),
-    ("--task mrpc", "no --data_file"),
+    ("--task mrpc --max_len 9", "no --data_file, which is needed with --task, --max_len"),
+    (EVAL + "--save_dir x", "--mode eval has no use for --save_dir"),
     (TRAIN + "--task qqp", "the tasks are mrpc, mnli"),
     (TRAIN.replace("train.tsv", "nothing.tsv"), "nothing.tsv does not exist"),
     (TRAIN.replace("--vocab {sample}/vocab.txt", ""), "name a vocab.txt with --vocab"),
@@ -114,7 +137,7 @@ EVAL = "--mode eval --model_file {trained}/run/model_steps_7.pt --data_file {sam
     (TRAIN + "--max_len 4", "max_len=4; a row of mrpc needs at least 5 tokens"),
     (TRAIN + "--do_lower_case False", "do_lower_case=False contradicts"),
     (TRAIN + "--model_file x.pt", "--model_file is for --mode eval"),
-    (TRAIN + "--pretrain_file {bad}", "has no checkpoint; expected"),
+    (TRAIN + "--pretrain_file {new}", "has no checkpoint; expected"),
     (TRAIN + "--pretrain_file {bad}/nowhere", "does not exist; expected a TensorFlow checkpoint"),
     (TRAIN.replace("{sample}/config.json", "{bad}/other.json") + "--pretrain_file {trained}/run",
      "contradicts the model configuration: transformer.embedding.token.weight is (159, 128), expected (159, 64)"),

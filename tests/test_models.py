@@ -7,6 +7,7 @@ import torch
 from transformers import BertConfig, BertForPreTraining, BertForSequenceClassification, BertModel
 
 import checkpoint
+import models
 from models import Classifier, Config, PretrainModel, Transformer, dropout, keep_mask
 from utils import UserError
 
@@ -27,7 +28,8 @@ def copy(model: torch.nn.Module, source: torch.nn.Module) -> None:
     tensors = {checkpoint.modern_name(name): t for name, t in source.state_dict().items()}
     tensors = {name: t for name, t in tensors.items() if not checkpoint.IGNORED_HUGGING_FACE.search(name)}
     cfg = model.transformer.cfg
-    found = checkpoint.to_ours(tensors, "hugging_face", cfg, Path("memory"))
+    found, problems = checkpoint.to_ours(tensors, checkpoint.HUGGING_FACE, cfg)
+    assert problems == []
     assert checkpoint.load(model, checkpoint.Checkpoint("", Path("memory"), cfg, found), fresh=("classifier",)) in (
         [], ["classifier"])
     model.to(next(source.parameters()).dtype)
@@ -71,7 +73,7 @@ def test_gradients_equal_transformers(tiny: Config, padded_batch: Batch) -> None
     torch.nn.functional.cross_entropy(ours, labels).backward()
     assert (ours - logits).abs().max() <= 1e-10
     gradients = {name: p.grad for name, p in reference.named_parameters()}
-    expected = checkpoint.to_ours({k: v.float() for k, v in gradients.items()}, "hugging_face", cfg, Path("memory"))
+    expected, _ = checkpoint.to_ours(gradients, checkpoint.HUGGING_FACE, cfg)
     for name, parameter in model.named_parameters():
         assert torch.allclose(parameter.grad.float(), expected[name], atol=1e-6, rtol=1e-5), name
 
@@ -153,6 +155,36 @@ def test_dropout_has_the_exact_rate_keeps_the_mean_and_follows_the_generator() -
     assert dropout(x, 0.0, training=True) is x
     bf16 = keep_mask(x.bfloat16(), 0.1)
     assert bf16.dtype == torch.bfloat16
+
+
+def test_dropout_stands_where_googles_does(tiny: Config, padded_batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[tuple[int, ...], float]] = []
+
+    def record(x: torch.Tensor, p: float) -> torch.Tensor:
+        drawn.append((tuple(x.shape), p))
+        return keep_mask(x, p)
+
+    monkeypatch.setattr(models, "keep_mask", record)
+    cfg = Config(**{**vars(tiny), "n_layers": 2, "p_drop_hidden": 0.3, "p_drop_attn": 0.2})
+    Classifier(cfg).train()(*padded_batch)
+    tokens, first = (42, 32), (5, 1, 32)                        # 42 real tokens; the last block goes on with [CLS] alone
+    assert drawn == [(tokens, 0.3),                                                  # embeddings
+                     ((5, 4, 17, 17), 0.2), (tokens, 0.3), (tokens, 0.3),            # attention, both sub-layers
+                     ((5, 4, 1, 17), 0.2), (first, 0.3), (first, 0.3), ((5, 32), 0.3)]      # and the pooled output
+    drawn.clear()
+    Classifier(cfg).eval()(*padded_batch)
+    assert drawn == []
+
+
+def test_a_position_that_is_padding_gives_zeros_not_another_examples_vector(tiny: Config) -> None:
+    model = Transformer(tiny).eval()
+    ids, mask = torch.randint(1, 100, (3, 6)), torch.tensor([[1, 1, 1, 1, 0, 0], [0] * 6, [0, 1, 1, 1, 1, 1]])
+    with torch.no_grad():
+        some = model(ids, ids * 0, mask, positions=torch.tensor([[0, 4], [0, 1], [0, 5]]))
+    assert not some[[0, 1, 1, 2], [1, 0, 1, 0]].any()
+    assert some[0, 0].any()
+    assert some[2, 1].any()
+    assert some.isfinite().all()
 
 
 def test_fresh_weights_are_googles() -> None:

@@ -38,9 +38,10 @@ def test_modules_import_only_from_rows_below_their_own() -> None:
 
 @pytest.mark.parametrize("module", [name for row in ROWS for name in row])
 def test_importing_is_silent_and_light(module: str, tmp_path: Path) -> None:
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {module}; print(*sys.modules)"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {module}; print('loaded:', *sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.stderr == ""
+    assert done.stdout.startswith("loaded: ")
     loaded = set(done.stdout.split())
     assert not loaded & {"tensorflow", "transformers", "tensorboardX", "safetensors", "fire"}
     if module in ("tokenization", "utils"):

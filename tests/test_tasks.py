@@ -29,7 +29,7 @@ def test_rows_survive_a_byte_order_mark_windows_line_ends_quotes_and_odd_charact
 @pytest.mark.parametrize(("content", "message"), [
     ("", "is empty; expected a header line"),
     (HEADER + "\n", "has a header and no rows"),
-    (HEADER + "\n1\t2\t3\ta\tb\n1\t2\t3\ta\n", "line 3: 4 columns; mrpc needs 5, separated by tabs"),
+    (HEADER + "\n1\t2\t3\ta\tb\n1\t2\t3\ta\n", "line 3: 4 columns; expected 5 as in the header"),
     (HEADER + "\n1\t2\t3\ta\tb\n2\t2\t3\ta\tb\n", "line 3: unknown label '2'; the labels of mrpc are 0, 1"),
     ("1\t2\t3\ta\tb\n", "line 1: '1' is a label; expected a header line first"),
     ("a,b,c\n", "line 1: 1 columns; mrpc needs 5"),

@@ -140,16 +140,19 @@ def test_a_file_that_is_no_vocabulary_is_refused(tmp_path: Path) -> None:
     ("multi_cased_L-12", ["a"], None, False),
     ("model", ["a", "b"], None, True),
     ("model", ["a", "B"], None, False),
-    ("bert-uncased", ["a"], '{"do_lower_case": false}', False),
+    ("bert-x", ["a"], '{"do_lower_case": false}', False),
 ])
 def test_casing_follows_from_the_checkpoint(tmp_path: Path, folder: str, tokens: list[str], settings: str | None,
                                             expected: bool) -> None:
     (tmp_path / folder).mkdir()
-    make(tmp_path / folder, tokens)
+    make(tmp_path / folder, tokens, expected)
     vocab = tmp_path / folder / "vocab.txt"
     if settings:
         (tmp_path / folder / "tokenizer_config.json").write_text(settings)
     assert casing(vocab) is expected
+    if folder != "model":                                       # told by a name or setting, not guessed from the tokens
+        with pytest.raises(UserError, match=f"do_lower_case={not expected} contradicts the vocabulary"):
+            FullTokenizer(vocab, not expected)
     assert casing(vocab, expected) is expected
     with pytest.raises(UserError, match=f"do_lower_case={not expected} contradicts"):
         casing(vocab, not expected)

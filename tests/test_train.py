@@ -75,14 +75,18 @@ def test_total_steps_follow_from_the_data_and_name_the_last_file(make: Callable,
 
 
 @pytest.mark.parametrize("stops", [[4], [5], [6, 3], [7], [14, 2, 3]])
-def test_interrupted_and_started_again_gives_the_same_bits_and_metrics(make: Callable, stops: list[int]) -> None:
+def test_interrupted_and_started_again_gives_the_same_bits_and_metrics(make: Callable, stops: list[int],
+                                                                       capsys: pytest.CaptureFixture) -> None:
     whole = make("whole")
     whole.train(classify.get_loss)
+    averages = [line for line in capsys.readouterr().out.splitlines() if "Average Loss" in line]
+    assert len(averages) == 3
     for stop in stops:
         with pytest.raises(KeyboardInterrupt, match="the same command"):
             make("broken").train(interrupted_at(stop))
     again = make("broken")
     again.train(classify.get_loss)
+    assert {line for line in capsys.readouterr().out.splitlines() if "Average Loss" in line} == set(averages)
     assert same(parameters(whole), parameters(again))
     assert (again.save_dir / "metrics.jsonl").read_bytes() == (whole.save_dir / "metrics.jsonl").read_bytes()
     finished = make("broken")
@@ -96,7 +100,7 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_bits(sample: Path
     flags = {"data_file": sample / "train.tsv", "model_cfg": sample / "config.json", "vocab": sample / "vocab.txt",
              "train_cfg": tmp_path / "train.json", "max_len": 64}
     command = [sys.executable, "classify.py", *(f"--{name}={value}" for name, value in flags.items())]
-    rng = random.Random(1)
+    rng, kills = random.Random(1), 0
     for _ in range(3):
         process = subprocess.Popen([*command, "--save_dir", str(tmp_path / "killed")], cwd=ROOT, stderr=subprocess.DEVNULL,
                                    stdout=subprocess.DEVNULL)
@@ -108,7 +112,8 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_bits(sample: Path
                 break
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        kills += process.wait() == -signal.SIGKILL
+    assert kills >= 1                                           # at least one of them hit a run in mid-flight
     for folder in ("killed", "whole"):
         done = subprocess.run([*command, "--save_dir", str(tmp_path / folder)], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -151,7 +156,7 @@ def test_a_loss_or_gradient_not_finite_stops_before_the_update_and_names_the_bat
         if next(steps) == 8:
             if poison == "loss":
                 return loss * float("nan"), metrics
-            model.pooler.dense.weight.register_hook(lambda g: g * float("inf"))
+            trainer.model.pooler.dense.weight.register_hook(lambda g: g * float("inf"))
         return loss, metrics
 
     trainer = make()
@@ -190,6 +195,35 @@ def test_settings_do_what_they_say(make: Callable) -> None:
     assert all(p.dtype == torch.float32 for p in again.model.parameters())
 
 
+def test_the_optimizer_gets_every_setting_and_the_groups(make: Callable) -> None:
+    trainer = make(n_epochs=1, schedule="warmup_cosine", weight_decay=0.05, max_grad_norm=0.7, bias_correction=True,
+                   warmup=0.3)
+    trainer.train(classify.get_loss)
+    optimizer = trainer.optimizer
+    assert (optimizer.schedule, optimizer.max_grad_norm, optimizer.bias_correction) == ("warmup_cosine", 0.7, True)
+    assert (optimizer.total_steps, optimizer.warmup_steps) == (7, 2)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.0]
+
+
+def test_training_after_an_evaluation_drops_again(make: Callable) -> None:
+    plain, evaluated = make("plain", n_epochs=1), make("evaluated", n_epochs=1)
+    evaluated.evaluate(classify.predict, Batches(evaluated.batches.features, 32))
+    for trainer in (plain, evaluated):
+        trainer.train(classify.get_loss)
+    assert same(parameters(plain), parameters(evaluated))
+
+
+def test_pruning_never_leaves_a_damaged_checkpoint_alone(make: Callable) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        make(save_steps=3).train(interrupted_at(7))
+    damaged = make().save_dir / "model_steps_6.pt"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with pytest.raises(KeyboardInterrupt):
+        make(save_steps=1, keep_checkpoints=1).train(interrupted_at(2))         # goes on from 3, saves 4 and 5
+    assert [p.name for p in checkpoint.saved(damaged.parent)] == ["model_steps_5.pt", "model_steps_6.pt"]
+    assert make(save_steps=1, keep_checkpoints=1).train(classify.get_loss).name == "model_steps_21.pt"
+
+
 def test_curves_are_written_where_a_log_dir_is_given(make: Callable, tmp_path: Path) -> None:
     trainer = make(n_epochs=1)
     trainer.log_dir = tmp_path / "logs"
@@ -214,6 +248,11 @@ def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
     train.claim(tmp_path, {"lr": 1e-3, "seed": 1, "save_steps": 20})        # what is written may change
     with pytest.raises(UserError, match=r"belongs to another run \(lr was 0.001, now 0.002; seed was 1, now None\)"):
         train.claim(tmp_path, {"lr": 2e-3, "save_steps": 10})
+    for name in ("config.json", "pytorch_model.bin", "model_steps_3.pt"):
+        (tmp_path / name[:3]).mkdir()
+        (tmp_path / name[:3] / name).write_text("")
+        with pytest.raises(UserError, match=rf"holds a model already \(.*{name}\) and no run.json"):
+            train.claim(tmp_path / name[:3], {"lr": 1e-3})
 
 
 @pytest.mark.parametrize(("text", "message"), [
