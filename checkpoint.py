@@ -182,7 +182,7 @@ def read_tensorflow(prefix: Path) -> dict[str, Tensor]:
             import tensorflow
             reader = tensorflow.train.load_checkpoint(str(prefix))
             return {name: torch.from_numpy(np.array(reader.get_tensor(name)))
-                    for name in reader.get_variable_to_shape_map() if not IGNORED_TENSORFLOW.search(name)}
+                    for name in sorted(reader.get_variable_to_shape_map()) if not IGNORED_TENSORFLOW.search(name)}
     except ImportError:
         raise UserError(f"{prefix} is a TensorFlow checkpoint; to read it, pip install tensorflow") from None
     except Exception as error:                  # TensorFlow's reader turns its errors into many of Python's
@@ -293,7 +293,8 @@ def write_ours(file: str | Path, contents: dict[str, Any]) -> None:
         try:
             torch.save(contents, f)
         except RuntimeError as error:                                   # how torch.save reports a full disk
-            raise OSError(f"{file}: {error}; is the disk full?") from error
+            raise OSError(f"{file} could not be written whole; is the disk full? Make room and start the same command "
+                          f"again: what was saved before is intact") from error
         f.seek(-2, os.SEEK_END)
         f.write(bytes([64, 0]))                                         # the length of the comment
         f.seek(0)

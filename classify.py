@@ -84,14 +84,13 @@ class Run:
 
     def fit(self, save_dir: str, log_dir: str | None = None, data_parallel: bool = True) -> str:
         """Train, and return the last model's file. The folder gets all that evaluating needs."""
-        folder = Path(save_dir)
-        train.claim(folder, self.settings)
-        checkpoint.copy_vocab(self.vocab, folder, self.tokenizer.do_lower_case)
-        config = dataclasses.asdict(self.model.transformer.cfg)
-        write_json(folder / "config.json", config)
-        write_json(folder / "task.json", {"task": self.task.name, "labels": self.task.labels, "max_len": self.max_len})
+        folder, config = Path(save_dir), dataclasses.asdict(self.model.transformer.cfg)
         trainer = train.Trainer(self.cfg, self.model, self.batches, folder, {"config": config}, data_parallel=data_parallel,
                                 log_dir=log_dir)
+        train.claim(folder, self.settings)
+        checkpoint.copy_vocab(self.vocab, folder, self.tokenizer.do_lower_case)
+        write_json(folder / "config.json", config)
+        write_json(folder / "task.json", {"task": self.task.name, "labels": self.task.labels, "max_len": self.max_len})
         print(train.device_name(trainer.device, trainer.n_gpus), flush=True)
         return str(trainer.train(get_loss))
 

@@ -177,6 +177,14 @@ def test_a_mistake_ends_in_one_line_with_status_2_and_nothing_written(
     assert {p: p.stat().st_mtime_ns for p in [*bad.rglob("*"), *trained.rglob("*")]} == before
 
 
+def test_a_launcher_with_several_processes_is_refused_before_anything_is_written(
+        sample: Path, trained: Path, tmp_path: Path, run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    status, _, err = run(TRAIN.format(sample=sample, trained=trained, new=tmp_path) + "--max_len 64", classify.main)
+    assert (status, "WORLD_SIZE=2: training in several processes is not supported" in err) == (2, True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_subcommands_are_checked_too(run: Callable, tmp_path: Path) -> None:
     commands = (checkpoint.convert, checkpoint.inspect, checkpoint.compare)
     for line, message in (("convrt a b", "unknown command 'convrt' (did you mean convert?)"),
