@@ -80,7 +80,7 @@ def run(models: str = "minilm,base", dtypes: str = "fp32,bf16", steps: int = 20,
             table += measure(name, dtype, steps, device, rate, ours, theirs, compiled)
             print("\n".join(table[-4:]), flush=True)
         table.append(f"| matrix rate | {dtype} | F.linear | | | {rate / 1e9:.0f} GFLOP/s | | |")
-    report(f"finetune_{device}", "Fine-tuning speed on MRPC", "\n".join(table))
+    report(f"finetune_{device}_{dtypes.replace(',', '_')}", f"Fine-tuning speed on MRPC, {dtypes}", "\n".join(table))
 
 
 def measure(name: str, dtype: str, steps: int, device: str, rate: float, ours: Batches, theirs: dict,
