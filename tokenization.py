@@ -135,7 +135,7 @@ class FullTokenizer:
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """The ids, and for each the (start, end) of the characters of `text` that it stands for.
 
-        'Ünter Bäumen' -> ids of ['un', '##ter', 'baum', '##en'], [(0, 2), (2, 5), (6, 10), (10, 12)]
+        'Ünter Bäumen' -> ids of ['un', '##ter', 'ba', '##umen'], [(0, 2), (2, 5), (6, 8), (8, 12)]
         """
         ids: list[int] = []
         spans: list[tuple[int, int]] = []
