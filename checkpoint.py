@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from models import Classifier, Config, PretrainModel
-from tokenization import casing
+from tokenization import casing, load_vocab
 from utils import UserError, command, read_json, whole_file, write_json
 
 # One row a module: our name, Hugging Face's, what kind of parameters it has, and TensorFlow's name where that is not
@@ -375,6 +375,24 @@ def copy_vocab(vocab: Path, folder: Path, lower_case: bool, more: dict[str, Any]
     with whole_file(folder / "vocab.txt") as f, open(vocab, "rb") as source:
         shutil.copyfileobj(source, f)
     write_json(folder / "tokenizer_config.json", {"do_lower_case": lower_case, **(more or {})})
+
+
+def find_vocab(vocab: str | None, source: Checkpoint | None, other: Path | None = None) -> Path:
+    """The vocabulary named, or the one beside the weights, or another that is known."""
+    if vocab:
+        return Path(vocab)
+    if (found := source.vocab if source and source.vocab else other) is None:
+        where = f"no vocab.txt beside {source.file}" if source else "neither --vocab nor --pretrain_file"
+        raise UserError(f"{where}; name a vocab.txt with --vocab")
+    return found
+
+
+def check_fit(config: Config, vocab_file: Path, max_len: int) -> None:
+    """UserError where the vocabulary or max_len contradict the model."""
+    if (n := len(load_vocab(vocab_file))) != config.vocab_size:
+        raise UserError(f"{vocab_file} has {n} tokens, the model {config.vocab_size}; use its own")
+    if max_len > config.max_len:
+        raise UserError(f"max_len={max_len} is more than the {config.max_len} positions of the model; lower --max_len")
 
 
 # ------------------------------------------------------------------------------------------------------ commands

@@ -5,7 +5,6 @@
     $ python classify.py --mode eval --model_file runs/mrpc/model_steps_345.pt --data_file dev.tsv
 """
 import dataclasses
-import hashlib
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ import models
 import train
 from tasks import METRICS, Batches, Task, encode, get_task, read_examples
 from tokenization import FullTokenizer, casing
-from utils import UserError, command, file_digest, read_json, write_json
+from utils import UserError, command, file_digest, read_json, refuse, write_json
 
 SAMPLE = Path("runs/sample")
 
@@ -61,12 +60,6 @@ def main(task: str | None = None, mode: str = "train", train_cfg: str | None = N
     run = prepare(get_task(task or "mrpc"), data_file, train_cfg, model_cfg, pretrain_file, vocab,
                   128 if max_len is None else max_len, do_lower_case)
     run.fit(save_dir or f"runs/{run.task.name}", log_dir, data_parallel)
-
-
-def refuse(reason: str, **flags: object) -> None:
-    """UserError if one of the flags was given."""
-    if given := [f"--{name}" for name, value in flags.items() if value is not None]:
-        raise UserError(f"{reason} {', '.join(given)}; see --help")
 
 
 @dataclasses.dataclass
@@ -117,9 +110,9 @@ def prepare(task: Task, data_file: str, train_cfg: str | None, model_cfg: str | 
         if source is None:
             raise UserError("neither --pretrain_file nor --model_cfg; name weights to start from, or the shape of a model")
         config = source.config
-    vocab_file = find_vocab(vocab, source)
+    vocab_file = checkpoint.find_vocab(vocab, source)
     tokenizer = get_tokenizer(vocab_file, do_lower_case, [source.file] if source else [])
-    check_fit(config, tokenizer, vocab_file, max_len)
+    checkpoint.check_fit(config, vocab_file, max_len)
     features = encode(examples, task, tokenizer, max_len)
     torch.manual_seed(cfg.seed)
     model = models.Classifier(config, len(task.labels))
@@ -132,32 +125,14 @@ def prepare(task: Task, data_file: str, train_cfg: str | None, model_cfg: str | 
         **dataclasses.asdict(cfg), "task": task.name, "max_len": max_len, "do_lower_case": tokenizer.do_lower_case,
         **{f"model_cfg.{name}": value for name, value in dataclasses.asdict(config).items()},
         "sha256 of data_file": file_digest(data_file)[:16], "sha256 of vocab": file_digest(vocab_file)[:16],
-        "sha256 of initial weights": weights_digest(model)[:16],
+        "sha256 of initial weights": train.weights_digest(model)[:16],
     }
     return Run(task, cfg, model, tokenizer, vocab_file, max_len, Batches(features, cfg.batch_size, cfg.seed), settings)
-
-
-def find_vocab(vocab: str | None, source: checkpoint.Checkpoint | None) -> Path:
-    """The vocabulary named, or the one beside the weights."""
-    if vocab:
-        return Path(vocab)
-    if source is None or source.vocab is None:
-        where = f"no vocab.txt beside {source.file}" if source else "neither --vocab nor --pretrain_file"
-        raise UserError(f"{where}; name a vocab.txt with --vocab")
-    return source.vocab
 
 
 def get_tokenizer(vocab_file: Path, do_lower_case: bool | None, checkpoints: list[Path]) -> FullTokenizer:
     """The tokenizer with the casing that fits the checkpoint."""
     return FullTokenizer(vocab_file, casing(vocab_file, do_lower_case, *checkpoints))
-
-
-def check_fit(config: models.Config, tokenizer: FullTokenizer, vocab_file: Path, max_len: int) -> None:
-    """UserError where the vocabulary or max_len contradict the model."""
-    if len(tokenizer.vocab) != config.vocab_size:
-        raise UserError(f"{vocab_file} has {len(tokenizer.vocab)} tokens, the model {config.vocab_size}; use its own")
-    if max_len > config.max_len:
-        raise UserError(f"max_len={max_len} is more than the {config.max_len} positions of the model; lower --max_len")
 
 
 def label_columns(theirs: list[str], task: Task) -> list[int] | None:
@@ -169,14 +144,6 @@ def label_columns(theirs: list[str], task: Task) -> list[int] | None:
     if names == [f"label_{i}" for i in range(len(task.labels))]:
         return list(range(len(names)))
     return [names.index(label.lower()) for label in task.labels] if {*names} == {*map(str.lower, task.labels)} else None
-
-
-def weights_digest(model: nn.Module) -> str:
-    """A digest of a model's parameters."""
-    digest = hashlib.sha256()
-    for tensor in model.state_dict().values():
-        digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()
 
 
 def evaluate(model_file: str, data_file: str, task: str | None = None, train_cfg: str | None = None,
@@ -200,9 +167,9 @@ def evaluate(model_file: str, data_file: str, task: str | None = None, train_cfg
                         f"{', '.join(kind.labels)}; name the same labels in its configuration")
     cfg = train.Config.from_json(train_cfg) if train_cfg else train.Config()
     max_len = saved.get("max_len", 128) if max_len is None else max_len
-    vocab_file = find_vocab(vocab, source)
+    vocab_file = checkpoint.find_vocab(vocab, source)
     tokenizer = get_tokenizer(vocab_file, do_lower_case, [source.file])
-    check_fit(source.config, tokenizer, vocab_file, max_len)
+    checkpoint.check_fit(source.config, vocab_file, max_len)
     features = encode(read_examples(kind, data_file), kind, tokenizer, max_len)
     model = models.Classifier(source.config, n_labels)
     checkpoint.load(model, source)

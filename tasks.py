@@ -175,6 +175,10 @@ class Batches:
         """Batches of an epoch; the last of them may be smaller."""
         return -(-len(self.features) // self.batch_size)
 
+    def first(self, epoch: int) -> int:
+        """The number of an epoch's first batch."""
+        return epoch * len(self)
+
     def rows(self, n: int) -> np.ndarray:
         """Which examples batch n has, (B,)."""
         epoch, i = divmod(n, len(self))

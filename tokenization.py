@@ -4,18 +4,20 @@
     tokenizer.tokenize("Fine-tuning")       # ['fine', '-', 'tuning']
     tokenizer.encode("Fine-tuning")         # [2986, 1011, 17372]
 
+    $ python tokenization.py learn TEXT... --vocab_size 30522 --out vocab.txt      # a vocabulary of one's own
+
 The rule is slow (it looks at every character) and text repeats itself, so it runs once for each distinct piece between
 white space and is remembered: a memo of pieces above a memo of words. That makes plain Python faster than compiled
 tokenizers that do the work anew each time. Source of the rule: tokenization.py of google-research/bert.
 """
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from utils import UserError, read_json, read_text
+from utils import UserError, command, find, read_json, read_text, whole_file, write_json
 
 UNKNOWN = "[UNK]"
 SPECIAL = ("[PAD]", UNKNOWN, "[CLS]", "[SEP]", "[MASK]")
@@ -226,3 +228,52 @@ class FullTokenizer:
             ids.append(i)
             start, prefix = end, "##"
         return tuple(ids)
+
+
+# ------------------------------------------------------------------------------------------------ a new vocabulary
+
+def lines_of(files: list[Path]) -> Iterator[str]:
+    """The lines of UTF-8 texts, one after the other; UserError names the file and line that is none."""
+    for file in files:
+        with open(file, "rb") as f:
+            for number, line in enumerate(f, start=1):
+                try:
+                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError:
+                    raise UserError(f"{file}, line {number}: not UTF-8 text; convert the file to UTF-8") from None
+
+
+def learn(texts: list[str], out: str, vocab_size: int = 30522, lower_case: bool = True) -> None:
+    """Learn a WordPiece vocabulary from text; tokenizer_config.json beside it keeps the casing.
+
+    Args:
+        texts: files, globs or folders of UTF-8 text.
+        out: vocab.txt to write.
+        vocab_size: tokens at most, [PAD] [UNK] [CLS] [SEP] [MASK] included.
+        lower_case: learn from lower-cased text without accents.
+    """
+    try:
+        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    except ImportError:
+        raise UserError("learning a vocabulary needs the package tokenizers; pip install tokenizers") from None
+    target = Path(out)
+    if vocab_size <= len(SPECIAL):
+        raise UserError(f"--vocab_size {vocab_size}: expected more than the {len(SPECIAL)} special tokens")
+    if taken := [path for path in (target, target.parent / "tokenizer_config.json") if path.exists()]:
+        raise UserError(f"{taken[0]} exists already; name another --out")
+    tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.BertNormalizer(strip_accents=lower_case, lowercase=lower_case)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.train_from_iterator(lines_of(find(",".join(texts))), trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=list(SPECIAL), limit_alphabet=vocab_size // 4))
+    vocab = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if len(vocab) == len(SPECIAL):
+        raise UserError(f"{', '.join(texts)}: no text to learn from")
+    with whole_file(target) as f:
+        f.write("".join(f"{token}\n" for token, _ in vocab).encode())
+    write_json(target.parent / "tokenizer_config.json", {"do_lower_case": lower_case})
+    print(f"{target}: {len(vocab)} tokens")
+
+
+if __name__ == "__main__":
+    command(learn, named=True)

@@ -8,7 +8,9 @@ A run is one state. What step n does follows from the state before it and from (
 number drawn in it. A checkpoint holds that state, so a run that was killed and started again goes on bit for bit.
 """
 import dataclasses
+import hashlib
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +26,7 @@ from optim import SCHEDULES, BertAdam, parameter_groups
 from utils import UserError, nearest, read_config, read_json, whole_file, write_json
 
 Batch = tuple[Tensor, ...]
+Check = Callable[[], dict[str, float]]
 GetLoss = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
 
 # Settings that may differ when a run goes on: they change what is written, not what is computed.
@@ -82,7 +85,8 @@ class Config:
 class Source(Protocol):
     """What the Trainer trains on: batch n of an endless run, the same whenever it is asked for."""
 
-    def __len__(self) -> int: ...                       # batches of an epoch
+    def __len__(self) -> int: ...                       # batches of the first epoch, and about as many of each
+    def first(self, epoch: int) -> int: ...             # the number of an epoch's first batch
     def __getitem__(self, n: int) -> Batch: ...         # tensors whose first dimension is the example
     def rows(self, n: int) -> np.ndarray: ...           # which examples batch n has
     def describe(self, n: int) -> str: ...              # batch n in words
@@ -109,6 +113,14 @@ def seed_step(seed: int, step: int) -> None:
             torch.cuda.manual_seed(state)
 
 
+def check_free(save_dir: str | Path) -> None:
+    """UserError if a folder holds a model that is no run's."""
+    names = ("config.json", "bert_config.json", "vocab.txt", "task.json", "model.safetensors", "pytorch_model.bin")
+    taken = [name for name in names if (Path(save_dir) / name).exists()] + checkpoint.saved(save_dir)
+    if taken and not (Path(save_dir) / "run.json").is_file():
+        raise UserError(f"{save_dir} holds a model already ({taken[0]}) and no run.json; name another --save_dir")
+
+
 def claim(save_dir: str | Path, settings: dict[str, Any]) -> None:
     """Make a folder this run's own: write its settings, or compare them with those of the run that is there.
 
@@ -122,10 +134,17 @@ def claim(save_dir: str | Path, settings: dict[str, Any]) -> None:
         if different:
             raise UserError(f"{save_dir} belongs to another run ({'; '.join(different)}); name another --save_dir, "
                             f"or remove it")
-    elif taken := [name for name in ("config.json", "bert_config.json", "vocab.txt", "task.json", "model.safetensors",
-                                     "pytorch_model.bin") if (Path(save_dir) / name).exists()] + checkpoint.saved(save_dir):
-        raise UserError(f"{save_dir} holds a model already ({taken[0]}) and no run.json; name another --save_dir")
+    else:
+        check_free(save_dir)
     write_json(file, settings)
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A digest of a model's parameters."""
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 class Autocast(nn.Module):
@@ -171,18 +190,21 @@ class Trainer:
         for module in self.model.modules():
             if hasattr(module, "checkpointing"):
                 module.checkpointing = cfg.checkpointing  # type: ignore[assignment]
-        self.total_steps = cfg.total_steps or cfg.n_epochs * len(batches or ())
+        self.total_steps = cfg.total_steps or (batches.first(cfg.n_epochs) if batches else 0)
         self.step = 0                                   # updates made
+        self.seen: Any = 0                              # tokens, since the time below; for TensorBoard
+        self.since = time.perf_counter()
         self.sums: dict[str, dict[str, Any]] = {"epoch": {}, "log": {}}         # of metrics, since either began
 
     # -------------------------------------------------------------------------------------------------- training
 
-    def train(self, get_loss: GetLoss) -> Path:
+    def train(self, get_loss: GetLoss, check: Check | None = None) -> Path:
         """Train to total_steps, or on from the newest checkpoint in save_dir; returns the last checkpoint.
 
         get_loss(model, batch) returns the mean loss over the batch's examples and a dict of further such means, all
-        scalar tensors. A loss or gradient that is not finite ends the run before the update, with a UserError that names
-        the step and the batch.
+        scalar tensors; of one called "tokens" TensorBoard also gets the rate per second. check() is called before a
+        checkpoint is written, and what it returns becomes a line of metrics.jsonl. A loss or gradient that is not finite
+        ends the run before the update, with a UserError that names the step and the batch.
         """
         assert self.batches is not None
         cfg = self.cfg
@@ -193,18 +215,21 @@ class Trainer:
         if self.step >= self.total_steps:
             print(f"{file} is there already, with all {self.total_steps} steps", flush=True)
             return file
-        writer = self.open_logs()
-        per_epoch, n_epochs = len(self.batches), -(-self.total_steps // len(self.batches))
+        writer, self.since = self.open_logs(), time.perf_counter()
+        n_epochs, epoch = -(-self.total_steps // len(self.batches)) if cfg.total_steps else cfg.n_epochs, 0
         self.parallel.train()
         try:
             while self.step < self.total_steps:
-                epoch, done = divmod(self.step, per_epoch)
-                end = min(self.total_steps, (epoch + 1) * per_epoch)
-                with tqdm(total=end - epoch * per_epoch, initial=done, desc="Iter (loss=X.XXX)") as bar:
+                while (end := self.batches.first(epoch + 1)) <= self.step:
+                    epoch += 1
+                start, end = self.batches.first(epoch), min(self.total_steps, end)
+                if self.step == start:
+                    self.sums["epoch"] = {}
+                with tqdm(total=end - start, initial=self.step - start, desc="Iter (loss=X.XXX)") as bar:
                     while self.step < end:
-                        self.train_step(get_loss, bar, writer)
-                print(f"Epoch {epoch + 1}/{n_epochs} : Average Loss {self.mean('epoch')['loss']:.3f}", flush=True)
-                self.sums["epoch"] = {}
+                        self.train_step(get_loss, check, bar, writer)
+                average = self.mean("epoch")["loss"]
+                print(f"Epoch {epoch + 1}/{max(n_epochs, epoch + 1)} : Average Loss {average:.3f}", flush=True)
         except KeyboardInterrupt:
             kept = checkpoint.saved(self.save_dir)
             where = f"goes on from {kept[-1]}" if kept else "starts again, since nothing is saved before step " \
@@ -217,7 +242,7 @@ class Trainer:
         print(f"Saved {file}", flush=True)
         return file
 
-    def train_step(self, get_loss: GetLoss, bar: tqdm, writer: Any) -> None:
+    def train_step(self, get_loss: GetLoss, check: Check | None, bar: tqdm, writer: Any) -> None:
         """One update, and what is due after it: metrics, a checkpoint."""
         cfg = self.cfg
         seed_step(cfg.seed, self.step)
@@ -235,6 +260,7 @@ class Trainer:
         norm = self.optimizer.step(loss=means["loss"])
         self.optimizer.zero_grad()
         self.step += 1
+        self.seen = self.seen + means.get("tokens", 0) * n
         for sums in self.sums.values():
             sums["steps"] = sums.get("steps", 0) + 1
             for name, value in {**means, "grad_norm": norm}.items():
@@ -249,6 +275,9 @@ class Trainer:
             self.log({"step": self.step, "lr": lr, **self.mean("log")}, writer)
             self.sums["log"] = {}
         if saving:
+            if check:
+                self.log({"step": self.step, **check()}, writer)
+                self.parallel.train()
             self.save()
 
     def to_device(self, batch: Batch) -> Batch:
@@ -316,8 +345,6 @@ class Trainer:
             if "optimizer" in state:
                 self.optimizer.load_state_dict(state["optimizer"])
                 self.sums = state["sums"]
-                if self.step % len(self.batches or ()) == 0:
-                    self.sums["epoch"] = {}
                 print(f"Going on from {file}", flush=True)
             return
         if damaged:
@@ -344,3 +371,6 @@ class Trainer:
         if writer:
             for name, value in values.items():
                 writer.add_scalar(name, value, values["step"])
+            if (seen := float(self.seen)):              # not in metrics.jsonl, which is the same for the same run
+                writer.add_scalar("tokens_per_second", seen / (time.perf_counter() - self.since), values["step"])
+                self.seen, self.since = 0, time.perf_counter()

@@ -7,11 +7,13 @@
 import contextlib
 import dataclasses
 import difflib
+import glob
 import hashlib
 import inspect
 import json
 import os
 import re
+import shutil
 import sys
 import types
 import typing
@@ -56,6 +58,21 @@ def read_json(file: str | Path) -> dict:
     if not isinstance(values, dict):
         raise UserError(f"{file}: expected a JSON object {{...}}, found a {type(values).__name__}")
     return values
+
+
+def find(names: str) -> list[Path]:
+    """Files that a comma list of files, globs and folders names, sorted within each; UserError where there are none."""
+    files: list[Path] = []
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        found = [Path(name)] if Path(name).exists() else [Path(p) for p in sorted(glob.glob(name, recursive=True))]
+        if not found:
+            raise UserError(f"{name} does not exist; expected a file, a glob or a folder")
+        for path in found:
+            inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+            files += [p for p in inside if p.is_file() and not p.name.startswith(".") and p not in files]
+    if not files:
+        raise UserError(f"{names!r} has no files; expected text")
+    return files
 
 
 def fits(value: object, kind: Any) -> bool:
@@ -118,10 +135,36 @@ def whole_file(file: str | Path) -> Iterator[BinaryIO]:
         os.close(folder)
 
 
+@contextlib.contextmanager
+def whole_folder(folder: str | Path) -> Iterator[Path]:
+    """A folder to fill that takes its name only when it is complete; else nothing is left, or at most what the next one
+    to write it removes. Files in it are put on the disk by whoever writes them."""
+    path = Path(folder)
+    partial = path.with_name(f".{path.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    new = [parent for parent in path.parents if not parent.exists()]
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        for parent in new:
+            with contextlib.suppress(OSError):                  # somebody else uses it by now
+                parent.rmdir()
+        raise
+
+
 def write_json(file: str | Path, values: dict) -> None:
     """A dict as readable JSON, whole or not at all."""
     with whole_file(file) as f:
         f.write((json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def refuse(reason: str, **flags: object) -> None:
+    """UserError if one of the flags was given."""
+    if given := [f"--{name}" for name, value in flags.items() if value is not None]:
+        raise UserError(f"{reason} {', '.join(given)}; see --help")
 
 
 def file_digest(file: str | Path) -> str:
@@ -151,10 +194,12 @@ def parse_value(flag: str, text: str, kind: Any) -> object:
 def parse_arguments(function: Callable, arguments: list[str]) -> dict[str, object]:
     """Keyword arguments of a function from a command line: `--name value`, `--name=value`, `--name` alone for True.
 
-    Parameters without a default may stand without their name, in order. Every mistake is found before anything runs.
+    Parameters without a default may stand without their name, in order; a last one that is a list takes all that is left
+    so. Every mistake is found before anything runs.
     """
     parameters, hints = inspect.signature(function).parameters, typing.get_type_hints(function)
     required = [name for name, p in parameters.items() if p.default is p.empty]
+    lists: dict[str, list[str]] = {name: [] for name in required if hints[name] == list[str]}
     given: dict[str, str] = {}
     queue = list(arguments)
     while queue:
@@ -162,9 +207,10 @@ def parse_arguments(function: Callable, arguments: list[str]) -> dict[str, objec
         if match := re.fullmatch(r"(--?[A-Za-z][\w-]*)(?:=(.*))?", argument, re.DOTALL):
             flag, text = match.groups()
             name = flag.lstrip("-").replace("-", "_")
-            if name not in parameters or not flag.startswith("--"):
-                hint = nearest(name, parameters).replace("mean ", "mean --")
-                raise UserError(f"unknown flag {flag}{hint or '; the flags are --' + ' --'.join(parameters)}")
+            flags = [name for name in parameters if name not in lists]
+            if name not in flags or not flag.startswith("--"):
+                hint = nearest(name, flags).replace("mean ", "mean --")
+                raise UserError(f"unknown flag {flag}{hint or '; the flags are --' + ' --'.join(flags)}")
             if text is None and queue and not re.match(r"--?[A-Za-z]", queue[0]):
                 text = queue.pop(0)
             elif text is None:
@@ -173,6 +219,9 @@ def parse_arguments(function: Callable, arguments: list[str]) -> dict[str, objec
                 text = "True"
         else:
             left = [name for name in required if name not in given]
+            if left and left[0] in lists:
+                lists[left[0]].append(argument)
+                continue
             if not left:
                 raise UserError(f"unexpected {argument!r}; flags are written --name value")
             name = flag = left[0]
@@ -180,9 +229,10 @@ def parse_arguments(function: Callable, arguments: list[str]) -> dict[str, objec
         if name in given:
             raise UserError(f"{flag} is given twice; keep one")
         given[name] = text
-    if missing := [name.upper() for name in required if name not in given]:
+    if missing := [name.upper() if name in lists or not lists else f"--{name}" for name in required
+                   if name not in given and not lists.get(name)]:
         raise UserError(f"{' and '.join(missing)} missing; see --help")
-    return {name: parse_value(f"--{name}", text, hints[name]) for name, text in given.items()}
+    return {**lists, **{name: parse_value(f"--{name}", text, hints[name]) for name, text in given.items()}}
 
 
 @contextlib.contextmanager
@@ -204,18 +254,18 @@ def one_line_errors(program: str) -> Iterator[None]:
         sys.exit(130)
 
 
-def command(*functions: Callable) -> None:
-    """Run a function as a command line, its signature being the flags; several functions are subcommands."""
+def command(*functions: Callable, named: bool = False) -> None:
+    """Run a function as a command line, its signature being the flags; several functions, or `named`, are subcommands."""
     program, arguments = Path(sys.argv[0]).name, sys.argv[1:]
-    table = {function.__name__: function for function in functions}
+    table, named = {function.__name__: function for function in functions}, named or len(functions) > 1
     with one_line_errors(program):
-        if {"--help", "-h"} & set(arguments) or (len(table) > 1 and not arguments):
+        if {"--help", "-h"} & set(arguments) or (named and not arguments):
             import fire
-            chosen: Any = functions[0] if len(table) == 1 else table.get((arguments or [""])[0], table)
+            chosen: Any = functions[0] if not named else table.get((arguments or [""])[0], table)
             fire.Fire(chosen, command=["--help"], name=program)
             return
         function = functions[0]
-        if len(table) > 1:
+        if named:
             name = arguments.pop(0)
             if name not in table:
                 raise UserError(f"unknown command {name!r}{nearest(name, table)}; the commands are {', '.join(table)}")

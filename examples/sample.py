@@ -107,7 +107,8 @@ def vocabulary() -> list[str]:
 
 
 def write(folder: str, n_train: int = 4000, n_dev: int = 1000, n_documents: int = 2000) -> None:
-    """Write the sample: train.tsv, dev.tsv, corpus.txt, vocab.txt, config.json (a small model) and train.json.
+    """Write the sample: train.tsv, dev.tsv, corpus.txt, held_out.txt, vocab.txt, config.json (a small model), train.json and
+    pretrain.json.
 
     Args:
         folder: where; files of these names there are replaced.
@@ -122,12 +123,15 @@ def write(folder: str, n_train: int = 4000, n_dev: int = 1000, n_documents: int 
         lines = ["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String"]
         lines += [f"{label}\t{2 * i}\t{2 * i + 1}\t{a}\t{b}" for i, (label, a, b) in enumerate(pairs(n, seed))]
         write_lines(out / name, lines)
-    write_lines(out / "corpus.txt", [line for document in documents(n_documents, 3) for line in (*document, "")])
+    for name, n, seed in (("corpus.txt", n_documents, 3), ("held_out.txt", -(-n_documents // 20), 4)):
+        write_lines(out / name, [line for document in documents(n, seed) for line in (*document, "")])
     write_lines(out / "vocab.txt", vocab)
     write_json(out / "config.json", {"vocab_size": len(vocab), "dim": 128, "n_layers": 2, "n_heads": 4, "dim_ff": 512,
                                      "p_drop_hidden": 0.1, "p_drop_attn": 0.1, "max_len": 128, "n_segments": 2})
     write_json(out / "train.json", {"seed": 42, "batch_size": 32, "lr": 5e-4, "n_epochs": 3, "warmup": 0.1,
                                     "save_steps": 100, "bias_correction": True})
+    write_json(out / "pretrain.json", {"seed": 42, "batch_size": 64, "lr": 1e-3, "n_epochs": 10, "warmup": 0.1,
+                                       "save_steps": 500, "bias_correction": True})
 
 
 def write_lines(file: Path, lines: list[str]) -> None:

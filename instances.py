@@ -1,0 +1,182 @@
+"""Pre-training instances that were masked elsewhere: the official TensorFlow code's TFRecords and GluonNLP's npz.
+
+    prepare_instances([Path("tf_examples.tfrecord")], "examples-ids")
+    batches = Batches(FixedInstances(Corpus("examples-ids"), max_len=128), batch_size=32, seed=42)
+"""
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from pairs import Plan
+from shards import FORMAT, ArrayFile, Corpus, write_shard
+from utils import UserError, file_digest, whole_folder
+
+RECORDS = re.compile(r"\.tf_?records?(\.gz)?(-\d+-of-\d+)?$|\.npz$")     # names of files with fixed instances
+
+# What a TFRecord's example or an npz of pre-training has: our name, and others it goes by.
+FEATURES = {"input_ids": ("input_word_ids",), "input_mask": (), "segment_ids": ("input_type_ids",),
+            "masked_lm_positions": (), "masked_lm_ids": (), "masked_lm_weights": (), "next_sentence_labels": ()}
+Instances = dict[str, np.ndarray]       # the features above, each (n, L), (n, P) or (n, 1)
+
+
+def read_records(file: Path) -> Iterator[Instances]:
+    """The examples of a TFRecord file, plain or GZIP, some thousand at a time."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        import tensorflow as tf
+    except ImportError:
+        raise UserError(f"{file} is a TFRecord file; pip install tensorflow to read it") from None
+    with open(file, "rb") as f:
+        compression = "GZIP" if f.read(2) == b"\x1f\x8b" else ""
+    records = tf.data.TFRecordDataset(str(file), compression)
+    try:
+        example = tf.train.Example.FromString(next(iter(records)).numpy()).features.feature
+    except StopIteration:
+        raise UserError(f"{file} holds no records") from None
+    except Exception as error:
+        raise UserError(f"{file} is no TFRecord file of examples, or is damaged ({type(error).__name__})") from None
+    names = {ours: next((name for name in (ours, *others) if name in example), None) for ours, others in FEATURES.items()}
+    if missing := [ours for ours, name in names.items() if name is None]:
+        raise UserError(f"{file}: no {', '.join(missing)} among its features {', '.join(sorted(example))}; expected a file "
+                        f"of the official pre-training data")
+    expected = {}
+    for ours, name in names.items():
+        integers = ours != "masked_lm_weights"
+        values = example[name].int64_list.value if integers else example[name].float_list.value
+        expected[name] = tf.io.FixedLenFeature([len(values)], tf.int64 if integers else tf.float32)
+    done = 0
+    try:
+        for batch in records.batch(2048):
+            parsed = tf.io.parse_example(batch, expected)
+            yield {ours: parsed[name].numpy() for ours, name in names.items()}
+            done += len(batch)
+    except tf.errors.OpError as error:
+        raise UserError(f"{file}: after record {done}, one has other features or another length than the first, or is "
+                        f"damaged ({type(error).__name__}); make the file again") from None
+
+
+def read_npz(file: Path) -> Iterator[Instances]:
+    """GluonNLP's npz: the same arrays, with valid_lengths for the mask."""
+    try:
+        with np.load(file) as npz:
+            arrays = {name: npz[name] for name in npz.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{file}: not an npz of plain arrays ({' '.join(str(error).split())[:80]})") from None
+    if "valid_lengths" in arrays and "input_ids" in arrays:
+        arrays["input_mask"] = np.arange(arrays["input_ids"].shape[-1]) < arrays["valid_lengths"].reshape(-1, 1)
+    for ours, others in FEATURES.items():
+        for name in others:
+            if name in arrays:
+                arrays[ours] = arrays[name]
+    if missing := [name for name in FEATURES if name not in arrays]:
+        raise UserError(f"{file}: no {', '.join(missing)} among its arrays {', '.join(sorted(arrays))}")
+    arrays["next_sentence_labels"] = arrays["next_sentence_labels"].reshape(-1, 1)
+    if len({len(arrays[name]) for name in FEATURES}) > 1:
+        raise UserError(f"{file}: its arrays have different numbers of rows")
+    if arrays["input_ids"].size == 0:
+        raise UserError(f"{file} holds no instances")
+    yield {name: arrays[name] for name in FEATURES}
+
+
+def check_instances(file: Path, rows: Instances) -> None:
+    """UserError where instances cannot be what the format says."""
+    ids, mask, weights = rows["input_ids"], rows["input_mask"], rows["masked_lm_weights"]
+    length, slots = ids.shape[1], rows["masked_lm_ids"].shape[1]
+    shapes = {"input_mask": length, "segment_ids": length, "masked_lm_positions": slots, "masked_lm_weights": slots,
+              "next_sentence_labels": 1}
+    for name, n in shapes.items():
+        if rows[name].shape[1:] != (n,):
+            raise UserError(f"{file}: {name} has length {rows[name].shape[1:]}, expected {n} as its fellows have")
+    if (np.diff(mask.astype(np.int8), axis=1) > 0).any() or not mask[:, 0].all():
+        raise UserError(f"{file}: input_mask has zeros before ones; expected padding at the end")
+    if (np.diff(rows["segment_ids"] * mask, axis=1)[mask[:, 1:] > 0] < 0).any():
+        raise UserError(f"{file}: segment_ids fall within a row; expected zeros, then ones")
+    if not np.isin(weights, (0, 1)).all():
+        raise UserError(f"{file}: masked_lm_weights other than 0 and 1; expected Google's")
+    if (rows["masked_lm_positions"] * (weights > 0) >= mask.sum(1, keepdims=True)).any():
+        raise UserError(f"{file}: masked_lm_positions beyond the tokens; make the file again")
+
+
+def prepare_instances(files: list[Path], out: str | Path) -> Path:
+    """Take fixed instances, TFRecord or npz, into a prepared corpus as they are; returns the shard's folder."""
+    folder = Path(out) / "shard-0-of-1"
+    made_from = {"format": FORMAT, "kind": "instances", "shard": [0, 1],
+                 "text": [[file.name, file_digest(file)] for file in files]}
+    if (folder / "shard.json").is_file():
+        return folder
+    types = {"tokens": "<u4", "instances": "<i8", "second": "<i4", "slots": "<i8", "positions": "<i4", "words": "<u4",
+             "order": "u1"}
+    length, most = 0, 0
+    with whole_folder(folder) as partial:
+        arrays = {name: ArrayFile(partial / f"{name}.bin", np.dtype(dtype)) for name, dtype in types.items()}
+        arrays["instances"].append([0])
+        arrays["slots"].append([0])
+        for file in tqdm(files, desc="Preparing", unit="file"):
+            for rows in (read_npz if file.suffix == ".npz" else read_records)(file):
+                check_instances(file, rows)
+                if length not in (0, rows["input_ids"].shape[1]):
+                    raise UserError(f"{file} has instances of {rows['input_ids'].shape[1]} tokens, {files[0]} of {length}; "
+                                    f"train on files of one length")
+                mask, real = rows["input_mask"] > 0, rows["masked_lm_weights"] > 0
+                length, most = rows["input_ids"].shape[1], max(most, int(rows["input_ids"].max()))
+                arrays["instances"].append(arrays["tokens"].size + np.cumsum(mask.sum(1)))
+                arrays["tokens"].append(rows["input_ids"][mask])
+                arrays["second"].append((mask & (rows["segment_ids"] == 0)).sum(1))
+                arrays["slots"].append(arrays["words"].size + np.cumsum(real.sum(1)))
+                arrays["positions"].append(rows["masked_lm_positions"][real])
+                arrays["words"].append(rows["masked_lm_ids"][real])
+                arrays["order"].append(rows["next_sentence_labels"][:, 0])
+                most = max(most, int(rows["masked_lm_ids"].max()))
+        counts = {"instances": arrays["order"].size, "tokens": arrays["tokens"].size, "masked": arrays["words"].size}
+        write_shard(partial, made_from | {"counts": counts, "max_len": length, "largest_id": most}, arrays)
+    return folder
+
+
+class FixedInstances:
+    """Instances that were masked elsewhere, from a prepared corpus of the kind "instances"; trained on as they are."""
+
+    BLOCK = 512                         # instances
+
+    def __init__(self, corpus: Corpus, max_len: int):
+        if (length := corpus.about["max_len"]) != max_len:
+            raise UserError(f"max_len={max_len}, and the instances of {corpus.folder} have {length} tokens; set --max_len "
+                            f"{length}")
+        self.corpus, self.n = corpus, corpus.counts["instances"]
+        self.n_blocks = -(-self.n // self.BLOCK)
+
+    def counts(self, epoch: int) -> np.ndarray:
+        """(n_blocks,) instances of each block."""
+        return np.diff(np.append(np.arange(self.n_blocks) * self.BLOCK, self.n))
+
+    def plan(self, blocks: np.ndarray, epoch: int) -> Plan:
+        """The instances of some blocks; the arrays of a plan that do not matter here are left at zero."""
+        rows = np.concatenate([np.arange(k * self.BLOCK, min(self.n, (k + 1) * self.BLOCK)) for k in blocks.tolist()])
+        at = self.corpus.instances[rows]
+        zeros = np.zeros(len(rows), np.int64)
+        return Plan(rows.astype(np.uint64), at, self.corpus.instances[rows + 1] - at, zeros, zeros, self.corpus.order[rows],
+                    np.repeat(np.arange(len(blocks)), self.counts(epoch)[blocks]), zeros > 0, zeros > 0)
+
+    def lengths(self, plan: Plan) -> np.ndarray:
+        """(N,) tokens of each instance."""
+        return plan.n_a
+
+    def build(self, plan: Plan, epoch: int) -> tuple[np.ndarray, ...]:
+        """The arrays of a batch."""
+        corpus, rows, lengths = self.corpus, plan.keys.astype(np.int64), plan.n_a[:, None]
+        column = np.arange(lengths.max())
+        real = column < lengths
+        ids = np.where(real, corpus.tokens[np.where(real, plan.a[:, None] + column, 0)], 0)
+        segments = real & (column >= corpus.second[rows][:, None])
+        first = corpus.slots[rows][:, None]
+        n = corpus.slots[rows + 1][:, None] - first
+        slot = np.arange(max(1, n.max()))
+        weights = slot < n
+        index = np.where(weights, first + slot, 0)
+        positions, words = (np.where(weights, array[index], 0) if len(array) else np.zeros(index.shape, np.int64)
+                            for array in (corpus.positions, corpus.words))
+        corpus.release()
+        return ids, segments.astype(np.int64), real.astype(np.int64), positions, words, weights, plan.order

@@ -1,0 +1,168 @@
+"""The files of a prepared corpus: arrays that are mapped into memory instead of read, and a shard.json that describes them.
+
+    corpus = Corpus("books-ids")
+    corpus.tokens[corpus.sentences[0]:corpus.sentences[1]]      # the ids of the first sentence
+
+DIR/shard-I-of-N holds shard.json and raw little-endian arrays, and is written whole or not at all. Shards made apart, on
+other machines, are one corpus when they lie in one folder. ARCHITECTURE.md has the format.
+"""
+import hashlib
+import json
+import mmap
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils import UserError, file_digest, read_json
+
+FORMAT = 1                              # of the files; a reader refuses another
+OFFSETS = {"sentences", "documents", "instances", "slots"}      # arrays that say where things start, and their end
+
+
+def is_prepared(folder: str | Path) -> bool:
+    """Whether a folder holds a prepared corpus."""
+    return Path(folder).is_dir() and any(Path(folder).glob("shard-*-of-*/shard.json"))
+
+
+class ArrayFile:
+    """An array on disk that grows at its end; knows its size and digest."""
+
+    def __init__(self, file: Path, dtype: np.dtype):
+        self.file, self.dtype = open(file, "wb"), dtype
+        self.digest, self.size = hashlib.sha256(), 0
+
+    def append(self, values: np.ndarray | list[int]) -> None:
+        """Write values at the end."""
+        data = np.ascontiguousarray(values, self.dtype).tobytes()
+        self.file.write(data)
+        self.digest.update(data)
+        self.size += len(data) // self.dtype.itemsize
+
+    def close(self) -> dict[str, Any]:
+        """Put everything on the disk; what shard.json says of the file."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        return {"dtype": self.dtype.str, "size": self.size, "sha256": self.digest.hexdigest()}
+
+
+def id_type(n: int) -> np.dtype:
+    """The smallest unsigned integer that holds n different ids."""
+    return np.dtype(np.min_scalar_type(n - 1)).newbyteorder("<")
+
+
+def write_shard(folder: Path, about: dict[str, Any], arrays: dict[str, ArrayFile]) -> None:
+    """Close a shard's arrays and describe them."""
+    about = about | {"arrays": {name: file.close() for name, file in arrays.items()}}
+    text = json.dumps(about, indent=1, ensure_ascii=False)
+    (folder / "shard.json").write_text(text + "\n", encoding="utf-8")
+
+
+# ---------------------------------------------------------------------------------------------- arrays to read
+
+class Joined:
+    """Arrays of several shards, one after the other, addressed as one."""
+
+    def __init__(self, parts: list[np.ndarray], shifts: list[int] | None = None):
+        self.parts, self.shifts = parts, shifts or [0] * len(parts)             # shift: added to a part's values
+        self.starts = np.cumsum([0, *map(len, parts)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, index: Any) -> Any:
+        """The values at an index, an array of them, or a slice (a copy)."""
+        if isinstance(index, slice):
+            start, stop, _ = index.indices(len(self))
+            pieces = [part[max(0, start - at):max(0, stop - at)].astype(np.int64) + shift
+                      for part, at, shift in zip(self.parts, self.starts, self.shifts, strict=False)]
+            return np.concatenate(pieces)
+        if len(self.parts) == 1:
+            return self.parts[0][index].astype(np.int64)
+        index = np.asarray(index)
+        which, out = np.searchsorted(self.starts, index, "right") - 1, np.empty(index.shape, np.int64)
+        for k, (part, at, shift) in enumerate(zip(self.parts, self.starts, self.shifts, strict=False)):
+            chosen = which == k
+            out[chosen] = part[index[chosen] - at].astype(np.int64) + shift
+        return out
+
+    def search(self, value: int) -> int:
+        """The first index whose value is not less, of rising values."""
+        for part, at, shift in zip(self.parts, self.starts, self.shifts, strict=False):
+            if len(part) and value <= part[-1] + shift:
+                return int(at) + int(np.searchsorted(part, value - shift))
+        return len(self)
+
+
+class Corpus:
+    """A prepared corpus, all its shards, checked and mapped into memory.
+
+    Attributes:
+        kind: text, or instances.
+        about: what shard.json says, of the first shard; counts are summed up.
+        arrays: name -> Joined. Of text: `tokens` (ids), `sentences` (at which token each starts, and the end), `documents`
+            (at which sentence each starts, and the end).
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        folders = sorted(self.folder.glob("shard-*-of-*"), key=lambda p: int(p.name.split("-")[1]))
+        abouts = [read_json(path / "shard.json") for path in folders]
+        if not folders:
+            raise UserError(f"{folder} holds no prepared corpus; make one with python corpus.py prepare TEXT --vocab V "
+                            f"--out DIR")
+        self.about = abouts[0]
+        if self.about.get("format") != FORMAT:
+            raise UserError(f"{folders[0]} has format {self.about.get('format')}; expected {FORMAT}, so prepare it again")
+        n = self.about["shard"][1]
+        if {path.name for path in folders} != {f"shard-{i}-of-{n}" for i in range(n)}:
+            missing = [f"{i}/{n}" for i in range(n) if not (self.folder / f"shard-{i}-of-{n}").is_dir()]
+            raise UserError(f"{folder}: " + (f"shards {', '.join(missing)} are missing; prepare them too" if missing else
+                                             "shards of different splits; remove those of one"))
+        for path, about in zip(folders, abouts, strict=True):
+            for name in ("format", "kind", "text", "vocab", "do_lower_case", "split_sentences"):
+                if about.get(name) != self.about.get(name):
+                    raise UserError(f"{path} differs from {folders[0]} in {name}; prepare all shards from the same text, "
+                                    f"vocabulary and settings")
+        self.kind: str = self.about["kind"]
+        self.counts = {name: sum(about["counts"][name] for about in abouts) for name in self.about["counts"]}
+        self._maps: list[mmap.mmap] = []
+        parts = {name: [self._map(path / f"{name}.bin", about["arrays"][name])
+                        for path, about in zip(folders, abouts, strict=True)] for name in self.about["arrays"]}
+        self.arrays = {name: self._join(name, parts) for name in parts}
+        self.vocab_file = folders[0] / "vocab.txt" if (folders[0] / "vocab.txt").is_file() else None
+        self.key = hashlib.sha256(json.dumps([a["arrays"] for a in abouts], sort_keys=True).encode()).hexdigest()
+
+    def _map(self, file: Path, about: dict[str, Any]) -> np.ndarray:
+        dtype = np.dtype(about["dtype"])
+        if not file.is_file() or file.stat().st_size != about["size"] * dtype.itemsize:
+            size = f"{file.stat().st_size} bytes" if file.is_file() else "missing"
+            raise UserError(f"{file}: {size}; expected {about['size'] * dtype.itemsize} bytes, so prepare the corpus again")
+        if file_digest(file) != about["sha256"]:
+            raise UserError(f"{file} was altered (its digest differs); prepare the corpus again")
+        if not about["size"]:
+            return np.empty(0, dtype)
+        with open(file, "rb") as f:
+            self._maps.append(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))
+        return np.frombuffer(self._maps[-1], dtype)
+
+    @staticmethod
+    def _join(name: str, parts: dict[str, list[np.ndarray]]) -> Joined:
+        """Offsets count through all shards: each part's last is the next one's first."""
+        if name not in OFFSETS:
+            return Joined(parts[name])
+        shifts = np.cumsum([0] + [int(part[-1]) for part in parts[name][:-1]]).tolist()
+        return Joined([*(part[:-1] for part in parts[name][:-1]), parts[name][-1]], shifts)
+
+    def __getattr__(self, name: str) -> Joined:
+        try:
+            return self.__dict__["arrays"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def release(self) -> None:
+        """Give the pages that were looked at back to the system, so that memory does not grow with the corpus."""
+        for mapped in self._maps:
+            mapped.madvise(mmap.MADV_DONTNEED)
