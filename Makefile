@@ -1,4 +1,4 @@
-# make demo    install what running needs, then the main job on the built-in sample
+# make demo    install what running needs, pre-train on the built-in corpus, fine-tune with and without
 # make test    install what the checks need too, then every check
 # make check   ruff and mypy alone
 PYTHON ?= python3
@@ -9,7 +9,7 @@ PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 .PHONY: demo test check
 
 demo: $(VENV)/run
-	$(BIN)/python classify.py
+	$(BIN)/python examples/demo.py
 
 test: check
 	$(BIN)/python -m pytest

@@ -95,6 +95,8 @@ def tokenise(job: Job, tokenizer: FullTokenizer, language: str | None) -> Tokeni
     flat, lengths = array.array("I"), array.array("I")
     breaks = [0] if job.start == 0 else []
     lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
     for sentence in sentences(lines, job.form, language):
         if sentence is None:
             breaks.append(len(lengths))
@@ -102,7 +104,7 @@ def tokenise(job: Job, tokenizer: FullTokenizer, language: str | None) -> Tokeni
             flat.extend(ids)
             lengths.append(len(ids))
     return Tokenised(np.frombuffer(flat, np.uint32) if flat else np.empty(0, np.uint32),
-                     np.array(lengths, np.int64), breaks, len(lines) - (not lines[-1]))
+                     np.array(lengths, np.int64), breaks, len(lines))
 
 
 def line_number(job: Job, before: bytes) -> int:
@@ -358,8 +360,9 @@ def prepare(texts: list[str], vocab: str, out: str, workers: int | None = None, 
     """
     if not (match := re.fullmatch(r"(\d+)/(\d+)", shard)):
         raise UserError(f"--shard {shard}: expected I/N, such as 0/4")
-    folder = prepare_text(find(",".join(texts)), vocab, out, casing(vocab, do_lower_case), workers or cores(),
-                          (int(match[1]), int(match[2])), language(split_sentences))
+    folder = prepare_text(find(",".join(texts)), vocab, out, casing(vocab, do_lower_case),
+                          cores() if workers is None else workers, (int(match[1]), int(match[2])),
+                          language(split_sentences))
     counts = read_json(folder / "shard.json")["counts"]
     print(f"{folder}: {counts['documents']} documents, {counts['sentences']} sentences, {counts['tokens']} tokens")
 

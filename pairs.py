@@ -434,12 +434,13 @@ class Batches:
         order (B,), 1 where the second text is random. The weights are such that the mean over the batch's rows of
         (weights * cross-entropy).sum(1) is Google's loss, sum(used * cross-entropy) / (sum(used) + 1e-5)."""
         *arrays, used, order = self.instances.build(*self.plan(n))
-        return *arrays, (used * (len(used) / (used.sum() + 1e-5))).astype(np.float32), order
+        return *arrays, used * (len(used) / (used.sum() + 1e-5)), order
 
     def __getitem__(self, n: int) -> "tuple[Tensor, ...]":
         """arrays(n) as tensors on the CPU."""
         import torch
-        return tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in self.arrays(n))
+        tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in self.arrays(n)]
+        return tuple(t.float() if t.is_floating_point() else t for t in tensors)
 
     def describe(self, n: int) -> str:
         """Batch n in words, for messages."""

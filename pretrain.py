@@ -66,7 +66,7 @@ def main(train_cfg: str | None = None, model_cfg: str | None = None, data_file: 
     """
     if mode not in ("train", "eval"):
         raise UserError(f"--mode {mode}: expected train or eval")
-    text = Text(vocab, cache_dir, do_lower_case, language(split_sentences), workers or cores())
+    text = Text(vocab, cache_dir, do_lower_case, language(split_sentences), cores() if workers is None else workers)
     shape = {"max_len": max_len, "max_pred": max_pred, "mask_prob": mask_prob, "short_seq_prob": short_seq_prob,
              "next_sentence": next_sentence, "whole_word_mask": whole_word_mask}
     if mode == "eval":

@@ -30,7 +30,7 @@ def layout(file: Path) -> Layout:
         return Layout()
     widest, median = widths[int(len(widths) * 0.98)], widths[len(widths) // 2]
     open_ended = sum(not line.endswith(ENDS) for line in lines if line)
-    if median >= 40 and widest <= 100 and open_ended > len(widths) / 2:
+    if median >= 40 and widest <= 100 and open_ended > len(widths) / 3:
         return Layout(widest, True)
     runs = [len(run.strip("\n").split("\n")) for run in re.split(r"\n{2,}", "\n".join(lines)) if run.strip()]
     return Layout(0, sum(n == 1 for n in runs) > len(runs) / 2 > 1)
@@ -42,7 +42,7 @@ def paragraphs(lines: list[str], form: Layout) -> Iterator[str | None]:
     A hard-wrapped line goes on in the next one, unless it ends a sentence and the next word had fitted on it.
     """
     blank, held = 0, ""
-    for line in (*lines, ""):
+    for line in lines:
         line = line.strip()
         if not line:
             blank += 1
@@ -61,7 +61,8 @@ def paragraphs(lines: list[str], form: Layout) -> Iterator[str | None]:
             yield held
             held = ""
         held = f"{held}\n{line}" if held else line
-    # the text's own end is no document's: the caller knows where its piece of the file ends
+    if held:                            # the end of these lines need not be a document's
+        yield held
 
 
 def sentences(lines: list[str], form: Layout, language: str | None) -> Iterator[str | None]:

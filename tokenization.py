@@ -265,7 +265,7 @@ def learn(texts: list[str], out: str, vocab_size: int = 30522, lower_case: bool 
     tokenizer.normalizer = normalizers.BertNormalizer(strip_accents=lower_case, lowercase=lower_case)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.train_from_iterator(lines_of(find(",".join(texts))), trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=list(SPECIAL), limit_alphabet=vocab_size // 4))
+        vocab_size=vocab_size, special_tokens=list(SPECIAL), limit_alphabet=max(1000, vocab_size // 4)))
     vocab = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     if len(vocab) == len(SPECIAL):
         raise UserError(f"{', '.join(texts)}: no text to learn from")

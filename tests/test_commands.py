@@ -43,7 +43,7 @@ def test_the_built_in_sample_is_learnt_and_the_next_step_is_told(tmp_path: Path,
 def test_the_sample_is_the_same_everywhere(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         world.write(str(tmp_path / folder), 50, 20, 5)
-    for file in ("train.tsv", "dev.tsv", "corpus.txt", "vocab.txt"):
+    for file in ("train.tsv", "dev.tsv", "corpus.txt", "held_out.txt", "vocab.txt"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     assert (tmp_path / "a/train.tsv").read_text().split("\n")[1].startswith(("0\t0\t1\t", "1\t0\t1\t"))
     words = set((tmp_path / "a/vocab.txt").read_text().split())
@@ -131,7 +131,7 @@ EVAL = "--mode eval --model_file {trained}/run/model_steps_7.pt --data_file {sam
     (TRAIN.replace("--vocab {sample}/vocab.txt", ""), "name a vocab.txt with --vocab"),
     (TRAIN.replace("--model_cfg {sample}/config.json", ""), "neither --pretrain_file nor --model_cfg"),
     (TRAIN.replace("{trained}/train.json", "{bad}/train.json"), "unknown key 'n_epoch' (did you mean n_epochs?)"),
-    (TRAIN.replace("{sample}/vocab.txt", "{bad}/vocab.txt"), "has 160 tokens, the model 159"),
+    (TRAIN.replace("{sample}/vocab.txt", "{bad}/vocab.txt"), "has 148 tokens, the model 147"),
     (TRAIN.replace("{sample}/config.json", "{bad}/config.json"), "dim=100 is not divisible by n_heads=12"),
     (TRAIN + "--max_len 129", "max_len=129 is more than the 128 positions"),
     (TRAIN + "--max_len 4", "max_len=4; a row of mrpc needs at least 5 tokens"),
@@ -149,7 +149,7 @@ EVAL = "--mode eval --model_file {trained}/run/model_steps_7.pt --data_file {sam
     (EVAL + "--task mnli", "was trained on mrpc, not on mnli"),
     (EVAL.replace("model_steps_7", "model_steps_8"), "does not exist"),
     (EVAL.replace("{trained}/run/model_steps_7.pt", "{bad}/cut.pt"), "cut.pt is truncated or altered"),
-    (EVAL + "--vocab {bad}/vocab.txt", "has 160 tokens, the model 159"),
+    (EVAL + "--vocab {bad}/vocab.txt", "has 148 tokens, the model 147"),
 ])
 def test_a_mistake_ends_in_one_line_with_status_2_and_nothing_written(
         line: str, message: str, trained: Path, sample: Path, tmp_path: Path, run: Callable,

@@ -1,4 +1,5 @@
 """Pairs and masks: Google's rules, exactly where they are exact, within sampling error where they are chance."""
+
 import hashlib
 import math
 import random
@@ -23,19 +24,23 @@ Documents = list[list[list[int]]]
 def make_documents(n: int, seed: int = 1, longest: int = 30) -> Documents:
     """Documents of sentences of word numbers; some sentences are longer than an instance."""
     rng = random.Random(seed)
-    return [[[rng.randrange(WORDS) for _ in range(rng.choice((rng.randint(1, longest), rng.randint(1, 6 * longest))))]
-             for _ in range(rng.choice((1, 2, 5, 12, 40)))] for _ in range(n)]
+    return [
+        [
+            [rng.randrange(WORDS) for _ in range(rng.choice((rng.randint(1, longest), rng.randint(1, 6 * longest))))]
+            for _ in range(rng.choice((1, 2, 5, 12, 40)))
+        ]
+        for _ in range(n)
+    ]
 
 
 def write(documents: Documents, folder: Path, shards: int = 1) -> Corpus:
     folder.mkdir(exist_ok=True)
-    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" if i % 3 else f"##w{i}" for i in range(WORDS))]
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(WORDS))]
     (folder / "vocab.txt").write_text("\n".join(vocab) + "\n")
     text = "\n".join("\n".join(" ".join(f"w{i}" for i in s) for s in d) + "\n" for d in documents)
     (folder / "text.txt").write_text(text)
-    (folder / "plain.txt").write_text("\n".join([*vocab[:5], *(f"w{i}" for i in range(WORDS))]) + "\n")
     for i in range(shards):
-        prepare_text([folder / "text.txt"], folder / "plain.txt", folder / "ids", True, shard=(i, shards))
+        prepare_text([folder / "text.txt"], folder / "vocab.txt", folder / "ids", True, shard=(i, shards))
     return Corpus(folder / "ids")
 
 
@@ -54,7 +59,7 @@ def whole_epoch(pairs: Pairs, epoch: int = 0) -> Plan:
 
 
 def document_of(corpus: Corpus, token: np.ndarray) -> np.ndarray:
-    starts = corpus.sentences[corpus.documents[0:len(corpus.documents)]]
+    starts = corpus.sentences[corpus.documents[0 : len(corpus.documents)]]
     return np.searchsorted(starts, token, "right") - 1
 
 
@@ -67,8 +72,9 @@ def close(found: np.ndarray, expected: np.ndarray, what: str, sigmas: float = 5)
 
 # ------------------------------------------------------------------------------------------------------ the pairs
 
+
 def test_the_corpus_holds_the_text_and_nothing_else(corpus: Corpus, documents: Documents) -> None:
-    ids = corpus.tokens[0:len(corpus.tokens)]
+    ids = corpus.tokens[0 : len(corpus.tokens)]
     assert ids.tolist() == [5 + word for document in documents for sentence in document for word in sentence]
     assert len(corpus.documents) - 1 == len(documents)
     assert len(corpus.sentences) - 1 == sum(map(len, documents))
@@ -91,7 +97,7 @@ def test_truncation_is_google_s_token_by_token_rule(room: int) -> None:
 def test_chance_is_fair() -> None:
     keys = draw(np.arange(200_000, dtype=np.uint64), 7)
     assert abs(coin(0.3, keys, 1).mean() - 0.3) < 5 * math.sqrt(0.21 / 200_000)
-    for n in (1, 5, 64, 65, 300):                               # heads of n coins: mean n/2, variance n/4
+    for n in (1, 5, 64, 65, 300):  # heads of n coins: mean n/2, variance n/4
         count = heads(np.full(200_000, n), keys, 3)
         assert abs(count.mean() - n / 2) < 5 * math.sqrt(n / 4 / 200_000)
         assert abs(count.var() / (n / 4) - 1) < 0.03
@@ -102,7 +108,7 @@ def test_chance_is_fair() -> None:
 def test_a_hundred_thousand_pairs_have_google_s_statistics(corpus: Corpus, documents: Documents, max_len: int) -> None:
     ours: list[Plan] = []
     seed = 0
-    while sum(map(len, ours)) < 100_000:                        # epochs of several seeds, all different
+    while sum(map(len, ours)) < 100_000:  # epochs of several seeds, all different
         pairs = Pairs(corpus, max_len, seed=seed // 10)
         ours.append(whole_epoch(pairs, seed % 10))
         seed += 1
@@ -149,7 +155,7 @@ def test_a_tenth_of_the_documents_has_a_shorter_target(corpus: Corpus) -> None:
 
 def test_an_epoch_walks_through_the_whole_corpus(corpus: Corpus) -> None:
     pairs = Pairs(corpus, 32, seed=3)
-    plan = pairs._walk(np.arange(pairs.n_blocks), 0)            # before B is drawn and the pairs truncated
+    plan = pairs._walk(np.arange(pairs.n_blocks), 0)  # before B is drawn and the pairs truncated
     end = np.where(plan.order == 1, plan.a + plan.n_a, plan.b + plan.n_b)
     order = np.argsort(plan.a)
     assert plan.a[order[0]] == 0
@@ -176,7 +182,7 @@ def test_a_document_longer_than_a_block_is_walked_in_parts(tmp_path: Path) -> No
     pairs.block, pairs.n_blocks = 64, -(-pairs.n_sentences // 64)
     edges = [pairs.edge(k) for k in range(pairs.n_blocks + 1)]
     assert edges[:3] == [0, 64, 128]
-    assert edges[-2:] == [2000, 2003]                           # the second document begins a block of its own
+    assert edges[-2:] == [2000, 2003]  # the second document begins a block of its own
     counts = pairs.counts(0)
     assert counts.sum() == len(whole_epoch(pairs))
     plan = pairs._walk(np.arange(pairs.n_blocks), 0)
@@ -184,6 +190,7 @@ def test_a_document_longer_than_a_block_is_walked_in_parts(tmp_path: Path) -> No
 
 
 # ------------------------------------------------------------------------------------------------------ the masks
+
 
 def test_masked_batches_have_google_s_numbers_and_shares(corpus: Corpus) -> None:
     pairs = Pairs(corpus, 128, max_pred=15, mask_prob=0.15)
@@ -200,7 +207,7 @@ def test_masked_batches_have_google_s_numbers_and_shares(corpus: Corpus) -> None
         original[rows, positions[used]] = words[used]
         for row in range(0, len(ids), 16):
             chosen = positions[row][used[row]]
-            assert (np.diff(chosen) > 0).all()                  # rising, so no place twice
+            assert (np.diff(chosen) > 0).all()  # rising, so no place twice
             assert chosen.min() > 0
             assert mask[row].tolist() == [1] * lengths[row] + [0] * (len(mask[row]) - lengths[row])
             ends = np.flatnonzero(original[row] == 3)
@@ -208,7 +215,8 @@ def test_masked_batches_have_google_s_numbers_and_shares(corpus: Corpus) -> None
             assert len(ends) == 2
             assert not set(ends) & set(chosen)
             assert segments[row].tolist() == [0] * (ends[0] + 1) + [1] * (ends[1] - ends[0]) + [0] * (
-                len(mask[row]) - lengths[row])
+                len(mask[row]) - lengths[row]
+            )
             assert original[row, 0] == 2
             assert ids[row, 0] == 2
         now = ids[rows, positions[used]]
@@ -239,9 +247,11 @@ def test_whole_word_masks_take_all_of_a_word_or_none_and_never_too_many() -> Non
     ids[:, 0], ids[:, 20], ids[:, 39] = 2, 3, 3
     allowed = np.ones_like(ids, bool)
     allowed[:, [0, 20, 39]] = False
-    positions, used = choose(ids, allowed, np.full((500, 1), 40), draw(np.arange(500, dtype=np.uint64), 0), 20, 0.15, continues)
-    assert used.sum(1).max() == 6                               # round(40 * .15)
-    assert used.sum(1).mean() > 5.5                             # what does not fit is passed over, not the end of it
+    positions, used = choose(
+        ids, allowed, np.full((500, 1), 40), draw(np.arange(500, dtype=np.uint64), 0), 20, 0.15, continues
+    )
+    assert used.sum(1).max() == 6  # round(40 * .15)
+    assert used.sum(1).mean() > 5.5  # what does not fit is passed over, not the end of it
     for row in range(500):
         chosen = set(positions[row][used[row]].tolist())
         words: list[list[int]] = []
@@ -256,6 +266,7 @@ def test_whole_word_masks_take_all_of_a_word_or_none_and_never_too_many() -> Non
 
 # -------------------------------------------------------------------------------------------------------- order
 
+
 def test_a_batch_depends_on_the_seed_and_its_number_alone(corpus: Corpus) -> None:
     def fresh() -> Batches:
         return Batches(Pairs(corpus, 48, seed=4), 32, seed=4)
@@ -263,25 +274,31 @@ def test_a_batch_depends_on_the_seed_and_its_number_alone(corpus: Corpus) -> Non
     batches = fresh()
     n = len(batches)
     forward = [batches.arrays(i) for i in range(2 * n + 3)]
-    for i in (2 * n + 1, n, n - 1, 5, 0):                       # backwards, each from nothing
+    for i in (2 * n + 1, n, n - 1, 5, 0):  # backwards, each from nothing
         assert all(np.array_equal(x, y) for x, y in zip(fresh().arrays(i), forward[i], strict=True))
     assert not np.array_equal(Batches(Pairs(corpus, 48, seed=5), 32, seed=5).arrays(0)[0], forward[0][0])
 
 
 def test_another_process_makes_the_same_global_batches(corpus: Corpus) -> None:
-    code = (f"import sys, hashlib; sys.path.insert(0, {str(ROOT)!r})\n"
-            f"from pairs import Batches, Pairs; from shards import Corpus\n"
-            f"b = Batches(Pairs(Corpus({str(corpus.folder)!r}), 48, seed=4), 32, seed=4)\n"
-            f"print(hashlib.sha256(b''.join(x.tobytes() for n in (7, 3, len(b) + 2) for x in b.arrays(n))).hexdigest())")
-    others = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    code = (
+        f"import sys, hashlib; sys.path.insert(0, {str(ROOT)!r})\n"
+        f"from pairs import Batches, Pairs; from shards import Corpus\n"
+        f"b = Batches(Pairs(Corpus({str(corpus.folder)!r}), 48, seed=4), 32, seed=4)\n"
+        f"print(hashlib.sha256(b''.join(x.tobytes() for n in (7, 3, len(b) + 2) for x in b.arrays(n))).hexdigest())"
+    )
+    others = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)
+    ]
     batches = Batches(Pairs(corpus, 48, seed=4), 32, seed=4)
     ours = hashlib.sha256(b"".join(x.tobytes() for n in (7, 3, len(batches) + 2) for x in batches.arrays(n))).hexdigest()
     assert [o.strip() for o in others] == [ours, ours]
 
 
-def test_an_epoch_has_every_instance_once_in_full_batches_of_similar_length(corpus: Corpus, monkeypatch: pytest.MonkeyPatch,
-                                                                             ) -> None:
-    monkeypatch.setattr("pairs.POOL", 2)                        # several pools, so that batches span two
+def test_an_epoch_has_every_instance_once_in_full_batches_of_similar_length(
+    corpus: Corpus,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pairs.POOL", 2)  # several pools, so that batches span two
     pairs = Pairs(corpus, 48, seed=4)
     pairs.block, pairs.n_blocks = 500, -(-pairs.n_sentences // 500)
     batches = Batches(pairs, 32, seed=4)
@@ -308,20 +325,21 @@ def test_masks_are_new_in_every_epoch_or_fixed(corpus: Corpus) -> None:
         return found
 
     assert masks(fixed, 0) == masks(fixed, 1)
-    first, later = masks(new, 0), masks(new, 10)                # the same pairs again, ten epochs later
+    first, later = masks(new, 0), masks(new, 10)  # the same pairs again, ten epochs later
     assert first.keys() == later.keys()
     assert np.mean([first[key] == later[key] for key in first]) < 0.05
     assert len(masks(new, 1).keys() & first.keys()) < len(first)
 
 
-def test_shards_together_are_the_corpus_in_one_piece(documents: Documents, corpus: Corpus, tmp_path: Path,
-                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_together_are_the_corpus_in_one_piece(
+    documents: Documents, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("corpus.JOB", 20_000)
     parts = write(documents, tmp_path, shards=3)
     for name in ("tokens", "sentences", "documents"):
         joined, whole = getattr(parts, name), getattr(corpus, name)
         assert len(joined.parts) == 3
-        assert joined[0:len(joined)].tolist() == whole[0:len(whole)].tolist()
+        assert joined[0 : len(joined)].tolist() == whole[0 : len(whole)].tolist()
         index = np.random.default_rng(0).integers(0, len(whole), 500)
         assert joined[index].tolist() == whole[index].tolist()
     for value in (0, 1, 777, len(corpus.sentences) - 1):
@@ -332,17 +350,24 @@ def test_shards_together_are_the_corpus_in_one_piece(documents: Documents, corpu
 
 # -------------------------------------------------------------------------------------------------------- mistakes
 
+
 def test_a_single_document_has_no_random_second_text(tmp_path: Path) -> None:
     corpus = write([[[1, 2, 3]] * 50], tmp_path)
-    with pytest.raises(UserError, match="single document.*--next_sentence False"):
+    with pytest.raises(UserError, match=r"single document.*--next_sentence False"):
         Pairs(corpus, 32)
     assert len(Batches(Pairs(corpus, 32, next_sentence=False), 8)) == 1
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"max_len": 4}, "max_len=4; expected at least 5"), ({"mask_prob": 0.0}, "mask_prob=0.0"),
-    ({"mask_prob": 1.0}, "mask_prob=1.0"), ({"max_pred": 0}, "max_pred=0; expected 1 to max_len=128"),
-    ({"short_seq_prob": 2.0}, "short_seq_prob=2.0")])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_len": 4}, "max_len=4; expected at least 5"),
+        ({"mask_prob": 0.0}, "mask_prob=0.0"),
+        ({"mask_prob": 1.0}, "mask_prob=1.0"),
+        ({"max_pred": 0}, "max_pred=0; expected 1 to max_len=128"),
+        ({"short_seq_prob": 2.0}, "short_seq_prob=2.0"),
+    ],
+)
 def test_settings_out_of_range_are_refused(corpus: Corpus, settings: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Pairs(corpus, **{"max_len": 128, **settings})

@@ -10,17 +10,21 @@ import pytest
 
 import checkpoint
 import classify
+import corpus
 import models
+import pretrain
+import tokenization
 import train
 from utils import parse_arguments
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = (    # a module imports only from rows below its own
-    ("classify",),
+    ("classify", "pretrain"),
     ("train",),
-    ("tasks",),
-    ("checkpoint",),
-    ("models", "optim", "tokenization"),
+    ("tasks", "corpus", "instances"),
+    ("pairs",),
+    ("checkpoint", "shards"),
+    ("models", "optim", "tokenization", "sentences"),
     ("utils", "distributed"),
 )
 
@@ -44,7 +48,7 @@ def test_importing_is_silent_and_light(module: str, tmp_path: Path) -> None:
     assert done.stdout.startswith("loaded: ")
     loaded = set(done.stdout.split())
     assert not loaded & {"tensorflow", "transformers", "tensorboardX", "safetensors", "fire"}
-    if module in ("tokenization", "utils"):
+    if module in ("tokenization", "utils", "sentences", "shards", "pairs", "instances", "corpus"):
         assert "torch" not in loaded
     assert list(tmp_path.iterdir()) == []
 
@@ -80,13 +84,19 @@ def test_every_dependency_has_a_range_a_pin_and_a_reason() -> None:
     assert "make test" in (ROOT / ".ci/run").read_text()
 
 
-@pytest.mark.parametrize("file", ["README.md", "classify.py", "checkpoint.py"])
+COMMANDS = {"classify": classify, "checkpoint": checkpoint, "corpus": corpus, "pretrain": pretrain,
+            "tokenization": tokenization}
+
+
+@pytest.mark.parametrize("file", ["README.md", *(f"{name}.py" for name in COMMANDS)])
 def test_every_command_shown_has_flags_that_exist(file: str) -> None:
-    text = (ROOT / file).read_text().replace("\\\n", " ")
-    lines = re.findall(r"^ *(?:\$ )?python ((?:classify|checkpoint)\.py.*)$", text, re.MULTILINE)
+    text = (ROOT / file).read_text().replace("\\\n", " ").replace("\\", "").replace("[", "").replace("]", "")
+    lines = re.findall(rf"^ *(?:\$ )?python ((?:{'|'.join(COMMANDS)})\.py.*)$", text, re.MULTILINE)
     assert lines
     for script, *arguments in (line.split("#")[0].split() for line in lines):
         if "--maxlen" in arguments:                             # shown for its error message
             continue
-        function = getattr(checkpoint, arguments.pop(0)) if script == "checkpoint.py" else classify.main
-        assert len(parse_arguments(function, arguments)) == sum(not a.startswith("--") for a in arguments)
+        module = COMMANDS[script.removesuffix(".py")]
+        function = module.main if hasattr(module, "main") else getattr(module, arguments.pop(0))
+        given = [v if isinstance(v, list) else [v] for v in parse_arguments(function, arguments).values()]
+        assert sum(map(len, given)) == sum(not a.startswith("--") for a in arguments)

@@ -1,0 +1,91 @@
+"""Preparing text and making batches: how fast, and in how much memory, for a corpus and one twenty times as large.
+
+    $ BERT_DATA=... python benchmarks/corpus.py
+
+The larger corpus is corpus/wikipedia.txt twenty times over. Memory is the most that one process held (VmHWM); of training,
+what a process that only makes batches holds after having made many (VmRSS), less what it held before it opened the corpus.
+"""
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from common import ROOT, data, report
+
+from pairs import Batches, Pairs
+from shards import Corpus
+from utils import command
+
+
+def held(pid: int | str, what: str) -> float:
+    """MB that a process holds (VmRSS) or held at most (VmHWM); 0 once it has ended."""
+    try:
+        found = re.search(rf"{what}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0.0
+    return int(found[1]) / 1000 if found else 0.0
+
+
+def prepare(text: Path, out: str, split: bool) -> tuple[float, float]:
+    """Seconds of corpus.py prepare with 2 workers, and the MB of its largest process."""
+    arguments = [sys.executable, str(ROOT / "corpus.py"), "prepare", str(text), "--vocab",
+                 str(data("vocab/bert-base-uncased/vocab.txt")), "--out", out, "--workers", "2", "--split_sentences",
+                 str(split)]
+    start, most = time.perf_counter(), 0.0
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    while process.poll() is None:
+        pids = subprocess.run(["pgrep", "-s", str(process.pid)], capture_output=True, text=True).stdout.split()
+        most = max([most, *(held(pid, "VmHWM") for pid in pids)])
+        time.sleep(0.05)
+    assert process.returncode == 0
+    return time.perf_counter() - start, most
+
+
+def make_batches(folder: str, max_len: int, n: int = 400) -> tuple[float, float]:
+    """Tokens a second of batches as tensors, and the MB by which this process has grown."""
+    before = held("self", "VmRSS")
+    batches = Batches(Pairs(Corpus(folder), max_len), 256 if max_len == 128 else 64, seed=1)
+    len(batches), batches[0]
+    rates = []
+    for part in range(5):
+        start, tokens = time.perf_counter(), 0
+        for i in range(part * n // 5, (part + 1) * n // 5):
+            tokens += int(batches[i][2].sum())
+        rates.append(tokens / (time.perf_counter() - start))
+    return statistics.median(rates), held("self", "VmRSS") - before
+
+
+def run() -> None:
+    """Measure."""
+    import torch
+    torch.zeros(1)
+    text = data("corpus/wikipedia.txt")
+    size = text.stat().st_size / 1e6
+    with tempfile.TemporaryDirectory() as folder:
+        large = Path(folder) / "large.txt"
+        large.write_bytes((text.read_bytes() + b"\n\n") * 20)
+        rows = ["| preparing, 2 workers | MB/s, the whole command | largest process, MB |", "|---|---|---|"]
+        for name, file, factor, split in (("wikipedia.txt", text, 1, False), ("wikipedia.txt, split", text, 1, True),
+                                          ("20 times", large, 20, False), ("20 times, split", large, 20, True)):
+            taken, most = zip(*(prepare(file, f"{folder}/{name}{i}", split) for i in range(3 if factor == 1 else 1)),
+                              strict=True)
+            rows.append(f"| {name} | {size * factor / statistics.median(taken):.1f} | {max(most):.0f} |")
+        rows += ["", "| making batches, one process | max_len | million tokens/s | MB more |", "|---|---|---|---|"]
+        for name in ("wikipedia.txt, split", "20 times, split"):
+            for max_len in (128, 512):
+                rate, more = make_batches(f"{folder}/{name}0", max_len)
+                rows.append(f"| {name} | {max_len} | {rate / 1e6:.1f} | {more:.0f} |")
+        start = time.perf_counter()
+        found = Pairs(Corpus(f"{folder}/20 times, split0"), 128)
+        opened = time.perf_counter()
+        n = int(found.counts(0).sum())
+        rows += ["", f"Opening and checking the larger one: {opened - start:.2f} s; counting its {n} instances of an "
+                     f"epoch: {time.perf_counter() - opened:.2f} s."]
+    report("corpus", "Preparing text and making batches", "\n".join(rows))
+
+
+if __name__ == "__main__":
+    command(run)

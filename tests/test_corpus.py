@@ -1,0 +1,384 @@
+"""From text to a prepared corpus: every token is kept, what is not text is named, nothing is left half."""
+
+import errno
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import corpus
+import shards
+from corpus import describe, look_into, prepare, prepare_text
+from sentences import Layout, layout, sentences
+from shards import Corpus
+from tokenization import FullTokenizer, learn, load_vocab
+from utils import UserError, find
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = "\n".join(f"the red lamp number {i} .{' it was sold .' * (i % 3)}{chr(10) * (i % 7 == 0)}" for i in range(300))
+
+
+@pytest.fixture
+def vocab(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample's vocabulary, with digits."""
+    file = tmp_path_factory.mktemp("vocab") / "vocab.txt"
+    file.write_text((sample / "vocab.txt").read_text() + "".join(f"{i}\n##{i}\n" for i in range(10)))
+    return file
+
+
+def make(folder: Path, vocab: Path, *texts: str | bytes, name: str = "ids", **settings: object) -> Corpus:
+    """Write texts as files and prepare them."""
+    files = []
+    for i, text in enumerate(texts):
+        files.append(folder / f"text{i}.txt")
+        files[-1].write_bytes(text if isinstance(text, bytes) else text.encode())
+    prepare_text(files, vocab, folder / name, True, **settings)
+    return Corpus(folder / name)
+
+
+def content(found: Corpus) -> list[list[list[int]]]:
+    """The documents of a corpus as sentences of ids."""
+    tokens, starts, documents = (
+        getattr(found, name)[0 : len(getattr(found, name))] for name in ("tokens", "sentences", "documents")
+    )
+    return [[tokens[starts[s] : starts[s + 1]].tolist() for s in range(a, b)] for a, b in itertools.pairwise(documents)]
+
+
+# ------------------------------------------------------------------------------------------------------- the text
+
+
+def test_a_corpus_is_the_sentences_and_documents_of_the_text(tmp_path: Path, vocab: Path) -> None:
+    encode = FullTokenizer(vocab).encode
+    found = make(tmp_path, vocab, "\n\nthe lamp\n \n\nthe map .\r\nred\n\u200b\n", "\ufeffgreen\n")
+    assert content(found) == [[encode("the lamp")], [encode("the map ."), encode("red")], [encode("green")]]
+    assert found.counts == {"documents": 3, "sentences": 4, "tokens": 7, "unknown": 0, "lines": 9, "bytes": 45}
+    assert found.tokens.parts[0].dtype == np.uint8  # the smallest type for a small vocabulary
+    assert [str(shards.id_type(n)) for n in (256, 257, 65536, 65537)] == ["uint8", "uint16", "uint16", "uint32"]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("job", [50, 333, 2000])
+def test_pieces_and_workers_do_not_change_the_result(
+    tmp_path: Path, vocab: Path, monkeypatch: pytest.MonkeyPatch, job: int, workers: int
+) -> None:
+    texts = TEXT, TEXT.replace("\n", "\r\n"), TEXT.replace("\n\n", "\n")
+    whole = make(tmp_path, vocab, *texts)
+    monkeypatch.setattr(corpus, "JOB", job)
+    assert content(make(tmp_path, vocab, *texts, name="pieces", workers=workers)) == content(whole)
+
+
+def test_lines_longer_than_a_piece_stay_whole(tmp_path: Path, vocab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "red lamp " * 500 + "\n" + "map\n" + "green " * 800
+    monkeypatch.setattr(corpus, "JOB", 100)
+    assert [[len(s) for s in d] for d in content(make(tmp_path, vocab, text))] == [[1000, 1, 800]]
+
+
+def test_files_are_found_by_list_glob_and_folder(tmp_path: Path) -> None:
+    for name in ("b.txt", "a.txt", "sub/c.txt", ".hidden", "d.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    names = lambda found: [str(p.relative_to(tmp_path)) for p in found]  # noqa: E731
+    assert names(find(f"{tmp_path}/*.txt")) == ["a.txt", "b.txt"]
+    assert names(find(f"{tmp_path}/b.txt,{tmp_path}/a.txt, {tmp_path}/b.txt")) == ["b.txt", "a.txt"]
+    assert names(find(str(tmp_path))) == ["a.txt", "b.txt", "d.md", "sub/c.txt"]
+    with pytest.raises(UserError, match=r"nothing\*.txt does not exist"):
+        find(f"{tmp_path}/nothing*.txt")
+
+
+# -------------------------------------------------------------------------------------------------- sentences
+
+WRAPPED = """Mr. Smith went to the harbour on Monday. He had sold the old
+violin, which nobody wanted to have, for three pounds and was
+glad of it. It rained, and so he walked along the harbour for
+a while, thought of his brother and of the old house in the
+north, where it had rained like this, and was in no hurry to
+come home. It stopped.
+"Good evening," said the baker, who had waited for him there
+since the morning; and both went home.
+
+CHAPTER II
+
+On Tuesday it was dry.
+"""
+
+
+def split(text: str, form: Layout) -> list[str | None]:
+    return [s and s.strip() for s in sentences(text.split("\n"), form, "en")]
+
+
+def test_hard_wrapped_lines_are_joined_to_paragraphs_and_split() -> None:
+    pytest.importorskip("sentencex")
+    found = split(WRAPPED, Layout(61, True))
+    assert found == [
+        "Mr. Smith went to the harbour on Monday.",
+        "He had sold the old violin, which nobody wanted to have, for three pounds and was glad of it.",
+        "It rained, and so he walked along the harbour for a while, thought of his brother and of the old house in the "
+        "north, where it had rained like this, and was in no hurry to come home.",
+        "It stopped.",
+        '"Good evening," said the baker, who had waited for him there since the morning; and both went home.',
+        "CHAPTER II",
+        "On Tuesday it was dry.",
+    ]
+
+
+def test_a_paragraph_a_line_is_split_and_keeps_its_document() -> None:
+    pytest.importorskip("sentencex")
+    expected = ["It rains.", "He goes.", "She stays.", None, "It ends."]
+    assert split("It rains. He goes.\nShe stays.\n\nIt ends.", Layout()) == expected
+
+
+def test_blank_lines_between_paragraphs_do_not_end_documents(tmp_path: Path) -> None:
+    pytest.importorskip("sentencex")
+    book = "A title.\n\nIt rains. He goes.\n\nShe stays.\n\n\nA new chapter.\n\nIt ends.\n"
+    (tmp_path / "book.txt").write_text(book * 3)
+    form = layout(tmp_path / "book.txt")
+    assert form == Layout(0, True)
+    assert split(book, form) == ["A title.", "It rains.", "He goes.", "She stays.", None, "A new chapter.", "It ends."]
+
+
+def test_the_layout_of_a_file_is_seen_from_its_beginning(tmp_path: Path) -> None:
+    cases = {
+        WRAPPED * 5: (61, True),
+        "A line. And one.\nAnother.\nA third.\n\n" * 20: (0, False),
+        "A paragraph.\n\n" * 20: (0, True),
+        "one document\n" * 50: (0, False),
+        "": (0, False),
+    }
+    for text, (width, between) in cases.items():
+        (tmp_path / "text.txt").write_text(text)
+        form = layout(tmp_path / "text.txt")
+        assert (form.width > 0, form.paragraphs) == (width > 0, between), text[:40]
+
+
+# ---------------------------------------------------------------------------------------- one file, one truth
+
+
+def test_a_corpus_is_prepared_once_and_only_from_the_same_text(tmp_path: Path, vocab: Path, run: Callable) -> None:
+    first = make(tmp_path, vocab, TEXT)
+    made = (first.folder / "shard-0-of-1").stat().st_mtime_ns
+    assert (make(tmp_path, vocab, TEXT).folder / "shard-0-of-1").stat().st_mtime_ns == made
+    with pytest.raises(UserError, match=r"was prepared from something else \(text\)"):
+        make(tmp_path, vocab, TEXT + "more")
+    (tmp_path / "text0.txt").write_text(TEXT)
+    line = f"prepare {tmp_path}/text0.txt --vocab {vocab} --out {tmp_path}/new --workers 2"
+    status, out, _ = run(line, prepare, describe)
+    assert (status, out) == (0, f"{tmp_path}/new/shard-0-of-1: 44 documents, 300 sentences, {len(first.tokens)} tokens\n")
+
+
+def test_shards_made_apart_are_used_together_and_a_missing_one_is_named(
+    tmp_path: Path, vocab: Path, run: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = make(tmp_path, vocab, TEXT)
+    monkeypatch.setattr(corpus, "JOB", 500)
+    for i in (2, 0):
+        assert (
+            run(f"prepare {tmp_path}/text0.txt --vocab {vocab} --out {tmp_path}/apart --shard {i}/3", prepare, describe)[0]
+            == 0
+        )
+    with pytest.raises(UserError, match="shards 1/3 are missing"):
+        Corpus(tmp_path / "apart")
+    run(f"prepare {tmp_path}/text0.txt --vocab {vocab} --out {tmp_path}/apart --shard 1/3", prepare, describe)
+    assert content(Corpus(tmp_path / "apart")) == content(whole)
+    for wrong in ("3/3", "1", "x/2"):
+        status, _, err = run(
+            f"prepare {tmp_path}/text0.txt --vocab {vocab} --out {tmp_path}/apart --shard {wrong}", prepare, describe
+        )
+        assert (status, err.count("\n")) == (2, 1)
+    prepare_text([tmp_path / "text0.txt"], vocab, tmp_path / "other", True, shard=(0, 2))
+    (tmp_path / "text0.txt").write_text(TEXT + " more")
+    prepare_text([tmp_path / "text0.txt"], vocab, tmp_path / "other", True, shard=(1, 2))
+    with pytest.raises(UserError, match=r"differs from .* in text"):
+        Corpus(tmp_path / "other")
+
+
+@pytest.mark.parametrize("array", ["tokens", "sentences", "documents"])
+def test_a_truncated_or_altered_corpus_is_named_when_opened(tmp_path: Path, vocab: Path, array: str) -> None:
+    make(tmp_path, vocab, TEXT)
+    file = tmp_path / "ids/shard-0-of-1" / f"{array}.bin"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(UserError, match=rf"{array}.bin was altered"):
+        Corpus(tmp_path / "ids")
+    file.write_bytes(data[:-1])
+    with pytest.raises(UserError, match=rf"{array}.bin: {len(data) - 1} bytes; expected {len(data)} bytes"):
+        Corpus(tmp_path / "ids")
+
+
+def test_another_format_is_refused(tmp_path: Path, vocab: Path) -> None:
+    make(tmp_path, vocab, TEXT)
+    file = tmp_path / "ids/shard-0-of-1/shard.json"
+    file.write_text(file.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(UserError, match="has format 2; expected 1"):
+        Corpus(tmp_path / "ids")
+
+
+def test_pages_looked_at_are_given_back(tmp_path: Path, vocab: Path) -> None:
+    def mapped() -> int:
+        return int(next(line for line in open("/proc/self/status") if line.startswith("RssFile")).split()[1])
+
+    if not os.path.exists("/proc/self/status"):
+        pytest.skip("needs Linux")
+    found = make(tmp_path, vocab, "the red lamp was sold at the market .\n" * 200_000 + "\nmap")
+    before = mapped()
+    found.sentences.parts[0].sum()
+    looked_at = mapped() - before
+    found.release()
+    assert looked_at > 1000  # KB of 1600
+    assert mapped() - before < looked_at / 4
+
+
+# ----------------------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "holds no text"),
+        (b"\n \n\xe2\x80\x8b\n", "holds no text"),
+        (TEXT.encode() + "\nnaïve".encode("latin-1") + b"\nx", "text0.txt, line 344: not UTF-8 text"),
+        (TEXT.encode() + b"\n\n\0\1\2", "line 345: a zero byte, so a binary file or UTF-16"),
+        (TEXT.encode("utf-16"), "line 1: "),
+    ],
+)
+def test_what_is_not_text_is_named_and_nothing_is_left(
+    tmp_path: Path, vocab: Path, run: Callable, text: bytes, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert TEXT.count("\n") == 342
+    monkeypatch.setattr(corpus, "JOB", 700)
+    (tmp_path / "text0.txt").write_bytes(text)
+    status, _, err = run(
+        f"prepare {tmp_path}/text0.txt --vocab {vocab} --out {tmp_path}/deep/ids --workers 2", prepare, describe
+    )
+    line = err.splitlines()[-1]
+    assert status == 2
+    assert message in line
+    assert os.listdir(tmp_path) == ["text0.txt"]
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, vocab: Path, run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "tokens.bin")
+
+    (tmp_path / "text0.txt").write_text(TEXT)
+    monkeypatch.setattr(shards.ArrayFile, "append", full)
+    status, _, err = run(f"prepare {tmp_path}/text0.txt --vocab {vocab} --out {tmp_path}/ids", prepare, describe)
+    assert (status, err.splitlines()[-1]) == (2, "prog.py: tokens.bin: No space left on device")
+    assert os.listdir(tmp_path) == ["text0.txt"]
+
+
+def test_killed_while_preparing_the_next_start_does_it_and_no_worker_stays(tmp_path: Path, vocab: Path) -> None:
+    (tmp_path / "text0.txt").write_text("\n".join(f"lamp{i} map{i}" for i in range(2_000_000)))
+    command = [
+        sys.executable,
+        str(ROOT / "corpus.py"),
+        "prepare",
+        str(tmp_path / "text0.txt"),
+        "--vocab",
+        str(vocab),
+        "--out",
+        str(tmp_path / "ids"),
+        "--workers",
+        "2",
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    while not (tmp_path / "ids").exists() or not list((tmp_path / "ids").glob(".shard*")):
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.kill()
+    process.wait()
+    assert [p.name for p in (tmp_path / "ids").iterdir()] == [".shard-0-of-1.part"]
+    for _ in range(100):  # the workers notice within about a second
+        if subprocess.run(["pgrep", "-s", str(process.pid)], capture_output=True).returncode:
+            break
+        time.sleep(0.1)
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail("worker processes stayed")
+    (tmp_path / "text0.txt").write_text(TEXT)
+    make(tmp_path, vocab, TEXT)
+    assert [p.name for p in (tmp_path / "ids").iterdir()] == ["shard-0-of-1"]
+
+
+# ---------------------------------------------------------------------------------------------------- describe
+
+
+def warned(found: Corpus, max_len: int = 64, max_pred: int | None = None) -> str:
+    return " | ".join(look_into(found, max_len, max_pred, 0.15, 8).warnings)
+
+
+def test_describe_tells_what_will_be_trained_on(tmp_path: Path, vocab: Path, run: Callable) -> None:
+    found = make(tmp_path, vocab, TEXT)
+    status, out, _ = run(f"describe {tmp_path}/ids --max_len 64 --batch_size 8", prepare, describe)
+    assert status == 0
+    lines = dict(line.split(":", 1) for line in out.splitlines())
+    tokens = len(found.tokens)
+    assert lines["documents"].split() == "44, 6.8 sentences each on average".split()
+    assert lines["sentences"].strip().startswith("300, from 343 lines; ")
+    assert lines["tokens"].strip() == f"{tokens:,} of {len(TEXT):,} bytes; 0.00% are [UNK]"
+    assert lines["masked"].strip().endswith("at most 10 in an instance")
+    assert "warning" not in out
+
+
+def test_the_share_of_duplicates_is_exact_and_estimated_where_there_are_many(tmp_path: Path, vocab: Path) -> None:
+    found = make(
+        tmp_path, vocab, "\n".join(f"lamp {i}" for i in range(3000)) + "\n" + "\n".join(["the map"] * 1000) + "\nred\n\nx"
+    )
+    assert corpus.duplicates(found) == pytest.approx(999 / 4002)
+    found = make(tmp_path, vocab, "\n".join(f"lamp {i % 4000}" for i in range(8000)) + "\n\nx", name="twice")
+    assert corpus.duplicates(found, most=500) == pytest.approx(0.5, abs=0.08)
+
+
+def test_describe_warns_of_what_looks_wrong(tmp_path: Path, vocab: Path) -> None:
+    event = "the red lamp was sold at the market on monday morning . "
+    assert "single document" in warned(make(tmp_path, vocab, "the lamp\n" * 50, name="one"))
+    assert "blank lines between documents missing" in warned(
+        make(tmp_path, vocab, "the lamp\n" * 12000 + "\nmap", name="long")
+    )
+    assert "most documents are a single sentence" in warned(make(tmp_path, vocab, "the lamp\n\n" * 50, name="short"))
+    assert "--split_sentences True" in warned(
+        make(tmp_path, vocab, ((event * 6 + "\n") * 20 + "\n") * 9, name="paragraphs")
+    )
+    assert "are [UNK]" in warned(make(tmp_path, vocab, ("the ☃ lamp\n" * 9 + "\n") * 9, name="unknown"))
+    assert "max_pred=2 masks" in warned(make(tmp_path, vocab, TEXT), max_pred=2)
+    assert "are the same as another" in warned(make(tmp_path, vocab, ("the red lamp .\n" * 9 + "\n") * 9, name="same"))
+    cased = tmp_path / "vocab.txt"
+    cased.write_text("".join(f"{t}\n" for t in [*load_vocab(vocab), *(f"Word{i}" for i in range(50))]))
+    found = make(tmp_path, cased, TEXT, name="casing")
+    assert "do_lower_case=True, and 50 of the vocabulary's" in warned(found)
+
+
+# ------------------------------------------------------------------------------------------------- a vocabulary
+
+
+def test_a_learned_vocabulary_spells_the_text_it_was_learned_from(tmp_path: Path, run: Callable) -> None:
+    (tmp_path / "text.txt").write_text("\ufeffDer Kaffee war heiß, der Tee kalt.\n여름 바다 여름 산\n" * 30)
+    status, out, _ = run(f"learn {tmp_path}/text.txt --vocab_size 68 --out {tmp_path}/v/vocab.txt", *([learn] * 2))
+    vocab = load_vocab(tmp_path / "v/vocab.txt")
+    assert (status, len(vocab)) == (0, 68)
+    assert f"{tmp_path}/v/vocab.txt: 68 tokens" in out
+    assert list(vocab)[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = FullTokenizer(tmp_path / "v/vocab.txt", True)
+    tokens = tokenizer.tokenize("Der Kaffee war heiß, der Tee kalt. 바다")
+    assert "[UNK]" not in tokens
+    assert "kaffee" in tokens
+    assert json.loads((tmp_path / "v/tokenizer_config.json").read_text()) == {"do_lower_case": True}
+    learn([str(tmp_path / "text.txt")], str(tmp_path / "cased/vocab.txt"), 70, lower_case=False)
+    assert "Kaffee" in load_vocab(tmp_path / "cased/vocab.txt")
+    for line, message in (
+        (f"{tmp_path}/text.txt --out {tmp_path}/v/vocab.txt", "exists already"),
+        (f"{tmp_path}/no.txt --out {tmp_path}/x.txt", "does not exist"),
+        ("--vocab_size 9", "missing"),
+        (f"{tmp_path}/text.txt --out {tmp_path}/x.txt --vocab_size 5", "expected more than the 5"),
+    ):
+        status, _, err = run(f"learn {line}", *([learn] * 2))
+        assert (status, err.count("\n")) == (2, 1)
+        assert message in err

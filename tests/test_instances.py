@@ -1,0 +1,183 @@
+"""Instances masked elsewhere come in as they are: the official code's TFRecords, GluonNLP's npz."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pretrain
+from instances import FixedInstances, prepare_instances
+from pairs import Batches
+from shards import Corpus
+from utils import UserError
+
+N, LENGTH, SLOTS = 70, 16, 4
+
+
+def make_arrays() -> dict[str, np.ndarray]:
+    """Instances as the official code writes them: padded at the end, unused slots zero."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(6, LENGTH + 1, N)
+    mask = (np.arange(LENGTH) < lengths[:, None]).astype(np.int64)
+    second = rng.integers(2, lengths - 1)
+    n = rng.integers(1, SLOTS + 1, N)
+    used = np.arange(SLOTS) < n[:, None]
+    positions = np.stack([np.sort(rng.choice(np.arange(1, length - 1), SLOTS, replace=False)) for length in lengths]) * used
+    return {
+        "input_ids": rng.integers(5, 40, (N, LENGTH)) * mask,
+        "input_mask": mask,
+        "segment_ids": (np.arange(LENGTH) >= second[:, None]) * mask,
+        "masked_lm_positions": positions,
+        "masked_lm_ids": rng.integers(5, 40, (N, SLOTS)) * used,
+        "masked_lm_weights": used.astype(np.float32),
+        "next_sentence_labels": rng.integers(0, 2, (N, 1)),
+    }
+
+
+def write_records(
+    file: Path,
+    arrays: dict[str, np.ndarray],
+    compression: str = "",
+    rename: dict[str, str] | None = None,
+) -> None:
+    tf = pytest.importorskip("tensorflow")
+
+    def feature(values: np.ndarray):
+        if values.dtype == np.float32:
+            return tf.train.Feature(float_list=tf.train.FloatList(value=values.tolist()))
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=values.tolist()))
+
+    with tf.io.TFRecordWriter(str(file), compression) as writer:
+        for i in range(len(next(iter(arrays.values())))):
+            features = {(rename or {}).get(name, name): feature(values[i]) for name, values in arrays.items()}
+            writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+
+
+def instances(batches: Batches) -> Iterator[tuple]:
+    """What a pass over the batches holds, without padding."""
+    for n in range(len(batches)):
+        for ids, segments, mask, positions, words, weights, order in zip(*batches.arrays(n), strict=True):
+            length, used = mask.sum(), weights > 0
+            yield (
+                ids[:length].tolist(),
+                segments[:length].tolist(),
+                positions[used].tolist(),
+                words[used].tolist(),
+                int(order),
+            )
+
+
+def expected(arrays: dict[str, np.ndarray]) -> list[tuple]:
+    found = []
+    for ids, mask, segments, positions, words, weights, order in zip(*arrays.values(), strict=True):
+        length, used = mask.sum(), weights > 0
+        found.append(
+            (
+                ids[:length].tolist(),
+                segments[:length].tolist(),
+                positions[used].tolist(),
+                words[used].tolist(),
+                int(order[0]),
+            )
+        )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "compression", "rename"),
+    [("a.tfrecord", "", {}), ("a.tf_record", "GZIP", {"input_ids": "input_word_ids", "segment_ids": "input_type_ids"})],
+)
+def test_records_plain_or_zipped_with_old_or_new_names_are_trained_on_as_they_are(
+    tmp_path: Path, name: str, compression: str, rename: dict
+) -> None:
+    arrays = make_arrays()
+    write_records(tmp_path / name, arrays, compression, rename)
+    prepare_instances([tmp_path / name], tmp_path / "ids")
+    batches = Batches(FixedInstances(Corpus(tmp_path / "ids"), LENGTH), 16, seed=1)
+    assert len(batches) == 5
+    assert sorted(instances(batches)) == sorted(expected(arrays))
+    lengths = [Batches(FixedInstances(Corpus(tmp_path / "ids"), LENGTH), 16).arrays(n)[2].sum(1) for n in range(5)]
+    assert (np.diff(np.concatenate(lengths)) >= 0).all()
+
+
+def test_gluonnlp_s_npz_is_the_same(tmp_path: Path) -> None:
+    arrays = make_arrays()
+    lengths = arrays["input_mask"].sum(1)
+    rest = {name: values for name, values in arrays.items() if name != "input_mask"}
+    np.savez(
+        tmp_path / "a.npz",
+        **rest | {"valid_lengths": lengths, "next_sentence_labels": arrays["next_sentence_labels"][:, 0]},
+    )
+    prepare_instances([tmp_path / "a.npz"], tmp_path / "ids")
+    batches = Batches(FixedInstances(Corpus(tmp_path / "ids"), LENGTH), 16, seed=1)
+    assert sorted(instances(batches)) == sorted(expected(arrays))
+
+
+def test_several_files_are_one_corpus(tmp_path: Path) -> None:
+    arrays = make_arrays()
+    for i in range(2):
+        half = {name: values[i * 35 : (i + 1) * 35] for name, values in arrays.items()}
+        write_records(tmp_path / f"x.tfrecord-0000{i}-of-00002", half)
+    text = pretrain.Text(cache_dir=str(tmp_path / "cache"))
+    found = text.prepare(f"{tmp_path}/x.tfrecord*", tmp_path)
+    assert (found.kind, found.counts["instances"]) == ("instances", 70)
+    assert sorted(instances(Batches(FixedInstances(found, LENGTH), 16, seed=1))) == sorted(expected(arrays))
+    assert text.prepare(f"{tmp_path}/x.tfrecord*", tmp_path).folder == found.folder
+
+
+def without(name: str) -> Callable[[dict], dict]:
+    return lambda arrays: {k: v for k, v in arrays.items() if k != name}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("masked_lm_ids"), "no masked_lm_ids among its features"),
+        (lambda a: a | {"segment_ids": a["segment_ids"][:, :9]}, r"segment_ids has length \(9,\), expected 16"),
+        (lambda a: a | {"input_mask": a["input_mask"][:, ::-1]}, "zeros before ones"),
+        (lambda a: a | {"masked_lm_weights": a["masked_lm_weights"] * 0.5}, "weights other than 0 and 1"),
+        (lambda a: a | {"masked_lm_positions": a["masked_lm_positions"] + 20}, "positions beyond the tokens"),
+    ],
+)
+def test_records_that_are_none_are_named_and_nothing_is_left(tmp_path: Path, change: Callable, message: str) -> None:
+    write_records(tmp_path / "a.tfrecord", change(make_arrays()))
+    with pytest.raises(UserError, match=message):
+        prepare_instances([tmp_path / "a.tfrecord"], tmp_path / "ids")
+    assert not (tmp_path / "ids").exists()
+
+
+def test_a_record_of_another_length_or_a_damaged_file_is_named(tmp_path: Path) -> None:
+    tf = pytest.importorskip("tensorflow")
+    arrays = make_arrays()
+    write_records(tmp_path / "long.tfrecord", {name: values[:, : LENGTH // 2] for name, values in arrays.items()})
+    write_records(tmp_path / "a.tfrecord", arrays)
+    with tf.io.TFRecordWriter(str(tmp_path / "b.tfrecord")) as writer:
+        for file in ("a", "long"):
+            for record in tf.data.TFRecordDataset(str(tmp_path / f"{file}.tfrecord")):
+                writer.write(record.numpy())
+    content = (tmp_path / "a.tfrecord").read_bytes()
+    (tmp_path / "c.tfrecord").write_bytes(content[:-30])
+    (tmp_path / "d.tfrecord").write_bytes(b"no record at all, but text that is long enough")
+    (tmp_path / "e.tfrecord").write_bytes(b"")
+    (tmp_path / "f.npz").write_bytes(b"nothing")
+    for name, message in (
+        ("b.tfrecord", "another length than the first"),
+        ("c.tfrecord", "is damaged|or is damaged"),
+        ("d.tfrecord", "no TFRecord file"),
+        ("e.tfrecord", "holds no records"),
+        ("f.npz", "not an npz"),
+    ):
+        with pytest.raises(UserError, match=message):
+            prepare_instances([tmp_path / name], tmp_path / "ids")
+    half = {name: values[:, :8] if values.shape[1] == LENGTH else values * 0 for name, values in arrays.items()}
+    write_records(tmp_path / "half.tfrecord", half)
+    with pytest.raises(UserError, match=r"has instances of 8 tokens, .* of 16"):
+        prepare_instances([tmp_path / "a.tfrecord", tmp_path / "half.tfrecord"], tmp_path / "ids")
+
+
+def test_max_len_must_be_the_instances_own(tmp_path: Path) -> None:
+    write_records(tmp_path / "a.tfrecord", make_arrays())
+    prepare_instances([tmp_path / "a.tfrecord"], tmp_path / "ids")
+    with pytest.raises(UserError, match=r"max_len=128, and the instances of .* have 16 tokens; set --max_len 16"):
+        FixedInstances(Corpus(tmp_path / "ids"), 128)
