@@ -391,6 +391,11 @@ def check_fit(config: Config, vocab_file: Path, max_len: int) -> None:
     """UserError where the vocabulary or max_len contradict the model."""
     if (n := len(load_vocab(vocab_file))) != config.vocab_size:
         raise UserError(f"{vocab_file} has {n} tokens, the model {config.vocab_size}; use its own")
+    check_length(config, max_len)
+
+
+def check_length(config: Config, max_len: int) -> None:
+    """UserError where inputs could be longer than the model takes."""
     if max_len > config.max_len:
         raise UserError(f"max_len={max_len} is more than the {config.max_len} positions of the model; lower --max_len")
 

@@ -345,8 +345,8 @@ def warnings(corpus: Corpus, pairs: Pairs, used: int, single: float, masked: flo
 
 # ------------------------------------------------------------------------------------------------------ commands
 
-def prepare(texts: list[str], vocab: str, out: str, workers: int | None = None, shard: str = "0/1",
-                    do_lower_case: bool | None = None, split_sentences: bool | str = False) -> None:
+def prepare(texts: list[str], *, vocab: str, out: str, workers: int | None = None, shard: str = "0/1",
+            do_lower_case: bool | None = None, split_sentences: bool | str = False) -> None:
     """Tokenise text once, for pretrain.py --data_file DIR.
 
     Args:

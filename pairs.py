@@ -8,6 +8,7 @@ Every random choice is a hash of the seed, the epoch and the place in the corpus
 instance does not depend on what was asked for before, by whom, or in which order, and nothing need be saved to go on.
 Source of the rules: create_pretraining_data.py of google-research/bert.
 """
+import bisect
 import dataclasses
 import functools
 import math
@@ -115,6 +116,21 @@ class Instances(Protocol):
     def build(self, plan: "Plan", epoch: int) -> tuple[np.ndarray, ...]: ...    # the seven arrays of a batch
 
 
+def check(max_len: int = 128, max_pred: int | None = None, mask_prob: float = 0.15, short_seq_prob: float = 0.1,
+          next_sentence: bool = True, **_: object) -> int:
+    """UserError where settings of Pairs are out of range; returns max_pred."""
+    least = 5 if next_sentence else 3
+    if not least <= max_len < 2**16:
+        raise UserError(f"max_len={max_len}; expected {least} to {2**16 - 1}")
+    if not 0 < mask_prob < 1:
+        raise UserError(f"mask_prob={mask_prob}; expected a share of the tokens, more than 0 and less than 1")
+    if not 0 <= short_seq_prob <= 1:
+        raise UserError(f"short_seq_prob={short_seq_prob}; expected a probability, 0 to 1")
+    if max_pred is not None and not 1 <= max_pred <= max_len:
+        raise UserError(f"max_pred={max_pred}; expected 1 to max_len={max_len}")
+    return math.ceil(max_len * mask_prob) if max_pred is None else max_pred
+
+
 class Pairs:
     """The sentence pairs of a prepared text.
 
@@ -138,16 +154,7 @@ class Pairs:
     def __init__(self, corpus: Corpus, max_len: int = 128, max_pred: int | None = None, mask_prob: float = 0.15,
                  short_seq_prob: float = 0.1, next_sentence: bool = True, whole_word_mask: bool = False, seed: int = 0,
                  fixed: bool = False):
-        least = 5 if next_sentence else 3
-        if max_len < least:
-            raise UserError(f"max_len={max_len}; expected at least {least}")
-        if not 0 < mask_prob < 1:
-            raise UserError(f"mask_prob={mask_prob}; expected a share of the tokens, more than 0 and less than 1")
-        if not 0 <= short_seq_prob <= 1:
-            raise UserError(f"short_seq_prob={short_seq_prob}; expected a probability, 0 to 1")
-        self.max_pred = math.ceil(max_len * mask_prob) if max_pred is None else max_pred
-        if not 1 <= self.max_pred <= max_len:
-            raise UserError(f"max_pred={max_pred}; expected 1 to max_len={max_len}")
+        self.max_pred = check(max_len, max_pred, mask_prob, short_seq_prob, next_sentence)
         self.corpus, self.max_len, self.mask_prob, self.short_seq_prob = corpus, max_len, mask_prob, short_seq_prob
         self.next_sentence, self.whole_word_mask, self.seed, self.fixed = next_sentence, whole_word_mask, seed, fixed
         self.n_sentences, self.n_documents = len(corpus.sentences) - 1, len(corpus.documents) - 1
@@ -382,9 +389,9 @@ class Batches:
 
     def _find(self, n: int) -> tuple[int, int, int]:
         """Epoch of batch n, and the first and last + 1 of its instances in the epoch's order."""
-        epoch = 0
-        while self.first(epoch + 1) <= n:
-            epoch += 1
+        while self._first[-1] <= n:
+            self.first(len(self._first))
+        epoch = bisect.bisect_right(self._first, n) - 1
         start = (n - self.first(epoch)) * self.batch_size
         return epoch, start, min(start + self.batch_size, int(self._epoch(epoch)[1][-1]))
 

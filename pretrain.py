@@ -22,6 +22,7 @@ import train
 from corpus import cores, language, prepare_text, source_settings
 from instances import RECORDS, FixedInstances, prepare_instances
 from pairs import Batches, Instances, Pairs
+from pairs import check as check_shape
 from shards import Corpus, is_prepared
 from tokenization import casing, load_vocab
 from utils import UserError, command, file_digest, find, read_json, refuse, write_json
@@ -137,7 +138,12 @@ def get_instances(corpus: Corpus, shape: dict, seed: int, fixed: bool) -> Instan
     """What a corpus gives to train on."""
     if corpus.kind == "instances":
         return FixedInstances(corpus, shape["max_len"])
-    return Pairs(corpus, **{name: value for name, value in shape.items() if value is not None}, seed=seed, fixed=fixed)
+    return Pairs(corpus, **given(shape), seed=seed, fixed=fixed)
+
+
+def given(flags: dict) -> dict:
+    """The flags that were given."""
+    return {name: value for name, value in flags.items() if value is not None}
 
 
 # -------------------------------------------------------------------------------------------------- the training
@@ -241,10 +247,11 @@ def prepare_run(data_file: str, eval_file: str | None, text: Text, shape: dict, 
             raise UserError("no --model_cfg; name the shape of a model, or weights to start from with --pretrain_file")
         config = source.config
     shape = {**shape, "max_len": shape["max_len"] or 512}
-    if shape["max_len"] > config.max_len:
-        raise UserError(f"max_len={shape['max_len']} is more than the {config.max_len} positions of the model; lower "
-                        f"--max_len")
+    checkpoint.check_length(config, shape["max_len"])
     train.check_free(save_dir)
+    check_shape(**given(shape))
+    if text.vocab or source:                                    # before a long text is prepared
+        checkpoint.check_fit(config, checkpoint.find_vocab(text.vocab, source), shape["max_len"])
     corpus = text.prepare(data_file, save_dir, source)
     vocab = checkpoint.find_vocab(text.vocab, source, corpus.vocab_file)
     lower = casing(vocab, text.do_lower_case) if corpus.kind == "instances" else corpus.about["do_lower_case"]
@@ -261,7 +268,7 @@ def prepare_run(data_file: str, eval_file: str | None, text: Text, shape: dict, 
     eval_batches = None
     if eval_file:
         held_out = dataclasses.replace(text, vocab=str(vocab), do_lower_case=lower).prepare(eval_file, save_dir)
-        eval_batches = evaluation_batches(held_out, shape, cfg.batch_size)
+        eval_batches = evaluation_batches(held_out, shape, cfg.batch_size // cfg.gradient_accumulation)
     torch.manual_seed(cfg.seed)
     model = models.PretrainModel(config)
     if source:
@@ -302,7 +309,7 @@ def evaluate(model_file: str, data_file: str, text: Text, shape: dict | None = N
         raise UserError(f"{source.file} has no {', '.join(missing)}; evaluate a model that was pre-trained")
     beside = source.file.parent / "pretrain.json"
     saved = read_json(beside) if beside.is_file() else {}
-    shape = saved | {name: value for name, value in (shape or {}).items() if value is not None}
+    shape = saved | given(shape or {})
     shape["max_len"] = shape.get("max_len") or 512
     vocab = checkpoint.find_vocab(text.vocab, source)
     checkpoint.check_fit(source.config, vocab, shape["max_len"])

@@ -243,7 +243,7 @@ def lines_of(files: list[Path]) -> Iterator[str]:
                     raise UserError(f"{file}, line {number}: not UTF-8 text; convert the file to UTF-8") from None
 
 
-def learn(texts: list[str], out: str, vocab_size: int = 30522, lower_case: bool = True) -> None:
+def learn(texts: list[str], *, out: str, vocab_size: int = 30522, lower_case: bool = True) -> None:
     """Learn a WordPiece vocabulary from text; tokenizer_config.json beside it keeps the casing.
 
     Args:

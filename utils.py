@@ -261,8 +261,8 @@ def command(*functions: Callable, named: bool = False) -> None:
     with one_line_errors(program):
         if {"--help", "-h"} & set(arguments) or (named and not arguments):
             import fire
-            chosen: Any = functions[0] if not named else table.get((arguments or [""])[0], table)
-            fire.Fire(chosen, command=["--help"], name=program)
+            chosen = [name for name in arguments[:1] if name in table] if named else []
+            fire.Fire(table if named else functions[0], command=[*chosen, "--help"], name=program)
             return
         function = functions[0]
         if named:

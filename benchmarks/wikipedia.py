@@ -1,6 +1,6 @@
 """A real run: learn a vocabulary, pre-train a small model on Wikipedia, fine-tune it, compare with from scratch.
 
-    $ BERT_DATA=... python benchmarks/wikipedia.py [--total_steps 14000] [--folder runs/wikipedia]
+    $ BERT_DATA=... python benchmarks/wikipedia.py [--total_steps 8000] [--folder runs/wikipedia]
 
 442 articles, a paragraph a line, are split into sentences; every twentieth article is held out. The same fine-tuning from
 the pre-trained weights and from fresh ones, with the same seeds, on MRPC and RTE. A stopped run goes on where it was.
@@ -22,8 +22,8 @@ from utils import command, write_json
 
 SHAPE = {"dim": 256, "n_layers": 4, "n_heads": 4, "dim_ff": 1024, "max_len": 128, "n_segments": 2, "p_drop_hidden": 0.0,
          "p_drop_attn": 0.0}
-TRAIN = {"seed": 42, "batch_size": 16, "lr": 1e-3, "warmup": 0.1, "save_steps": 1000, "keep_checkpoints": 1, "dtype": "bf16",
-         "bias_correction": True}
+TRAIN = {"seed": 42, "batch_size": 16, "lr": 1e-3, "warmup": 0.1, "save_steps": 500, "keep_checkpoints": 1,
+         "dtype": "bf16", "bias_correction": True}
 TUNE = {"batch_size": 32, "lr": 1e-4, "n_epochs": 4, "warmup": 0.1, "save_steps": 10000, "dtype": "bf16",
         "bias_correction": True}
 
@@ -34,7 +34,7 @@ def unigram_entropy(corpus: Corpus, held_out: Corpus, vocab_size: int) -> float:
     return float(-np.log(counts / counts.sum())[held_out.tokens[0:len(held_out.tokens)]].mean())
 
 
-def run(total_steps: int = 14000, folder: str = "runs/wikipedia", seeds: int = 3, vocab_size: int = 8192) -> None:
+def run(total_steps: int = 8000, folder: str = "runs/wikipedia", seeds: int = 3, vocab_size: int = 8192) -> None:
     """Train and report.
 
     Args:
@@ -49,7 +49,7 @@ def run(total_steps: int = 14000, folder: str = "runs/wikipedia", seeds: int = 3
     for name, chosen in (("train", [a for i, a in enumerate(articles) if i % 20]), ("held_out", articles[::20])):
         (out / f"{name}.txt").write_text("\n\n".join(chosen) + "\n", encoding="utf-8")
     if not (out / "vocab/vocab.txt").exists():
-        learn([str(out / "train.txt")], str(out / "vocab/vocab.txt"), vocab_size)
+        learn([str(out / "train.txt")], out=str(out / "vocab/vocab.txt"), vocab_size=vocab_size)
     write_json(out / "model.json", {**SHAPE, "vocab_size": vocab_size})
     write_json(out / "train.json", {**TRAIN, "total_steps": total_steps})
     pretrain.main(train_cfg=f"{out}/train.json", model_cfg=f"{out}/model.json", data_file=f"{out}/train.txt",

@@ -80,11 +80,11 @@ def documents(n: int, seed: int) -> Iterator[list[str]]:
 
 
 def vocabulary() -> list[str]:
-    """The special tokens, every word of the little world, and letters to spell others with."""
+    """The special tokens, every word of the little world but names, and letters to spell those with."""
     rng = random.Random(0)
     texts = [*FORMS, *UNREAL, *(" ".join(deal) for deal in DEALS.values())]
     words = {word for text in texts for word in text.split() if "{" not in word}
-    words |= {word for table in (PEOPLE, *DETAILS.values()) for word in table}
+    words |= {word for table in DETAILS.values() for word in table}
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
     shuffled = sorted(words - set(letters) - set(".,"))
     rng.shuffle(shuffled)                                       # so that nothing can be read off an id

@@ -59,7 +59,7 @@ def test_a_corpus_is_the_sentences_and_documents_of_the_text(tmp_path: Path, voc
     encode = FullTokenizer(vocab).encode
     found = make(tmp_path, vocab, "\n\nthe lamp\n \n\nthe map .\r\nred\n\u200b\n", "\ufeffgreen\n")
     assert content(found) == [[encode("the lamp")], [encode("the map ."), encode("red")], [encode("green")]]
-    assert found.counts == {"documents": 3, "sentences": 4, "tokens": 7, "unknown": 0, "lines": 9, "bytes": 45}
+    assert found.counts == {"documents": 3, "sentences": 4, "tokens": 7, "unknown": 0, "lines": 9, "bytes": 42}
     assert found.tokens.parts[0].dtype == np.uint8  # the smallest type for a small vocabulary
     assert [str(shards.id_type(n)) for n in (256, 257, 65536, 65537)] == ["uint8", "uint16", "uint16", "uint32"]
 
@@ -371,7 +371,7 @@ def test_a_learned_vocabulary_spells_the_text_it_was_learned_from(tmp_path: Path
     assert "[UNK]" not in tokens
     assert "kaffee" in tokens
     assert json.loads((tmp_path / "v/tokenizer_config.json").read_text()) == {"do_lower_case": True}
-    learn([str(tmp_path / "text.txt")], str(tmp_path / "cased/vocab.txt"), 70, lower_case=False)
+    learn([str(tmp_path / "text.txt")], out=str(tmp_path / "cased/vocab.txt"), vocab_size=70, lower_case=False)
     assert "Kaffee" in load_vocab(tmp_path / "cased/vocab.txt")
     for line, message in (
         (f"{tmp_path}/text.txt --out {tmp_path}/v/vocab.txt", "exists already"),

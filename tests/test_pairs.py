@@ -361,7 +361,7 @@ def test_a_single_document_has_no_random_second_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_len": 4}, "max_len=4; expected at least 5"),
+        ({"max_len": 4}, "max_len=4; expected 5 to 65535"),
         ({"mask_prob": 0.0}, "mask_prob=0.0"),
         ({"mask_prob": 1.0}, "mask_prob=1.0"),
         ({"max_pred": 0}, "max_pred=0; expected 1 to max_len=128"),
