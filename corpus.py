@@ -28,7 +28,7 @@ from pairs import POOL, Batches, Pairs, mix
 from sentences import Layout, check_splitter, layout, sentences
 from shards import FORMAT, ArrayFile, Corpus, id_type, write_shard
 from tokenization import UNKNOWN, FullTokenizer, casing, load_vocab
-from utils import UserError, command, file_digest, find, read_json, whole_folder
+from utils import UserError, command, file_digest, find, read_json, whole_file, whole_folder
 
 JOB = 2**20                             # bytes of text that a worker takes at a time
 BLANK = re.compile(rb"\n(?:[ \t\r]*\n)+")
@@ -193,7 +193,8 @@ def prepare_text(files: list[Path], vocab: str | Path, out: str | Path, do_lower
             for a, b in itertools.pairwise(cut(file, file.stat().st_size))]
     jobs = jobs[len(jobs) * i // n:len(jobs) * (i + 1) // n]
     with whole_folder(folder) as partial:
-        (partial / "vocab.txt").write_bytes(vocab.read_bytes())
+        with whole_file(partial / "vocab.txt") as f:
+            f.write(vocab.read_bytes())
         tokens = ArrayFile(partial / "tokens.bin", id_type(len(tokenizer.tokens)))
         starts, documents = (ArrayFile(partial / f"{name}.bin", np.dtype("<i8")) for name in ("sentences", "documents"))
         starts.append([0])

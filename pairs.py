@@ -220,6 +220,10 @@ class Pairs:
             offsets.append(tokens[1:] - tokens[0] + offsets[-1][-1])
             at += past - first
         corpus.release()
+        if not sections:
+            nothing = np.empty(0, np.int64)
+            return Plan(nothing.astype(np.uint64), nothing, nothing, nothing, nothing, nothing, nothing, nothing > 0,
+                        nothing > 0)
         offset = np.concatenate(offsets)                        # at which token of the pool each sentence starts
         start, stop, shift, token_shift, document, which = np.concatenate(sections, axis=1)
         keys = mix(base + GOLDEN * (start + shift).astype(np.uint64))

@@ -112,6 +112,9 @@ class Text:
             if self.do_lower_case not in (None, corpus.about.get("do_lower_case", self.do_lower_case)):
                 raise UserError(f"{names} was prepared with do_lower_case={corpus.about['do_lower_case']}; leave the flag "
                                 f"out")
+            if self.language not in (None, corpus.about.get("split_sentences")):
+                raise UserError(f"{names} was prepared with --split_sentences {corpus.about.get('split_sentences')}; leave "
+                                f"the flag out, or prepare the text again")
             return corpus
         files, cache = find(names), Path(self.cache_dir or beside)
         records = [file for file in files if RECORDS.search(file.name)]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from utils import UserError, file_digest, read_json
+from utils import UserError, file_digest, read_json, write_json
 
 FORMAT = 1                              # of the files; a reader refuses another
 OFFSETS = {"sentences", "documents", "instances", "slots"}      # arrays that say where things start, and their end
@@ -56,8 +56,7 @@ def id_type(n: int) -> np.dtype:
 def write_shard(folder: Path, about: dict[str, Any], arrays: dict[str, ArrayFile]) -> None:
     """Close a shard's arrays and describe them."""
     about = about | {"arrays": {name: file.close() for name, file in arrays.items()}}
-    text = json.dumps(about, indent=1, ensure_ascii=False)
-    (folder / "shard.json").write_text(text + "\n", encoding="utf-8")
+    write_json(folder / "shard.json", about)
 
 
 # ---------------------------------------------------------------------------------------------- arrays to read
@@ -108,14 +107,17 @@ class Corpus:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        folders = sorted(self.folder.glob("shard-*-of-*"), key=lambda p: int(p.name.split("-")[1]))
-        abouts = [read_json(path / "shard.json") for path in folders]
+        folders = sorted(self.folder.glob("shard-*-of-*"), key=lambda path: [len(path.name), path.name])
         if not folders:
             raise UserError(f"{folder} holds no prepared corpus; make one with python corpus.py prepare TEXT --vocab V "
                             f"--out DIR")
+        abouts = [read_json(path / "shard.json") for path in folders]
+        for path, about in zip(folders, abouts, strict=True):
+            if about.get("format") != FORMAT:
+                raise UserError(f"{path} has format {about.get('format')}; expected {FORMAT}, so prepare it again")
+            if lacking := {"kind", "shard", "counts", "arrays"} - about.keys():
+                raise UserError(f"{path}/shard.json lacks {', '.join(sorted(lacking))}; prepare the corpus again")
         self.about = abouts[0]
-        if self.about.get("format") != FORMAT:
-            raise UserError(f"{folders[0]} has format {self.about.get('format')}; expected {FORMAT}, so prepare it again")
         n = self.about["shard"][1]
         if {path.name for path in folders} != {f"shard-{i}-of-{n}" for i in range(n)}:
             missing = [f"{i}/{n}" for i in range(n) if not (self.folder / f"shard-{i}-of-{n}").is_dir()]

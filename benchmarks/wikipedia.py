@@ -1,9 +1,10 @@
 """A real run: learn a vocabulary, pre-train a small model on Wikipedia, fine-tune it, compare with from scratch.
 
-    $ BERT_DATA=... python benchmarks/wikipedia.py [--total_steps 8000] [--folder runs/wikipedia]
+    $ BERT_DATA=... python benchmarks/wikipedia.py [--total_steps 16000] [--folder runs/wikipedia]
 
 442 articles, a paragraph a line, are split into sentences; every twentieth article is held out. The same fine-tuning from
-the pre-trained weights and from fresh ones, with the same seeds, on MRPC and RTE. A stopped run goes on where it was.
+the pre-trained weights and from fresh ones, with the same seeds, on MRPC and RTE. A stopped run goes on where it was. With so
+little text and time 30% is masked instead of 15%: what counts is the number of words guessed.
 """
 import json
 import math
@@ -20,9 +21,9 @@ from tasks import TASKS, Task
 from tokenization import learn
 from utils import command, write_json
 
-SHAPE = {"dim": 256, "n_layers": 4, "n_heads": 4, "dim_ff": 1024, "max_len": 128, "n_segments": 2, "p_drop_hidden": 0.0,
+SHAPE = {"dim": 256, "n_layers": 3, "n_heads": 4, "dim_ff": 1024, "max_len": 128, "n_segments": 2, "p_drop_hidden": 0.0,
          "p_drop_attn": 0.0}
-TRAIN = {"seed": 42, "batch_size": 16, "lr": 1e-3, "warmup": 0.1, "save_steps": 500, "keep_checkpoints": 1,
+TRAIN = {"seed": 42, "batch_size": 32, "lr": 1e-3, "warmup": 0.1, "save_steps": 1000, "keep_checkpoints": 1,
          "dtype": "bf16", "bias_correction": True}
 TUNE = {"batch_size": 32, "lr": 1e-4, "n_epochs": 4, "warmup": 0.1, "save_steps": 10000, "dtype": "bf16",
         "bias_correction": True}
@@ -34,7 +35,7 @@ def unigram_entropy(corpus: Corpus, held_out: Corpus, vocab_size: int) -> float:
     return float(-np.log(counts / counts.sum())[held_out.tokens[0:len(held_out.tokens)]].mean())
 
 
-def run(total_steps: int = 8000, folder: str = "runs/wikipedia", seeds: int = 3, vocab_size: int = 8192) -> None:
+def run(total_steps: int = 16000, folder: str = "runs/wikipedia", seeds: int = 3, vocab_size: int = 8192) -> None:
     """Train and report.
 
     Args:
@@ -54,7 +55,7 @@ def run(total_steps: int = 8000, folder: str = "runs/wikipedia", seeds: int = 3,
     write_json(out / "train.json", {**TRAIN, "total_steps": total_steps})
     pretrain.main(train_cfg=f"{out}/train.json", model_cfg=f"{out}/model.json", data_file=f"{out}/train.txt",
                   eval_file=f"{out}/held_out.txt", vocab=f"{out}/vocab/vocab.txt", save_dir=f"{out}/run",
-                  cache_dir=f"{out}/cache", max_len=128, split_sentences=True)
+                  cache_dir=f"{out}/cache", max_len=64, mask_prob=0.3, split_sentences=True)
     corpora = sorted((Corpus(path) for path in (out / "cache").glob("corpus-*")), key=lambda c: -c.counts["tokens"])
     entropy = unigram_entropy(corpora[0], corpora[1], vocab_size)
     lines_of_metrics = map(json.loads, (out / "run/metrics.jsonl").read_text().splitlines())
@@ -82,7 +83,7 @@ def run(total_steps: int = 8000, folder: str = "runs/wikipedia", seeds: int = 3,
             spread = statistics.stdev(found) if seeds > 1 else 0.0
             lines.append(f"| {name} | {start} | {', '.join(f'{x:.4f}' for x in found)} | {statistics.mean(found):.4f} "
                          f"| {spread:.4f} |")
-    title = f"Pre-training 4 x 256 on Wikipedia, {total_steps} steps of {TRAIN['batch_size']}"
+    title = f"Pre-training 3 x 256 on Wikipedia, {total_steps} steps of {TRAIN['batch_size']}"
     report("wikipedia", title, "\n".join(lines))
 
 

@@ -131,7 +131,7 @@ EVAL = "--mode eval --model_file {trained}/run/model_steps_7.pt --data_file {sam
     (TRAIN.replace("--vocab {sample}/vocab.txt", ""), "name a vocab.txt with --vocab"),
     (TRAIN.replace("--model_cfg {sample}/config.json", ""), "neither --pretrain_file nor --model_cfg"),
     (TRAIN.replace("{trained}/train.json", "{bad}/train.json"), "unknown key 'n_epoch' (did you mean n_epochs?)"),
-    (TRAIN.replace("{sample}/vocab.txt", "{bad}/vocab.txt"), "has 148 tokens, the model 147"),
+    (TRAIN.replace("{sample}/vocab.txt", "{bad}/vocab.txt"), "has 132 tokens, the model 131"),
     (TRAIN.replace("{sample}/config.json", "{bad}/config.json"), "dim=100 is not divisible by n_heads=12"),
     (TRAIN + "--max_len 129", "max_len=129 is more than the 128 positions"),
     (TRAIN + "--max_len 4", "max_len=4; a row of mrpc needs at least 5 tokens"),
@@ -140,7 +140,7 @@ EVAL = "--mode eval --model_file {trained}/run/model_steps_7.pt --data_file {sam
     (TRAIN + "--pretrain_file {new}", "has no checkpoint; expected"),
     (TRAIN + "--pretrain_file {bad}/nowhere", "does not exist; expected a TensorFlow checkpoint"),
     (TRAIN.replace("{sample}/config.json", "{bad}/other.json") + "--pretrain_file {trained}/run",
-     "contradicts the model configuration: transformer.embedding.token.weight is (159, 128), expected (159, 64)"),
+     "contradicts the model configuration: transformer.embedding.token.weight is (131, 128), expected (131, 64)"),
     (TRAIN.replace("{new}/run", "{trained}/run"), "max_len was 64, now 128"),
     (TRAIN.replace("{sample}/train.tsv", "{bad}/few.tsv"), "few.tsv, line 3: 4 columns"),
     (TRAIN.replace("{sample}/train.tsv", "{bad}/label.tsv"), "label.tsv, line 2: unknown label 'yes'"),
@@ -149,7 +149,7 @@ EVAL = "--mode eval --model_file {trained}/run/model_steps_7.pt --data_file {sam
     (EVAL + "--task mnli", "was trained on mrpc, not on mnli"),
     (EVAL.replace("model_steps_7", "model_steps_8"), "does not exist"),
     (EVAL.replace("{trained}/run/model_steps_7.pt", "{bad}/cut.pt"), "cut.pt is truncated or altered"),
-    (EVAL + "--vocab {bad}/vocab.txt", "has 148 tokens, the model 147"),
+    (EVAL + "--vocab {bad}/vocab.txt", "has 132 tokens, the model 131"),
 ])
 def test_a_mistake_ends_in_one_line_with_status_2_and_nothing_written(
         line: str, message: str, trained: Path, sample: Path, tmp_path: Path, run: Callable,

@@ -219,6 +219,9 @@ def test_another_format_is_refused(tmp_path: Path, vocab: Path) -> None:
     file.write_text(file.read_text().replace('"format": 1', '"format": 2'))
     with pytest.raises(UserError, match="has format 2; expected 1"):
         Corpus(tmp_path / "ids")
+    file.write_text('{"format": 1}')
+    with pytest.raises(UserError, match=r"shard.json lacks arrays, counts, kind, shard"):
+        Corpus(tmp_path / "ids")
 
 
 def test_pages_looked_at_are_given_back(tmp_path: Path, vocab: Path) -> None:

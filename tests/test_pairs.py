@@ -189,6 +189,16 @@ def test_a_document_longer_than_a_block_is_walked_in_parts(tmp_path: Path) -> No
     assert np.where(plan.order == 1, plan.n_a, plan.n_a + plan.n_b).sum() == len(corpus.tokens)
 
 
+def test_a_last_block_in_which_no_document_begins_is_empty_and_nothing_is_lost(tmp_path: Path) -> None:
+    corpus = write([[[1] * 5] * 60, [[2] * 5] * 136], tmp_path)
+    pairs = Pairs(corpus, 16)
+    pairs.block, pairs.n_blocks = 64, 4                         # the last has 4 sentences, of a document begun before
+    assert [pairs.edge(k) for k in range(5)] == [0, 64, 128, 196, 196]
+    assert pairs.counts(0)[3] == len(pairs.plan(np.array([3]), 0)) == 0
+    plan = pairs._walk(np.arange(4), 0)
+    assert np.where(plan.order == 1, plan.n_a, plan.n_a + plan.n_b).sum() == len(corpus.tokens)
+
+
 # ------------------------------------------------------------------------------------------------------ the masks
 
 
