@@ -7,6 +7,7 @@
 import contextlib
 import dataclasses
 import difflib
+import errno
 import glob
 import hashlib
 import inspect
@@ -247,6 +248,7 @@ def one_line_errors(program: str) -> Iterator[None]:
         message = str(error)
         if isinstance(error, OSError) and error.strerror:
             message = f"{error.filename or 'writing'}: {error.strerror}"
+            message += "; make room and start again" * (error.errno == errno.ENOSPC)
         print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interruption:

@@ -3,8 +3,8 @@
     $ BERT_DATA=... python benchmarks/wikipedia.py [--total_steps 16000] [--folder runs/wikipedia]
 
 442 articles, a paragraph a line, are split into sentences; every twentieth article is held out. The same fine-tuning from
-the pre-trained weights and from fresh ones, with the same seeds, on MRPC and RTE. A stopped run goes on where it was. With so
-little text and time 30% is masked instead of 15%: what counts is the number of words guessed.
+the pre-trained weights and from fresh ones, with the same seeds, on MRPC and RTE. A stopped run goes on where it was. With
+so little text and time 30% is masked instead of 15%: what counts is the number of words guessed.
 """
 import json
 import math

@@ -274,7 +274,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, vocab: Path, run: Callable, 
     (tmp_path / "text0.txt").write_text(TEXT)
     monkeypatch.setattr(shards.ArrayFile, "append", full)
     status, _, err = run(f"prepare {tmp_path}/text0.txt --vocab {vocab} --out {tmp_path}/ids", prepare, describe)
-    assert (status, err.splitlines()[-1]) == (2, "prog.py: tokens.bin: No space left on device")
+    assert (status, err.splitlines()[-1]) == (2, "prog.py: tokens.bin: No space left on device; make room and start again")
     assert os.listdir(tmp_path) == ["text0.txt"]
 
 
