@@ -225,14 +225,14 @@ class Pairs:
             return Plan(nothing.astype(np.uint64), nothing, nothing, nothing, nothing, nothing, nothing, nothing > 0,
                         nothing > 0)
         offset = np.concatenate(offsets)                        # at which token of the pool each sentence starts
-        start, stop, shift, token_shift, document, which = np.concatenate(sections, axis=1)
+        start, stop, shift, token_shift, document, which = np.concatenate(sections, axis=1)     # (lanes,) each
         keys = mix(base + GOLDEN * (start + shift).astype(np.uint64))
         short = coin(self.short_seq_prob, keys, 1)
         target = np.where(short, 2 + below(room - 1, keys, 2), room)
         if not self.next_sentence:
             return self._pieces(base, offset[start] + token_shift, offset[stop] + token_shift, target, which, short)
         chunks = []
-        lanes, now = np.arange(len(start)), start
+        lanes, now = np.arange(len(start)), start               # a lane: a document and the sentence it has come to
         while len(lanes):
             end = np.minimum(np.searchsorted(offset, offset[now] + target[lanes]), stop[lanes])
             n = end - now
