@@ -60,10 +60,10 @@ def test_pairs_are_truncated_by_googles_rule(lengths: tuple[int, int], room: int
 
 def test_a_pair_becomes_cls_a_sep_b_sep(sample: Path) -> None:
     tokenizer = FullTokenizer(sample / "vocab.txt")
-    features = encode([Example(2, "anna sold the lamp", "boris bought it", "1")], MRPC, tokenizer, 9)
+    features = encode([Example(2, "green sold the lamp", "red bought it", "1")], MRPC, tokenizer, 9)
     input_ids, segment_ids, input_mask, label_ids = Batches(features, 4)[0]
     assert tokenizer.convert_ids_to_tokens(input_ids[0].tolist()) == [
-        "[CLS]", "anna", "sold", "the", "[SEP]", "boris", "bought", "it", "[SEP]"]
+        "[CLS]", "green", "sold", "the", "[SEP]", "red", "bought", "it", "[SEP]"]
     assert segment_ids.tolist() == [[0, 0, 0, 0, 0, 1, 1, 1, 1]]
     assert input_mask.tolist() == [[1] * 9]
     assert label_ids.tolist() == [1]
