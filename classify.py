@@ -14,7 +14,8 @@ from torch import Tensor, nn
 import checkpoint
 import models
 import train
-from tasks import METRICS, Batches, Task, encode, get_task, read_examples
+from metrics import METRICS
+from tasks import Batches, Task, encode, get_task, read_examples
 from tokenization import FullTokenizer, casing
 from utils import UserError, command, file_digest, read_json, refuse, write_json
 

@@ -6,7 +6,6 @@
     input_ids, segment_ids, input_mask, label_ids = batches[0]          # (B, S) x 3, (B,)
 """
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,28 +25,13 @@ class Task:
     text_b: int | None
     label: int
     labels: tuple[str, ...]                     # in the order of their ids
-    metrics: tuple[str, ...]                    # of METRICS
+    metrics: tuple[str, ...]                    # of metrics.METRICS
 
 
 TASKS = {task.name: task for task in (
     Task("mrpc", text_a=3, text_b=4, label=0,  labels=("0", "1"), metrics=("Accuracy", "F1")),
     Task("mnli", text_a=8, text_b=9, label=-1, labels=("contradiction", "entailment", "neutral"), metrics=("Accuracy",)),
 )}
-
-
-def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
-    """The share of predictions that equal their label.  accuracy([1, 0], [1, 1]) -> 0.5"""
-    return float(np.mean(predicted == labels))
-
-
-def f1(predicted: np.ndarray, labels: np.ndarray) -> float:
-    """The harmonic mean of precision and recall of label 1; 0 where nothing is, or is predicted to be, 1."""
-    both = int(np.sum((predicted == 1) & (labels == 1)))
-    total = int(np.sum(predicted == 1) + np.sum(labels == 1))
-    return 2 * both / total if total else 0.0
-
-
-METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"Accuracy": accuracy, "F1": f1}
 
 
 def get_task(name: str) -> Task:

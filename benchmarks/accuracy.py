@@ -16,8 +16,9 @@ from finetune import their_batches
 
 import classify
 import train
+from metrics import accuracy, f1
 from optim import parameter_groups, rate
-from tasks import TASKS, accuracy, encode, f1, read_examples
+from tasks import TASKS, encode, read_examples
 from tokenization import FullTokenizer
 from utils import command, write_json
 

@@ -3,9 +3,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sklearn.metrics
 
-from tasks import TASKS, Batches, Example, Features, accuracy, encode, f1, get_task, read_examples, truncate_pair
+from tasks import TASKS, Batches, Example, Features, encode, get_task, read_examples, truncate_pair
 from tokenization import FullTokenizer
 from utils import UserError
 
@@ -110,17 +109,6 @@ def test_examples_of_a_batch_have_similar_lengths_and_padding_is_zero() -> None:
         assert labels.tolist() == data.labels[rows].tolist()
         real, total = real + mask.sum(), total + mask.size
     assert real / total > 0.97
-
-
-def test_metrics_equal_scikit_learn() -> None:
-    rng = np.random.default_rng(0)
-    for n in (1, 2, 50, 1000):
-        predicted, labels = rng.integers(0, 2, n), rng.integers(0, 2, n)
-        assert accuracy(predicted, labels) == pytest.approx(sklearn.metrics.accuracy_score(labels, predicted), abs=1e-12)
-        expected = sklearn.metrics.f1_score(labels, predicted, zero_division=0)
-        assert f1(predicted, labels) == pytest.approx(expected, abs=1e-12)
-    assert f1(np.zeros(3), np.zeros(3)) == 0.0
-    assert f1(np.ones(3), np.ones(3)) == 1.0
 
 
 def test_an_unknown_task_is_answered_with_the_list() -> None:
