@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pairs import POOL, Batches, Pairs, mix
+from batches import POOL, Batches
+from pairs import Pairs, mix
 from sentences import Layout, check_splitter, layout, sentences
 from shards import FORMAT, ArrayFile, Corpus, id_type, write_shard
 from tokenization import UNKNOWN, FullTokenizer, casing, load_vocab

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from pairs import Plan
+from batches import Plan
 from shards import FORMAT, ArrayFile, Corpus, write_shard
 from utils import UserError, file_digest, whole_folder
 

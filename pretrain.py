@@ -19,9 +19,10 @@ from torch import Tensor, nn
 import checkpoint
 import models
 import train
+from batches import Batches, Instances
 from corpus import cores, language, prepare_text, source_settings
 from instances import RECORDS, FixedInstances, prepare_instances
-from pairs import Batches, Instances, Pairs
+from pairs import Pairs
 from pairs import check as check_shape
 from shards import Corpus, is_prepared
 from tokenization import casing, load_vocab

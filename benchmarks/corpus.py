@@ -15,7 +15,8 @@ from pathlib import Path
 
 from common import ROOT, data, report
 
-from pairs import Batches, Pairs
+from batches import Batches
+from pairs import Pairs
 from shards import Corpus
 from utils import command
 

@@ -16,9 +16,10 @@ from finetune import DTYPES, matrix_rate
 
 import models
 import pretrain
+from batches import Batches
 from corpus import prepare_text
 from optim import BertAdam, parameter_groups
-from pairs import Batches, Pairs
+from pairs import Pairs
 from shards import Corpus
 from utils import command
 

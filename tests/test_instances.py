@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import pretrain
+from batches import Batches
 from instances import FixedInstances, prepare_instances
-from pairs import Batches
 from shards import Corpus
 from utils import UserError
 

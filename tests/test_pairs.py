@@ -11,8 +11,9 @@ import numpy as np
 import plain_pairs
 import pytest
 
+from batches import Batches, Plan
 from corpus import prepare_text
-from pairs import Batches, Pairs, Plan, choose, coin, draw, heads, truncate
+from pairs import Pairs, choose, coin, draw, heads, truncate
 from shards import Corpus
 from utils import UserError
 
@@ -292,7 +293,7 @@ def test_a_batch_depends_on_the_seed_and_its_number_alone(corpus: Corpus) -> Non
 def test_another_process_makes_the_same_global_batches(corpus: Corpus) -> None:
     code = (
         f"import sys, hashlib; sys.path.insert(0, {str(ROOT)!r})\n"
-        f"from pairs import Batches, Pairs; from shards import Corpus\n"
+        f"from batches import Batches; from pairs import Pairs; from shards import Corpus\n"
         f"b = Batches(Pairs(Corpus({str(corpus.folder)!r}), 48, seed=4), 32, seed=4)\n"
         f"print(hashlib.sha256(b''.join(x.tobytes() for n in (7, 3, len(b) + 2) for x in b.arrays(n))).hexdigest())"
     )
@@ -308,7 +309,7 @@ def test_an_epoch_has_every_instance_once_in_full_batches_of_similar_length(
     corpus: Corpus,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pairs.POOL", 2)  # several pools, so that batches span two
+    monkeypatch.setattr("batches.POOL", 2)  # several pools, so that batches span two
     pairs = Pairs(corpus, 48, seed=4)
     pairs.block, pairs.n_blocks = 500, -(-pairs.n_sentences // 500)
     batches = Batches(pairs, 32, seed=4)

@@ -21,9 +21,10 @@ import classify
 import models
 import pretrain
 import train
+from batches import Batches
 from corpus import prepare_text
 from optim import BertAdam, parameter_groups
-from pairs import Batches, Pairs
+from pairs import Pairs
 from shards import Corpus
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -24,7 +24,7 @@ ROWS = (    # a module imports only from rows below its own
     ("tasks", "corpus", "instances"),
     ("pairs",),
     ("checkpoint", "shards"),
-    ("models", "optim", "tokenization", "sentences", "metrics"),
+    ("models", "optim", "tokenization", "sentences", "metrics", "batches"),
     ("utils", "distributed"),
 )
 
@@ -48,7 +48,7 @@ def test_importing_is_silent_and_light(module: str, tmp_path: Path) -> None:
     assert done.stdout.startswith("loaded: ")
     loaded = set(done.stdout.split())
     assert not loaded & {"tensorflow", "transformers", "tensorboardX", "safetensors", "fire"}
-    if module in ("tokenization", "utils", "metrics", "sentences", "shards", "pairs", "instances", "corpus"):
+    if module in ("tokenization", "utils", "metrics", "sentences", "shards", "batches", "pairs", "instances", "corpus"):
         assert "torch" not in loaded
     assert list(tmp_path.iterdir()) == []
 
