@@ -1,40 +1,56 @@
-"""Fine-tune BERT on a sentence task, and evaluate it.
+"""Fine-tune BERT on a sentence task, evaluate it, predict with it.
 
     $ python classify.py                                    # the built-in sample: makes it, trains, evaluates
-    $ python classify.py --task mrpc --mode train --data_file train.tsv --pretrain_file FOLDER --save_dir runs/mrpc
-    $ python classify.py --mode eval --model_file runs/mrpc/model_steps_345.pt --data_file dev.tsv
+    $ python classify.py --task mrpc --data_dir GLUE/MRPC --pretrain_file FOLDER --save_dir runs/mrpc
+    $ python classify.py --mode eval --model_file runs/mrpc/model_steps_345.pt --data_file GLUE/MRPC/dev.tsv
+    $ python classify.py --mode predict --model_file runs/mrpc/model_steps_345.pt --data_file GLUE/MRPC/test.tsv
 """
+import contextlib
 import dataclasses
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+import numpy as np
 
-import checkpoint
-import models
+import finetune
+import reports
 import train
-from metrics import METRICS
-from tasks import Batches, Task, encode, get_task, read_examples
-from tokenization import FullTokenizer, casing
-from utils import UserError, command, file_digest, read_json, refuse, write_json
+from finetune import Result, Run, Saved
+from inputs import Data, tell_cut
+from metrics import confusion
+from records import RECORDS
+from tasks import Example, Task, get_task, iterate, own_task, read_examples
+from utils import UserError, command, note, refuse, whole_file, write_json
 
 SAMPLE = Path("runs/sample")
+CHUNK = 64                              # batches of rows that are predicted at a time
+WORST = 100                             # mistakes that are written down
 
 
 def main(task: str | None = None, mode: str = "train", train_cfg: str | None = None, model_cfg: str | None = None,
          data_file: str | None = None, model_file: str | None = None, pretrain_file: str | None = None,
          data_parallel: bool = True, vocab: str | None = None, save_dir: str | None = None, log_dir: str | None = None,
-         max_len: int | None = None, do_lower_case: bool | None = None) -> None:
-    """Fine-tune BERT on a sentence task, or evaluate it. Without a flag: on the built-in sample.
+         max_len: int | None = None, do_lower_case: bool | None = None, data_dir: str | None = None,
+         eval_file: str | None = None, text_a: str | None = None, text_b: str | None = None, label: str | None = None,
+         labels: str | None = None, header: bool | None = None, separator: str | None = None, long: str | None = None,
+         meta_data_file: str | None = None, freeze_encoder: bool = False, boost: bool = False, cache_dir: str | None = None,
+         reinit_layers: int = 0, seeds: int | None = None, out: str | None = None, probabilities: bool | None = None,
+         plots: bool = False, settings: dict[str, Any] | None = None) -> None:
+    """Fine-tune BERT on a sentence task, evaluate it, or predict with it. Without a flag: train on the built-in sample.
 
     Args:
-        task: mrpc or mnli; a saved model knows its own.
-        mode: train or eval.
-        train_cfg: JSON of train.Config; default config/train_TASK.json.
+        task: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, ax or xnli; csv, tsv or jsonl for data of your own. A
+            saved model knows its task.
+        mode: train, eval or predict.
+        train_cfg: JSON of train.Config; default config/train_TASK.json, train_own.json for data of your own.
         model_cfg: JSON of the model's shape, ours or Google's bert_config.json; default: what lies beside the weights.
-        data_file: the task's TSV.
-        model_file: a model trained here, to evaluate.
+        data_file: the file to train on, to evaluate or to predict; `-` predicts lines of standard input.
+        model_file: a model trained here, to evaluate or predict with.
         pretrain_file: weights to start from: a TensorFlow checkpoint, a Hugging Face folder, a .pt. None: from scratch.
         data_parallel: use all visible GPUs.
         vocab: vocab.txt; default: what lies beside the weights.
@@ -42,144 +58,117 @@ def main(task: str | None = None, mode: str = "train", train_cfg: str | None = N
         log_dir: folder for TensorBoard's curves.
         max_len: longest input in tokens; default 128, or what the model was trained with.
         do_lower_case: only to insist; it follows from the checkpoint.
+        data_dir: a folder of GLUE: train.tsv to train on, dev.tsv to evaluate, test.tsv to predict.
+        eval_file: evaluated after every epoch; several with commas between them.
+        text_a: column of the text, by name or by number from 0; default text, or the first.
+        text_b: column of a second text.
+        label: column of the label; default label, or the second.
+        labels: the labels, with commas between them, or `number`; default: those of the training data, sorted.
+        header: whether the file has one; default: if all columns are named in its first row.
+        separator: what stands between several labels of one text; default: a text has one.
+        long: what to do with texts longer than max_len: truncate, or `window`: average over overlapping parts.
+        meta_data_file: the JSON beside a .tf_record of the official code.
+        freeze_encoder: train the last layer alone.
+        boost: with a frozen encoder, encode every text once and keep the vectors.
+        cache_dir: where boost keeps them; default `pooled` beside the save_dir.
+        reinit_layers: how many of the top layers start anew.
+        seeds: train so many times, from so many seeds, into SAVE_DIR/seed-N.
+        out: predict: the file (for a data_dir: folder) to write, default standard output; eval: the folder for metrics,
+            confusion matrix and errors, default `eval` beside the model.
+        probabilities: whether to write the probability of every label; default: but for GLUE's test files.
+        plots: write pictures too (needs matplotlib).
+        settings: no flag of its own: every setting of train_cfg is one, such as --lr 3e-5 (config/README.md).
     """
-    if mode not in ("train", "eval"):
-        raise UserError(f"--mode {mode}: expected train or eval")
+    if mode not in ("train", "eval", "predict"):
+        raise UserError(f"--mode {mode}: expected train, eval or predict")
+    if data_file and data_dir:
+        raise UserError("--data_file and --data_dir are both given; keep one")
+    table: dict[str, Any] = {"text_a": text_a, "text_b": text_b, "label": label, "labels": labels, "header": header,
+                             "separator": separator}
+    if mode == "train":
+        refuse("--mode train has no use for", out=out, probabilities=probabilities)
+        if model_file:
+            raise UserError("--model_file is for --mode eval and predict; to start from weights use --pretrain_file")
+        if not data_file and not data_dir:
+            refuse("no --data_file, which is needed with", task=task, train_cfg=train_cfg, model_cfg=model_cfg,
+                   pretrain_file=pretrain_file, vocab=vocab, max_len=max_len, do_lower_case=do_lower_case, seeds=seeds,
+                   eval_file=eval_file, meta_data_file=meta_data_file, **table, **(settings or {}))
+            run_sample(save_dir, log_dir)
+            return
+        chosen = own_task(get_task(task or "mrpc"), **table) if task or not meta_data_file else None
+        dev = eval_file.split(",") if eval_file else []
+        if data_dir:
+            data_file, dev = f"{data_dir}/train.tsv", dev or in_folder(data_dir, chosen.dev if chosen else ("dev.tsv",))
+        run = finetune.prepare(chosen, str(data_file), train_cfg, model_cfg, pretrain_file, vocab, max_len, do_lower_case,
+                               dev_files=dev, long=long or "truncate", meta_data_file=meta_data_file,
+                               freeze_encoder=freeze_encoder, boost=boost, reinit_layers=reinit_layers, settings=settings)
+        if plots:
+            reports.pyplot()                                    # before a day is spent, not after
+        folder = Path(save_dir or f"runs/{run.task.name}")
+        results = fit_seeds(run, 1 if seeds is None else seeds, folder, log_dir, data_parallel, cache_dir)
+        for result in results if plots else []:
+            reports.plot_learning(result.file.parent / "learning.png", result.file.parent / "metrics.jsonl")
+        return
+    if not model_file or not (data_file or data_dir):
+        raise UserError(f"--mode {mode} needs --model_file and --data_file or --data_dir")
+    refuse(f"--mode {mode} has no use for", pretrain_file=pretrain_file, save_dir=save_dir, log_dir=log_dir, seeds=seeds,
+           eval_file=eval_file, cache_dir=cache_dir, freeze_encoder=freeze_encoder or None, boost=boost or None,
+           reinit_layers=reinit_layers or None, meta_data_file=meta_data_file)
+    saved = finetune.load(model_file, task, table, train_cfg, model_cfg, vocab, max_len, do_lower_case, long,
+                          data_parallel, settings)
     if mode == "eval":
-        if not model_file or not data_file:
-            raise UserError("--mode eval needs --model_file and --data_file")
-        refuse("--mode eval has no use for", pretrain_file=pretrain_file, save_dir=save_dir, log_dir=log_dir)
-        evaluate(model_file, data_file, task, train_cfg, model_cfg, vocab, max_len, do_lower_case, data_parallel)
+        refuse("--mode eval has no use for", probabilities=probabilities)
+        print(saved.device, flush=True)
+        for name in in_folder(data_dir, saved.task.dev) if data_dir else [str(data_file)]:
+            evaluate(saved, name, Path(out or saved.file.parent / "eval"), plots)
         return
-    if model_file:
-        raise UserError("--model_file is for --mode eval; to start from weights use --pretrain_file")
-    if data_file is None:
-        refuse("no --data_file, which is needed with", task=task, train_cfg=train_cfg, model_cfg=model_cfg,
-               pretrain_file=pretrain_file, vocab=vocab, max_len=max_len, do_lower_case=do_lower_case)
-        run_sample(save_dir, log_dir)
-        return
-    run = prepare(get_task(task or "mrpc"), data_file, train_cfg, model_cfg, pretrain_file, vocab,
-                  128 if max_len is None else max_len, do_lower_case)
-    run.fit(save_dir or f"runs/{run.task.name}", log_dir, data_parallel)
+    refuse("--mode predict has no use for", plots=plots or None)
+    note(saved.device)
+    if data_dir:
+        if not out:
+            raise UserError("--data_dir is predicted into a folder; name it with --out")
+        for name, target in zip(saved.task.test, saved.task.hand_in or saved.task.test, strict=True):
+            if (file := Path(data_dir) / name).is_file() or name == saved.task.test[0]:
+                predict_into(saved, str(file), f"{out}/{target}", probabilities)
+    else:
+        if str(data_file) == "-" and not task:
+            saved.reader = dataclasses.replace(saved.reader, task=dataclasses.replace(saved.task, form="lines"))
+        predict_into(saved, str(data_file), out, probabilities)
 
 
-@dataclasses.dataclass
-class Run:
-    """Everything a training run needs, checked; nothing is written yet."""
-
-    task: Task
-    cfg: train.Config
-    model: models.Classifier
-    tokenizer: FullTokenizer
-    vocab: Path
-    max_len: int
-    batches: Batches
-    settings: dict
-
-    def fit(self, save_dir: str, log_dir: str | None = None, data_parallel: bool = True) -> str:
-        """Train, and return the last model's file. The folder gets all that evaluating needs."""
-        folder, config = Path(save_dir), dataclasses.asdict(self.model.transformer.cfg)
-        trainer = train.Trainer(self.cfg, self.model, self.batches, folder, {"config": config}, data_parallel=data_parallel,
-                                log_dir=log_dir)
-        train.claim(folder, self.settings)
-        checkpoint.copy_vocab(self.vocab, folder, self.tokenizer.do_lower_case)
-        write_json(folder / "config.json", config)
-        write_json(folder / "task.json", {"task": self.task.name, "labels": self.task.labels, "max_len": self.max_len})
-        print(train.device_name(trainer.device, trainer.n_gpus), flush=True)
-        return str(trainer.train(get_loss))
+def in_folder(folder: str, names: tuple[str, ...]) -> list[str]:
+    """Those of the files that are there; UserError where none is."""
+    if not (found := [str(Path(folder) / name) for name in names if (Path(folder) / name).is_file()]):
+        raise UserError(f"{folder} has no {' or '.join(names)}; expected a folder of GLUE")
+    return found
 
 
-def get_loss(model: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The mean cross-entropy of a batch."""
-    input_ids, segment_ids, input_mask, label_ids = batch
-    return F.cross_entropy(model(input_ids, segment_ids, input_mask).float(), label_ids), {}
+# ------------------------------------------------------------------------------------------------------ training
 
-
-def predict(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-    """The score of every label, (B, labels)."""
-    return model(*batch[:3])
-
-
-def prepare(task: Task, data_file: str, train_cfg: str | None, model_cfg: str | None, pretrain_file: str | None,
-            vocab: str | None, max_len: int, do_lower_case: bool | None) -> Run:
-    """Read and check everything before anything is written or trained."""
-    cfg = train.Config.from_json(train_cfg or Path(__file__).parent / "config" / f"train_{task.name}.json")
-    config = models.Config.from_json(model_cfg) if model_cfg else None
-    examples = read_examples(task, data_file)
-    source = checkpoint.read(pretrain_file, config) if pretrain_file else None
-    if config is None:
-        if source is None:
-            raise UserError("neither --pretrain_file nor --model_cfg; name weights to start from, or the shape of a model")
-        config = source.config
-    vocab_file = checkpoint.find_vocab(vocab, source)
-    tokenizer = get_tokenizer(vocab_file, do_lower_case, [source.file] if source else [])
-    checkpoint.check_fit(config, vocab_file, max_len)
-    features = encode(examples, task, tokenizer, max_len)
-    torch.manual_seed(cfg.seed)
-    model = models.Classifier(config, len(task.labels))
-    if source:
-        if source.labels is None or label_columns(source.labels, task) != list(range(len(task.labels))):
-            source.tensors = {name: t for name, t in source.tensors.items() if not name.startswith("classifier.")}
-        new = checkpoint.load(model, source, fresh=("pooler", "classifier"))
-        print(f"{source.kind} {source.file}, " + (f"new: {', '.join(new)}" if new else "with its classifier"), flush=True)
-    settings = {
-        **dataclasses.asdict(cfg), "task": task.name, "max_len": max_len, "do_lower_case": tokenizer.do_lower_case,
-        **{f"model_cfg.{name}": value for name, value in dataclasses.asdict(config).items()},
-        "sha256 of data_file": file_digest(data_file)[:16], "sha256 of vocab": file_digest(vocab_file)[:16],
-        "sha256 of initial weights": train.weights_digest(model)[:16],
-    }
-    return Run(task, cfg, model, tokenizer, vocab_file, max_len, Batches(features, cfg.batch_size, cfg.seed), settings)
-
-
-def get_tokenizer(vocab_file: Path, do_lower_case: bool | None, checkpoints: list[Path]) -> FullTokenizer:
-    """The tokenizer with the casing that fits the checkpoint."""
-    return FullTokenizer(vocab_file, casing(vocab_file, do_lower_case, *checkpoints))
-
-
-def label_columns(theirs: list[str], task: Task) -> list[int] | None:
-    """Which column of a classifier's scores each label of the task has; None if its labels are others.
-
-    label_columns(["neutral", "entailment", "contradiction"], MNLI) -> [2, 1, 0]. LABEL_0 ... are the task's own order.
-    """
-    names = [name.lower() for name in theirs]
-    if names == [f"label_{i}" for i in range(len(task.labels))]:
-        return list(range(len(names)))
-    return [names.index(label.lower()) for label in task.labels] if {*names} == {*map(str.lower, task.labels)} else None
-
-
-def evaluate(model_file: str, data_file: str, task: str | None = None, train_cfg: str | None = None,
-             model_cfg: str | None = None, vocab: str | None = None, max_len: int | None = None,
-             do_lower_case: bool | None = None, data_parallel: bool = True) -> dict[str, float]:
-    """Print and return a saved model's metrics. What is not given is read from the folder of the model."""
-    source = checkpoint.read(model_file, models.Config.from_json(model_cfg) if model_cfg else None)
-    if "classifier" not in source.heads:
-        raise UserError(f"{source.file} has no classifier; train one first, with --mode train --pretrain_file {model_file}")
-    beside = source.file.parent / "task.json"
-    saved = read_json(beside) if beside.is_file() else {}
-    if not (name := task or saved.get("task")):
-        raise UserError(f"no task.json beside {source.file}; name the task with --task")
-    kind = get_task(name)
-    n_labels = len(source.tensors["classifier.bias"])
-    if saved.get("task", kind.name) != kind.name:
-        raise UserError(f"{source.file} was trained on {saved['task']}, not on {kind.name}; leave --task out")
-    columns = label_columns(source.labels or [f"LABEL_{i}" for i in range(n_labels)], kind)
-    if columns is None:
-        raise UserError(f"{source.file} has the labels {', '.join(source.labels or [str(n_labels)])}, and {kind.name} has "
-                        f"{', '.join(kind.labels)}; name the same labels in its configuration")
-    cfg = train.Config.from_json(train_cfg) if train_cfg else train.Config()
-    max_len = saved.get("max_len", 128) if max_len is None else max_len
-    vocab_file = checkpoint.find_vocab(vocab, source)
-    tokenizer = get_tokenizer(vocab_file, do_lower_case, [source.file])
-    checkpoint.check_fit(source.config, vocab_file, max_len)
-    features = encode(read_examples(kind, data_file), kind, tokenizer, max_len)
-    model = models.Classifier(source.config, n_labels)
-    checkpoint.load(model, source)
-    trainer = train.Trainer(cfg, model, data_parallel=data_parallel)
-    print(train.device_name(trainer.device, trainer.n_gpus), flush=True)
-    scores = trainer.evaluate(predict, Batches(features, cfg.batch_size))[:, columns]
-    results = {name: METRICS[name](scores.argmax(1), features.labels) for name in kind.metrics}
-    for name, value in results.items():
-        print(f"{name}: {value}")
+def fit_seeds(run: Run, n: int, folder: Path, log_dir: str | None = None, data_parallel: bool = True,
+              cache_dir: str | None = None) -> list[Result]:
+    """Train from one seed, or from several and compare them; returns what each came to."""
+    if n < 1:
+        raise UserError(f"--seeds {n}: expected at least 1")
+    if n == 1:
+        return [run.fit(folder, log_dir, data_parallel, cache_dir)]
+    if not run.dev:
+        raise UserError("--seeds compares evaluations; name an --eval_file or a --data_dir")
+    train.check_free(folder)
+    results, runs = [], []
+    for seed in range(run.cfg.seed, run.cfg.seed + n):
+        name = f"seed-{seed}"
+        print(f"Seed {seed}", flush=True)
+        one = dataclasses.replace(run, cfg=dataclasses.replace(run.cfg, seed=seed))
+        result = one.fit(folder / name, f"{log_dir}/{name}" if log_dir else None, data_parallel,
+                         cache_dir or folder / "pooled")
+        results.append(result)
+        runs.append({"seed": seed, "last": result.last, "best": result.best, "file": str(result.file),
+                     "best_file": str(result.best_file)})
+    text, summary = reports.over_seeds(runs, run.task.metrics[0],
+                                       finetune.constant(run.task, run.dev[0].features.example_labels))
+    write_json(folder / "results.json", summary)
+    print(f"{text}\nSaved {folder / 'results.json'}")
     return results
 
 
@@ -189,10 +178,10 @@ def run_sample(save_dir: str | None, log_dir: str | None) -> None:
     print(f"No --data_file: training on the built-in sample in {SAMPLE}")
     sample.write(str(SAMPLE))
     task = get_task("mrpc")
-    run = prepare(task, f"{SAMPLE}/train.tsv", f"{SAMPLE}/train.json", f"{SAMPLE}/config.json", None,
-                  f"{SAMPLE}/vocab.txt", 64, True)
-    file = run.fit(save_dir or "runs/sample_model", log_dir)
-    evaluate(file, f"{SAMPLE}/dev.tsv")
+    run = finetune.prepare(task, f"{SAMPLE}/train.tsv", f"{SAMPLE}/train.json", f"{SAMPLE}/config.json", None,
+                           f"{SAMPLE}/vocab.txt", 64, True)
+    result = run.fit(save_dir or "runs/sample_model", log_dir)
+    evaluate(finetune.load(result.file), f"{SAMPLE}/dev.tsv", result.file.parent / "eval")
     labels = [example.label for example in read_examples(task, f"{SAMPLE}/dev.tsv")]
     majority = max(map(labels.count, set(labels))) / len(labels)
     print(f"Always answering the most frequent label would give an accuracy of {majority}\n\n"
@@ -201,5 +190,145 @@ def run_sample(save_dir: str | None, log_dir: str | None) -> None:
           f"  python classify.py --mode eval --model_file runs/mrpc/model_steps_345.pt --data_file MRPC/dev.tsv")
 
 
+# ---------------------------------------------------------------------------------------------------- evaluation
+
+def evaluate(saved: Saved, data_file: str, folder: Path, plots: bool = False) -> dict[str, float]:
+    """Print and return a saved model's metrics; write them, the confusion matrix and the worst mistakes into a folder."""
+    if plots:
+        reports.pyplot()
+    task, data = saved.task, saved.reader.read(data_file)
+    scores, labels = saved.scores(data), data.features.example_labels
+    predicted = finetune.predictions(task, scores)
+    results = finetune.measure(task, predicted, labels)
+    if len(task.dev) > 1:
+        print(f"{data.file.name}:")
+    for name, value in results.items():
+        print(f"{name}: {value}")
+    report: dict[str, Any] = {"model_file": str(saved.file), "data_file": data_file, "examples": len(labels), **results}
+    stem = data.file.stem
+    if task.labels and not task.separator:
+        matrix = confusion(predicted, labels, len(task.labels))
+        report |= {"labels": task.labels, "confusion": matrix.tolist()}
+        if len(task.labels) <= 10:
+            print(reports.confusion_table(task.labels, matrix))
+        if plots:
+            reports.plot_confusion(folder / f"{stem}_confusion.png", task.labels, matrix, f"{task.name}, {data.file.name}")
+    write_json(folder / f"{stem}.json", report)
+    measure = "difference" if task.labels is None else "probability"
+    reports.write_tsv(folder / f"{stem}_errors.tsv", ["line", "label", "prediction", measure, "text_a", "text_b"],
+                      worst(task, data, scores, predicted))
+    if plots and (metrics_file := saved.file.parent / "metrics.jsonl").is_file():
+        reports.plot_learning(folder / "learning.png", metrics_file)
+    print(f"Saved {folder / stem}.json, {folder / stem}_errors.tsv")
+    return results
+
+
+def worst(task: Task, data: Data, scores: np.ndarray, predicted: np.ndarray) -> list[list[object]]:
+    """Mistakes, the most confident first (of numbers, the furthest off): line, label, prediction, confidence, texts."""
+    labels, features = data.features.example_labels, data.features
+    if task.labels is None:
+        confidence = np.abs(predicted - labels)
+        wrong = confidence > 0
+    else:
+        chances = finetune.probabilities(task, scores)
+        wrong = predicted != labels
+        if task.separator:                                      # of the label that it is most wrong about
+            confidence, wrong = (np.maximum(chances, 1 - chances) * wrong).max(1), wrong.any(1)
+        else:
+            confidence = chances.max(1)
+    order = np.argsort(-confidence, kind="stable")
+    lines = features.lines if features.first is None else features.lines[features.first]
+    rows: list[list[object]] = []
+    for i in order[wrong[order]][:WORST]:
+        texts = [data.examples[i].text_a, data.examples[i].text_b or ""] if data.examples else ["", ""]
+        rows.append([lines[i], name_of(task, labels[i]), name_of(task, predicted[i]), f"{confidence[i]:.4f}", *texts])
+    return rows
+
+
+def name_of(task: Task, answer: Any) -> str:
+    """A label or prediction in words."""
+    if task.labels is None:
+        return f"{answer:.6g}"
+    if task.separator:
+        return task.separator.join(name for name, has in zip(task.labels, answer, strict=True) if has)
+    return task.labels[answer]
+
+
+# --------------------------------------------------------------------------------------------------- predictions
+
+def predict_into(saved: Saved, data_file: str, out: str | None, probabilities: bool | None) -> None:
+    """Predict a file, or `-`, into another, which is whole or absent, or to standard output as it goes."""
+    if probabilities is None:
+        probabilities = not (saved.task.hand_in and Path(data_file).name in saved.task.test)
+    if out is None:
+        for line in predictions(saved, data_file, probabilities):
+            sys.stdout.write(line)
+            sys.stdout.flush()
+        return
+    with whole_file(out) as f:
+        for line in predictions(saved, data_file, probabilities):
+            f.write(line.encode())
+    note(f"Saved {out}")
+
+
+def predictions(saved: Saved, data_file: str, probabilities: bool) -> Iterator[str]:
+    """The lines of a table, some at a time: index and prediction, as GLUE takes them, and the probability of every label.
+
+    Rows come in the order of the file, counted from 0.
+    """
+    task, index, cut = saved.task, 0, np.zeros(3, int)
+    names = task.labels if probabilities and task.labels else ()
+    yield "\t".join(["index", "prediction", *names]) + "\n"
+    if RECORDS.search(data_file):
+        parts: Iterator[Data] = iter([saved.reader.read(data_file, labelled=False)])
+    else:
+        examples = iterate(task, data_file, labelled=False)
+        size = CHUNK * saved.trainer.cfg.batch_size
+        chunks = at_hand(examples, size) if data_file == "-" else iter(lambda: list(islice(examples, size)), [])
+        parts = (saved.reader.encode(data_file, chunk) for chunk in chunks)
+    for data in parts:
+        scores = saved.scores(data, bar=False)
+        predicted = finetune.predictions(task, scores)
+        chances = finetune.probabilities(task, scores) if names else np.empty((len(scores), 0))
+        lines = []
+        for answer, row in zip(predicted, chances, strict=True):
+            lines.append("\t".join([str(index), name_of(task, answer), *(f"{chance:.6f}" for chance in row)]) + "\n")
+            index += 1
+        cut += (*data.features.cut, len(data.features.ids))
+        yield "".join(lines)
+    tell_cut(data_file, index, saved.reader.max_len, *cut)
+
+
+def at_hand(examples: Iterator[Example], most: int) -> Iterator[list[Example]]:
+    """What a pipe has delivered since the last look, at least one and at most so many."""
+    waiting: queue.Queue = queue.Queue(most)
+
+    def read() -> None:
+        try:
+            for example in examples:
+                waiting.put(example)
+            waiting.put(None)
+        except BaseException as error:                          # for the thread that waits
+            waiting.put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    item = None
+    while True:
+        chunk = []
+        item = waiting.get()
+        with contextlib.suppress(queue.Empty):
+            while isinstance(item, Example):
+                chunk.append(item)
+                if len(chunk) == most:
+                    break
+                item = waiting.get_nowait()
+        if chunk:
+            yield chunk
+        if isinstance(item, BaseException):
+            raise item
+        if item is None:
+            return
+
+
 if __name__ == "__main__":
-    command(main)
+    command(main, settings=train.Config)

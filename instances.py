@@ -3,7 +3,6 @@
     prepare_instances([Path("tf_examples.tfrecord")], "examples-ids")
     batches = Batches(FixedInstances(Corpus("examples-ids"), max_len=128), batch_size=32, seed=42)
 """
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,51 +11,16 @@ import numpy as np
 from tqdm import tqdm
 
 from batches import Plan
+from records import RECORDS, read_records
 from shards import FORMAT, ArrayFile, Corpus, write_shard
 from utils import UserError, file_digest, whole_folder
 
-RECORDS = re.compile(r"\.tf_?records?(\.gz)?(-\d+-of-\d+)?$|\.npz$")     # names of files with fixed instances
+FIXED = re.compile(rf"{RECORDS.pattern}|\.npz$")        # names of files with fixed instances
 
 # What a TFRecord's example or an npz of pre-training has: our name, and others it goes by.
 FEATURES = {"input_ids": ("input_word_ids",), "input_mask": (), "segment_ids": ("input_type_ids",),
             "masked_lm_positions": (), "masked_lm_ids": (), "masked_lm_weights": (), "next_sentence_labels": ()}
 Instances = dict[str, np.ndarray]       # the features above, each (n, L), (n, P) or (n, 1)
-
-
-def read_records(file: Path) -> Iterator[Instances]:
-    """The examples of a TFRecord file, plain or GZIP, some thousand at a time."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        import tensorflow as tf
-    except ImportError:
-        raise UserError(f"{file} is a TFRecord file; pip install tensorflow to read it") from None
-    with open(file, "rb") as f:
-        compression = "GZIP" if f.read(2) == b"\x1f\x8b" else ""
-    records = tf.data.TFRecordDataset(str(file), compression)
-    try:
-        example = tf.train.Example.FromString(next(iter(records)).numpy()).features.feature
-    except StopIteration:
-        raise UserError(f"{file} holds no records") from None
-    except Exception as error:
-        raise UserError(f"{file} is no TFRecord file of examples, or is damaged ({type(error).__name__})") from None
-    names = {ours: next((name for name in (ours, *others) if name in example), None) for ours, others in FEATURES.items()}
-    if missing := [ours for ours, name in names.items() if name is None]:
-        raise UserError(f"{file}: no {', '.join(missing)} among its features {', '.join(sorted(example))}; expected a file "
-                        f"of the official pre-training data")
-    expected = {}
-    for ours, name in names.items():
-        integers = ours != "masked_lm_weights"
-        values = example[name].int64_list.value if integers else example[name].float_list.value
-        expected[name] = tf.io.FixedLenFeature([len(values)], tf.int64 if integers else tf.float32)
-    done = 0
-    try:
-        for batch in records.batch(2048):
-            parsed = tf.io.parse_example(batch, expected)
-            yield {ours: parsed[name].numpy() for ours, name in names.items()}
-            done += len(batch)
-    except tf.errors.OpError as error:
-        raise UserError(f"{file}: after record {done}, one has other features or another length than the first, or is "
-                        f"damaged ({type(error).__name__}); make the file again") from None
 
 
 def read_npz(file: Path) -> Iterator[Instances]:
@@ -116,7 +80,7 @@ def prepare_instances(files: list[Path], out: str | Path) -> Path:
         arrays["instances"].append([0])
         arrays["slots"].append([0])
         for file in tqdm(files, desc="Preparing", unit="file"):
-            for rows in (read_npz if file.suffix == ".npz" else read_records)(file):
+            for rows in read_npz(file) if file.suffix == ".npz" else read_records(file, FEATURES):
                 check_instances(file, rows)
                 if length not in (0, rows["input_ids"].shape[1]):
                     raise UserError(f"{file} has instances of {rows['input_ids'].shape[1]} tokens, {files[0]} of {length}; "

@@ -289,7 +289,7 @@ class MaskedLM(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A label for a sentence or a pair: encoder, pooler, dropout, linear."""
+    """Labels, or a number, for a sentence or a pair: encoder, pooler, dropout, linear."""
 
     def __init__(self, cfg: Config, n_labels: int = 2):
         super().__init__()
@@ -297,12 +297,35 @@ class Classifier(nn.Module):
         self.pooler = Pooler(cfg)
         self.classifier = nn.Linear(cfg.dim, n_labels)
         self.p_drop = cfg.p_drop_hidden
+        self.frozen = False
         initialise(self, cfg.init_std)
 
-    def forward(self, input_ids: Tensor, segment_ids: Tensor, input_mask: Tensor) -> Tensor:  # (B, S) x 3 -> (B, labels)
-        first = input_ids.new_zeros(len(input_ids), 1)                  # only [CLS] is read
-        pooled = self.pooler(self.transformer(input_ids, segment_ids, input_mask, first).squeeze(1))
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """(B, S) token ids, segment ids and mask, or the pooled vectors (B, D) of them, -> (B, labels)."""
+        pooled = inputs[0] if len(inputs) == 1 else self.pool(*inputs)
         return self.classifier(dropout(pooled, self.p_drop, self.training))
+
+    def pool(self, input_ids: Tensor, segment_ids: Tensor, input_mask: Tensor) -> Tensor:     # (B, S) x 3 -> (B, D)
+        first = input_ids.new_zeros(len(input_ids), 1)                  # only [CLS] is read
+        return self.pooler(self.transformer(input_ids, segment_ids, input_mask, first).squeeze(1))
+
+    def freeze(self) -> None:
+        """Train the last layer alone: encoder and pooler keep their weights and drop nothing, whatever train() says."""
+        self.frozen = True
+        for module in (self.transformer, self.pooler):
+            module.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Classifier":
+        super().train(mode)
+        if self.frozen:
+            self.transformer.eval()
+            self.pooler.eval()
+        return self
+
+    def reinitialise(self, n_blocks: int) -> None:
+        """Start the top blocks and the pooler anew (Zhang et al., "Revisiting Few-sample BERT Fine-tuning", 2006.05987)."""
+        for module in (*self.transformer.blocks[len(self.transformer.blocks) - n_blocks:], self.pooler):
+            initialise(module, self.transformer.cfg.init_std)
 
 
 class PretrainModel(nn.Module):
@@ -332,3 +355,5 @@ def initialise(model: nn.Module, std: float) -> None:
             nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
         if isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
+        if isinstance(module, nn.LayerNorm):
+            module.reset_parameters()

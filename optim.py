@@ -6,6 +6,7 @@
 Source of the rule: optimization.py of google-research/bert.
 """
 import math
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -33,15 +34,27 @@ def rate(schedule: str, step: int, warmup_steps: int, total_steps: int) -> float
     return SCHEDULES[schedule](min(step, total_steps), warmup_steps, total_steps)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float = 0.01) -> list[dict[str, Any]]:
-    """Two groups by kind of parameter: matrices and embeddings decay, biases and LayerNorm do not."""
-    decaying: list[nn.Parameter] = []
-    exempt: list[nn.Parameter] = []
-    for module in model.modules():
+def parameter_groups(model: nn.Module, weight_decay: float = 0.01, lr: float | None = None, head_lr: float | None = None,
+                     layer_decay: float = 1.0) -> list[dict[str, Any]]:
+    """Groups by kind of parameter and by rate; what needs no gradient is in none.
+
+    Matrices and embeddings decay, biases and LayerNorm do not. With `lr` a group has its rate: the top block `lr`, every
+    block below it `layer_decay` times its upper neighbour's, the embeddings that of the lowest block once more; what lies
+    above the encoder `head_lr`, or `lr`.
+    """
+    blocks = 1 + max((int(n) for n in re.findall(r"transformer\.blocks\.(\d+)\b", " ".join(dict(model.named_modules())))),
+                     default=-1)
+    groups: dict[tuple[float | None, bool], list[nn.Parameter]] = {}
+    for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
-            plain = isinstance(module, nn.LayerNorm) or name == "bias"
-            (exempt if plain else decaying).append(parameter)
-    return [{"params": decaying, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
+            if parameter.requires_grad:
+                plain = isinstance(module, nn.LayerNorm) or name == "bias"
+                block = re.match(r"transformer\.(?:blocks\.(\d+)|embedding)", prefix)
+                depth = blocks - 1 - int(block[1] or -1) if block else 0                # 0: the top block
+                rate = lr if lr is None else lr * layer_decay**depth if block else lr if head_lr is None else head_lr
+                groups.setdefault((rate, plain), []).append(parameter)
+    return [{"params": parameters, "weight_decay": 0.0 if plain else weight_decay, **({} if rate is None else {"lr": rate})}
+            for (rate, plain), parameters in groups.items()]
 
 
 class BertAdam(torch.optim.AdamW):

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ import models
 import train
 from batches import Batches, Instances
 from corpus import cores, language, prepare_text, source_settings
-from instances import RECORDS, FixedInstances, prepare_instances
+from instances import FIXED, FixedInstances, prepare_instances
 from pairs import Pairs
 from pairs import check as check_shape
 from shards import Corpus, is_prepared
@@ -38,7 +39,8 @@ def main(train_cfg: str | None = None, model_cfg: str | None = None, data_file: 
          mask_prob: float | None = None, mode: str = "train", pretrain_file: str | None = None,
          eval_file: str | None = None, cache_dir: str | None = None, do_lower_case: bool | None = None,
          split_sentences: bool | str = False, next_sentence: bool | None = None, whole_word_mask: bool | None = None,
-         short_seq_prob: float | None = None, fixed_masks: bool = False, workers: int | None = None) -> None:
+         short_seq_prob: float | None = None, fixed_masks: bool = False, workers: int | None = None,
+         settings: dict[str, Any] | None = None) -> None:
     """Pre-train BERT on text, or evaluate it. Without a flag: on the built-in corpus.
 
     Args:
@@ -65,6 +67,7 @@ def main(train_cfg: str | None = None, model_cfg: str | None = None, data_file: 
         short_seq_prob: share of the documents cut into shorter inputs; default 0.1.
         fixed_masks: every epoch has the pairs and masks of the first.
         workers: processes that tokenise; default: one for each core.
+        settings: no flag of its own: every setting of train_cfg is one, such as --lr 3e-5 (config/README.md).
     """
     if mode not in ("train", "eval"):
         raise UserError(f"--mode {mode}: expected train or eval")
@@ -76,17 +79,18 @@ def main(train_cfg: str | None = None, model_cfg: str | None = None, data_file: 
             raise UserError("--mode eval needs --model_file and --data_file")
         refuse("--mode eval has no use for", pretrain_file=pretrain_file, log_dir=log_dir,
                eval_file=eval_file if data_file else None)
-        evaluate(model_file, str(data_file or eval_file), text, shape, train_cfg, model_cfg, save_dir, data_parallel)
+        evaluate(model_file, str(data_file or eval_file), text, shape, train_cfg, model_cfg, save_dir, data_parallel,
+                 settings)
         return
     if model_file and pretrain_file:
         raise UserError("--model_file and --pretrain_file both name weights to start from; keep one")
     if data_file is None:
         refuse("no --data_file, which is needed with", train_cfg=train_cfg, model_cfg=model_cfg, model_file=model_file,
-               pretrain_file=pretrain_file, vocab=vocab, eval_file=eval_file, **shape)
+               pretrain_file=pretrain_file, vocab=vocab, eval_file=eval_file, **shape, **(settings or {}))
         run_sample(save_dir, log_dir)
         return
     run = prepare_run(data_file, eval_file, text, shape, train_cfg, model_cfg, model_file or pretrain_file,
-                      Path(save_dir or "runs/pretrain"), fixed_masks)
+                      Path(save_dir or "runs/pretrain"), fixed_masks, settings)
     run.fit(log_dir, data_parallel)
 
 
@@ -118,7 +122,7 @@ class Text:
                                 f"the flag out, or prepare the text again")
             return corpus
         files, cache = find(names), Path(self.cache_dir or beside)
-        records = [file for file in files if RECORDS.search(file.name)]
+        records = [file for file in files if FIXED.search(file.name)]
         if records and records != files:
             other = next(file for file in files if file not in records)
             raise UserError(f"{records[0]} has fixed instances, {other} text; train on one kind")
@@ -241,9 +245,10 @@ class Run:
 
 
 def prepare_run(data_file: str, eval_file: str | None, text: Text, shape: dict, train_cfg: str | None,
-                model_cfg: str | None, weights: str | None, save_dir: Path, fixed_masks: bool = False) -> Run:
+                model_cfg: str | None, weights: str | None, save_dir: Path, fixed_masks: bool = False,
+                settings: dict[str, Any] | None = None) -> Run:
     """Read and check everything, and prepare the text, before anything is trained."""
-    cfg = train.Config.from_json(train_cfg or Path(__file__).parent / "config" / "pretrain.json")
+    cfg = train.Config.from_json(train_cfg or Path(__file__).parent / "config" / "pretrain.json", **(settings or {}))
     config = models.Config.from_json(model_cfg) if model_cfg else None
     source = checkpoint.read(weights, config) if weights else None
     if config is None:
@@ -279,14 +284,14 @@ def prepare_run(data_file: str, eval_file: str | None, text: Text, shape: dict, 
         new = checkpoint.load(model, source, fresh=("pooler", "masked_lm", "next_sentence"))
         print(f"{source.kind} {source.file}, " + (f"new: {', '.join(new)}" if new else "all heads"), flush=True)
     describe(instances)
-    settings = {
+    shaping = {
         **dataclasses.asdict(cfg), **shape, "fixed_masks": fixed_masks, "do_lower_case": lower,
         **{f"model_cfg.{name}": value for name, value in dataclasses.asdict(config).items()},
         "sha256 of corpus": corpus.key[:16], "sha256 of vocab": file_digest(vocab)[:16],
         "sha256 of initial weights": train.weights_digest(model)[:16],
     }
     return Run(cfg, model, corpus, Batches(instances, cfg.batch_size, cfg.seed), eval_batches, vocab, lower, shape,
-               save_dir, settings)
+               save_dir, shaping)
 
 
 def describe(instances: Instances) -> None:
@@ -306,7 +311,8 @@ def evaluation_batches(corpus: Corpus, shape: dict, batch_size: int) -> Batches:
 
 
 def evaluate(model_file: str, data_file: str, text: Text, shape: dict | None = None, train_cfg: str | None = None,
-             model_cfg: str | None = None, save_dir: str | None = None, data_parallel: bool = True) -> dict[str, float]:
+             model_cfg: str | None = None, save_dir: str | None = None, data_parallel: bool = True,
+             settings: dict[str, Any] | None = None) -> dict[str, float]:
     """Print, write and return a saved model's results. What is not given is read from the folder of the model."""
     source = checkpoint.read(model_file, models.Config.from_json(model_cfg) if model_cfg else None)
     if missing := [head for head in ("pooler", "masked_lm", "next_sentence") if head not in source.heads]:
@@ -317,7 +323,7 @@ def evaluate(model_file: str, data_file: str, text: Text, shape: dict | None = N
     shape["max_len"] = shape.get("max_len") or 512
     vocab = checkpoint.find_vocab(text.vocab, source)
     checkpoint.check_fit(source.config, vocab, shape["max_len"])
-    cfg = train.Config.from_json(train_cfg) if train_cfg else train.Config()
+    cfg = train.Config.from_json(train_cfg, **(settings or {})) if train_cfg else train.Config(**(settings or {}))
     folder = Path(save_dir or source.file.parent)
     corpus = dataclasses.replace(text, vocab=str(vocab)).prepare(data_file, folder, source)
     if corpus.kind == "instances":
@@ -347,4 +353,4 @@ def run_sample(save_dir: str | None, log_dir: str | None) -> None:
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, settings=train.Config)

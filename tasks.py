@@ -3,107 +3,241 @@
     task = TASKS["mrpc"]
     features = encode(read_examples(task, "train.tsv"), task, tokenizer, max_len=128)
     batches = Batches(features, batch_size=32, seed=42)
-    input_ids, segment_ids, input_mask, label_ids = batches[0]          # (B, S) x 3, (B,)
+    input_ids, segment_ids, input_mask, labels = batches[0]             # (B, S) x 3, (B,)
 """
+import array
 import dataclasses
+import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+import tables
 from tokenization import FullTokenizer
-from utils import UserError, nearest, read_text
+from utils import UserError, nearest, note
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A task of labelled sentences or pairs in a TSV with a header; columns count from 0, -1 is the last."""
+    """A task of labelled sentences or pairs in a table.
+
+    A column is named as in tables.read: `premise|sentence1` goes by either name, `sentence|3` by its number where a file
+    has no header.
+    """
 
     name: str
-    text_a: int
-    text_b: int | None
-    label: int
-    labels: tuple[str, ...]                     # in the order of their ids
-    metrics: tuple[str, ...]                    # of metrics.METRICS
+    text_a: str                                             # column of the first text
+    text_b: str | None = None                               # of the second; None: single sentences
+    label: str = "label"                                    # of the label
+    labels: tuple[str, ...] | None = ("0", "1")             # in the order of their ids; None: a number; (): yet to be found
+    metrics: tuple[str, ...] = ("Accuracy",)                # of metrics.METRICS, the one that matters most first
+    dev: tuple[str, ...] = ("dev.tsv",)                     # files in the task's folder beside train.tsv, to evaluate on
+    test: tuple[str, ...] = ("test.tsv",)                   # without labels, to predict
+    hand_in: tuple[str, ...] = ()                           # what GLUE's site wants the predictions of each to be called
+    kin: str = ""                                           # a task whose models do this one too
+    aliases: tuple[tuple[str, str], ...] = ()               # other spellings of labels
+    short_rows: bool = False                                # rows with too few fields are known: skip and report them
+    form: str = "tsv"                                       # of tables.FORMATS
+    header: bool | None = None                              # whether files have one; None: look
+    separator: str = ""                                     # between several labels of one text; "": always one
+
+    @property
+    def n_outputs(self) -> int:
+        """Scores that a model gives: one for each label, or the number."""
+        return 1 if self.labels is None else len(self.labels)
+
+    @property
+    def own(self) -> bool:
+        """Whether it is the user's own data, not a task that is known."""
+        return self.name in tables.FORMATS
 
 
+NLI = ("contradiction", "entailment", "neutral")
+TWO = ("entailment", "not_entailment")
 TASKS = {task.name: task for task in (
-    Task("mrpc", text_a=3, text_b=4, label=0,  labels=("0", "1"), metrics=("Accuracy", "F1")),
-    Task("mnli", text_a=8, text_b=9, label=-1, labels=("contradiction", "entailment", "neutral"), metrics=("Accuracy",)),
+    #     name    texts                                 label           labels and metrics
+    Task("cola",  "sentence|3",         None,           "label|1",      metrics=("Matthews",), hand_in=("CoLA.tsv",)),
+    Task("sst2",  "sentence",           None,           "label",        hand_in=("SST-2.tsv",)),
+    Task("mrpc",  "#1 String",          "#2 String",    "Quality",      metrics=("Accuracy", "F1"), hand_in=("MRPC.tsv",)),
+    Task("stsb",  "sentence1",          "sentence2",    "score",        None, ("Pearson", "Spearman"),
+         hand_in=("STS-B.tsv",)),
+    Task("qqp",   "question1",          "question2",    "is_duplicate", metrics=("Accuracy", "F1"), hand_in=("QQP.tsv",),
+         short_rows=True),
+    Task("mnli",  "sentence1",          "sentence2",    "gold_label",   NLI, hand_in=("MNLI-m.tsv", "MNLI-mm.tsv"),
+         dev=("dev_matched.tsv", "dev_mismatched.tsv"), test=("test_matched.tsv", "test_mismatched.tsv"), kin="xnli"),
+    Task("qnli",  "question",           "sentence",     "label",        TWO, hand_in=("QNLI.tsv",)),
+    Task("rte",   "sentence1",          "sentence2",    "label",        TWO, hand_in=("RTE.tsv",)),
+    Task("wnli",  "sentence1",          "sentence2",    "label",        hand_in=("WNLI.tsv",)),
+    Task("ax",    "sentence1",          "sentence2",    "label",        NLI, ("Matthews",), test=("diagnostic.tsv",),
+         hand_in=("AX.tsv",), kin="mnli"),
+    Task("xnli",  "premise|sentence1",  "hypo|sentence2", "label|gold_label", NLI, kin="mnli",
+         aliases=(("contradictory", "contradiction"),)),
+    Task("csv",   "text|sentence|0",    None,           "label|1",      (), form="csv"),
+    Task("tsv",   "text|sentence|0",    None,           "label|1",      (), form="tsv"),
+    Task("jsonl", "text|sentence|0",    None,           "label|1",      (), form="jsonl"),
 )}
 
 
 def get_task(name: str) -> Task:
-    """A task by its name."""
-    if name.lower() not in TASKS:
-        raise UserError(f"--task {name}: unknown task{nearest(name.lower(), TASKS)}; the tasks are {', '.join(TASKS)}")
-    return TASKS[name.lower()]
+    """A task by its name: mrpc, SST-2, sts_b ..."""
+    key = name.lower().replace("-", "").replace("_", "")
+    if key not in TASKS:
+        raise UserError(f"--task {name}: unknown task{nearest(key, TASKS)}; the tasks are {', '.join(TASKS)}")
+    return TASKS[key]
+
+
+def own_task(task: Task, text_a: str | None = None, text_b: str | None = None, label: str | None = None,
+             labels: str | None = None, header: bool | None = None, separator: str | None = None) -> Task:
+    """A task whose columns or labels are others than usual. `labels`: a comma list, or "number"."""
+    changes: dict = {name: value for name, value in (("text_a", text_a), ("text_b", text_b), ("label", label),
+                                                     ("header", header)) if value is not None}
+    if labels == "number":
+        if separator:
+            raise UserError("--separator is for several labels of a text, --labels number for a number; leave one out")
+        changes |= {"labels": None, "metrics": ("Pearson", "Spearman")}
+    elif labels is not None:
+        names = [name.strip() for name in labels.split(",")]
+        if len(set(names)) < len(names) or not all(names) or len(names) < 2:
+            raise UserError(f"--labels {labels}: expected different labels with commas between them, or number")
+        changes["labels"] = tuple(names)
+    if separator:
+        changes |= {"separator": separator, "metrics": ("F1", "Accuracy")}
+    return dataclasses.replace(task, **changes)
 
 
 # ---------------------------------------------------------------------------------------------------------- rows
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Example:
     """A row of a task's file."""
 
     line: int                                   # in the file, from 1
     text_a: str
     text_b: str | None
-    label: str
+    label: str | None                           # None where there is none
 
 
-def read_examples(task: Task, file: str | Path) -> list[Example]:
-    """The rows of a TSV; UserError names the line where a column is missing or the label is none of the task's.
-
-    Quotes are literal, as in GLUE. A byte order mark and Windows' line ends are fine.
-    """
-    lines = read_text(file).split("\n")
-    if not lines[-1]:
-        lines.pop()
-    if not lines:
-        raise UserError(f"{file} is empty; expected a header line and rows of {task.name}")
-    width = len(lines[0].split("\t"))
-    label = task.label % width if -width <= task.label < width else task.label
-    needed = 1 + max(task.text_a, task.text_b or 0, label)
-    if width < needed:
-        raise UserError(f"{file}, line 1: {width} columns; {task.name} needs {needed}, separated by tabs, under a header")
-    if (name := lines[0].split("\t")[label].strip()) in task.labels:
-        raise UserError(f"{file}, line 1: {name!r} is a label; expected a header line first")
-    examples = []
-    for number, line in enumerate(lines[1:], start=2):
-        fields = line.rstrip("\r").split("\t")
-        if len(fields) != width:
-            raise UserError(f"{file}, line {number}: {len(fields)} columns; expected {width} as in the header")
-        name = fields[label].strip()
-        if name not in task.labels:
-            raise UserError(f"{file}, line {number}: unknown label {name!r}; the labels of {task.name} are "
-                            f"{', '.join(task.labels)}")
-        examples.append(Example(number, fields[task.text_a], None if task.text_b is None else fields[task.text_b], name))
+def read_examples(task: Task, file: str | Path, labelled: bool = True) -> list[Example]:
+    """The rows of a file; UserError names the line where a column is missing or the label is none of the task's."""
+    examples = list(iterate(task, file, labelled))
     if not examples:
         raise UserError(f"{file} has a header and no rows; expected rows of {task.name}")
     return examples
+
+
+def iterate(task: Task, file: str | Path, labelled: bool = True) -> Iterator[Example]:
+    """The rows of a file one by one; unless `labelled`, without their labels. `-` is standard input.
+
+    A task whose form is "lines" takes a text a line, of a pair a tab between the two; or a tsv with the task's header.
+    """
+    form = Path(file).suffix[1:] if task.own and Path(file).suffix[1:] in tables.FORMATS else task.form
+    wanted = {"text_a": task.text_a, "text_b": task.text_b, "label": task.label if labelled else None}
+    if form == "lines":
+        for i, use in enumerate(("text_a", "text_b")):
+            names = [name for name in (wanted[use] or "").split("|") if name and not name.isdigit()]
+            wanted[use] = "|".join([*names, str(i)]) if wanted[use] else None
+    table = tables.read(file, form, wanted, task.header, task.separator or ",")
+    a, b, label = (table.columns.get(use) for use in ("text_a", "text_b", "label"))
+    whole_line = form == "lines" and b is None and not table.header
+    assert a is not None
+    aliases, short, empty = dict(task.aliases), [], []
+    for line, fields in table.rows:
+        if whole_line:
+            fields = ["\t".join(fields)]
+        elif len(fields) != table.width:
+            if fields == [""]:                                  # a blank line
+                continue
+            if not task.short_rows or len(fields) > table.width:
+                raise UserError(f"{table.name}, line {line}: {len(fields)} columns; expected {table.width} as in the first "
+                                f"row; mend the line")
+            short.append(f"line {line} has {len(fields)} columns, not {table.width}")
+            continue
+        name = None
+        if label is not None:
+            name = fields[label].strip()
+            name = aliases.get(name, name)
+            check_label(task, name, f"{table.name}, line {line}")
+        if not fields[a].strip() or (b is not None and not fields[b].strip()):
+            empty.append(line)
+        yield Example(line, fields[a], None if b is None else fields[b], name)
+    if short:
+        note(f"{table.name}: skipped {len(short)} of its rows: {'; '.join(short[:3])}{' ...' * (len(short) > 3)}")
+    if empty:
+        note(f"{table.name}: {len(empty)} rows have an empty text, the first of them line {empty[0]}")
+
+
+def check_label(task: Task, label: str, where: str) -> None:
+    """UserError where a label is none of the task's, or not a number where one is wanted."""
+    if task.labels is None:
+        try:
+            if math.isfinite(float(label)):
+                return
+        except ValueError:
+            pass
+        raise UserError(f"{where}: label {label!r}; expected a number")
+    for name in split_labels(task, label) if task.labels else ():
+        if name not in task.labels:
+            known = ", ".join(task.labels[:20]) + " ..." * (len(task.labels) > 20)
+            raise UserError(f"{where}: unknown label {name!r}{nearest(name, task.labels)}; the labels of {task.name} are "
+                            f"{known}")
+
+
+def split_labels(task: Task, label: str) -> list[str]:
+    """The labels in a field: one, or where there is a separator any number."""
+    return [part.strip() for part in label.split(task.separator) if part.strip()] if task.separator else [label]
+
+
+def find_labels(task: Task, examples: list[Example]) -> Task:
+    """The task with the labels that the examples have, in sorted order; UserError where there can be none to learn."""
+    found = sorted({name for example in examples for name in split_labels(task, example.label or "")})
+    column = f"the column {task.label.split('|')[0]!r}"
+    if len(found) < 2 and not (task.separator and found):
+        raise UserError(f"{column} has the label {', '.join(map(repr, found)) or 'none'} in all {len(examples)} rows; "
+                        f"expected two labels or more; name the right column with --label")
+    if len(found) > 20 and len(found) > len(examples) / 2:
+        raise UserError(f"{column} has {len(found)} labels in {len(examples)} rows, such as {found[0][:40]!r}; name the "
+                        f"right column with --label, or use --labels number")
+    if odd := [name for name in found if not name or {"\t", "\n", "\r"} & set(name)]:
+        raise UserError(f"{column} has the label {odd[0]!r}; expected no empty labels, and no tabs or line ends in them")
+    return dataclasses.replace(task, labels=tuple(found))
 
 
 # ------------------------------------------------------------------------------------------------------ features
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """N examples as token ids, one after the other in flat arrays."""
+    """N inputs as token ids, one after the other in flat arrays."""
 
     ids: np.ndarray             # (all tokens,) int32: [CLS] a [SEP], or [CLS] a [SEP] b [SEP]
-    starts: np.ndarray          # (N + 1,) where each example starts, and the end
+    starts: np.ndarray          # (N + 1,) where each input starts, and the end
     second: np.ndarray          # (N,) at which of its tokens segment 1 starts
-    labels: np.ndarray          # (N,) label ids
+    labels: np.ndarray          # (N,) label ids or numbers, or (N, labels) of 0 and 1 where a text has several
     lines: np.ndarray           # (N,) lines of the file
+    first: np.ndarray | None = None     # where each example's inputs start, if long texts have several
+    cut: tuple[int, int] = (0, 0)       # examples that were truncated, and their tokens that are lost
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.lines)
 
     @property
     def lengths(self) -> np.ndarray:
-        """(N,) tokens of each example."""
+        """(N,) tokens of each input."""
         return np.diff(self.starts)
+
+    @property
+    def example_labels(self) -> np.ndarray:
+        """The labels of the examples."""
+        return self.labels if self.first is None else self.labels[self.first]
+
+    def average(self, scores: np.ndarray) -> np.ndarray:
+        """(N, ...) scores of inputs -> (examples, ...), the mean of those of each."""
+        if self.first is None:
+            return scores
+        counts = np.diff(np.append(self.first, len(self)))
+        return np.add.reduceat(scores, self.first) / counts.reshape(-1, *[1] * (scores.ndim - 1)).astype(scores.dtype)
 
 
 def truncate_pair(a: list[int], b: list[int], room: int) -> tuple[list[int], list[int]]:
@@ -117,27 +251,76 @@ def truncate_pair(a: list[int], b: list[int], room: int) -> tuple[list[int], lis
     return a[:keep_a], b[:keep_b]
 
 
-def encode(examples: list[Example], task: Task, tokenizer: FullTokenizer, max_len: int) -> Features:
-    """Tokenise rows into [CLS] a [SEP] or [CLS] a [SEP] b [SEP], truncated to max_len tokens."""
-    least = 3 if task.text_b is None else 5
-    if max_len < least:
+def windows(n: int, room: int) -> list[int]:
+    """Where windows of `room` tokens start that cover n, evenly, each a quarter or more within its neighbour.
+
+    windows(10, 12) -> [0]      windows(20, 12) -> [0, 8]       windows(30, 12) -> [0, 9, 18]
+    """
+    count = 1 + max(0, math.ceil((n - room) / (room - room // 4)))
+    return [round(i * (n - room) / (count - 1)) for i in range(count)] if count > 1 else [0]
+
+
+def pieces(a: list[int], b: list[int] | None, room: int, long: str) -> list[tuple[list[int], list[int]]]:
+    """The texts that fit into `room` tokens: truncated, or as windows over the longer one (the other has at most half)."""
+    b = b or []
+    if len(a) + len(b) <= room:
+        return [(a, b)]
+    if long != "window":
+        return [truncate_pair(a, b, room)]
+    if len(a) > len(b):
+        b = b[:room // 2]
+        width = room - len(b)
+        return [(a[i:i + width], b) for i in windows(len(a), width)]
+    a = a[:room // 2]
+    width = room - len(a)
+    return [(a, b[i:i + width]) for i in windows(len(b), width)]
+
+
+def encode(examples: Iterable[Example], task: Task, tokenizer: FullTokenizer, max_len: int,
+           long: str = "truncate") -> Features:
+    """Tokenise rows into [CLS] a [SEP] or [CLS] a [SEP] b [SEP] of at most max_len tokens.
+
+    What is longer is truncated or, with long="window", becomes several inputs of one example.
+    """
+    single = task.text_b is None
+    if max_len < (least := 3 if single else 5):
         raise UserError(f"max_len={max_len}; a row of {task.name} needs at least {least} tokens")
     cls, sep = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
-    flat: list[int] = []
-    starts, second = [0], []
+    examples = list(examples)
+    flat = array.array("i")
+    starts, cut, lost = [0], 0, 0
+    second, lines, first = list[int](), list[int](), list[int]()
     for example in examples:
         a = tokenizer.encode(example.text_a)
-        if example.text_b is None:
-            flat += [cls, *a[:max_len - 2], sep]
-            second.append(len(flat) - starts[-1])
-        else:
-            a, b = truncate_pair(a, tokenizer.encode(example.text_b), max_len - 3)
-            flat += [cls, *a, sep, *b, sep]
-            second.append(len(a) + 2)
-        starts.append(len(flat))
-    label_ids = {name: i for i, name in enumerate(task.labels)}
-    return Features(np.array(flat, np.int32), np.array(starts), np.array(second),
-                    np.array([label_ids[e.label] for e in examples]), np.array([e.line for e in examples]))
+        b = None if example.text_b is None else tokenizer.encode(example.text_b)
+        first.append(len(lines))
+        parts = pieces(a, b, max_len - (2 if single else 3), long)
+        for kept_a, kept_b in parts:
+            flat.extend([cls, *kept_a, sep] if single else [cls, *kept_a, sep, *kept_b, sep])
+            second.append(len(kept_a) + 2)
+            starts.append(len(flat))
+            lines.append(example.line)
+        if long != "window" and (over := len(a) + len(b or ()) - len(kept_a) - len(kept_b)):
+            cut, lost = cut + 1, lost + over
+    windowed = len(lines) > len(examples)
+    labels = label_array(task, [example.label for example in examples])
+    if windowed:
+        labels = labels[np.repeat(np.arange(len(first)), np.diff([*first, len(lines)]))]
+    return Features(np.array(flat, np.int32), np.array(starts), np.array(second, int), labels, np.array(lines, int),
+                    np.array(first) if windowed else None, (cut, lost))
+
+
+def label_array(task: Task, labels: list[str | None]) -> np.ndarray:
+    """Labels as what a model learns: numbers, ids, or where a text has several a row of 0 and 1. Those of None are 0."""
+    if task.labels is None:
+        return np.array([float(label or 0) for label in labels], np.float32)
+    ids = {name: i for i, name in enumerate(task.labels)}
+    if not task.separator:
+        return np.array([0 if label is None else ids[label] for label in labels], np.int64)
+    array = np.zeros((len(labels), len(ids)), np.float32)
+    for row, label in enumerate(labels):
+        array[row, [ids[name] for name in split_labels(task, label or "")]] = 1
+    return array
 
 
 class Batches:
@@ -183,7 +366,7 @@ class Batches:
         return [batches[i] for i in rng.permutation(len(batches))]
 
     def __getitem__(self, n: int) -> tuple[Tensor, ...]:
-        """input_ids, segment_ids, input_mask (B, S) and label_ids (B,) of batch n, on the CPU."""
+        """input_ids, segment_ids, input_mask (B, S) and labels (B,) or (B, labels) of batch n, on the CPU."""
         features, rows = self.features, self.rows(n)
         lengths = self.lengths[rows][:, None]                                   # (B, 1)
         column = np.arange(lengths.max())                                       # (S,)

@@ -54,6 +54,10 @@ class Config:
     keep_checkpoints: int = 3           # how many model_steps_N.pt to keep, the newest; 0: all
     compile: bool = False               # torch.compile the model (needs a C++ compiler)
     checkpointing: bool = False         # keep fewer activations and compute them again: less memory, a third more work
+    head_lr: float | None = None        # learning rate of what lies above the encoder; None: lr
+    layer_decay: float = 1.0            # each block learns at this times the rate of the block above it
+    patience: int | None = None         # checks without a better stop_metric after which to stop; None: never
+    stop_metric: str | None = None      # what the best checkpoint is chosen by; None: the first metric of a check
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "n_epochs", "save_steps", "gradient_accumulation", "log_steps"):
@@ -65,8 +69,12 @@ class Config:
             raise UserError(f"warmup={self.warmup}; expected a share of the steps, 0 to 1")
         if not self.max_grad_norm > 0:
             raise UserError(f"max_grad_norm={self.max_grad_norm}; expected more than 0 (a large number: no clipping)")
-        for name in ("lr", "weight_decay", "keep_checkpoints", "seed"):
-            if not getattr(self, name) >= 0:
+        if self.patience is not None and self.patience < 1:
+            raise UserError(f"patience={self.patience}; expected at least 1, or null to train to the end")
+        if not 0 < self.layer_decay <= 1:
+            raise UserError(f"layer_decay={self.layer_decay}; expected more than 0 and at most 1")
+        for name in ("lr", "weight_decay", "keep_checkpoints", "seed", "head_lr"):
+            if (value := getattr(self, name)) is not None and not value >= 0:
                 raise UserError(f"{name}={getattr(self, name)}; expected 0 or more")
         if self.dtype not in ("fp32", "bf16"):
             raise UserError(f"dtype={self.dtype!r}; expected fp32 or bf16")
@@ -77,9 +85,9 @@ class Config:
             raise UserError(f"gradient_accumulation={self.gradient_accumulation} is more than batch_size={self.batch_size}")
 
     @classmethod
-    def from_json(cls, file: str | Path) -> "Config":
-        """Read a JSON file; an unknown key is an error."""
-        return read_config(cls, file)
+    def from_json(cls, file: str | Path, **instead: Any) -> "Config":
+        """Read a JSON file, some of its settings replaced; an unknown key is an error."""
+        return read_config(cls, file, **instead)
 
 
 class Source(Protocol):
@@ -195,41 +203,49 @@ class Trainer:
         self.seen: Any = 0                              # tokens, since the time below; for TensorBoard
         self.since = time.perf_counter()
         self.sums: dict[str, dict[str, Any]] = {"epoch": {}, "log": {}}         # of metrics, since either began
+        self.best: dict[str, Any] = {}                  # metric, value and step of the best check; checks since then
 
     # -------------------------------------------------------------------------------------------------- training
 
-    def train(self, get_loss: GetLoss, check: Check | None = None) -> Path:
+    def train(self, get_loss: GetLoss, check: Check | None = None, each_epoch: bool = False) -> Path:
         """Train to total_steps, or on from the newest checkpoint in save_dir; returns the last checkpoint.
 
         get_loss(model, batch) returns the mean loss over the batch's examples and a dict of further such means, all
         scalar tensors; of one called "tokens" TensorBoard also gets the rate per second. check() is called before a
-        checkpoint is written, and what it returns becomes a line of metrics.jsonl. A loss or gradient that is not finite
-        ends the run before the update, with a UserError that names the step and the batch.
+        checkpoint is written, or with `each_epoch` at the end of every epoch, which then writes one; what it returns
+        becomes a line of metrics.jsonl, decides which checkpoint is the best (`self.best`; it is kept) and when patience
+        is at its end. A loss or gradient that is not finite ends the run before the update, with a UserError that names
+        the step and the batch.
         """
         assert self.batches is not None
         cfg = self.cfg
-        self.optimizer = BertAdam(parameter_groups(self.model, cfg.weight_decay), cfg.lr, self.total_steps, cfg.warmup,
-                                  cfg.schedule, max_grad_norm=cfg.max_grad_norm, bias_correction=cfg.bias_correction)
+        groups = parameter_groups(self.model, cfg.weight_decay, cfg.lr, cfg.head_lr, cfg.layer_decay)
+        self.optimizer = BertAdam(groups, cfg.lr, self.total_steps, cfg.warmup, cfg.schedule,
+                                  max_grad_norm=cfg.max_grad_norm, bias_correction=cfg.bias_correction)
         self.resume()
-        file = self.save_dir / f"model_steps_{self.total_steps}.pt"
-        if self.step >= self.total_steps:
-            print(f"{file} is there already, with all {self.total_steps} steps", flush=True)
-            return file
+        if self.step >= self.total_steps or self.stopped:
+            print(f"{self.file} is there already, " + (f"with all {self.total_steps} steps" if not self.stopped else
+                  f"stopped after {cfg.patience} checks without a better {self.best['metric']}"), flush=True)
+            return self.file
         writer, self.since = self.open_logs(), time.perf_counter()
         n_epochs, epoch = -(-self.total_steps // len(self.batches)) if cfg.total_steps else cfg.n_epochs, 0
         self.parallel.train()
         try:
-            while self.step < self.total_steps:
+            while self.step < self.total_steps and not self.stopped:
                 while (end := self.batches.first(epoch + 1)) <= self.step:
                     epoch += 1
                 start, end = self.batches.first(epoch), min(self.total_steps, end)
                 if self.step == start:
                     self.sums["epoch"] = {}
                 with tqdm(total=end - start, initial=self.step - start, desc="Iter (loss=X.XXX)") as bar:
-                    while self.step < end:
-                        self.train_step(get_loss, check, bar, writer)
+                    while self.step < end and not self.stopped:
+                        self.train_step(get_loss, bar, writer)
+                        if self.step < end and self.step % cfg.save_steps == 0:
+                            self.save(None if each_epoch else check, writer)
                 average = self.mean("epoch")["loss"]
                 print(f"Epoch {epoch + 1}/{max(n_epochs, epoch + 1)} : Average Loss {average:.3f}", flush=True)
+                if self.step == end and (each_epoch or end == self.total_steps or end % cfg.save_steps == 0):
+                    self.save(check, writer)
         except KeyboardInterrupt:
             kept = checkpoint.saved(self.save_dir)
             where = f"goes on from {kept[-1]}" if kept else "starts again, since nothing is saved before step " \
@@ -239,11 +255,28 @@ class Trainer:
             self.metrics_file.close()
             if writer:
                 writer.close()
-        print(f"Saved {file}", flush=True)
-        return file
+        if self.stopped:
+            print(f"Stopped: {cfg.patience} checks without a better {self.best['metric']}", flush=True)
+        print(f"Saved {self.file}", flush=True)
+        return self.file
 
-    def train_step(self, get_loss: GetLoss, check: Check | None, bar: tqdm, writer: Any) -> None:
-        """One update, and what is due after it: metrics, a checkpoint."""
+    @property
+    def file(self) -> Path:
+        """The checkpoint of the step the run is at."""
+        return self.save_dir / f"model_steps_{self.step}.pt"
+
+    @property
+    def best_file(self) -> Path:
+        """The checkpoint of the best check; the newest one where nothing was checked."""
+        return self.save_dir / f"model_steps_{self.best.get('step', self.step)}.pt"
+
+    @property
+    def stopped(self) -> bool:
+        """Whether patience is at its end."""
+        return self.cfg.patience is not None and self.best.get("since", 0) >= self.cfg.patience
+
+    def train_step(self, get_loss: GetLoss, bar: tqdm, writer: Any) -> None:
+        """One update, and its metrics."""
         cfg = self.cfg
         seed_step(cfg.seed, self.step)
         batch = self.to_device(self.batches[self.step])                         # type: ignore[index]
@@ -265,8 +298,7 @@ class Trainer:
             sums["steps"] = sums.get("steps", 0) + 1
             for name, value in {**means, "grad_norm": norm}.items():
                 sums[name] = sums.get(name, 0) + value
-        last = self.step == self.total_steps
-        logging, saving = (last or self.step % steps == 0 for steps in (cfg.log_steps, cfg.save_steps))
+        logging, saving = (self.step == self.total_steps or self.step % n == 0 for n in (cfg.log_steps, cfg.save_steps))
         if logging or saving or self.device.type == "cpu":                      # reading a GPU's numbers makes it wait
             self.check_finite()
             bar.set_description(f"Iter (loss={float(means['loss']):5.3f})", refresh=False)
@@ -274,11 +306,6 @@ class Trainer:
         if logging:
             self.log({"step": self.step, "lr": lr, **self.mean("log")}, writer)
             self.sums["log"] = {}
-        if saving:
-            if check:
-                self.log({"step": self.step, **check()}, writer)
-                self.parallel.train()
-            self.save()
 
     def to_device(self, batch: Batch) -> Batch:
         """Move a batch's tensors."""
@@ -301,11 +328,11 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------ evaluation
 
     @torch.inference_mode()
-    def evaluate(self, predict: Callable[[nn.Module, Batch], Tensor], batches: Source) -> np.ndarray:
+    def evaluate(self, predict: Callable[[nn.Module, Batch], Tensor], batches: Source, bar: bool = True) -> np.ndarray:
         """One pass over the data without dropout: predict(model, batch) gives a row an example, returned in data order."""
         self.parallel.eval()
         rows, outputs = [], []
-        for n in tqdm(range(len(batches)), desc="Iter"):
+        for n in tqdm(range(len(batches)), desc="Iter", disable=not bar):
             outputs.append(predict(self.parallel, self.to_device(batches[n])))
             rows.append(batches.rows(n))
         values = torch.cat(outputs).float().cpu().numpy()
@@ -315,18 +342,36 @@ class Trainer:
 
     # ----------------------------------------------------------------------------------------- files of the run
 
-    def save(self) -> None:
-        """Write model_steps_N.pt: the whole state, or after the last step the model alone. Drop the oldest ones."""
-        state: dict[str, Any] = {"step": self.step, **self.contents, "model": self.model.state_dict()}
+    def save(self, check: Check | None = None, writer: Any = None) -> None:
+        """Check, then write model_steps_N.pt: the whole state, or after the last step the model alone. Drop the oldest."""
+        self.check_finite()
+        if check:
+            values = check()
+            self.log({"step": self.step, **{f"eval_{name}": value for name, value in values.items()}}, writer)
+            self.note_best(values)
+            self.parallel.train()
+        state: dict[str, Any] = {"step": self.step, **self.contents, "model": self.model.state_dict(), "best": self.best}
         if self.step < self.total_steps:
             sums = {name: {k: float(v) for k, v in values.items()} for name, values in self.sums.items()}
             state |= {"optimizer": self.optimizer.state_dict(), "sums": sums}
-        checkpoint.write_ours(self.save_dir / f"model_steps_{self.step}.pt", state)
+        checkpoint.write_ours(self.file, state)
         if self.cfg.keep_checkpoints:
             files = checkpoint.saved(self.save_dir)             # later ones than ours are damaged: see resume()
-            ours = files[:1 + files.index(self.save_dir / f"model_steps_{self.step}.pt")]
+            ours = files[:1 + files.index(self.file)]
             for old in ours[:-self.cfg.keep_checkpoints]:
-                old.unlink()
+                if not self.best or old != self.best_file:
+                    old.unlink()
+
+    def note_best(self, values: dict[str, float]) -> None:
+        """Compare a check with the best so far."""
+        metric = self.cfg.stop_metric or next(iter(values))
+        if metric not in values:
+            raise UserError(f"stop_metric={metric!r}{nearest(metric, values)}; expected one of {', '.join(values)}")
+        sign = -1 if metric.endswith("loss") else 1
+        if not self.best or sign * values[metric] > sign * self.best["value"]:
+            self.best = {"metric": metric, "value": float(values[metric]), "step": self.step, "since": 0}
+        else:
+            self.best["since"] += 1
 
     def resume(self) -> None:
         """Take up the state of the newest checkpoint that is whole; a damaged one is named and passed over."""
@@ -341,7 +386,7 @@ class Trainer:
                 damaged += 1
                 continue
             self.model.load_state_dict(state["model"])
-            self.step = state["step"]
+            self.step, self.best = state["step"], state.get("best", {})
             if "optimizer" in state:
                 self.optimizer.load_state_dict(state["optimizer"])
                 self.sums = state["sums"]

@@ -107,9 +107,9 @@ def make(cls: type[T], values: dict, source: str | Path) -> T:
         raise UserError(f"{source}: {error}") from None
 
 
-def read_config(cls: type[T], file: str | Path) -> T:
-    """A dataclass from a JSON file."""
-    return make(cls, read_json(file), file)
+def read_config(cls: type[T], file: str | Path, **instead: object) -> T:
+    """A dataclass from a JSON file, some of its values replaced."""
+    return make(cls, read_json(file) | instead, file)
 
 
 # ------------------------------------------------------------------------------------------------------- writing
@@ -168,6 +168,11 @@ def refuse(reason: str, **flags: object) -> None:
         raise UserError(f"{reason} {', '.join(given)}; see --help")
 
 
+def note(text: str) -> None:
+    """Tell the user something on stderr, where it disturbs no output."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def file_digest(file: str | Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with open(file, "rb") as f:
@@ -192,13 +197,19 @@ def parse_value(flag: str, text: str, kind: Any) -> object:
     raise UserError(f"{flag} {text}: expected {type_name(kind).replace('bool', 'True or False')}")
 
 
-def parse_arguments(function: Callable, arguments: list[str]) -> dict[str, object]:
+def parse_arguments(function: Callable, arguments: list[str], settings: type | None = None) -> dict[str, object]:
     """Keyword arguments of a function from a command line: `--name value`, `--name=value`, `--name` alone for True.
 
     Parameters without a default may stand without their name, in order; a last one that is a list takes all that is left
-    so. Every mistake is found before anything runs.
+    so. The fields of a dataclass `settings` are flags too, and become the function's parameter of that name, a dict. Every
+    mistake is found before anything runs.
     """
-    parameters, hints = inspect.signature(function).parameters, typing.get_type_hints(function)
+    parameters, hints = dict(inspect.signature(function).parameters), typing.get_type_hints(function)
+    extra = {} if settings is None else typing.get_type_hints(settings)
+    if settings:
+        del parameters["settings"]
+        hints |= extra
+        parameters |= inspect.signature(settings).parameters
     required = [name for name, p in parameters.items() if p.default is p.empty]
     lists: dict[str, list[str]] = {name: [] for name in required if hints[name] == list[str]}
     given: dict[str, str] = {}
@@ -233,7 +244,9 @@ def parse_arguments(function: Callable, arguments: list[str]) -> dict[str, objec
     if missing := [name.upper() if name in lists or not lists else f"--{name}" for name in required
                    if name not in given and not lists.get(name)]:
         raise UserError(f"{' and '.join(missing)} missing; see --help")
-    return {**lists, **{name: parse_value(f"--{name}", text, hints[name]) for name, text in given.items()}}
+    values = {name: parse_value(f"--{name}", text, hints[name]) for name, text in given.items()}
+    chosen = {name: values.pop(name) for name in list(values) if name in extra}
+    return {**lists, **values, **({"settings": chosen} if chosen else {})}
 
 
 @contextlib.contextmanager
@@ -256,8 +269,9 @@ def one_line_errors(program: str) -> Iterator[None]:
         sys.exit(130)
 
 
-def command(*functions: Callable, named: bool = False) -> None:
-    """Run a function as a command line, its signature being the flags; several functions, or `named`, are subcommands."""
+def command(*functions: Callable, named: bool = False, settings: type | None = None) -> None:
+    """Run a function as a command line, its signature being the flags; several functions, or `named`, are subcommands.
+    The fields of a dataclass `settings` are flags of a function with a parameter of that name."""
     program, arguments = Path(sys.argv[0]).name, sys.argv[1:]
     table, named = {function.__name__: function for function in functions}, named or len(functions) > 1
     with one_line_errors(program):
@@ -272,4 +286,4 @@ def command(*functions: Callable, named: bool = False) -> None:
             if name not in table:
                 raise UserError(f"unknown command {name!r}{nearest(name, table)}; the commands are {', '.join(table)}")
             function = table[name]
-        function(**parse_arguments(function, arguments))
+        function(**parse_arguments(function, arguments, settings))

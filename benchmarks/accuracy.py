@@ -1,98 +1,154 @@
-"""MRPC dev accuracy against transformers with the same recipe: weights, batch 32, rate, 3 epochs, linear schedule, seeds.
+"""Dev results of GLUE's small tasks against transformers with the same recipe: weights, batch 32, rate, 3 epochs, linear
+schedule with a tenth of warm-up, Adam with bias correction, batches of similar length, the same seeds.
 
-    $ BERT_DATA=... python benchmarks/accuracy.py [--seeds 5] [--lr 5e-5] [--dtype bf16]
+    $ BERT_DATA=... python benchmarks/accuracy.py [--tasks RTE,MRPC,CoLA,STS-B] [--seeds 3] [--lr 5e-5] [--dtype bf16]
 
-Ours runs classify.py's parts; transformers a plain loop with dynamic padding and fused AdamW. The initial classifier, the
-order and dropout differ between seeds and sides, as they do between any two runs.
+Ours runs finetune.py; transformers a plain loop around its model and tokenizer, its rows read and its metrics computed
+without a line of ours. The initial classifier, the order and dropout differ between seeds and sides, as they do between any
+two runs. Runs are kept in a file a line each, so that a benchmark that was stopped goes on.
 """
+import json
+import random
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
-import numpy as np
 import torch
 from common import data, report
-from finetune import their_batches
 
-import classify
+import finetune
 import train
-from metrics import accuracy, f1
-from optim import parameter_groups, rate
-from tasks import TASKS, encode, read_examples
-from tokenization import FullTokenizer
-from utils import command, write_json
+from tasks import get_task
+from utils import command
 
-MRPC = TASKS["mrpc"]
+# columns of texts and label; labels, none: a number; the metric compared
+TASKS = {"RTE":   ((1, 2, 3),    ("entailment", "not_entailment"), "Accuracy"),
+         "MRPC":  ((3, 4, 0),    ("0", "1"), "Accuracy"),
+         "CoLA":  ((3, None, 1), ("0", "1"), "Matthews"),
+         "STS-B": ((7, 8, 9),    None, "Pearson")}
+EPOCHS, BATCH, MAX_LEN, WARMUP = 3, 32, 128, 0.1
 
 
-def ours(seed: int, lr: float, dtype: str) -> tuple[float, float]:
-    """Accuracy and F1 on dev of one run of ours."""
+def ours(task: str, seed: int, lr: float, dtype: str) -> dict[str, float]:
+    """Metrics on dev of one run of ours."""
+    settings = {"seed": seed, "lr": lr, "dtype": dtype, "schedule": "linear", "bias_correction": True, "save_steps": 10**6,
+                "n_epochs": EPOCHS, "batch_size": BATCH, "warmup": WARMUP, "keep_checkpoints": 1}
     with tempfile.TemporaryDirectory() as folder:
-        write_json(f"{folder}/train.json", {"seed": seed, "lr": lr, "dtype": dtype, "schedule": "linear",
-                                            "bias_correction": True, "save_steps": 10**6})
-        run = classify.prepare(MRPC, str(data("glue/MRPC/train.tsv")), f"{folder}/train.json", None, str(data("minilm")),
-                               None, 128, None)
-        file = run.fit(f"{folder}/run")
-        results = classify.evaluate(file, str(data("glue/MRPC/dev.tsv")), train_cfg=f"{folder}/train.json")
-    return results["Accuracy"], results["F1"]
+        run = finetune.prepare(get_task(task), data(f"glue/{task}/train.tsv"), pretrain_file=data("minilm"),
+                               max_len=MAX_LEN, dev_files=[data(f"glue/{task}/dev.tsv")], settings=settings)
+        return run.fit(folder).last
 
 
-def theirs(seed: int, lr: float, dtype: str) -> tuple[float, float]:
-    """Accuracy and F1 on dev of one run of transformers."""
-    from transformers import BertForSequenceClassification
+def their_rows(task: str, split: str, tokenizer) -> list:
+    """Token ids, segment ids and label of every row."""
+    (a, b, y), labels, _ = TASKS[task]
+    lines = [line for line in data(f"glue/{task}/{split}.tsv").read_text("utf-8-sig").split("\n") if line]
+    fields = [line.split("\t") for line in lines[task != "CoLA":]]
+    encoded = tokenizer([f[a] for f in fields], None if b is None else [f[b] for f in fields], truncation=True,
+                        max_length=MAX_LEN)
+    answers = [float(f[y]) if labels is None else labels.index(f[y]) for f in fields]
+    return list(zip(encoded["input_ids"], encoded["token_type_ids"], answers, strict=True))
+
+
+def their_batches(rows: list, seed: int, device: str) -> Iterator[dict[str, torch.Tensor]]:
+    """Shuffled, of similar length within 50 batches as with group_by_length, padded to the longest."""
+    rng, order = random.Random(seed), rows[:]
+    rng.shuffle(order)
+    pool = 50 * BATCH
+    order = [row for i in range(0, len(order), pool) for row in sorted(order[i:i + pool], key=lambda row: -len(row[0]))]
+    batches = [order[i:i + BATCH] for i in range(0, len(order), BATCH)]
+    rng.shuffle(batches)
+    for batch in batches:
+        width = max(len(row[0]) for row in batch)
+        columns = [[row[0] for row in batch], [row[1] for row in batch], [[1] * len(row[0]) for row in batch]]
+        padded = [torch.tensor([values + [0] * (width - len(values)) for values in column], device=device)
+                  for column in columns]
+        yield {"input_ids": padded[0], "token_type_ids": padded[1], "attention_mask": padded[2],
+               "labels": torch.tensor([row[2] for row in batch], device=device)}
+
+
+def theirs(task: str, seed: int, lr: float, dtype: str) -> dict[str, float]:
+    """Metrics on dev of one run of transformers."""
+    from scipy import stats
+    from sklearn import metrics
+    from transformers import AutoTokenizer, BertForSequenceClassification
     torch.manual_seed(seed)
-    device = str(train.get_device())
-    model = BertForSequenceClassification.from_pretrained(data("minilm"), num_labels=2).to(device)
-    tokenizer = FullTokenizer(data("minilm/vocab.txt"))
-
-    def rows(file: str) -> list:
-        features = encode(read_examples(MRPC, data(file)), MRPC, tokenizer, 128)
-        return [(features.ids[a:b].tolist(), int(s), int(label)) for a, b, s, label in
-                zip(features.starts[:-1], features.starts[1:], features.second, features.labels, strict=True)]
-
-    rows_train, dev = rows("glue/MRPC/train.tsv"), their_batches(rows("glue/MRPC/dev.tsv"), 0, True)
-    total = 3 * -(-len(rows_train) // 32)
-    optimizer = torch.optim.AdamW(parameter_groups(model), lr, eps=1e-6, fused=True)
-    step = 0
-    for epoch in range(3):
-        for batch in their_batches(rows_train, 1000 * seed + epoch, False):
+    device, labels = str(train.get_device()), TASKS[task][1]
+    tokenizer = AutoTokenizer.from_pretrained(data("minilm"))
+    model = BertForSequenceClassification.from_pretrained(data("minilm"), num_labels=len(labels or "1")).to(device)
+    rows, dev = their_rows(task, "train", tokenizer), their_rows(task, "dev", tokenizer)
+    plain = ("bias", "LayerNorm.weight")
+    groups = [{"params": [p for n, p in model.named_parameters() if n.endswith(plain) == exempt],
+               "weight_decay": 0.0 if exempt else 0.01} for exempt in (False, True)]
+    optimizer = torch.optim.AdamW(groups, lr, eps=1e-6, fused=True)
+    step, total = 0, EPOCHS * -(-len(rows) // BATCH)
+    warm = int(WARMUP * total)
+    autocast = torch.autocast(device, torch.bfloat16, enabled=dtype == "bf16")
+    for epoch in range(EPOCHS):
+        for batch in their_batches(rows, 1000 * seed + epoch, device):
             for group in optimizer.param_groups:
-                group["lr"] = lr * rate("linear", step, int(0.1 * total), total)
+                group["lr"] = lr * (step / warm if step < warm else (total - step) / (total - warm))
             model.train()
-            with torch.autocast(device, torch.bfloat16, enabled=dtype == "bf16"):
-                loss = model(**{k: t.to(device) for k, t in batch.items()}).loss
+            with autocast:
+                loss = model(**batch).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
             step += 1
     model.eval()
-    with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=dtype == "bf16"):
-        predicted = np.concatenate([model(**{k: t.to(device) for k, t in b.items()}).logits.argmax(1).cpu() for b in dev])
-    labels = np.concatenate([b["labels"] for b in dev])
-    return accuracy(predicted, labels), f1(predicted, labels)
+    with torch.inference_mode(), autocast:
+        found = [(model(**batch).logits.float().cpu(), batch["labels"].cpu()) for batch in their_batches(dev, 0, device)]
+    scores, right = (torch.cat(part).numpy() for part in zip(*found, strict=True))
+    if labels is None:
+        return {"Pearson": float(stats.pearsonr(scores[:, 0], right)[0]),
+                "Spearman": float(stats.spearmanr(scores[:, 0], right)[0])}
+    predicted = scores.argmax(1)
+    return {"Accuracy": float((predicted == right).mean()), "F1": float(metrics.f1_score(right, predicted)),
+            "Matthews": float(metrics.matthews_corrcoef(right, predicted))}
 
 
-def run(seeds: int = 5, lr: float = 5e-5, dtype: str = "bf16") -> None:
+def run(tasks: str = "RTE,MRPC,CoLA,STS-B", seeds: int = 3, lr: float = 5e-5, dtype: str = "bf16",
+        sides: str = "ours,transformers", runs: str = "runs/accuracy.jsonl") -> None:
     """Train both sides with every seed and compare the means.
 
     Args:
-        seeds: how many.
+        tasks: of RTE, MRPC, CoLA, STS-B.
+        seeds: how many, from 0.
         lr: learning rate.
         dtype: fp32 or bf16.
+        sides: of ours, transformers.
+        runs: the file that keeps what was run already.
     """
-    table = ["| side | accuracy, mean | standard deviation | F1, mean | each accuracy | minutes a run |",
-             "|---|---|---|---|---|---|"]
-    for name, side in (("ours", ours), ("transformers", theirs)):
-        start = time.perf_counter()
-        scores = [side(seed, lr, dtype) for seed in range(seeds)]
-        accuracies = [a for a, _ in scores]
-        spread = statistics.stdev(accuracies) if seeds > 1 else 0.0
-        mean, mean_f1 = statistics.mean(accuracies), statistics.mean(f for _, f in scores)
-        table.append(f"| {name} | {mean:.4f} | {spread:.4f} | {mean_f1:.4f} "
-                     f"| {', '.join(f'{a:.4f}' for a in accuracies)} | {(time.perf_counter() - start) / seeds / 60:.1f} |")
-        print(table[-1], flush=True)
-    report(f"accuracy_mrpc_{dtype}", f"MRPC dev accuracy, minilm, {seeds} seeds, rate {lr}, {dtype}", "\n".join(table))
+    file, done = Path(runs), {}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for line in file.read_text().splitlines() if file.is_file() else []:
+        row = json.loads(line)
+        done[row["side"], row["task"], row["seed"]] = row
+    for side in sides.split(","):
+        for task in tasks.split(","):
+            for seed in range(seeds):
+                if (side, task, seed) not in done:
+                    start = time.perf_counter()
+                    row = {"side": side, "task": task, "seed": seed,
+                           **(ours if side == "ours" else theirs)(task, seed, lr, dtype),
+                           "minutes": (time.perf_counter() - start) / 60}
+                    done[side, task, seed] = row
+                    with open(file, "a") as f:
+                        f.write(json.dumps(row) + "\n")
+    table = ["| task, metric | side | mean | standard deviation | each | minutes a run |", "|---|---|---|---|---|---|"]
+    for task in tasks.split(","):
+        metric = TASKS[task][2]
+        for side in ("ours", "transformers"):
+            rows = [done[side, task, seed] for seed in range(seeds) if (side, task, seed) in done]
+            if len(rows) > 1:
+                values = [row[metric] for row in rows]
+                table.append(f"| {task}, {metric} | {side} | {statistics.mean(values):.4f} "
+                             f"| {statistics.stdev(values):.4f} | {', '.join(f'{x:.4f}' for x in values)} "
+                             f"| {statistics.mean(row['minutes'] for row in rows):.1f} |")
+    report(f"accuracy_glue_{dtype}", f"Dev results, minilm, {seeds} seeds, rate {lr}, {dtype}", "\n".join(table))
 
 
 if __name__ == "__main__":

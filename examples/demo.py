@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import classify
+import finetune
 import pretrain
 from tasks import get_task, read_examples
 from utils import command, read_json, write_json
@@ -23,10 +23,9 @@ def fine_tune(seed: int, weights: str | None) -> float:
     settings, save_dir = f"{SAMPLE}/train_{seed}.json", f"runs/demo/{'pre-trained' if weights else 'scratch'}_{seed}"
     write_json(settings, read_json(SAMPLE / "train.json") | {"seed": seed})
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        run = classify.prepare(get_task("mrpc"), f"{SAMPLE}/train.tsv", settings, f"{SAMPLE}/config.json", weights,
-                               f"{SAMPLE}/vocab.txt", 64, True)
-        file = run.fit(save_dir)
-        return classify.evaluate(file, f"{SAMPLE}/dev.tsv")["Accuracy"]
+        run = finetune.prepare(get_task("mrpc"), f"{SAMPLE}/train.tsv", settings, f"{SAMPLE}/config.json", weights,
+                               f"{SAMPLE}/vocab.txt", 64, True, dev_files=[f"{SAMPLE}/dev.tsv"])
+        return run.fit(save_dir).last["Accuracy"]
 
 
 def demo() -> None:

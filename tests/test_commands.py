@@ -10,6 +10,7 @@ import pytest
 
 import checkpoint
 import classify
+import finetune
 from examples import sample as world
 
 
@@ -121,12 +122,12 @@ EVAL = "--mode eval --model_file {trained}/run/model_steps_7.pt --data_file {sam
     ("--data_parallel maybe", "--data_parallel maybe: expected True or False"),
     ("--task", "--task has no value"),
     ("--task mrpc --task mnli", "--task is given twice"),
-    ("--mode test", "--mode test: expected train or eval"),
+    ("--mode test", "--mode test: expected train, eval or predict"),
     ("--mode eval", "needs --model_file and --data_file"),
     ("--task mprc --data_file x", "--task mprc: unknown task (did you mean mrpc?)"),
     ("--task mrpc --max_len 9", "no --data_file, which is needed with --task, --max_len"),
     (EVAL + "--save_dir x", "--mode eval has no use for --save_dir"),
-    (TRAIN + "--task qqp", "the tasks are mrpc, mnli"),
+    (TRAIN + "--task qqq", "the tasks are cola, sst2, mrpc"),
     (TRAIN.replace("train.tsv", "nothing.tsv"), "nothing.tsv does not exist"),
     (TRAIN.replace("--vocab {sample}/vocab.txt", ""), "name a vocab.txt with --vocab"),
     (TRAIN.replace("--model_cfg {sample}/config.json", ""), "neither --pretrain_file nor --model_cfg"),
@@ -199,7 +200,7 @@ def test_an_interruption_says_how_to_go_on(run: Callable, monkeypatch: pytest.Mo
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(classify, "get_loss", interrupt)
+    monkeypatch.setattr(finetune, "get_loss", interrupt)
     line = TRAIN.format(sample=sample, trained=trained, new=tmp_path) + "--max_len 64"
     status, _, err = run(line, classify.main)
     assert status == 130

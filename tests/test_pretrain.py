@@ -206,7 +206,7 @@ def test_a_run_trains_evaluates_and_leaves_a_folder_to_fine_tune_from(
     assert results["global_step"] == last(folder).extra["step"]
     logged = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
     assert {"loss", "loss_lm", "loss_clsf", "loss_total", "lr", "tokens"} <= set(logged[0])
-    assert [x["step"] for x in logged if "masked_lm_loss" in x] == [
+    assert [x["step"] for x in logged if "eval_masked_lm_loss" in x] == [
         *range(5, results["global_step"], 5),
         results["global_step"],
     ]

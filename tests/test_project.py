@@ -20,11 +20,12 @@ from utils import parse_arguments
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = (    # a module imports only from rows below its own
     ("classify", "pretrain"),
+    ("finetune",),
     ("train",),
-    ("tasks", "corpus", "instances"),
-    ("pairs",),
-    ("checkpoint", "shards"),
-    ("models", "optim", "tokenization", "sentences", "metrics", "batches"),
+    ("inputs", "corpus", "instances"),
+    ("tasks", "pairs"),
+    ("checkpoint", "shards", "tables", "records"),
+    ("models", "optim", "tokenization", "sentences", "metrics", "batches", "reports"),
     ("utils", "distributed"),
 )
 
@@ -48,7 +49,8 @@ def test_importing_is_silent_and_light(module: str, tmp_path: Path) -> None:
     assert done.stdout.startswith("loaded: ")
     loaded = set(done.stdout.split())
     assert not loaded & {"tensorflow", "transformers", "tensorboardX", "safetensors", "fire"}
-    if module in ("tokenization", "utils", "metrics", "sentences", "shards", "batches", "pairs", "instances", "corpus"):
+    if module in ("tokenization", "utils", "metrics", "tables", "records", "reports", "sentences", "shards", "batches",
+                  "pairs", "instances", "corpus"):
         assert "torch" not in loaded
     assert list(tmp_path.iterdir()) == []
 
@@ -98,5 +100,6 @@ def test_every_command_shown_has_flags_that_exist(file: str) -> None:
             continue
         module = COMMANDS[script.removesuffix(".py")]
         function = module.main if hasattr(module, "main") else getattr(module, arguments.pop(0))
-        given = [v if isinstance(v, list) else [v] for v in parse_arguments(function, arguments).values()]
+        given = [v if isinstance(v, list) else [v] for v in
+                 parse_arguments(function, arguments, train.Config if hasattr(module, "main") else None).values()]
         assert sum(map(len, given)) == sum(not a.startswith("--") for a in arguments)

@@ -1,10 +1,29 @@
 """Rows, batches and metrics."""
+
+import dataclasses
+import io
+import itertools
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tasks import TASKS, Batches, Example, Features, encode, get_task, read_examples, truncate_pair
+from tasks import (
+    TASKS,
+    Batches,
+    Example,
+    Features,
+    encode,
+    find_labels,
+    get_task,
+    iterate,
+    label_array,
+    own_task,
+    read_examples,
+    truncate_pair,
+    windows,
+)
 from tokenization import FullTokenizer
 from utils import UserError
 
@@ -21,19 +40,24 @@ def write(folder: Path, content: bytes | str) -> Path:
 def test_rows_survive_a_byte_order_mark_windows_line_ends_quotes_and_odd_characters(tmp_path: Path) -> None:
     rows = ['1\t7\t8\tHe said " hi\tshe "said\' hi', "0\t9\t10\ta\u2028b\x0cc\ta\x85b"]
     file = write(tmp_path, b"\xef\xbb\xbf" + "\r\n".join([HEADER, *rows]).encode())
-    assert read_examples(MRPC, file) == [Example(2, 'He said " hi', "she \"said' hi", "1"),
-                                         Example(3, "a\u2028b\x0cc", "a\x85b", "0")]
+    assert read_examples(MRPC, file) == [
+        Example(2, 'He said " hi', "she \"said' hi", "1"),
+        Example(3, "a\u2028b\x0cc", "a\x85b", "0"),
+    ]
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    ("", "is empty; expected a header line"),
-    (HEADER + "\n", "has a header and no rows"),
-    (HEADER + "\n1\t2\t3\ta\tb\n1\t2\t3\ta\n", "line 3: 4 columns; expected 5 as in the header"),
-    (HEADER + "\n1\t2\t3\ta\tb\n2\t2\t3\ta\tb\n", "line 3: unknown label '2'; the labels of mrpc are 0, 1"),
-    ("1\t2\t3\ta\tb\n", "line 1: '1' is a label; expected a header line first"),
-    ("a,b,c\n", "line 1: 1 columns; mrpc needs 5"),
-    (HEADER.encode() + b"\n1\t2\t3\t\xff\tb\n", "line 2: not UTF-8 text"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty; expected rows of #1 String, #2 String, Quality"),
+        (HEADER + "\n", "has a header and no rows"),
+        (HEADER + "\n1\t2\t3\ta\tb\n1\t2\t3\ta\n", "line 3: 4 columns; expected 5 as in the first row"),
+        (HEADER + "\n1\t2\t3\ta\tb\n2\t2\t3\ta\tb\n", "line 3: unknown label '2'; the labels of mrpc are 0, 1"),
+        ("1\t2\t3\ta\tb\n", "no column '#1 String'; the columns of its first row are 1, 2, 3, a, b; name the right one"),
+        (HEADER.replace("Quality", "Qualty") + "\n", r"no column 'Quality' \(did you mean Qualty\?\)"),
+        (HEADER.encode() + b"\n1\t2\t3\t\xff\tb\n", "line 2: not UTF-8 text"),
+    ],
+)
 def test_wrong_rows_are_named_with_file_and_line(tmp_path: Path, content: bytes | str, message: str) -> None:
     file = write(tmp_path, content)
     with pytest.raises(UserError, match=message) as error:
@@ -41,17 +65,190 @@ def test_wrong_rows_are_named_with_file_and_line(tmp_path: Path, content: bytes 
     assert str(file) in str(error.value)
 
 
-def test_the_last_column_of_mnli_is_its_label(tmp_path: Path) -> None:
-    for columns in (12, 16):
-        row = [f"c{i}" for i in range(columns - 1)] + ["neutral"]
-        file = write(tmp_path, "\t".join(f"h{i}" for i in range(columns)) + "\n" + "\t".join(row) + "\n")
-        assert read_examples(TASKS["mnli"], file) == [Example(2, "c8", "c9", "neutral")]
+@pytest.mark.parametrize(
+    ("task", "content", "expected"),
+    [  # a row of every layout that GLUE has
+        ("cola", "gj04\t1\t\tThe sailors rode.\n", (1, "The sailors rode.", None, "1")),
+        ("cola", "index\tsentence\n0\tBill whistled.\n", (2, "Bill whistled.", None, None)),
+        ("sst2", "sentence\tlabel\nfine \t1\n", (2, "fine ", None, "1")),
+        ("sst2", "index\tsentence\n0\tfine\n", (2, "fine", None, None)),
+        (
+            "stsb",
+            "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n"
+            "0\tg\tf\t2012\t1\tn\tn\tA\tB\t3.750\n",
+            (2, "A", "B", "3.750"),
+        ),
+        ("qqp", "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n1\t2\t3\tA\tB\t0\n", (2, "A", "B", "0")),
+        ("qqp", "id\tquestion1\tquestion2\n0\tA\tB\n", (2, "A", "B", None)),
+        (
+            "mnli",
+            "index\ts1\tsentence1\tsentence2\tlabel1\tgold_label\n0\tx\tA\tB\tneutral\tentailment\n",
+            (2, "A", "B", "entailment"),
+        ),
+        ("qnli", "index\tquestion\tsentence\tlabel\n0\tA\tB\tnot_entailment\n", (2, "A", "B", "not_entailment")),
+        ("wnli", "index\tsentence1\tsentence2\tlabel\n0\tA\tB\t1\n", (2, "A", "B", "1")),
+        ("ax", "index\tsentence1\tsentence2\n0\tA\tB\n", (2, "A", "B", None)),
+        ("xnli", "premise\thypo\tlabel\nA\tB\tcontradictory\n", (2, "A", "B", "contradiction")),
+        (
+            "xnli",
+            "language\tgold_label\tp1\tp2\tp3\tp4\tsentence1\tsentence2\tid\nde\tneutral\t\t\t\t\tA\tB\t1\n",
+            (2, "A", "B", "neutral"),
+        ),
+    ],
+)
+def test_every_layout_of_glue_is_read(tmp_path: Path, task: str, content: str, expected: tuple) -> None:
+    file = write(tmp_path, content)
+    assert read_examples(TASKS[task], file, labelled=expected[3] is not None) == [Example(*expected)]
 
 
-@pytest.mark.parametrize(("lengths", "room", "kept"), [
-    ((5, 3), 8, (5, 3)), ((5, 3), 7, (4, 3)), ((5, 3), 6, (3, 3)), ((5, 3), 5, (3, 2)), ((3, 5), 4, (2, 2)),
-    ((4, 4), 7, (4, 3)), ((9, 1), 3, (2, 1)), ((0, 6), 3, (0, 3)), ((1, 1), 1, (1, 0)),
-])
+def test_short_rows_of_qqp_are_skipped_and_told_and_empty_texts_too(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
+    file = write(tmp_path, header + "1\t2\t3\tA\tB\t0\n1\t2\t3\tA B\t0\n1\t2\t3\t\tB\t0\n")
+    assert [e.line for e in read_examples(TASKS["qqp"], file)] == [2, 4]
+    assert capsys.readouterr().err.splitlines() == [
+        f"{file}: skipped 1 of its rows: line 3 has 5 columns, not 6",
+        f"{file}: 1 rows have an empty text, the first of them line 4",
+    ]
+
+
+# ------------------------------------------------------------------------------------------------- one's own data
+
+
+def test_own_data_needs_no_flag_where_it_is_text_and_label(tmp_path: Path) -> None:
+    for name, content in (
+        ("a.csv", '"good, really",pos\nbad,neg\n'),
+        ("b.csv", 'label,text\npos,"good, really"\nneg,bad\n'),
+        ("c.tsv", "good, really\tpos\nbad\tneg\n"),
+        ("d.jsonl", '{"text": "good, really", "label": "pos"}\n{"text": "bad", "label": "neg"}\n'),
+    ):
+        (tmp_path / name).write_text(content)
+        for task in ("csv", "tsv", "jsonl"):  # a file's ending says what it is
+            examples = read_examples(TASKS[task], tmp_path / name)
+            assert [(e.text_a, e.text_b, e.label) for e in examples] == [
+                ("good, really", None, "pos"),
+                ("bad", None, "neg"),
+            ]
+        assert find_labels(TASKS["csv"], examples).labels == ("neg", "pos")
+
+
+def test_columns_and_labels_can_be_named(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("id,one,two,score\n7,a,b,1.5\n8,c,d,-2\n")
+    task = own_task(TASKS["csv"], "one", "two", "score", labels="number")
+    examples = read_examples(task, tmp_path / "x.csv")
+    assert [(e.text_a, e.text_b) for e in examples] == [("a", "b"), ("c", "d")]
+    assert label_array(task, [e.label for e in examples]).tolist() == [1.5, -2.0]
+    task = own_task(TASKS["csv"], "1", label="-1", labels="-2,1.5", header=True)
+    examples = read_examples(task, tmp_path / "x.csv")
+    assert label_array(task, [e.label for e in examples]).tolist() == [1, 0]
+
+
+def test_several_labels_of_a_text_are_split_at_the_separator(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text(
+        '{"text": "a", "label": ["red", "big"]}\n{"text": "b", "label": []}\n{"text": "c", "label": ["big"]}\n'
+    )
+    task = own_task(TASKS["jsonl"], separator=";")
+    examples = read_examples(task, tmp_path / "x.jsonl")
+    task = find_labels(task, examples)
+    assert task.labels == ("big", "red")
+    assert label_array(task, [e.label for e in examples]).tolist() == [[1, 1], [0, 0], [1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("flags", "content", "message"),
+    [
+        ({}, "a,x\nb,x\n", "has the label 'x' in all 2 rows; expected two labels or more"),
+        ({}, "".join(f"text {i},{i}\n" for i in range(30)), "has 30 labels in 30 rows, such as '0'; name the right column"),
+        ({"labels": "number"}, "a,1\nb,one\n", "line 2: label 'one'; expected a number"),
+        ({"labels": "number"}, "a,1\nb,nan\n", "line 2: label 'nan'; expected a number"),
+        (
+            {"labels": "neg,pos"},
+            "a,neg\nb,poss\n",
+            r"line 2: unknown label 'poss' \(did you mean pos\?\); the labels of csv are ",
+        ),
+        ({"labels": "neg"}, "", "--labels neg: expected different labels with commas"),
+        ({"labels": "number", "separator": ";"}, "", "leave one out"),
+        ({"text_a": "5"}, "a,x\nb,y\n", "no column '5'; the columns of its first row are a, x"),
+        ({}, "a,x\nb\n", "line 2: 1 columns; expected 2"),
+    ],
+)
+def test_mistakes_in_own_data_are_named(tmp_path: Path, flags: dict, content: str, message: str) -> None:
+    (tmp_path / "x.csv").write_text(content)
+
+    def read() -> None:
+        task = own_task(TASKS["csv"], **flags)
+        find_labels(task, read_examples(task, tmp_path / "x.csv"))
+
+    with pytest.raises(UserError, match=message):
+        read()
+
+
+def test_lines_of_a_pipe_are_texts_or_pairs_or_a_table_with_the_task_s_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    def piped(task: str, text: str) -> list[tuple[str, str | None]]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        lines = dataclasses.replace(TASKS[task], form="lines")
+        return [(e.text_a, e.text_b) for e in iterate(lines, "-", labelled=False)]
+
+    assert piped("sst2", 'a "b", c\n\nd\te\n') == [('a "b", c', None), ("", None), ("d\te", None)]
+    assert piped("mrpc", "a b\tc\nd\te\n") == [("a b", "c"), ("d", "e")]
+    assert piped("cola", "index\tsentence\n0\ta b\n") == [("a b", None)]
+    assert piped("csv", "a, b\nc\n") == [("a, b", None), ("c", None)]
+    with pytest.raises(UserError, match="standard input: no column '#2 String' or '1'"):
+        piped("mrpc", "only one text\n")
+    with pytest.raises(UserError, match="standard input, line 2: 1 columns; expected 2"):
+        piped("mrpc", "a\tb\nonly one text\n")
+
+
+# ------------------------------------------------------------------------------------------------------- features
+
+
+def test_windows_cover_a_text_evenly_and_overlap() -> None:
+    assert [windows(10, 12), windows(12, 12), windows(20, 12), windows(30, 12)] == [[0], [0], [0, 8], [0, 9, 18]]
+    for room in (1, 2, 3, 10, 126):
+        for n in range(1, 400):
+            starts = windows(n, room)
+            assert starts[0] == 0
+            assert starts[-1] + room >= n
+            assert starts == sorted(set(starts))
+            assert all(b - a <= room - room // 4 for a, b in itertools.pairwise(starts))
+            assert starts[-1] <= max(0, n - room)
+
+
+def test_long_texts_become_windows_whose_scores_are_averaged(sample: Path) -> None:
+    tokenizer = FullTokenizer(sample / "vocab.txt")
+    words = "green sold the lamp red bought it".split()
+    task = find_labels(TASKS["csv"], [Example(1, "", None, x) for x in "ab"])
+    texts = [" ".join(words[:3]), " ".join(words), " ".join(words[:2])]
+    examples = [Example(i, text, None, "ab"[i % 2]) for i, text in enumerate(texts)]
+    data = encode(examples, task, tokenizer, 6, "window")  # 4 of 7 words fit
+    got = [tokenizer.convert_ids_to_tokens(data.ids[a:b].tolist())[1:-1] for a, b in itertools.pairwise(data.starts)]
+    assert got == [words[:3], words[0:4], words[3:7], words[:2]]
+    assert data.labels.tolist() == [0, 1, 1, 0]
+    assert data.example_labels.tolist() == [0, 1, 0]
+    assert data.lines.tolist() == [0, 1, 1, 2]
+    assert data.average(np.array([[1.0], [2], [5], [7]])).tolist() == [[1], [3.5], [7]]
+    cut = encode(examples, task, tokenizer, 6)
+    assert (cut.cut, len(cut)) == ((1, 3), 3)
+    pair = [Example(1, "green", " ".join(words), "1")]
+    data = encode(pair, MRPC, tokenizer, 8, "window")  # green and 4 of 7 words
+    got = [tokenizer.convert_ids_to_tokens(data.ids[a:b].tolist()) for a, b in itertools.pairwise(data.starts)]
+    assert got == [["[CLS]", "green", "[SEP]", *words[i : i + 4], "[SEP]"] for i in (0, 3)]
+    assert data.second.tolist() == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "room", "kept"),
+    [
+        ((5, 3), 8, (5, 3)),
+        ((5, 3), 7, (4, 3)),
+        ((5, 3), 6, (3, 3)),
+        ((5, 3), 5, (3, 2)),
+        ((3, 5), 4, (2, 2)),
+        ((4, 4), 7, (4, 3)),
+        ((9, 1), 3, (2, 1)),
+        ((0, 6), 3, (0, 3)),
+        ((1, 1), 1, (1, 0)),
+    ],
+)
 def test_pairs_are_truncated_by_googles_rule(lengths: tuple[int, int], room: int, kept: tuple[int, int]) -> None:
     a, b = truncate_pair(list(range(lengths[0])), list(range(lengths[1])), room)
     assert (a, b) == (list(range(kept[0])), list(range(kept[1])))
@@ -62,7 +259,16 @@ def test_a_pair_becomes_cls_a_sep_b_sep(sample: Path) -> None:
     features = encode([Example(2, "green sold the lamp", "red bought it", "1")], MRPC, tokenizer, 9)
     input_ids, segment_ids, input_mask, label_ids = Batches(features, 4)[0]
     assert tokenizer.convert_ids_to_tokens(input_ids[0].tolist()) == [
-        "[CLS]", "green", "sold", "the", "[SEP]", "red", "bought", "it", "[SEP]"]
+        "[CLS]",
+        "green",
+        "sold",
+        "the",
+        "[SEP]",
+        "red",
+        "bought",
+        "it",
+        "[SEP]",
+    ]
     assert segment_ids.tolist() == [[0, 0, 0, 0, 0, 1, 1, 1, 1]]
     assert input_mask.tolist() == [[1] * 9]
     assert label_ids.tolist() == [1]
@@ -113,13 +319,66 @@ def test_examples_of_a_batch_have_similar_lengths_and_padding_is_zero() -> None:
 
 def test_an_unknown_task_is_answered_with_the_list() -> None:
     assert get_task("MRPC") is MRPC
-    with pytest.raises(UserError, match=r"--task mprc: unknown task \(did you mean mrpc\?\); the tasks are mrpc, mnli"):
+    assert (get_task("SST-2"), get_task("sts_b")) == (TASKS["sst2"], TASKS["stsb"])
+    with pytest.raises(
+        UserError, match=r"--task mprc: unknown task \(did you mean mrpc\?\); the tasks are cola, sst2, mrpc"
+    ):
         get_task("mprc")
 
 
+ROWS = {  # of data.md's files: rows without the header
+    "AX/diagnostic": 1104,
+    "CoLA/dev": 1043,
+    "CoLA/test": 1063,
+    "CoLA/train": 8551,
+    "MRPC/dev": 408,
+    "MRPC/test": 1725,
+    "MRPC/train": 3668,
+    "QNLI/dev": 5463,
+    "QNLI/test": 5463,
+    "QQP/dev": 3000,
+    "QQP/train": 15000,
+    "RTE/dev": 277,
+    "RTE/test": 3000,
+    "RTE/train": 2490,
+    "SST-2/dev": 872,
+    "SST-2/test": 1821,
+    "SST-2/train": 67349,
+    "STS-B/dev": 1500,
+    "STS-B/test": 1379,
+    "STS-B/train": 5749,
+    "WNLI/dev": 71,
+    "WNLI/test": 146,
+    "WNLI/train": 635,
+}
+
+
 @pytest.mark.real
-def test_real_files_have_the_known_numbers_of_rows(real: Path) -> None:
-    assert len(read_examples(MRPC, real / "glue/MRPC/train.tsv")) == 3668
-    assert len(read_examples(MRPC, real / "glue/MRPC/dev.tsv")) == 408
-    for name in ("train", "dev_matched", "dev_mismatched"):
-        assert read_examples(TASKS["mnli"], real / f"glue_layout/MNLI/{name}.tsv")
+def test_every_real_file_of_glue_is_read_in_full(real: Path, capsys: pytest.CaptureFixture) -> None:
+    found = {}
+    for folder in ("glue", "glue_layout"):
+        for file in sorted((real / folder).glob("*/*.tsv")):
+            labelled = not file.stem.startswith(("test", "diagnostic"))
+            examples = read_examples(get_task(file.parent.name), file, labelled)
+            assert all(e.text_a.strip() for e in examples)
+            if folder == "glue":
+                found[f"{file.parent.name}/{file.stem}"] = len(examples)
+            else:
+                lines = len(file.read_text().splitlines())
+                assert len(examples) == lines - (file.parent.name != "CoLA" or file.stem == "test")
+    assert found == ROWS
+    assert capsys.readouterr().err == f"{real}/glue/QQP/train.tsv: skipped 1 of its rows: line 15002 has 5 columns, not 6\n"
+
+
+@pytest.mark.real
+def test_the_reference_system_s_csv_and_a_korean_tsv_are_read_in_full(real: Path) -> None:
+    for name, flags, rows, labels in (
+        ("imdb_train.csv", {}, 4000, ("neg", "pos")),
+        ("imdb_test.csv", {}, 2000, ("neg", "pos")),
+        ("nsmc_train.tsv", {"text_a": "document"}, 20000, ("0", "1")),
+        ("nsmc_test.tsv", {"text_a": "document"}, 5000, ("0", "1")),
+    ):
+        task = own_task(TASKS["csv"], **flags)
+        examples = read_examples(task, real / "csv" / name)
+        assert len(examples) == rows
+        assert find_labels(task, examples).labels == labels

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import checkpoint
-import classify
+import finetune
 import train
 from models import Classifier, Config
 from tasks import TASKS, Batches, encode, read_examples
@@ -53,7 +53,7 @@ def interrupted_at(step: int, error: type[BaseException] = KeyboardInterrupt) ->
     def get_loss(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
         if next(calls) == step:
             raise error
-        return classify.get_loss(model, batch)
+        return finetune.get_loss(model, batch)
 
     return get_loss
 
@@ -61,7 +61,7 @@ def interrupted_at(step: int, error: type[BaseException] = KeyboardInterrupt) ->
 def test_total_steps_follow_from_the_data_and_name_the_last_file(make: Callable, capsys: pytest.CaptureFixture) -> None:
     trainer = make()                                            # 200 rows: 7 batches, the last of 8 rows
     assert trainer.total_steps == 21
-    assert trainer.train(classify.get_loss).name == "model_steps_21.pt"
+    assert trainer.train(finetune.get_loss).name == "model_steps_21.pt"
     out, err = capsys.readouterr()
     assert [line.split(" : ")[0] for line in out.splitlines() if "Epoch" in line] == ["Epoch 1/3", "Epoch 2/3", "Epoch 3/3"]
     assert "Average Loss 0." in out
@@ -78,14 +78,14 @@ def test_total_steps_follow_from_the_data_and_name_the_last_file(make: Callable,
 def test_interrupted_and_started_again_gives_the_same_bits_and_metrics(make: Callable, stops: list[int],
                                                                        capsys: pytest.CaptureFixture) -> None:
     whole = make("whole")
-    whole.train(classify.get_loss)
+    whole.train(finetune.get_loss)
     averages = [line for line in capsys.readouterr().out.splitlines() if "Average Loss" in line]
     assert len(averages) == 3
     for stop in stops:
         with pytest.raises(KeyboardInterrupt, match="the same command"):
             make("broken").train(interrupted_at(stop))
     again = make("broken")
-    again.train(classify.get_loss)
+    again.train(finetune.get_loss)
     assert {line for line in capsys.readouterr().out.splitlines() if "Average Loss" in line} == set(averages)
     assert same(parameters(whole), parameters(again))
     assert (again.save_dir / "metrics.jsonl").read_bytes() == (whole.save_dir / "metrics.jsonl").read_bytes()
@@ -127,7 +127,7 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_bits(sample: Path
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(make: Callable, capsys: pytest.CaptureFixture) -> None:
     whole = make("whole")
-    whole.train(classify.get_loss)
+    whole.train(finetune.get_loss)
     with pytest.raises(KeyboardInterrupt):
         make("broken").train(interrupted_at(12))
     damaged = make("broken").save_dir / "model_steps_10.pt"
@@ -135,7 +135,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(make: Callable
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
     again = make("broken")
-    again.train(classify.get_loss)
+    again.train(finetune.get_loss)
     out = capsys.readouterr().out
     assert f"{damaged} is altered" in out
     assert "Going on from" in out
@@ -144,7 +144,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(make: Callable
     for file in checkpoint.saved(again.save_dir):
         file.write_bytes(b"junk")
     with pytest.raises(UserError, match=r"no checkpoint in .* is whole"):
-        make("broken").train(classify.get_loss)
+        make("broken").train(finetune.get_loss)
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
@@ -152,7 +152,7 @@ def test_a_loss_or_gradient_not_finite_stops_before_the_update_and_names_the_bat
     steps = iter(range(100))
 
     def get_loss(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
-        loss, metrics = classify.get_loss(model, batch)
+        loss, metrics = finetune.get_loss(model, batch)
         if next(steps) == 8:
             if poison == "loss":
                 return loss * float("nan"), metrics
@@ -176,19 +176,19 @@ def test_accumulation_changes_nothing_but_memory(make: Callable, parts: int) -> 
     whole, divided = (make(f"a{n}", p_drop=0.0, gradient_accumulation=n) for n in (1, parts))
     for trainer in (whole, divided):
         trainer.model.double()
-        trainer.train(classify.get_loss)
+        trainer.train(finetune.get_loss)
     for name, value in parameters(whole).items():
         assert torch.allclose(value, parameters(divided)[name], rtol=0, atol=1e-8), name
 
 
 def test_settings_do_what_they_say(make: Callable) -> None:
     short = make("short", total_steps=9, keep_checkpoints=0)
-    short.train(classify.get_loss)
+    short.train(finetune.get_loss)
     assert [p.name for p in checkpoint.saved(short.save_dir)] == ["model_steps_5.pt", "model_steps_9.pt"]
     plain, again, saving = (make(name, n_epochs=1, **more) for name, more in
                             (("p", {}), ("b", {"dtype": "bf16"}), ("c", {"checkpointing": True})))
     for trainer in (plain, again, saving):
-        trainer.train(classify.get_loss)
+        trainer.train(finetune.get_loss)
     assert same(parameters(plain), parameters(saving))
     assert saving.model.transformer.checkpointing
     assert not same(parameters(plain), parameters(again))
@@ -198,7 +198,7 @@ def test_settings_do_what_they_say(make: Callable) -> None:
 def test_the_optimizer_gets_every_setting_and_the_groups(make: Callable) -> None:
     trainer = make(n_epochs=1, schedule="warmup_cosine", weight_decay=0.05, max_grad_norm=0.7, bias_correction=True,
                    warmup=0.3)
-    trainer.train(classify.get_loss)
+    trainer.train(finetune.get_loss)
     optimizer = trainer.optimizer
     assert (optimizer.schedule, optimizer.max_grad_norm, optimizer.bias_correction) == ("warmup_cosine", 0.7, True)
     assert (optimizer.total_steps, optimizer.warmup_steps) == (7, 2)
@@ -207,9 +207,9 @@ def test_the_optimizer_gets_every_setting_and_the_groups(make: Callable) -> None
 
 def test_training_after_an_evaluation_drops_again(make: Callable) -> None:
     plain, evaluated = make("plain", n_epochs=1), make("evaluated", n_epochs=1)
-    evaluated.evaluate(classify.predict, Batches(evaluated.batches.features, 32))
+    evaluated.evaluate(finetune.predict, Batches(evaluated.batches.features, 32))
     for trainer in (plain, evaluated):
-        trainer.train(classify.get_loss)
+        trainer.train(finetune.get_loss)
     assert same(parameters(plain), parameters(evaluated))
 
 
@@ -221,13 +221,13 @@ def test_pruning_never_leaves_a_damaged_checkpoint_alone(make: Callable) -> None
     with pytest.raises(KeyboardInterrupt):
         make(save_steps=1, keep_checkpoints=1).train(interrupted_at(2))         # goes on from 3, saves 4 and 5
     assert [p.name for p in checkpoint.saved(damaged.parent)] == ["model_steps_5.pt", "model_steps_6.pt"]
-    assert make(save_steps=1, keep_checkpoints=1).train(classify.get_loss).name == "model_steps_21.pt"
+    assert make(save_steps=1, keep_checkpoints=1).train(finetune.get_loss).name == "model_steps_21.pt"
 
 
 def test_curves_are_written_where_a_log_dir_is_given(make: Callable, tmp_path: Path) -> None:
     trainer = make(n_epochs=1)
     trainer.log_dir = tmp_path / "logs"
-    trainer.train(classify.get_loss)
+    trainer.train(finetune.get_loss)
     content = next((tmp_path / "logs").glob("events*")).read_bytes()
     assert b"loss" in content
     assert b"grad_norm" in content
@@ -236,9 +236,9 @@ def test_curves_are_written_where_a_log_dir_is_given(make: Callable, tmp_path: P
 def test_evaluation_returns_rows_in_the_order_of_the_data_and_draws_no_dropout(make: Callable) -> None:
     trainer = make()
     data = Batches(trainer.batches.features, 7)
-    scores = trainer.evaluate(classify.predict, data)
+    scores = trainer.evaluate(finetune.predict, data)
     assert scores.shape == (200, 2)
-    assert np.array_equal(scores, trainer.evaluate(classify.predict, data))
+    assert np.array_equal(scores, trainer.evaluate(finetune.predict, data))
     first = trainer.evaluate(lambda model, batch: batch[0][:, :1] * 0 + batch[2].sum(1, keepdim=True), data)
     assert first[:, 0].tolist() == data.features.lengths.tolist()
 

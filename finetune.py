@@ -1,0 +1,387 @@
+"""Fine-tuning, evaluating and predicting without a command line: what classify.py does, for scripts and notebooks.
+
+    run = prepare(TASKS["mrpc"], "MRPC/train.tsv", pretrain_file="uncased_L-12_H-768_A-12", dev_files=["MRPC/dev.tsv"])
+    result = run.fit("runs/mrpc")                               # result.best_file, result.best["Accuracy"]
+    saved = load(result.best_file)
+    scores = saved.scores(saved.reader.read("MRPC/dev.tsv"))    # (N, labels)
+"""
+import dataclasses
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import checkpoint
+import models
+import train
+from inputs import Data, Reader, check_long, task_of_records
+from metrics import METRICS
+from records import RECORDS
+from tasks import TASKS, Batches, Features, Task, find_labels, get_task, own_task, read_examples
+from tokenization import FullTokenizer, casing
+from utils import UserError, file_digest, note, read_json, whole_file, write_json
+
+# -------------------------------------------------------------------------------------- from scores to results
+
+def loss_of(scores: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of label ids (B,), squared error of numbers (B,), or each label's own cross-entropy of (B, labels)."""
+    if not labels.is_floating_point():
+        return F.cross_entropy(scores, labels)
+    return F.mse_loss(scores[:, 0], labels) if labels.ndim == 1 else F.binary_cross_entropy_with_logits(scores, labels)
+
+
+def get_loss(model: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The mean loss of a batch: its inputs, and last its labels."""
+    return loss_of(model(*batch[:-1]).float(), batch[-1]), {}
+
+
+def predict(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+    """The score of every label, (B, labels)."""
+    return model(*batch[:-1])
+
+
+def predictions(task: Task, scores: np.ndarray) -> np.ndarray:
+    """(N, labels) scores -> label ids (N,), numbers (N,), or where a text may have several 0 and 1 (N, labels)."""
+    return scores[:, 0] if task.labels is None else (scores > 0).astype(int) if task.separator else scores.argmax(1)
+
+
+def probabilities(task: Task, scores: np.ndarray) -> np.ndarray:
+    """(N, labels) scores -> the probability of every label."""
+    logits = torch.from_numpy(scores.astype(np.float64))
+    return (logits.sigmoid() if task.separator else logits.softmax(1)).numpy()
+
+
+def measure(task: Task, predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The metrics of a task; where one is not defined, a note says so."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        results = {name: METRICS[name](predicted, labels) for name in task.metrics}
+    for warning in caught:
+        note(str(warning.message))
+    return results
+
+
+def constant(task: Task, labels: np.ndarray) -> float:
+    """What the first metric is for whoever always answers the mean, or the most frequent label."""
+    values, counts = np.unique(labels, axis=0, return_counts=True)
+    answer = labels.mean() if task.labels is None else values[counts.argmax()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return METRICS[task.metrics[0]](np.broadcast_to(answer, labels.shape), labels)
+
+
+# -------------------------------------------------------------------------------------------------- the training
+
+@dataclasses.dataclass
+class Result:
+    """What a training run came to."""
+
+    file: Path                          # the last checkpoint
+    best_file: Path                     # the one that was best on the first of the dev files
+    last: dict[str, float]              # its metrics on the dev files; empty where there are none
+    best: dict[str, float]
+
+
+@dataclasses.dataclass
+class Run:
+    """Everything a training run needs, checked; nothing is written yet."""
+
+    cfg: train.Config
+    config: models.Config
+    source: checkpoint.Checkpoint | None        # of the initial weights
+    vocab: Path
+    reader: Reader
+    data: Data
+    dev: list[Data]
+    settings: dict[str, Any]                    # what shapes the result, beside cfg and config
+    freeze_encoder: bool = False
+    boost: bool = False
+    reinit_layers: int = 0
+
+    @property
+    def task(self) -> Task:
+        """The task, with its labels."""
+        return self.reader.task
+
+    def model(self) -> models.Classifier:
+        """The model that training starts with, as it follows from the seed."""
+        torch.manual_seed(self.cfg.seed)
+        model = models.Classifier(self.config, self.task.n_outputs)
+        if self.source:
+            new = checkpoint.load(model, self.source, fresh=("pooler", "classifier"))
+            print(f"{self.source.kind} {self.source.file}, " + (f"new: {', '.join(new)}" if new else "with its classifier"),
+                  flush=True)
+        if self.reinit_layers:
+            model.reinitialise(self.reinit_layers)
+        if self.freeze_encoder:
+            model.freeze()
+        return model
+
+    def fit(self, save_dir: str | Path, log_dir: str | None = None, data_parallel: bool = True,
+            cache_dir: str | Path | None = None) -> Result:
+        """Train, evaluating after every epoch. The folder gets all that evaluating needs."""
+        folder, config, cfg, task = Path(save_dir), dataclasses.asdict(self.config), self.cfg, self.task
+        model = self.model()
+        settings = {**dataclasses.asdict(cfg), **{f"model_cfg.{name}": value for name, value in config.items()},
+                    **self.settings, "sha256 of initial weights": train.weights_digest(model)[:16]}
+        batches = Batches(self.data.features, cfg.batch_size, cfg.seed)
+        dev_batches = [Batches(data.features, cfg.batch_size) for data in self.dev]
+        dev: list[train.Source] = [*dev_batches]
+        trainer = train.Trainer(cfg, model, batches, folder, {"config": config}, data_parallel=data_parallel,
+                                log_dir=log_dir)
+        train.claim(folder, settings)
+        checkpoint.copy_vocab(self.vocab, folder, self.reader.tokenizer.do_lower_case)
+        write_json(folder / "config.json", config)
+        write_json(folder / "task.json", task_json(self.reader))
+        print(train.device_name(trainer.device, trainer.n_gpus), flush=True)
+        if self.boost:
+            cache = Path(cache_dir or folder.parent / "pooled")
+            trainer.batches = Pooled(pool(model, cfg, batches, cache), batches)
+            dev = [Pooled(pool(model, cfg, b, cache), b) for b in dev_batches]
+
+        def check() -> dict[str, float]:
+            results: dict[str, float] = {}
+            for data, evaluated in zip(self.dev, dev, strict=True):
+                found = evaluate(task, data.features, trainer.evaluate(predict, evaluated))
+                print(f"{data.file.name}: {', '.join(f'{name} {value:.4f}' for name, value in found.items())}", flush=True)
+                further = f" ({data.file.stem})" if results else ""
+                results |= {name + further: value for name, value in found.items()}
+            return results
+
+        file = trainer.train(get_loss, check if dev else None, each_epoch=True)
+        checks = {line["step"]: {name.removeprefix("eval_"): value for name, value in line.items() if name != "step"}
+                  for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if "eval_loss" in line}
+        best = trainer.best
+        if best:
+            print(f"Best: {best['metric']} {best['value']:.4f}, {trainer.best_file}", flush=True)
+        return Result(file, trainer.best_file, checks.get(trainer.step, {}), checks.get(best.get("step"), {}))
+
+
+def evaluate(task: Task, features: Features, scores: np.ndarray) -> dict[str, float]:
+    """A task's metrics and loss from the scores of its inputs."""
+    scores, labels = features.average(scores), features.example_labels
+    loss = loss_of(torch.from_numpy(scores), torch.from_numpy(labels))
+    return {**measure(task, predictions(task, scores), labels), "loss": float(loss)}
+
+
+def prepare(task: Task | None, data_file: str | Path, train_cfg: str | None = None, model_cfg: str | None = None,
+            pretrain_file: str | Path | None = None, vocab: str | None = None, max_len: int | None = None,
+            do_lower_case: bool | None = None, *, dev_files: Sequence[str | Path] = (), long: str = "truncate",
+            meta_data_file: str | None = None, freeze_encoder: bool = False, boost: bool = False, reinit_layers: int = 0,
+            settings: dict[str, Any] | None = None) -> Run:
+    """Read and check everything before anything is written or trained.
+
+    Args:
+        task: may be None where a meta_data_file names it.
+        train_cfg: JSON of train.Config; None: config/train_TASK.json.
+        max_len: longest input in tokens; None: 128, or what the meta_data_file says.
+        dev_files: evaluated after every epoch.
+        long: one of inputs.LONG.
+        settings: of train.Config, instead of those in train_cfg.
+
+    The other arguments are flags of classify.py.
+    """
+    check_long(long)
+    if boost and not freeze_encoder:
+        raise UserError("--boost encodes every text once, before training; it needs --freeze_encoder True")
+    if freeze_encoder and reinit_layers:
+        raise UserError("--reinit_layers starts layers anew and --freeze_encoder would keep them so; leave one out")
+    if meta_data_file:
+        task, length = task_of_records(meta_data_file, task)
+        max_len = length if max_len is None else max_len
+    if task is None:
+        raise UserError("no task; name one with --task")
+    own = Path(__file__).parent / "config" / f"train_{'own' if task.own else task.name}.json"
+    cfg = train.Config.from_json(train_cfg or own, **(settings or {}))
+    if cfg.stop_metric not in (None, "loss", *task.metrics):
+        raise UserError(f"stop_metric={cfg.stop_metric!r}; expected one of {', '.join((*task.metrics, 'loss'))}")
+    if (cfg.patience or cfg.stop_metric) and not dev_files:
+        raise UserError("patience and stop_metric are about evaluation; name an --eval_file")
+    config = models.Config.from_json(model_cfg) if model_cfg else None
+    examples = [] if RECORDS.search(str(data_file)) else read_examples(task, data_file)
+    if task.labels == ():
+        if not examples:
+            raise UserError(f"{data_file} has no names of labels; name its --task, --labels or --meta_data_file")
+        task = find_labels(task, examples)
+    source = checkpoint.read(pretrain_file, config) if pretrain_file else None
+    if config is None:
+        if source is None:
+            raise UserError("neither --pretrain_file nor --model_cfg; name weights to start from, or the shape of a model")
+        config = source.config
+    if not 0 <= reinit_layers <= config.n_layers:
+        raise UserError(f"reinit_layers={reinit_layers}; expected 0 to {config.n_layers}, the layers of the model")
+    vocab_file = checkpoint.find_vocab(vocab, source)
+    tokenizer = get_tokenizer(vocab_file, do_lower_case, [source.file] if source else [])
+    reader = Reader(task, tokenizer, 128 if max_len is None else max_len, long)
+    checkpoint.check_fit(config, vocab_file, reader.max_len)
+    data = reader.encode(data_file, examples) if examples else reader.read(data_file)
+    dev = [reader.read(file) for file in dev_files]
+    if source and (source.labels is None or label_columns(source, task) != list(range(task.n_outputs))):
+        source.tensors = {name: t for name, t in source.tensors.items() if not name.startswith("classifier.")}
+    shaping = {**task_json(reader), "freeze_encoder": freeze_encoder, "boost": boost, "reinit_layers": reinit_layers,
+               "do_lower_case": tokenizer.do_lower_case, "sha256 of data_file": file_digest(data_file)[:16],
+               **{f"sha256 of eval_file {i}": file_digest(file)[:16] for i, file in enumerate(dev_files, start=1)},
+               "sha256 of vocab": file_digest(vocab_file)[:16]}
+    shaping = {name: list(value) if isinstance(value, tuple) else value for name, value in shaping.items()}  # as in JSON
+    return Run(cfg, config, source, vocab_file, reader, data, dev, shaping, freeze_encoder, boost, reinit_layers)
+
+
+def get_tokenizer(vocab_file: Path, do_lower_case: bool | None, checkpoints: list[Path]) -> FullTokenizer:
+    """The tokenizer with the casing that fits the checkpoint."""
+    return FullTokenizer(vocab_file, casing(vocab_file, do_lower_case, *checkpoints))
+
+
+# ----------------------------------------------------------------------------------------- a frozen encoder, once
+
+class Pool(nn.Module):
+    """The pooled vectors of a classifier, as a model of its own."""
+
+    def __init__(self, classifier: models.Classifier):
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, *inputs: Tensor) -> Tensor:                       # (B, S) x 3 -> (B, D)
+        return self.classifier.pool(*inputs)
+
+
+class Pooled:
+    """The batches of others, with pooled vectors instead of tokens: (B, D) and labels."""
+
+    def __init__(self, vectors: np.ndarray, batches: Batches):
+        self.vectors, self.batches = vectors, batches
+        self.first, self.rows, self.describe = batches.first, batches.rows, batches.describe
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, n: int) -> tuple[Tensor, Tensor]:
+        rows = self.rows(n)
+        return torch.from_numpy(self.vectors[rows]), torch.from_numpy(self.batches.features.labels[rows])
+
+
+def pool(model: models.Classifier, cfg: train.Config, batches: Batches, folder: Path) -> np.ndarray:
+    """The pooled vectors (N, D) of all inputs, kept in a file that is named by a digest of encoder, texts and dtype."""
+    digest = hashlib.sha256(cfg.dtype.encode())
+    for part in (model.transformer, model.pooler):
+        digest.update(train.weights_digest(part).encode())
+    features = batches.features
+    for array in (features.ids, features.starts, features.second):
+        digest.update(array.tobytes())
+    file, shape = folder / f"{digest.hexdigest()[:32]}.npy", (len(features), model.transformer.cfg.dim)
+    if file.is_file():
+        try:
+            vectors = np.load(file, mmap_mode="r")
+            if vectors.shape == shape:
+                return vectors
+        except (ValueError, OSError):                                   # cut short: make it again
+            pass
+    vectors = train.Trainer(cfg, Pool(model)).evaluate(predict, batches)
+    with whole_file(file) as f:
+        np.save(f, vectors)
+    return vectors
+
+
+# ------------------------------------------------------------------------------------------------ a saved model
+
+def task_json(reader: Reader) -> dict[str, Any]:
+    """What evaluating needs to know: the task, its labels, max_len, and whatever is not as the table of tasks says."""
+    task, usual = reader.task, TASKS[reader.task.name]
+    other = {field.name: getattr(task, field.name) for field in dataclasses.fields(Task)
+             if getattr(task, field.name) != getattr(usual, field.name)}
+    return {"task": task.name, **other, "labels": task.labels, "max_len": reader.max_len,
+            **({"long": reader.long} if reader.long != "truncate" else {})}
+
+
+def saved_task(saved: dict[str, Any]) -> Task | None:
+    """The task that a task.json describes."""
+    if "task" not in saved:
+        return None
+    names = {field.name for field in dataclasses.fields(Task)}
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()
+                              if name in names}
+    return dataclasses.replace(get_task(saved["task"]), **values)
+
+
+def label_columns(source: checkpoint.Checkpoint, task: Task) -> list[int] | None:
+    """Which column of a classifier's scores each label of the task has; None if its labels are others.
+
+    The labels neutral, entailment, contradiction, and MNLI -> [2, 1, 0]. LABEL_0 ... are the task's own order.
+    """
+    n = len(source.tensors.get("classifier.bias", ()))
+    numbered = [f"label_{i}" for i in range(n)]
+    names = [name.lower() for name in source.labels or numbered]
+    if n != task.n_outputs or (task.labels is None and names != numbered):
+        return None
+    if names == numbered or task.labels is None:
+        return list(range(n))
+    return [names.index(label.lower()) for label in task.labels] if {*names} == {*map(str.lower, task.labels)} else None
+
+
+@dataclasses.dataclass
+class Saved:
+    """A saved model, ready to evaluate and predict."""
+
+    file: Path
+    reader: Reader
+    trainer: train.Trainer
+    columns: list[int]                  # of the scores, in the order of the task's labels
+
+    @property
+    def task(self) -> Task:
+        """The task, with its labels."""
+        return self.reader.task
+
+    @property
+    def device(self) -> str:
+        """What it runs on, in words."""
+        return train.device_name(self.trainer.device, self.trainer.n_gpus)
+
+    def scores(self, data: Data, bar: bool = True) -> np.ndarray:
+        """(N, labels): the scores of every example of a file, those of a long text's windows averaged."""
+        batches = Batches(data.features, self.trainer.cfg.batch_size)
+        return data.features.average(self.trainer.evaluate(predict, batches, bar))[:, self.columns]
+
+
+def load(model_file: str | Path, task: str | None = None, table: dict[str, Any] | None = None,
+         train_cfg: str | None = None, model_cfg: str | None = None, vocab: str | None = None, max_len: int | None = None,
+         do_lower_case: bool | None = None, long: str | None = None, data_parallel: bool = True,
+         settings: dict[str, Any] | None = None) -> Saved:
+    """A saved model. What is not given is read from its folder; `table` are arguments of tasks.own_task."""
+    source = checkpoint.read(model_file, models.Config.from_json(model_cfg) if model_cfg else None)
+    if "classifier" not in source.heads:
+        raise UserError(f"{source.file} has no classifier; train one first, with --mode train --pretrain_file {model_file}")
+    beside = source.file.parent / "task.json"
+    saved = read_json(beside) if beside.is_file() else {}
+    trained, named = saved_task(saved), get_task(task) if task else None
+    if trained and named and trained.own and named.own:                 # the same columns in a table of another form
+        named = dataclasses.replace(trained, name=named.name, form=named.form)
+    elif trained and named and trained.name not in (named.name, named.kin):
+        raise UserError(f"{source.file} was trained on {trained.name}, not on {named.name}; leave --task out")
+    if (chosen := named or trained) is None:
+        raise UserError(f"no task.json beside {source.file}; name the task with --task")
+    kind = own_task(chosen, **(table or {}))
+    if kind.labels == () and source.labels:
+        kind = dataclasses.replace(kind, labels=tuple(source.labels))
+    if (columns := label_columns(source, kind)) is None:
+        theirs = ", ".join(source.labels or [str(len(source.tensors["classifier.bias"]))])
+        ours = ", ".join(kind.labels) if kind.labels else "none" if kind.labels == () else "a number"
+        raise UserError(f"{source.file} has the labels {theirs}, and {kind.name} has {ours}; name the same labels in its "
+                        f"configuration")
+    cfg = train.Config.from_json(train_cfg, **(settings or {})) if train_cfg else train.Config(**(settings or {}))
+    max_len = saved.get("max_len", 128) if max_len is None else max_len
+    vocab_file = checkpoint.find_vocab(vocab, source)
+    tokenizer = get_tokenizer(vocab_file, do_lower_case, [source.file])
+    checkpoint.check_fit(source.config, vocab_file, max_len)
+    long = long or saved.get("long", "truncate")
+    check_long(long)
+    model = models.Classifier(source.config, kind.n_outputs)
+    checkpoint.load(model, source)
+    trainer = train.Trainer(cfg, model, data_parallel=data_parallel)
+    return Saved(source.file, Reader(kind, tokenizer, max_len, long), trainer, columns)
