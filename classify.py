@@ -114,19 +114,20 @@ def main(task: str | None = None, mode: str = "train", train_cfg: str | None = N
     refuse(f"--mode {mode} has no use for", pretrain_file=pretrain_file, save_dir=save_dir, log_dir=log_dir, seeds=seeds,
            eval_file=eval_file, cache_dir=cache_dir, freeze_encoder=freeze_encoder or None, boost=boost or None,
            reinit_layers=reinit_layers or None, meta_data_file=meta_data_file)
+    if mode == "eval":
+        refuse("--mode eval has no use for", probabilities=probabilities)
+    else:
+        refuse("--mode predict has no use for", plots=plots or None)
+        if data_dir and not out:
+            raise UserError("--data_dir is predicted into a folder; name it with --out")
     saved = finetune.load(model_file, task, table, train_cfg, model_cfg, vocab, max_len, do_lower_case, long,
                           data_parallel, settings)
     if mode == "eval":
-        refuse("--mode eval has no use for", probabilities=probabilities)
         print(saved.device, flush=True)
         for name in in_folder(data_dir, saved.task.dev) if data_dir else [str(data_file)]:
             evaluate(saved, name, Path(out or saved.file.parent / "eval"), plots)
         return
-    refuse("--mode predict has no use for", plots=plots or None)
-    note(saved.device)
     if data_dir:
-        if not out:
-            raise UserError("--data_dir is predicted into a folder; name it with --out")
         for name, target in zip(saved.task.test, saved.task.hand_in or saved.task.test, strict=True):
             if (file := Path(data_dir) / name).is_file() or name == saved.task.test[0]:
                 predict_into(saved, str(file), f"{out}/{target}", probabilities)

@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import models
+import train
 from examples import sample as world
 from utils import command
 
@@ -54,7 +55,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Calla
         monkeypatch.setattr(sys, "argv", ["prog.py", *line.split()])
         capsys.readouterr()
         try:
-            command(*functions)
+            command(*functions, settings=train.Config if functions[0].__name__ == "main" else None)
             status = 0
         except SystemExit as exit_:
             status = int(exit_.code or 0)
