@@ -81,6 +81,30 @@ def test_every_bias_and_norm_is_exempt_from_decay() -> None:
     assert "masked_lm.bias" in {names[id(p)] for p in exempt["params"]}
 
 
+def test_rates_fall_from_block_to_block_and_the_head_has_its_own() -> None:
+    model = Classifier(Config(vocab_size=30, dim=16, n_layers=3, n_heads=2, dim_ff=32))
+    groups = parameter_groups(model, 0.01, lr=1e-3, head_lr=5e-3, layer_decay=0.5)
+    names = {id(p): name for name, p in model.named_parameters()}
+    rates = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
+    expected = {"transformer.embedding.": 1e-3 / 8, "transformer.blocks.0.": 1e-3 / 4, "transformer.blocks.1.": 1e-3 / 2,
+                "transformer.blocks.2.": 1e-3, "pooler.": 5e-3, "classifier.": 5e-3}
+    assert rates == {name: next(r for start, r in expected.items() if name.startswith(start)) for name in names.values()}
+    for group in groups:
+        assert all((group["weight_decay"] == 0) == (names[id(p)].endswith("bias") or "norm" in names[id(p)])
+                   for p in group["params"])
+    optimizer = BertAdam(groups, 1e-3, 10**9, warmup=0, schedule="warmup_constant", bias_correction=True, weight_decay=0)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.full_like(p, 1e-3)
+    optimizer.step()                                            # Adam's first step is the rate, whatever the gradient
+    for name, p in model.named_parameters():
+        if name.endswith("bias"):
+            assert (before[name] - p).mean().item() == pytest.approx(rates[name], rel=2e-2)
+    model.freeze()
+    assert {names[id(p)] for group in parameter_groups(model, lr=1e-3) for p in group["params"]} == {
+        "classifier.weight", "classifier.bias"}
+
+
 @pytest.mark.parametrize(("schedule", "expected"), [
     ("warmup_linear",   {0: 0.0, 5: 0.5, 10: 0.9, 50: 0.5, 99: 0.01, 100: 0.0, 150: 0.0}),
     ("linear",          {0: 0.0, 5: 0.5, 10: 1.0, 55: 0.5, 100: 0.0, 150: 0.0}),
