@@ -198,8 +198,10 @@ def prepare(task: Task | None, data_file: str | Path, train_cfg: str | None = No
         max_len = length if max_len is None else max_len
     if task is None:
         raise UserError("no task; name one with --task")
-    own = Path(__file__).parent / "config" / f"train_{'own' if task.own else task.name}.json"
-    cfg = train.Config.from_json(train_cfg or own, **(settings or {}))
+    usual = Path(__file__).parent / "config" / f"train_{'own' if task.own else task.name}.json"
+    if not train_cfg and not usual.is_file():
+        raise UserError(f"{task.name} has no data to train on; train on {task.kin}, or name a --train_cfg")
+    cfg = train.Config.from_json(train_cfg or usual, **(settings or {}))
     if cfg.stop_metric not in (None, "loss", *task.metrics):
         raise UserError(f"stop_metric={cfg.stop_metric!r}; expected one of {', '.join((*task.metrics, 'loss'))}")
     if (cfg.patience or cfg.stop_metric) and not dev_files:

@@ -1,0 +1,50 @@
+"""Reading, tokenising and batching many rows: MRPC's, repeated to 400,000.
+
+    $ BERT_DATA=... python benchmarks/reading.py [--rows 400000]
+"""
+import resource
+import tempfile
+from itertools import cycle, islice
+from pathlib import Path
+
+from common import data, report, seconds
+
+from tasks import TASKS, Batches, encode, read_examples
+from tokenization import FullTokenizer
+from utils import command
+
+
+def memory() -> float:
+    """The most memory this process has had, in GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def run(rows: int = 400_000) -> None:
+    """Measure.
+
+    Args:
+        rows: of the file.
+    """
+    task, tokenizer = TASKS["mrpc"], FullTokenizer(data("vocab/bert-base-uncased/vocab.txt"))
+    with tempfile.TemporaryDirectory() as folder:
+        file, before = Path(folder) / "train.tsv", memory()
+        header, *lines = data("glue/MRPC/train.tsv").read_text("utf-8-sig").strip("\n").split("\n")
+        with open(file, "w") as f:
+            f.writelines(f"{line}\n" for line in (header, *islice(cycle(lines), rows)))
+        size, found = file.stat().st_size / 2**30, {}
+        table = ["| step | seconds | most memory so far, GB |", "|---|---|---|",
+                 f"| before | | {before:.2f} |"]
+
+        def step(name: str, function) -> None:
+            taken = seconds(lambda: found.update({name: function()}))
+            table.append(f"| {name} | {taken:.1f} | {memory():.2f} |")
+
+        step(f"read {rows} rows, {size:.2f} GB", lambda: read_examples(task, file))
+        step("tokenise", lambda: encode(next(iter(found.values())), task, tokenizer, 128))
+        batches = Batches(found["tokenise"], 32, seed=42)
+        step(f"an epoch of {len(batches)} batches", lambda: [batches[n] is None for n in range(len(batches))])
+    report("reading", f"Reading and batching {rows} rows, one core", "\n".join(table))
+
+
+if __name__ == "__main__":
+    command(run)
