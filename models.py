@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from linear import Linear, linear
 from utils import UserError, make, nearest, read_json
 
 ACTIVATIONS = {
@@ -166,8 +167,8 @@ class SelfAttention(nn.Module):
     def __init__(self, cfg: Config):
         super().__init__()
         self.n_heads, self.p_drop = cfg.n_heads, cfg.p_drop_attn
-        self.qkv = nn.Linear(cfg.dim, 3 * cfg.dim)                      # query, key and value in one product
-        self.out = nn.Linear(cfg.dim, cfg.dim)
+        self.qkv = Linear(cfg.dim, 3 * cfg.dim)                      # query, key and value in one product
+        self.out = Linear(cfg.dim, cfg.dim)
 
     def heads(self, x: Tensor) -> Tensor:                               # (B, S, D) -> (B, H, S, W)
         return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
@@ -179,8 +180,8 @@ class SelfAttention(nn.Module):
         else:
             dim = x.shape[-1]
             (wq, wkv), (bq, bkv) = (t.split((dim, 2 * dim)) for t in (self.qkv.weight, self.qkv.bias))
-            q = F.linear(x[rows], wq, bq)                                                # (B, M, D)
-            k, v = packing.pad(F.linear(x, wkv, bkv)).chunk(2, dim=-1)                   # (B, S, D) each
+            q = linear(x[rows], wq, bq)                                                # (B, M, D)
+            k, v = packing.pad(linear(x, wkv, bkv)).chunk(2, dim=-1)                   # (B, S, D) each
         out = self.attend(self.heads(q), self.heads(k), self.heads(v), packing.may_attend, maps)
         out = out.transpose(1, 2).flatten(2)                            # (B, H, S, W) -> (B, S, D)
         return self.out(packing.pack(out) if rows is None else out)
@@ -204,8 +205,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, cfg: Config):
         super().__init__()
-        self.fc1 = nn.Linear(cfg.dim, cfg.dim_ff)
-        self.fc2 = nn.Linear(cfg.dim_ff, cfg.dim)
+        self.fc1 = Linear(cfg.dim, cfg.dim_ff)
+        self.fc2 = Linear(cfg.dim_ff, cfg.dim)
         self.activation = ACTIVATIONS[cfg.hidden_act]
 
     def forward(self, x: Tensor) -> Tensor:                             # (T, D) -> (T, F) -> (T, D)
@@ -268,7 +269,7 @@ class Pooler(nn.Module):
 
     def __init__(self, cfg: Config):
         super().__init__()
-        self.dense = nn.Linear(cfg.dim, cfg.dim)
+        self.dense = Linear(cfg.dim, cfg.dim)
 
     def forward(self, first: Tensor) -> Tensor:                         # (B, D) -> (B, D)
         return torch.tanh(self.dense(first))
@@ -279,13 +280,13 @@ class MaskedLM(nn.Module):
 
     def __init__(self, cfg: Config):
         super().__init__()
-        self.dense = nn.Linear(cfg.dim, cfg.dim)
+        self.dense = Linear(cfg.dim, cfg.dim)
         self.norm = nn.LayerNorm(cfg.dim, cfg.norm_eps)
         self.bias = nn.Parameter(torch.zeros(cfg.vocab_size))
         self.activation = ACTIVATIONS[cfg.hidden_act]
 
     def forward(self, x: Tensor, token_embedding: Tensor) -> Tensor:    # (..., D), (V, D) -> (..., V)
-        return F.linear(self.norm(self.activation(self.dense(x))), token_embedding, self.bias)
+        return linear(self.norm(self.activation(self.dense(x))), token_embedding, self.bias)
 
 
 class Classifier(nn.Module):
@@ -295,7 +296,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.transformer = Transformer(cfg)
         self.pooler = Pooler(cfg)
-        self.classifier = nn.Linear(cfg.dim, n_labels)
+        self.classifier = Linear(cfg.dim, n_labels)
         self.p_drop = cfg.p_drop_hidden
         self.frozen = False
         initialise(self, cfg.init_std)
@@ -336,7 +337,7 @@ class PretrainModel(nn.Module):
         self.transformer = Transformer(cfg)
         self.pooler = Pooler(cfg)
         self.masked_lm = MaskedLM(cfg)
-        self.next_sentence = nn.Linear(cfg.dim, 2)                      # 0: B follows A, 1: B is random
+        self.next_sentence = Linear(cfg.dim, 2)                      # 0: B follows A, 1: B is random
         initialise(self, cfg.init_std)
 
     def forward(self, input_ids: Tensor, segment_ids: Tensor, input_mask: Tensor,

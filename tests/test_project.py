@@ -26,7 +26,7 @@ ROWS = (    # a module imports only from rows below its own
     ("tasks", "pairs"),
     ("checkpoint", "shards", "tables", "records"),
     ("models", "optim", "tokenization", "sentences", "metrics", "batches", "reports"),
-    ("utils", "distributed"),
+    ("utils", "distributed", "linear"),
 )
 
 
