@@ -12,7 +12,7 @@ import tempfile
 
 import torch
 from common import data, report, seconds
-from finetune import DTYPES, matrix_rate
+from finetuning import DTYPES, matrix_rate
 
 import models
 import pretrain
