@@ -5,8 +5,8 @@
 Same weights' shape, same rows, batch 32, max_len 128. transformers has its best settings: dynamic padding, SDPA, fused
 AdamW; its group_by_length batches, which its Trainer has switched off, are a row of their own. The share of the matrix
 rate is 6 x (parameters outside the embeddings) x (real tokens) a second over the measured rate of F.linear: the useful
-work (above 100% where linear.py multiplies faster than that). Our last block computes only what the classifier reads, so less is really done: the column beside it. transformers
-does more than the useful work, on padding.
+work (above 100% where linear.py multiplies faster than that). Our last block computes only what the classifier reads, so
+less is really done: the column beside it. transformers does more than the useful work, on padding.
 """
 import random
 
