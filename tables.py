@@ -4,7 +4,7 @@
     for line, fields in table.rows: print(line, fields[table.columns["text_a"]])
 
 A column is named by a header's name or by its number from 0. Where it goes by several, `|` stands between them, and the
-first row decides: if all wanted columns are named in it, it is a header; otherwise it is a row, and numbers count.
+first row decides: if it names all wanted columns, it is a header; if it names none, it is a row, and numbers count.
 """
 import csv
 import dataclasses
@@ -41,7 +41,7 @@ def read(file: str | Path, form: str, wanted: dict[str, str | None], header: boo
 
     Args:
         wanted: what each column is for, and how it is named; None: not wanted. UserError if one is not there.
-        header: whether the first row has names; None: it has where all wanted columns are named in it.
+        header: whether the first row has names; None: look. UserError where it names some of the wanted columns.
     """
     name, stream = open_text(file, form)
     specs = {use: [spec, *spec.split("|")] for use, spec in wanted.items() if spec is not None}
@@ -54,14 +54,17 @@ def read(file: str | Path, form: str, wanted: dict[str, str | None], header: boo
     fields = [field.strip() for field in first[1]]
     by_name = {use: {a for a in alternatives if not number(a)} for use, alternatives in specs.items()}
     named = [use for use, alternatives in by_name.items() if not alternatives.isdisjoint(fields)]
+    unsure = header is None and 0 < len(named) < sum(map(bool, by_name.values()))
     if header is None:
-        header = form == "jsonl" or 0 < len(named) == sum(map(bool, by_name.values()))
+        header = form == "jsonl" or len(named) > 0
     columns = {use: find(alternatives, fields, header) for use, alternatives in specs.items()}
     if missing := [use for use, column in columns.items() if column is None]:
         use = next((use for use in missing if use not in named), missing[0])
-        expected, known = " or ".join(repr(a) for a in specs[use][1:]), ", ".join(fields)
-        raise UserError(f"{name}: no column {expected}{nearest(specs[use][-1], fields)}; the columns of its first row are "
-                        f"{known if len(known) < 300 else known[:300] + ' ...'}; name the right one with --{use}")
+        usable = [a for a in specs[use][1:] if not (header and number(a))] or specs[use][1:]
+        known = ", ".join(fields)
+        raise UserError(f"{name}: no column {' or '.join(map(repr, usable))}{nearest(usable[0], fields)}; the columns of its first row are "
+                        f"{known if len(known) < 300 else known[:300] + ' ...'}; name the right one with --{use}"
+                        + ", or if that row is no header, add --header False" * unsure)
     return Table(name, len(fields), columns, header, rows if header else chain(first, rows))
 
 

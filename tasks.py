@@ -139,7 +139,7 @@ def iterate(task: Task, file: str | Path, labelled: bool = True) -> Iterator[Exa
         for i, use in enumerate(("text_a", "text_b")):
             names = [name for name in (wanted[use] or "").split("|") if name and not name.isdigit()]
             wanted[use] = "|".join([*names, str(i)]) if wanted[use] else None
-    table = tables.read(file, form, wanted, task.header, task.separator or ",")
+    table = tables.read(file, form, wanted, None if form == "lines" else task.header, task.separator or ",")
     a, b, label = (table.columns.get(use) for use in ("text_a", "text_b", "label"))
     whole_line = form == "lines" and b is None and not table.header
     assert a is not None
@@ -150,7 +150,7 @@ def iterate(task: Task, file: str | Path, labelled: bool = True) -> Iterator[Exa
         elif len(fields) != table.width:
             if fields == [""]:                                  # a blank line
                 continue
-            if not task.short_rows or len(fields) > table.width:
+            if not task.short_rows or not labelled or len(fields) > table.width:   # predictions have to keep count
                 raise UserError(f"{table.name}, line {line}: {len(fields)} columns; expected {table.width} as in the first "
                                 f"row; mend the line")
             short.append(f"line {line} has {len(fields)} columns, not {table.width}")

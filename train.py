@@ -51,7 +51,7 @@ class Config:
     max_grad_norm: float = 1.0          # longer gradients are shortened to this
     bias_correction: bool = False       # Adam's, which BERT leaves out
     log_steps: int = 10                 # updates between lines of metrics.jsonl
-    keep_checkpoints: int = 3           # how many model_steps_N.pt to keep, the newest; 0: all
+    keep_checkpoints: int = 3           # how many model_steps_N.pt to keep, the newest, beside the best; 0: all
     compile: bool = False               # torch.compile the model (needs a C++ compiler)
     checkpointing: bool = False         # keep fewer activations and compute them again: less memory, a third more work
     head_lr: float | None = None        # learning rate of what lies above the encoder; None: lr
@@ -151,7 +151,7 @@ def weights_digest(model: nn.Module) -> str:
     """A digest of a model's parameters."""
     digest = hashlib.sha256()
     for tensor in model.state_dict().values():
-        digest.update(tensor.contiguous().numpy().data)
+        digest.update(tensor.cpu().contiguous().numpy().data)
     return digest.hexdigest()
 
 

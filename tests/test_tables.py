@@ -44,7 +44,10 @@ def test_the_first_row_is_a_header_where_it_names_every_column(tmp_path: Path) -
     wanted = {"a": "sentence|3", "b": "label|1"}
     assert rows(write(tmp_path, "x\t1\t\thello\n"), "tsv", **wanted) == [(1, ["hello", "1"])]
     assert rows(write(tmp_path, "label\tsentence\n1\thello\n"), "tsv", **wanted) == [(2, ["hello", "1"])]
-    assert rows(write(tmp_path, "x\tlabel\t\tone word of it\n"), "tsv", **wanted) == [(1, ["one word of it", "label"])]
+    unsure = write(tmp_path, "x\tlabel\t\tone of two\n")
+    with pytest.raises(UserError, match=r"no column 'sentence'; .* the right one with --a, or if .* --header False"):
+        rows(unsure, "tsv", **wanted)
+    assert rows(unsure, "tsv", header=False, **wanted) == [(1, ["one of two", "label"])]
     assert rows(write(tmp_path, "x\ty\n1\t2\n"), "tsv", header=True, a="0", b="-1") == [(2, ["1", "2"])]
     assert rows(write(tmp_path, "text\tlabel\n1\t2\n"), "tsv", header=False, a="0", b="1")[0] == (1, ["text", "label"])
     assert rows(write(tmp_path, "text\tlabel\n1\t2\n"), "tsv", a="text", b="1") == [(2, ["1", "2"])]
