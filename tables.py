@@ -62,9 +62,9 @@ def read(file: str | Path, form: str, wanted: dict[str, str | None], header: boo
         use = next((use for use in missing if use not in named), missing[0])
         usable = [a for a in specs[use][1:] if not (header and number(a))] or specs[use][1:]
         known = ", ".join(fields)
-        raise UserError(f"{name}: no column {' or '.join(map(repr, usable))}{nearest(usable[0], fields)}; the columns of its first row are "
-                        f"{known if len(known) < 300 else known[:300] + ' ...'}; name the right one with --{use}"
-                        + ", or if that row is no header, add --header False" * unsure)
+        raise UserError(f"{name}: no column {' or '.join(map(repr, usable))}{nearest(usable[0], fields)}; the columns of its "
+                        f"first row are {known if len(known) < 300 else known[:300] + ' ...'}; name the right one with "
+                        f"--{use}" + ", or if that row is no header, add --header False" * unsure)
     return Table(name, len(fields), columns, header, rows if header else chain(first, rows))
 
 
