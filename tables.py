@@ -52,20 +52,27 @@ def read(file: str | Path, form: str, wanted: dict[str, str | None], header: boo
     if first is None:
         raise UserError(f"{name} is empty; expected rows of {', '.join(filter(None, wanted.values()))}")
     fields = [field.strip() for field in first[1]]
+    header, columns = choose(name, fields, specs, True if form == "jsonl" else header)
+    return Table(name, len(fields), columns, header, rows if header else chain(first, rows))
+
+
+def choose(name: str, fields: list[str], specs: dict[str, list[str]],
+           header: bool | None) -> tuple[bool, dict[str, int | None]]:
+    """Whether the first row is a header, and which column each use has; UserError that lists the columns if one has none."""
     by_name = {use: {a for a in alternatives if not number(a)} for use, alternatives in specs.items()}
     named = [use for use, alternatives in by_name.items() if not alternatives.isdisjoint(fields)]
     unsure = header is None and 0 < len(named) < sum(map(bool, by_name.values()))
-    if header is None:
-        header = form == "jsonl" or len(named) > 0
+    header = len(named) > 0 if header is None else header
     columns = {use: find(alternatives, fields, header) for use, alternatives in specs.items()}
     if missing := [use for use, column in columns.items() if column is None]:
         use = next((use for use in missing if use not in named), missing[0])
         usable = [a for a in specs[use][1:] if not (header and number(a))] or specs[use][1:]
         known = ", ".join(fields)
+        known = known if len(known) < 300 else known[:300] + " ..."
         raise UserError(f"{name}: no column {' or '.join(map(repr, usable))}{nearest(usable[0], fields)}; the columns of its "
-                        f"first row are {known if len(known) < 300 else known[:300] + ' ...'}; name the right one with "
-                        f"--{use}" + ", or if that row is no header, add --header False" * unsure)
-    return Table(name, len(fields), columns, header, rows if header else chain(first, rows))
+                        f"first row are {known}; name the right one with --{use}"
+                        + ", or if that row is no header, add --header False" * unsure)
+    return header, columns
 
 
 def number(name: str) -> bool:
