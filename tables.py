@@ -58,7 +58,7 @@ def read(file: str | Path, form: str, wanted: dict[str, str | None], header: boo
 
 def choose(name: str, fields: list[str], specs: dict[str, list[str]],
            header: bool | None) -> tuple[bool, dict[str, int | None]]:
-    """Whether the first row is a header, and which column each use has; UserError that lists the columns if one has none."""
+    """Whether the first row is a header, and which column each use has; UserError lists the columns if one has none."""
     by_name = {use: {a for a in alternatives if not number(a)} for use, alternatives in specs.items()}
     named = [use for use, alternatives in by_name.items() if not alternatives.isdisjoint(fields)]
     unsure = header is None and 0 < len(named) < sum(map(bool, by_name.values()))
@@ -69,8 +69,8 @@ def choose(name: str, fields: list[str], specs: dict[str, list[str]],
         usable = [a for a in specs[use][1:] if not (header and number(a))] or specs[use][1:]
         known = ", ".join(fields)
         known = known if len(known) < 300 else known[:300] + " ..."
-        raise UserError(f"{name}: no column {' or '.join(map(repr, usable))}{nearest(usable[0], fields)}; the columns of its "
-                        f"first row are {known}; name the right one with --{use}"
+        raise UserError(f"{name}: no column {' or '.join(map(repr, usable))}{nearest(usable[0], fields)}; the columns of "
+                        f"its first row are {known}; name the right one with --{use}"
                         + ", or if that row is no header, add --header False" * unsure)
     return header, columns
 
