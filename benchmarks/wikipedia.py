@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from common import data, report
 
-import classify
+import finetune
 import pretrain
 from shards import Corpus
+from tasks import TASKS
 from tokenization import learn
 from utils import command, write_json
 
@@ -58,11 +59,11 @@ def run(total_steps: int = 16000, folder: str = "runs/wikipedia", seeds: int = 5
     corpora = sorted((Corpus(path) for path in (out / "cache").glob("corpus-*")), key=lambda c: -c.counts["tokens"])
     entropy = unigram_entropy(corpora[0], corpora[1], vocab_size)
     lines_of_metrics = map(json.loads, (out / "run/metrics.jsonl").read_text().splitlines())
-    curve = [line for line in lines_of_metrics if "masked_lm_loss" in line]
+    curve = [line for line in lines_of_metrics if "eval_masked_lm_loss" in line]
     rows = ["| step | masked_lm_loss | masked_lm_accuracy | next_sentence_accuracy |", "|---|---|---|---|"]
     for line in curve[::-max(1, len(curve) // 16)][::-1]:
-        rows.append(f"| {line['step']} | {line['masked_lm_loss']:.3f} | {line['masked_lm_accuracy']:.3f} "
-                    f"| {line['next_sentence_accuracy']:.3f} |")
+        rows.append(f"| {line['step']} | {line['eval_masked_lm_loss']:.3f} | {line['eval_masked_lm_accuracy']:.3f} "
+                    f"| {line['eval_next_sentence_accuracy']:.3f} |")
     lines = [f"{corpora[0].counts['tokens']} tokens of training text, {corpora[1].counts['tokens']} held out. The unigram "
              f"entropy of the held-out text is {entropy:.3f} nats (perplexity {math.exp(entropy):.0f}).", "", *rows, "",
              "| task | start | dev accuracy of each seed | mean | spread |", "|---|---|---|---|---|"]
@@ -72,10 +73,9 @@ def run(total_steps: int = 16000, folder: str = "runs/wikipedia", seeds: int = 5
         for seed in range(1, seeds + 1):
             write_json(out / "tune.json", {**TUNE, "seed": seed})
             saved = f"{out}/mrpc-{start}-{seed}"
-            classify.main(task="mrpc", train_cfg=f"{out}/tune.json", data_file=str(data("glue/MRPC/train.tsv")),
-                          max_len=128, pretrain_file=weights, model_cfg=f"{out}/tuned.json",
-                          vocab=f"{out}/vocab/vocab.txt", save_dir=saved)
-            found.append(classify.evaluate(saved, str(data("glue/MRPC/dev.tsv")))["Accuracy"])
+            tuning = finetune.prepare(TASKS["mrpc"], data("glue/MRPC/train.tsv"), f"{out}/tune.json", f"{out}/tuned.json",
+                                      weights, f"{out}/vocab/vocab.txt", 128, dev_files=[data("glue/MRPC/dev.tsv")])
+            found.append(tuning.fit(saved).last["Accuracy"])
         spread = statistics.stdev(found) if seeds > 1 else 0.0
         lines.append(f"| MRPC | {start} | {', '.join(f'{x:.4f}' for x in found)} | {statistics.mean(found):.4f} "
                      f"| {spread:.4f} |")
