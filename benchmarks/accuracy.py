@@ -142,7 +142,7 @@ def run(tasks: str = "RTE,MRPC,CoLA,STS-B", seeds: int = 3, lr: float = 5e-5, dt
     for task in tasks.split(","):
         metric = TASKS[task][2]
         for side in ("ours", "transformers"):
-            rows = [done[side, task, seed] for seed in range(seeds) if (side, task, seed) in done]
+            rows = [row for (s, t, _), row in sorted(done.items()) if (s, t) == (side, task)]
             if len(rows) > 1:
                 values = [row[metric] for row in rows]
                 table.append(f"| {task}, {metric} | {side} | {statistics.mean(values):.4f} "
