@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 import checkpoint
 import models
+import start
 import train
 from inputs import Data, Reader, check_long, task_of_records
 from metrics import METRICS
 from records import RECORDS
 from tasks import TASKS, Batches, Features, Task, find_labels, get_task, own_task, read_examples
-from tokenization import FullTokenizer, casing
 from utils import UserError, file_digest, note, read_json, whole_file, write_json
 
 # -------------------------------------------------------------------------------------- from scores to results
@@ -94,13 +94,11 @@ class Run:
     """Everything a training run needs, checked; nothing is written yet."""
 
     cfg: train.Config
-    config: models.Config
-    source: checkpoint.Checkpoint | None        # of the initial weights
-    vocab: Path
+    begin: start.Start                          # weights, shape, vocabulary
     reader: Reader
     data: Data
     dev: list[Data]
-    settings: dict[str, Any]                    # what shapes the result, beside cfg and config
+    settings: dict[str, Any]                    # what shapes the result, beside cfg and begin
     freeze_encoder: bool = False
     boost: bool = False
     reinit_layers: int = 0
@@ -113,11 +111,8 @@ class Run:
     def model(self) -> models.Classifier:
         """The model that training starts with, as it follows from the seed."""
         torch.manual_seed(self.cfg.seed)
-        model = models.Classifier(self.config, self.task.n_outputs)
-        if self.source:
-            new = checkpoint.load(model, self.source, fresh=("pooler", "classifier"))
-            print(f"{self.source.kind} {self.source.file}, " + (f"new: {', '.join(new)}" if new else "with its classifier"),
-                  flush=True)
+        model = models.Classifier(self.begin.config, self.task.n_outputs)
+        self.begin.load(model, ("pooler", "classifier"), "with its classifier")
         if self.reinit_layers:
             model.reinitialise(self.reinit_layers)
         if self.freeze_encoder:
@@ -127,18 +122,13 @@ class Run:
     def fit(self, save_dir: str | Path, log_dir: str | None = None, data_parallel: bool = True,
             cache_dir: str | Path | None = None) -> Result:
         """Train, evaluating after every epoch. The folder gets all that evaluating needs."""
-        folder, config, cfg, task = Path(save_dir), dataclasses.asdict(self.config), self.cfg, self.task
-        model = self.model()
-        settings = {**dataclasses.asdict(cfg), **{f"model_cfg.{name}": value for name, value in config.items()},
-                    **self.settings, "sha256 of initial weights": train.weights_digest(model)[:16]}
+        folder, cfg, task, model = Path(save_dir), self.cfg, self.task, self.model()
         batches = Batches(self.data.features, cfg.batch_size, cfg.seed)
         dev_batches = [Batches(data.features, cfg.batch_size) for data in self.dev]
         dev: list[train.Source] = [*dev_batches]
-        trainer = train.Trainer(cfg, model, batches, folder, {"config": config}, data_parallel=data_parallel,
-                                log_dir=log_dir)
-        train.claim(folder, settings)
-        checkpoint.copy_vocab(self.vocab, folder, self.reader.tokenizer.do_lower_case)
-        write_json(folder / "config.json", config)
+        trainer = train.Trainer(cfg, model, batches, folder, {"config": dataclasses.asdict(self.begin.config)},
+                                data_parallel=data_parallel, log_dir=log_dir)
+        self.begin.furnish(folder, model, cfg, self.settings)
         write_json(folder / "task.json", task_json(self.reader))
         print(train.device_name(trainer.device, trainer.n_gpus), flush=True)
         if self.boost:
@@ -206,38 +196,25 @@ def prepare(task: Task | None, data_file: str | Path, train_cfg: str | None = No
         raise UserError(f"stop_metric={cfg.stop_metric!r}; expected one of {', '.join((*task.metrics, 'loss'))}")
     if (cfg.patience or cfg.stop_metric) and not dev_files:
         raise UserError("patience and stop_metric are about evaluation; name an --eval_file")
-    config = models.Config.from_json(model_cfg) if model_cfg else None
     examples = [] if RECORDS.search(str(data_file)) else read_examples(task, data_file)
     if task.labels == ():
         if not examples:
             raise UserError(f"{data_file} has no names of labels; name its --task, --labels or --meta_data_file")
         task = find_labels(task, examples)
-    source = checkpoint.read(pretrain_file, config) if pretrain_file else None
-    if config is None:
-        if source is None:
-            raise UserError("neither --pretrain_file nor --model_cfg; name weights to start from, or the shape of a model")
-        config = source.config
-    if not 0 <= reinit_layers <= config.n_layers:
-        raise UserError(f"reinit_layers={reinit_layers}; expected 0 to {config.n_layers}, the layers of the model")
-    vocab_file = checkpoint.find_vocab(vocab, source)
-    tokenizer = get_tokenizer(vocab_file, do_lower_case, [source.file] if source else [])
-    reader = Reader(task, tokenizer, 128 if max_len is None else max_len, long)
-    checkpoint.check_fit(config, vocab_file, reader.max_len)
+    max_len = 128 if max_len is None else max_len
+    begin = start.find(pretrain_file, model_cfg, vocab, do_lower_case, max_len)
+    if not 0 <= reinit_layers <= begin.config.n_layers:
+        raise UserError(f"reinit_layers={reinit_layers}; expected 0 to {begin.config.n_layers}, the layers of the model")
+    reader = Reader(task, begin.tokenizer, max_len, long)
     data = reader.encode(data_file, examples) if examples else reader.read(data_file)
     dev = [reader.read(file) for file in dev_files]
+    source = begin.source
     if source and (source.labels is None or label_columns(source, task) != list(range(task.n_outputs))):
         source.tensors = {name: t for name, t in source.tensors.items() if not name.startswith("classifier.")}
     shaping = {**task_json(reader), "freeze_encoder": freeze_encoder, "boost": boost, "reinit_layers": reinit_layers,
-               "do_lower_case": tokenizer.do_lower_case, "sha256 of data_file": file_digest(data_file)[:16],
-               **{f"sha256 of eval_file {i}": file_digest(file)[:16] for i, file in enumerate(dev_files, start=1)},
-               "sha256 of vocab": file_digest(vocab_file)[:16]}
-    shaping = {name: list(value) if isinstance(value, tuple) else value for name, value in shaping.items()}  # as in JSON
-    return Run(cfg, config, source, vocab_file, reader, data, dev, shaping, freeze_encoder, boost, reinit_layers)
-
-
-def get_tokenizer(vocab_file: Path, do_lower_case: bool | None, checkpoints: list[Path]) -> FullTokenizer:
-    """The tokenizer with the casing that fits the checkpoint."""
-    return FullTokenizer(vocab_file, casing(vocab_file, do_lower_case, *checkpoints))
+               "sha256 of data_file": file_digest(data_file)[:16],
+               **{f"sha256 of eval_file {i}": file_digest(file)[:16] for i, file in enumerate(dev_files, start=1)}}
+    return Run(cfg, begin, reader, data, dev, shaping, freeze_encoder, boost, reinit_layers)
 
 
 # ----------------------------------------------------------------------------------------- a frozen encoder, once
@@ -356,7 +333,9 @@ def load(model_file: str | Path, task: str | None = None, table: dict[str, Any] 
          do_lower_case: bool | None = None, long: str | None = None, data_parallel: bool = True,
          settings: dict[str, Any] | None = None) -> Saved:
     """A saved model. What is not given is read from its folder; `table` are arguments of tasks.own_task."""
-    source = checkpoint.read(model_file, models.Config.from_json(model_cfg) if model_cfg else None)
+    begin = start.find(model_file, model_cfg, vocab, do_lower_case)
+    source = begin.source
+    assert source
     if "classifier" not in source.heads:
         raise UserError(f"{source.file} has no classifier; train one first, with --mode train --pretrain_file {model_file}")
     beside = source.file.parent / "task.json"
@@ -378,12 +357,10 @@ def load(model_file: str | Path, task: str | None = None, table: dict[str, Any] 
                         f"configuration")
     cfg = train.Config.from_json(train_cfg, **(settings or {})) if train_cfg else train.Config(**(settings or {}))
     max_len = saved.get("max_len", 128) if max_len is None else max_len
-    vocab_file = checkpoint.find_vocab(vocab, source)
-    tokenizer = get_tokenizer(vocab_file, do_lower_case, [source.file])
-    checkpoint.check_fit(source.config, vocab_file, max_len)
+    checkpoint.check_fit(source.config, begin.vocab, max_len)
     long = long or saved.get("long", "truncate")
     check_long(long)
     model = models.Classifier(source.config, kind.n_outputs)
     checkpoint.load(model, source)
     trainer = train.Trainer(cfg, model, data_parallel=data_parallel)
-    return Saved(source.file, Reader(kind, tokenizer, max_len, long), trainer, columns)
+    return Saved(source.file, Reader(kind, begin.tokenizer, max_len, long), trainer, columns)

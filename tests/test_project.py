@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROWS = (    # a module imports only from rows below its own
     ("classify", "pretrain"),
     ("finetune",),
+    ("start",),
     ("train",),
     ("inputs", "corpus", "instances"),
     ("tasks", "pairs"),
