@@ -333,11 +333,9 @@ def load(model_file: str | Path, task: str | None = None, table: dict[str, Any] 
          do_lower_case: bool | None = None, long: str | None = None, data_parallel: bool = True,
          settings: dict[str, Any] | None = None) -> Saved:
     """A saved model. What is not given is read from its folder; `table` are arguments of tasks.own_task."""
-    begin = start.find(model_file, model_cfg, vocab, do_lower_case)
+    begin = start.find(model_file, model_cfg, vocab, do_lower_case, head="classifier")
     source = begin.source
     assert source
-    if "classifier" not in source.heads:
-        raise UserError(f"{source.file} has no classifier; train one first, with --mode train --pretrain_file {model_file}")
     beside = source.file.parent / "task.json"
     saved = read_json(beside) if beside.is_file() else {}
     trained, named = saved_task(saved), get_task(task) if task else None

@@ -43,14 +43,17 @@ class Start:
 
 
 def find(weights: str | Path | None, model_cfg: str | None = None, vocab: str | None = None,
-         do_lower_case: bool | None = None, max_len: int = 0) -> Start:
-    """Read weights, or without any the shape of a model; UserError where the parts contradict each other."""
+         do_lower_case: bool | None = None, max_len: int = 0, head: str = "") -> Start:
+    """Read weights, or without any the shape of a model; UserError where the parts contradict each other, or the weights
+    lack a head."""
     config = models.Config.from_json(model_cfg) if model_cfg else None
     source = checkpoint.read(weights, config) if weights else None
     if config is None:
         if source is None:
             raise UserError("neither --pretrain_file nor --model_cfg; name weights to start from, or the shape of a model")
         config = source.config
+    if source and head and head not in source.heads:
+        raise UserError(f"{source.file} has no {head}; train one first, with --mode train --pretrain_file {weights}")
     vocab_file = checkpoint.find_vocab(vocab, source)
     tokenizer = FullTokenizer(vocab_file, casing(vocab_file, do_lower_case, *([source.file] if source else [])))
     checkpoint.check_fit(config, vocab_file, max_len)
