@@ -27,6 +27,7 @@ from metrics import METRICS
 from records import RECORDS
 from tasks import TASKS, Batches, Features, Task, find_labels, get_task, own_task, read_examples
 from utils import UserError, file_digest, note, read_json, whole_file, write_json
+from vectors import Pool
 
 # -------------------------------------------------------------------------------------- from scores to results
 
@@ -218,17 +219,6 @@ def prepare(task: Task | None, data_file: str | Path, train_cfg: str | None = No
 
 
 # ----------------------------------------------------------------------------------------- a frozen encoder, once
-
-class Pool(nn.Module):
-    """The pooled vectors of a classifier, as a model of its own."""
-
-    def __init__(self, classifier: models.Classifier):
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, *inputs: Tensor) -> Tensor:                       # (B, S) x 3 -> (B, D)
-        return self.classifier.pool(*inputs)
-
 
 class Pooled:
     """The batches of others, with pooled vectors instead of tokens: (B, D) and labels."""

@@ -14,6 +14,7 @@ computed on, as one long (T, D) list. Attention alone needs to know which token 
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -243,22 +244,27 @@ class Transformer(nn.Module):
         self.checkpointing = False          # True: keep only blocks' inputs, compute the rest again going backward
 
     def forward(self, input_ids: Tensor, segment_ids: Tensor, input_mask: Tensor,
-                positions: Tensor | None = None, maps: list | None = None) -> Tensor:
+                positions: Tensor | None = None, maps: list | None = None, outputs: list | None = None) -> Tensor:
         """(B, S) token ids, segment ids and mask (1: real token, 0: padding) -> (B, S, D), zeros where padded.
 
         With `positions`, (B, M) tokens of each example, only their vectors: (B, M, D), zeros where padded. The last block
         then computes no others, since nothing after it mixes tokens. A list given as `maps` receives the attention
-        weights of each block, (B, H, S, S), the last of them for the positions alone.
+        weights of each block, (B, H, S, S), the last of them for the positions alone; one given as `outputs` what the
+        embeddings and each block give, (T, D), the real tokens one after the other.
         """
         packing = Packing(input_mask)
         position = packing.tokens % input_ids.shape[1]
         x = self.embedding(packing.pack(input_ids), position, packing.pack(segment_ids))      # (T, D)
         for i, block in enumerate(self.blocks):
+            if outputs is not None:
+                outputs.append(x)
             rows = packing.rows(positions) if positions is not None and i == len(self.blocks) - 1 else None
             if self.checkpointing and self.training and maps is None:
                 x = checkpoint(block, x, packing, rows, use_reentrant=False)
             else:
                 x = block(x, packing, rows, maps)
+        if outputs is not None:
+            outputs.append(x)
         return packing.pad(x) if positions is None else x * packing.real.gather(1, positions)[..., None]
 
 
@@ -289,6 +295,11 @@ class MaskedLM(nn.Module):
         return linear(self.norm(self.activation(self.dense(x))), token_embedding, self.bias)
 
 
+def pool(model: Any, input_ids: Tensor, segment_ids: Tensor, input_mask: Tensor) -> Tensor:  # (B, S) x 3 -> (B, D)
+    first = input_ids.new_zeros(len(input_ids), 1)                      # only [CLS] is read
+    return model.pooler(model.transformer(input_ids, segment_ids, input_mask, first).squeeze(1))
+
+
 class Classifier(nn.Module):
     """Labels, or a number, for a sentence or a pair: encoder, pooler, dropout, linear."""
 
@@ -303,12 +314,8 @@ class Classifier(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """(B, S) token ids, segment ids and mask, or the pooled vectors (B, D) of them, -> (B, labels)."""
-        pooled = inputs[0] if len(inputs) == 1 else self.pool(*inputs)
+        pooled = inputs[0] if len(inputs) == 1 else pool(self, *inputs)
         return self.classifier(dropout(pooled, self.p_drop, self.training))
-
-    def pool(self, input_ids: Tensor, segment_ids: Tensor, input_mask: Tensor) -> Tensor:     # (B, S) x 3 -> (B, D)
-        first = input_ids.new_zeros(len(input_ids), 1)                  # only [CLS] is read
-        return self.pooler(self.transformer(input_ids, segment_ids, input_mask, first).squeeze(1))
 
     def freeze(self) -> None:
         """Train the last layer alone: encoder and pooler keep their weights and drop nothing, whatever train() says."""
@@ -327,6 +334,20 @@ class Classifier(nn.Module):
         """Start the top blocks and the pooler anew (Zhang et al., "Revisiting Few-sample BERT Fine-tuning", 2006.05987)."""
         for module in (*self.transformer.blocks[len(self.transformer.blocks) - n_blocks:], self.pooler):
             initialise(module, self.transformer.cfg.init_std)
+
+
+class QuestionAnswering(nn.Module):
+    """Where in a text the answer to a question starts and ends."""
+
+    def __init__(self, cfg: Config):
+        super().__init__()
+        self.transformer = Transformer(cfg)
+        self.answer = Linear(cfg.dim, 2)
+        initialise(self, cfg.init_std)
+
+    def forward(self, input_ids: Tensor, segment_ids: Tensor, input_mask: Tensor) -> Tensor:  # (B, S) x 3 -> (B, S, 2)
+        scores = self.answer(self.transformer(input_ids, segment_ids, input_mask))
+        return scores.masked_fill(input_mask[..., None] == 0, -torch.inf)       # padding is no answer
 
 
 class PretrainModel(nn.Module):

@@ -22,12 +22,15 @@ import models
 import train
 from batches import Batches, Instances
 from corpus import cores, language, prepare_text, source_settings
+from fewshot import Judge
 from instances import FIXED, FixedInstances, prepare_instances
 from pairs import Pairs
 from pairs import check as check_shape
 from shards import Corpus, is_prepared
-from tokenization import casing, load_vocab
+from tasks import get_task
+from tokenization import FullTokenizer, casing, load_vocab
 from utils import UserError, command, file_digest, find, read_json, refuse, write_json
+from vectors import Encoder
 
 SAMPLE = Path("runs/sample")
 EVALUATION_SEED = 0                     # of the pairs and masks that held-out text is evaluated with
@@ -40,6 +43,7 @@ def main(train_cfg: str | None = None, model_cfg: str | None = None, data_file: 
          eval_file: str | None = None, cache_dir: str | None = None, do_lower_case: bool | None = None,
          split_sentences: bool | str = False, next_sentence: bool | None = None, whole_word_mask: bool | None = None,
          short_seq_prob: float | None = None, fixed_masks: bool = False, workers: int | None = None,
+         fewshot_steps: int | None = None, fewshot_task: str | None = None, fewshot_dir: str | None = None,
          settings: dict[str, Any] | None = None) -> None:
     """Pre-train BERT on text, or evaluate it. Without a flag: on the built-in corpus.
 
@@ -67,6 +71,8 @@ def main(train_cfg: str | None = None, model_cfg: str | None = None, data_file: 
         short_seq_prob: share of the documents cut into shorter inputs; default 0.1.
         fixed_masks: every epoch has the pairs and masks of the first.
         workers: processes that tokenise; default: one for each core.
+        fewshot_steps: judge the encoder every so many updates by few examples of a task (features.py fewshot).
+        fewshot_task: the task; fewshot_dir: its folder, as GLUE has it.
         settings: no flag of its own: every setting of train_cfg is one, such as --lr 3e-5 (config/README.md).
     """
     if mode not in ("train", "eval"):
@@ -89,9 +95,17 @@ def main(train_cfg: str | None = None, model_cfg: str | None = None, data_file: 
                pretrain_file=pretrain_file, vocab=vocab, eval_file=eval_file, **shape, **(settings or {}))
         run_sample(save_dir, log_dir)
         return
+    judge = None
+    if fewshot_steps is not None:
+        if fewshot_steps < 1 or not fewshot_task or not fewshot_dir:
+            raise UserError(f"--fewshot_steps {fewshot_steps}: expected 1 or more, and --fewshot_task and --fewshot_dir")
+        task = get_task(fewshot_task)
+        judge = Judge(task, f"{fewshot_dir}/train.tsv", f"{fewshot_dir}/{task.dev[0]}")
+    else:
+        refuse("no --fewshot_steps, which is needed with", fewshot_task=fewshot_task, fewshot_dir=fewshot_dir)
     run = prepare_run(data_file, eval_file, text, shape, train_cfg, model_cfg, model_file or pretrain_file,
                       Path(save_dir or "runs/pretrain"), fixed_masks, settings)
-    run.fit(log_dir, data_parallel)
+    run.fit(log_dir, data_parallel, judge, fewshot_steps or 0)
 
 
 # ---------------------------------------------------------------------------------------------------- the data
@@ -219,8 +233,10 @@ class Run:
     save_dir: Path
     settings: dict
 
-    def fit(self, log_dir: str | None = None, data_parallel: bool = True) -> Path:
-        """Train, and return the last model's file. The folder gets all that fine-tuning and evaluating need."""
+    def fit(self, log_dir: str | None = None, data_parallel: bool = True, judge: Judge | None = None,
+            judge_steps: int = 0) -> Path:
+        """Train, and return the last model's file. The folder gets all that fine-tuning and evaluating need. A judge of few
+        shots is asked every judge_steps updates."""
         folder, config = self.save_dir, dataclasses.asdict(self.model.transformer.cfg)
         trainer = train.Trainer(self.cfg, self.model, self.batches, folder, {"config": config}, data_parallel=data_parallel,
                                 log_dir=log_dir)
@@ -237,8 +253,15 @@ class Run:
             results.update(score(trainer, self.eval_batches, next_sentence))
             return results
 
+        def probe() -> dict[str, float]:
+            assert judge
+            shots = judge(Encoder(self.model, tokenizer, self.shape["max_len"], trainer.device, dtype=self.cfg.dtype))
+            print(f"Step {trainer.step}, few shots: {', '.join(f'{s.k}: {s.mean:.4f}' for s in shots)}", flush=True)
+            return {f"fewshot_{s.k}": s.mean for s in shots}
+
+        tokenizer = FullTokenizer(self.vocab, self.do_lower_case)
         file = trainer.train(lambda model, batch: get_loss(model, batch, next_sentence),
-                             check if self.eval_batches else None)
+                             check if self.eval_batches else None, probe=(judge_steps, probe) if judge else None)
         if self.eval_batches:
             report(results or check(), trainer.step, folder)
         return file

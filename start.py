@@ -53,7 +53,8 @@ def find(weights: str | Path | None, model_cfg: str | None = None, vocab: str | 
             raise UserError("neither --pretrain_file nor --model_cfg; name weights to start from, or the shape of a model")
         config = source.config
     if source and head and head not in source.heads:
-        raise UserError(f"{source.file} has no {head}; train one first, with --mode train --pretrain_file {weights}")
+        raise UserError(f"{source.file} has no {head}; train one first (--mode train --pretrain_file {weights}), or name "
+                        f"weights that have one")
     vocab_file = checkpoint.find_vocab(vocab, source)
     tokenizer = FullTokenizer(vocab_file, casing(vocab_file, do_lower_case, *([source.file] if source else [])))
     checkpoint.check_fit(config, vocab_file, max_len)

@@ -282,8 +282,7 @@ def encode(examples: Iterable[Example], task: Task, tokenizer: FullTokenizer, ma
 
     What is longer is truncated or, with long="window", becomes several inputs of one example.
     """
-    single = task.text_b is None
-    if max_len < (least := 3 if single else 5):
+    if max_len < (least := 3 if task.text_b is None else 5):
         raise UserError(f"max_len={max_len}; a row of {task.name} needs at least {least} tokens")
     cls, sep = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
     examples = list(examples)
@@ -292,6 +291,7 @@ def encode(examples: Iterable[Example], task: Task, tokenizer: FullTokenizer, ma
     second, lines, first = list[int](), list[int](), list[int]()
     for example in examples:
         a = tokenizer.encode(example.text_a)
+        single = example.text_b is None
         b = None if example.text_b is None else tokenizer.encode(example.text_b)
         first.append(len(lines))
         parts = pieces(a, b, max_len - (2 if single else 3), long)

@@ -207,15 +207,16 @@ class Trainer:
 
     # -------------------------------------------------------------------------------------------------- training
 
-    def train(self, get_loss: GetLoss, check: Check | None = None, each_epoch: bool = False) -> Path:
+    def train(self, get_loss: GetLoss, check: Check | None = None, each_epoch: bool = False,
+              probe: tuple[int, Check] | None = None) -> Path:
         """Train to total_steps, or on from the newest checkpoint in save_dir; returns the last checkpoint.
 
         get_loss(model, batch) returns the mean loss over the batch's examples and a dict of further such means, all
         scalar tensors; of one called "tokens" TensorBoard also gets the rate per second. check() is called before a
         checkpoint is written, or with `each_epoch` at the end of every epoch, which then writes one; what it returns
         becomes a line of metrics.jsonl, decides which checkpoint is the best (`self.best`; it is kept) and when patience
-        is at its end. A loss or gradient that is not finite ends the run before the update, with a UserError that names
-        the step and the batch.
+        is at its end. `probe`: a number of updates, and what is called every so many and logged likewise. A loss or
+        gradient that is not finite ends the run before the update, with a UserError that names the step and the batch.
         """
         assert self.batches is not None
         cfg = self.cfg
@@ -240,6 +241,9 @@ class Trainer:
                 with tqdm(total=end - start, initial=self.step - start, desc="Iter (loss=X.XXX)") as bar:
                     while self.step < end and not self.stopped:
                         self.train_step(get_loss, bar, writer)
+                        if probe and self.step % probe[0] == 0:
+                            self.log({"step": self.step, **probe[1]()}, writer)
+                            self.parallel.train()
                         if self.step < end and self.step % cfg.save_steps == 0:
                             self.save(None if each_epoch else check, writer)
                 average = self.mean("epoch")["loss"]

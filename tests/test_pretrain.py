@@ -467,3 +467,23 @@ def test_wikipedia_a_paragraph_a_line_has_the_random_share_of_google_s_own_gener
     prepare_text([real / "corpus/wikipedia.txt"], real / "vocab/bert-base-uncased/vocab.txt", tmp_path, True, workers=2)
     pairs = Pairs(Corpus(tmp_path), 128)
     assert pairs.plan(np.arange(pairs.n_blocks), 0).order.mean() == pytest.approx(0.84, abs=0.01)
+
+
+def test_few_shots_are_logged_while_it_trains_and_change_nothing(tmp_path: Path, sample: Path, run: Callable) -> None:
+    settings = {"batch_size": 16, "lr": 1e-3, "total_steps": 6, "save_steps": 100, "log_steps": 2}
+    (tmp_path / "train.json").write_text(json.dumps(settings))
+    flags = (f"--train_cfg {tmp_path}/train.json --model_cfg {sample}/config.json --data_file {sample}/corpus.txt "
+             f"--vocab {sample}/vocab.txt --max_len 64 --workers 1 --save_dir ")
+    judged = f"{flags}{tmp_path}/judged --fewshot_steps 3 --fewshot_task mrpc --fewshot_dir {sample}"
+    status, out, err = run(judged, pretrain.main)
+    assert status == 0, err
+    assert run(f"{flags}{tmp_path}/plain", pretrain.main)[0] == 0
+    lines = [json.loads(x) for x in (tmp_path / "judged/metrics.jsonl").read_text().splitlines()]
+    shots = [x for x in lines if "fewshot_1" in x]
+    assert [x["step"] for x in shots] == [3, 6]
+    assert all(0 < x["fewshot_25"] < 1 for x in shots)
+    assert f"Step 3, few shots: 1: {shots[0]['fewshot_1']:.4f}, " in out
+    plain = [json.loads(x) for x in (tmp_path / "plain/metrics.jsonl").read_text().splitlines()]
+    assert [x for x in lines if "loss" in x] == plain
+    status, _, err = run(f"{flags}{tmp_path}/no --fewshot_steps 3", pretrain.main)
+    assert (status, "expected 1 or more, and --fewshot_task and --fewshot_dir" in err) == (2, True)

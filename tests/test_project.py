@@ -2,6 +2,7 @@
 import ast
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,19 +12,23 @@ import pytest
 import checkpoint
 import classify
 import corpus
+import features
 import models
 import pretrain
+import squad
 import tokenization
 import train
 from utils import parse_arguments
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = (    # a module imports only from rows below its own
-    ("classify", "pretrain"),
-    ("finetune",),
+    ("classify", "pretrain", "squad", "features"),
+    ("finetune", "fewshot"),
+    ("vectors",),
     ("start",),
     ("train",),
     ("inputs", "corpus", "instances"),
+    ("questions",),
     ("tasks", "pairs"),
     ("checkpoint", "shards", "tables", "records"),
     ("models", "optim", "tokenization", "sentences", "metrics", "batches", "reports"),
@@ -87,8 +92,8 @@ def test_every_dependency_has_a_range_a_pin_and_a_reason() -> None:
     assert "make test" in (ROOT / ".ci/run").read_text()
 
 
-COMMANDS = {"classify": classify, "checkpoint": checkpoint, "corpus": corpus, "pretrain": pretrain,
-            "tokenization": tokenization}
+COMMANDS = {"classify": classify, "checkpoint": checkpoint, "corpus": corpus, "features": features, "pretrain": pretrain,
+            "squad": squad, "tokenization": tokenization}
 
 
 @pytest.mark.parametrize("file", ["README.md", *(f"{name}.py" for name in COMMANDS)])
@@ -96,11 +101,11 @@ def test_every_command_shown_has_flags_that_exist(file: str) -> None:
     text = (ROOT / file).read_text().replace("\\\n", " ").replace("\\", "").replace("[", "").replace("]", "")
     lines = re.findall(rf"^ *(?:\$ )?python ((?:{'|'.join(COMMANDS)})\.py.*)$", text, re.MULTILINE)
     assert lines
-    for script, *arguments in (line.split("#")[0].split() for line in lines):
+    for script, *arguments in (shlex.split(line, comments=True) for line in lines):
         if "--maxlen" in arguments:                             # shown for its error message
             continue
         module = COMMANDS[script.removesuffix(".py")]
         function = module.main if hasattr(module, "main") else getattr(module, arguments.pop(0))
         given = [v if isinstance(v, list) else [v] for v in
                  parse_arguments(function, arguments, train.Config if hasattr(module, "main") else None).values()]
-        assert sum(map(len, given)) == sum(not a.startswith("--") for a in arguments)
+        assert sum(map(len, given)) == sum(not a.startswith("--") or "=" in a for a in arguments)

@@ -1,0 +1,451 @@
+"""Questions about texts: windows, answers and their evaluation, against plain versions of the rules."""
+
+import itertools
+import json
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import checkpoint
+import models
+import squad
+from questions import (
+    Question,
+    evaluate,
+    find_answers,
+    make_windows,
+    most_context,
+    normalise,
+    read_squad,
+    token_span,
+)
+from tokenization import FullTokenizer
+from utils import UserError, read_json
+
+WORDS = "the a cat dog bird fish red blue green sat ran flew on under over mat tree sky house".split()
+
+
+@pytest.fixture(scope="module")
+def shape(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a vocabulary, the shape of a small model, and questions that can be learnt: "which colour?"."""
+    folder = tmp_path_factory.mktemp("squad")
+    tokens = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *WORDS,
+        "which",
+        "colour",
+        "animal",
+        "?",
+        ".",
+        "##s",
+        "un",
+        "##ter",
+    ]
+    (folder / "vocab.txt").write_text("\n".join(tokens) + "\n")
+    config = models.Config(
+        vocab_size=len(tokens),
+        dim=32,
+        n_layers=2,
+        n_heads=2,
+        dim_ff=64,
+        p_drop_hidden=0.0,
+        p_drop_attn=0.0,
+        max_len=64,
+        init_std=0.2,
+    )
+    (folder / "model.json").write_text(json.dumps(vars(config)))
+    rng = random.Random(0)
+    for name, n, two in (("train1", 300, False), ("dev1", 60, False), ("train2", 400, True), ("dev2", 80, True)):
+        paragraphs = []
+        for i in range(n):
+            kinds = {"colour": ("red", "blue", "green"), "animal": ("cat", "dog", "bird", "fish")}
+            asked = rng.choice(list(kinds))
+            words = [
+                rng.choice(["the", "a", "sat", "ran", "on", "under", "mat", "tree"]) for _ in range(rng.randint(4, 30))
+            ]
+            none = two and rng.random() < 0.4
+            other = rng.choice(kinds["animal" if asked == "colour" else "colour"])
+            words[0] = other
+            answers = []
+            if not none:
+                at = rng.randrange(1, len(words))
+                words[at] = rng.choice(kinds[asked])
+                answers = [{"text": words[at], "answer_start": len(" ".join(words[:at])) + 1}]
+            entry = {
+                "id": f"q{i}",
+                "question": f"Which {asked}?",
+                "answers": answers,
+                **({"is_impossible": none} if two else {}),
+            }
+            paragraphs.append({"context": " ".join(words), "qas": [entry]})
+        (folder / f"{name}.json").write_text(
+            json.dumps({"version": "x", "data": [{"title": "t", "paragraphs": paragraphs}]})
+        )
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------------- windows
+
+
+def test_windows_advance_by_the_stride_and_point_at_the_answer(shape: Path) -> None:
+    tokenizer = FullTokenizer(shape / "vocab.txt")
+    context = "the cat sat on the red mats under the green tree"  # 12 tokens: mats is two
+    question = Question("x", "Which colour?", context, (("red mats", context.index("red")),))
+    windows = make_windows([question], tokenizer, 3 + 3 + 6, 4, 3, training=True)
+    assert windows.start.tolist() == [4]  # the windows at 0 and at 8 lack the answer
+    windows = make_windows([question], tokenizer, 12, 4, 3, training=True, keep_outside=True)
+    assert windows.start.tolist() == [0, 4, 8]
+    assert windows.size.tolist() == [6, 6, 4]
+    assert windows.features.labels.tolist() == [[0, 0], [6, 8], [0, 0]]  # [CLS] which colour ? [SEP] the red mat ##s
+    tokens = [
+        tokenizer.convert_ids_to_tokens(windows.features.ids[a:b].tolist())
+        for a, b in itertools.pairwise(windows.features.starts)
+    ]
+    assert tokens[1] == "[CLS] which colour ? [SEP] the red mat ##s under the [SEP]".split()
+    assert windows.features.second.tolist() == [5, 5, 5]
+    impossible = Question("y", "Which animal?", context, (), True)
+    assert make_windows([impossible], tokenizer, 12, 4, 3, training=True).features.labels.tolist() == [[0, 0]] * 3
+    misplaced = Question("z", "Which animal?", context, (("dog", -1),))
+    assert len(make_windows([misplaced], tokenizer, 12, 4, 3, training=True).features) == 0
+
+
+def test_the_window_with_most_context_is_the_official_one() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        n, room, stride = rng.integers(20, 90), rng.integers(8, 30), rng.integers(2, 9)
+        starts, sizes, at = [], [], 0
+        while True:
+            starts.append(at)
+            sizes.append(min(room, n - at))
+            if at + sizes[-1] >= n:
+                break
+            at += min(stride, sizes[-1])
+        for token in range(n):
+            best, which = None, None
+            for i, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+                if start <= token < start + size:
+                    value = min(token - start, start + size - 1 - token) + 0.01 * size
+                    if best is None or value > best:
+                        best, which = value, i
+            assert most_context(np.array([token]), np.array(starts), np.array(sizes))[0] == which
+
+
+@pytest.mark.parametrize("with_null", [False, True])
+def test_answers_are_those_of_a_plain_search(shape: Path, with_null: bool) -> None:
+    tokenizer, rng = FullTokenizer(shape / "vocab.txt"), np.random.default_rng(1)
+    contexts = [" ".join(rng.choice(WORDS, n)) for n in (3, 9, 25, 40)]
+    questions = [Question(str(i), "which cat ?", text) for i, text in enumerate(contexts)]
+    windows = make_windows(questions, tokenizer, 16, 4, 3)
+    width, k, longest = 16, 6, 3
+    scores = rng.normal(size=(len(windows.features), width, 2)).astype(np.float32)
+    lengths = windows.features.lengths
+    tensors = torch.tensor(scores).masked_fill(
+        torch.arange(width)[None, :, None] >= torch.tensor(lengths)[:, None, None], -1e9
+    )
+    packed = squad.best_positions(lambda *_: tensors, (None, None), k).numpy()
+    found = find_answers(questions, windows, packed, longest, with_null, 5)
+    for number, question in enumerate(questions):
+        spans, candidates = windows.spans[question.context], []
+        rows = [r for r in range(len(lengths)) if windows.question[r] == number]
+        for row in rows:
+            logits = tensors[row].numpy()
+            best = [sorted(range(width), key=lambda i, c=c, logits=logits: -logits[i, c])[:k] for c in (0, 1)]
+            for s, e in itertools.product(*best):
+                low, high = windows.shift[row], windows.shift[row] + windows.size[row]
+                if not (low <= s < high and low <= e < high and s <= e < s + longest):
+                    continue
+                token = windows.start[row] + s - low
+                owner = rows[most_context(np.array([token]), windows.start[rows], windows.size[rows])[0]]
+                if owner == row:
+                    text = question.context[spans[token, 0] : spans[windows.start[row] + e - low, 1]]
+                    candidates.append((float(logits[s, 0] + logits[e, 1]), text))
+        candidates.sort(key=lambda c: -c[0])
+        unique = list(dict.fromkeys(text for _, text in candidates))[:5]
+        null = min(float(tensors[row, 0, 0] + tensors[row, 0, 1]) for row in rows)
+        got = found[number]
+        assert got.best == unique[0]
+        assert got.null_odds == pytest.approx(null - candidates[0][0], abs=1e-5)
+        assert [x["text"] for x in got.n_best if x["text"]] == unique
+        assert sum(x["probability"] for x in got.n_best) == pytest.approx(1)
+        sums = [x["start_logit"] + x["end_logit"] for x in got.n_best]
+        assert sums == sorted(sums, reverse=True)
+        assert ("" in [x["text"] for x in got.n_best]) == with_null
+
+
+def test_an_answer_is_a_piece_of_the_text_whatever_lower_casing_did_to_it(shape: Path) -> None:
+    tokenizer = FullTokenizer(shape / "vocab.txt")
+    for context, answer in (
+        ("The ÜNTER cats", "ÜNTER"),
+        ("a red\u00a0\u200b dog", "dog"),
+        ("İ the CAT.", "CAT"),
+        ("日本cat語", "cat"),
+    ):
+        _ids, spans = tokenizer.encode_with_offsets(context)
+        first, last = token_span(np.array(spans), answer, context.index(answer))
+        assert context[spans[first][0] : spans[last][1]] == answer
+    assert token_span(np.array([(0, 3)]), "x", 5) == (-1, -1)
+
+
+# ---------------------------------------------------------------------------------------------------- evaluation
+
+
+def plainly(questions: list[Question], answers: dict, odds: dict | None, threshold: float) -> dict[str, float]:
+    """The official evaluations' rules, written down slowly."""
+    two = any(q.impossible for q in questions)
+
+    def words(text: str) -> list[str]:
+        text = re.sub(r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]", "", text.lower())
+        return list(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+    def overlap(a: list[str], b: list[str]) -> float:
+        if two and (not a or not b):
+            return float(a == b)
+        left, same = list(b), 0
+        for word in a:
+            if word in left:
+                left.remove(word)
+                same += 1
+        return 0.0 if same == 0 else 2 * (same / len(a)) * (same / len(b)) / (same / len(a) + same / len(b))
+
+    exact, f1 = {}, {}
+    for q in questions:
+        golds = [text for text, _ in q.answers]
+        if two:
+            golds = [text for text in golds if words(text)] or [""]
+        exact[q.id] = max(float(words(answers[q.id]) == words(gold)) for gold in golds)
+        f1[q.id] = max(overlap(words(answers[q.id]), words(gold)) for gold in golds)
+    results = {}
+    for name, raw in (("exact", exact), ("f1", f1)):
+        used = {
+            i: float(not q.answers) if odds and odds[q.id] > threshold else raw[q.id] for q in questions for i in [q.id]
+        }
+        groups = [("", questions)] + (
+            [("HasAns_", [q for q in questions if q.answers]), ("NoAns_", [q for q in questions if not q.answers])]
+            if two
+            else []
+        )
+        for prefix, group in groups:
+            if group:
+                results[prefix + name] = 100 * sum(used[q.id] for q in group) / len(group)
+                results[prefix + "total"] = len(group)
+        if odds:
+            best = []
+            for limit in [0.0, *sorted(odds.values())]:
+                kept = {q.id for q in questions if odds[q.id] <= limit} if limit != 0.0 or best else set()
+                value = sum(raw[q.id] if q.answers else float(not answers[q.id]) for q in questions if q.id in kept)
+                value += sum(float(not q.answers) for q in questions if q.id not in kept)
+                best.append(100 * value / len(questions))
+            results[f"best_{name}"] = max(best)
+    return results
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_em_and_f1_equal_a_plain_version_of_the_official_rules(seed: int) -> None:
+    rng = random.Random(seed)
+    two = seed % 2 == 1
+
+    def text() -> str:
+        return " ".join(
+            rng.choice([*WORDS[:6], "The", "cat,", "(dog)", "a-b", "it's", "A"]) for _ in range(rng.randint(1, 4))
+        )
+
+    questions, answers, odds = [], {}, {}
+    for i in range(50):
+        none = two and rng.random() < 0.4
+        golds = () if none else tuple((text(), 0) for _ in range(rng.randint(1, 3)))
+        questions.append(Question(str(i), "?", "x", golds, none))
+        answers[str(i)] = rng.choice(golds)[0].upper() if golds and rng.random() < 0.4 else rng.choice([text(), text(), ""])
+        odds[str(i)] = rng.gauss(0, 1)
+    for given in (None, odds) if two else (None,):
+        found, expected = evaluate(questions, answers, given, 0.3), plainly(questions, answers, given, 0.3)
+        assert {k: found[k] for k in expected} == pytest.approx(expected, abs=1e-9)
+
+
+def test_evaluation_by_hand() -> None:
+    questions = [Question("1", "?", "x", (("the Cat", 0), ("dog", 3))), Question("2", "?", "x", (("red house", 0),))]
+    assert evaluate(questions, {"1": "cat!", "2": "a red tree house"}) == {
+        "exact": 50.0,
+        "f1": 100 * (1 + 0.8) / 2,
+        "total": 2,
+    }
+    assert normalise("  The U.S.  (an) ant") == "us ant"
+    with pytest.raises(UserError, match="1 of 2 questions have no prediction, the first of them 2"):
+        evaluate(questions, {"1": "x"})
+
+
+# ------------------------------------------------------------------------------------------------------ the model
+
+
+def test_scores_and_loss_are_those_of_transformers(tiny: models.Config) -> None:
+    from transformers import BertConfig, BertForQuestionAnswering
+
+    torch.manual_seed(0)
+    ours = models.QuestionAnswering(tiny).eval()
+    theirs = BertForQuestionAnswering(BertConfig(**tiny.to_released())).eval()
+    released = theirs.state_dict()
+    for row in checkpoint.rows(tiny.n_layers):
+        if row.ours in ours.state_dict():
+            for name, part in zip(row.hugging_face, ours.state_dict()[row.ours].chunk(len(row.hugging_face)), strict=True):
+                released[name].copy_(part)
+    ids = torch.randint(5, 100, (3, 17))
+    ones, labels = torch.ones_like(ids), torch.tensor([[3, 5], [0, 0], [16, 16]])
+    segments = (torch.arange(17) > 6).long().expand(3, 17)
+    expected = theirs(
+        ids, attention_mask=ones, token_type_ids=segments, start_positions=labels[:, 0], end_positions=labels[:, 1]
+    )
+    scores = ours(ids, segments, ones)
+    assert torch.allclose(scores[..., 0], expected.start_logits, atol=1e-5)
+    assert torch.allclose(scores[..., 1], expected.end_logits, atol=1e-5)
+    assert squad.get_loss(ours, (ids, segments, ones, labels))[0].item() == pytest.approx(expected.loss.item(), abs=1e-5)
+    padded = torch.cat([ids, torch.zeros(3, 4, dtype=torch.long)], 1)
+    mask = torch.cat([ones, torch.zeros(3, 4, dtype=torch.long)], 1)
+    wide = ours(padded, mask * 0 + torch.nn.functional.pad(segments, (0, 4)), mask)
+    assert torch.allclose(wide[:, :17], scores, atol=1e-5)
+    assert (wide[:, 17:] == -torch.inf).all()
+
+
+# ---------------------------------------------------------------------------------------------------- the command
+
+
+def flags(shape: Path, save_dir: Path, version: int = 1, **more: object) -> str:
+    given = {
+        "train_file": shape / f"train{version}.json",
+        "model_cfg": shape / "model.json",
+        "vocab": shape / "vocab.txt",
+        "save_dir": save_dir,
+        "max_len": 24,
+        "doc_stride": 8,
+        "max_query_len": 6,
+        "lr": 3e-3,
+        "batch_size": 8,
+        "n_epochs": 6,
+        **more,
+    }
+    return " ".join(f"--{name} {value}" for name, value in given.items())
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_questions_are_learnt_answered_and_evaluated(shape: Path, tmp_path: Path, run: Callable, version: int) -> None:
+    status, out, err = run(flags(shape, tmp_path / "run", version), squad.main)
+    assert status == 0, err
+    model = f"--model_file {tmp_path}/run --predict_file {shape}/dev{version}.json"
+    status, out, err = run(f"--mode eval {model} --out {tmp_path}/out", squad.main)
+    assert status == 0, err
+    results = {
+        line.split(": ")[0]: float(line.split(": ")[1]) for line in out.splitlines() if re.match(r"\w+: [\d.e-]+$", line)
+    }
+    assert results["f1"] > 90, out
+    assert results["total"] == (60, 80)[version - 1]
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert files == ["nbest_predictions.json", *(["null_odds.json"] if version == 2 else []), "predictions.json"]
+    predictions = read_json(tmp_path / "out/predictions.json")
+    questions = read_squad(shape / f"dev{version}.json")
+    assert all(predictions[q.id] in q.context for q in questions)
+    assert evaluate(questions, predictions)["f1"] == pytest.approx(results["f1"])
+    if version == 2:
+        assert {"HasAns_f1", "NoAns_f1", "best_f1", "best_f1_thresh"} <= set(results)
+        assert results["best_f1"] >= results["f1"]
+    again = run(
+        f"--mode eval --predict_file {shape}/dev{version}.json --predictions {tmp_path}/out/predictions.json", squad.main
+    )
+    assert f"f1: {results['f1']}" in again[1]
+    (tmp_path / "text.txt").write_text("the GREEN mat sat on the dog")
+    status, out, _ = run(f"--question Colour --context_file {tmp_path}/text.txt --model_file {tmp_path}/run", squad.main)
+    assert (status, out.strip() == "(no answer)" or out.strip() in "the GREEN mat sat on the dog") == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--mode answer", "--mode answer: expected train, predict or eval"),
+        ("", "--mode train needs --train_file"),
+        ("--mode predict --model_file x", "--mode predict needs --model_file, and --predict_file or --question"),
+        ("--train_file {bad}/no.json {more}", "no.json does not exist"),
+        ("--train_file {bad}/list.json {more}", "has no 'data'; expected SQuAD's JSON"),
+        ("--train_file {bad}/qas.json {more}", "qas.json: data[0].paragraphs[0] has no 'qas'"),
+        ("--train_file {bad}/empty.json {more}", "data[0].paragraphs[0]: the context is empty"),
+        ("--train_file {bad}/question.json {more}", "data[0].paragraphs[0].qas[0]: the question x is empty"),
+        ("--train_file {bad}/start.json {more}", "'answer_start' is 'one'; expected int"),
+        ("--train_file {own}/train1.json {more} --max_len 8", "max_len=8, doc_stride=8; expected max_len of at least"),
+        ("--train_file {own}/train1.json {more} --doc_stride 30", "doc_stride=30 is more than the 15 tokens"),
+        (
+            "--mode eval --predict_file {own}/dev1.json --predictions {bad}/list.json",
+            "60 of 60 questions have no prediction",
+        ),
+    ],
+)
+def test_a_mistake_ends_in_one_line(shape: Path, tmp_path: Path, run: Callable, line: str, message: str) -> None:
+    def squad_file(name: str, paragraph: dict) -> None:
+        (tmp_path / f"{name}.json").write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
+
+    (tmp_path / "list.json").write_text('{"rows": []}')
+    squad_file("qas", {"context": "x"})
+    squad_file("empty", {"context": " ", "qas": []})
+    squad_file("question", {"context": "x", "qas": [{"id": "x", "question": " "}]})
+    squad_file(
+        "start", {"context": "x", "qas": [{"id": "x", "question": "?", "answers": [{"text": "x", "answer_start": "one"}]}]}
+    )
+    more = " ".join(
+        part
+        for part in re.findall(r"--\S+ \S+", flags(shape, tmp_path / "run"))
+        if not part.startswith("--train_file") and part.split()[0] not in re.findall(r"--\w+", line)
+    )
+    status, out, err = run(line.format(bad=tmp_path, own=shape, more=more), squad.main)
+    assert message in err
+    assert (status, len(err.strip().splitlines()), "Traceback" in out + err) == (2, 1, False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_misplaced_answer_is_told_and_not_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    entry = {
+        "id": "x",
+        "question": "?",
+        "answers": [{"text": "cat", "answer_start": 3}, {"text": "cat", "answer_start": 4}],
+    }
+    (tmp_path / "x.json").write_text(json.dumps({"data": [{"paragraphs": [{"context": "the cat", "qas": [entry]}]}]}))
+    assert read_squad(tmp_path / "x.json")[0].answers == (("cat", -1), ("cat", 4))
+    assert (
+        "1 answers do not stand where answer_start says and are not trained on, the first of them 'cat' at 3"
+        in capsys.readouterr().err
+    )
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("casing", "file", "share"),
+    [
+        ("uncased", "train-v1.1", 0.995),
+        ("cased", "train-v1.1", 0.995),
+        ("uncased", "dev-v1.1", 0.995),
+        ("uncased", "dev-v2.0", 0.995),
+    ],
+)
+def test_real_answers_map_to_tokens_and_back(real: Path, casing: str, file: str, share: float) -> None:
+    tokenizer = FullTokenizer(real / f"vocab/bert-base-{casing}/vocab.txt", casing == "uncased")
+    questions = read_squad(real / f"squad/{file}.json")
+    spans: dict[str, np.ndarray] = {}
+    good = total = 0
+    for question in questions:
+        if question.context not in spans:
+            spans[question.context] = np.array(tokenizer.encode_with_offsets(question.context)[1])
+        found = spans[question.context]
+        for text, start in question.answers:
+            first, last = token_span(found, text, start)
+            back = question.context[found[first, 0] : found[last, 1]]
+            total += 1
+            if normalise(back) == normalise(text):
+                good += 1
+            else:  # the rest: an answer that begins or ends within a word
+                end = start + len(text)
+                assert found[first, 0] < start or found[last, 1] > end
+    assert good / total >= share
+    assert len(questions) == {"train-v1.1": 87599, "dev-v1.1": 10570, "dev-v2.0": 11873}[file]
