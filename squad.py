@@ -203,10 +203,9 @@ def load(model_file: str, model_cfg: str | None = None, vocab: str | None = None
     values |= read_json(folder / "squad.json") if (folder / "squad.json").is_file() else {}
     values |= {name: value for name, value in (shape or {}).items() if value is not None}
     with_null = bool(values.pop("version_2_with_negative"))
-    begin = start.find(model_file, model_cfg, vocab, do_lower_case, values["max_len"])
+    checkpoint.check_length(begin.config, values["max_len"])
     cfg = train.Config.from_json(train_cfg, **(settings or {})) if train_cfg else train.Config(**(settings or {}))
     model = models.QuestionAnswering(begin.config)
-    assert begin.source
     checkpoint.load(model, begin.source)
     trainer = train.Trainer(cfg, model, data_parallel=data_parallel)
     return Saved(folder, begin.tokenizer, trainer, values, with_null)
