@@ -52,6 +52,7 @@ class Instances(Protocol):
     def plan(self, blocks: np.ndarray, epoch: int) -> "Plan": ...       # the instances of some blocks
     def lengths(self, plan: "Plan") -> np.ndarray: ...                  # (N,) tokens, [CLS] and [SEP] included
     def build(self, plan: "Plan", epoch: int) -> tuple[np.ndarray, ...]: ...    # the seven arrays of a batch
+    def slots(self, plan: "Plan", epoch: int) -> int: ...               # masked slots of all instances
 
 
 class Batches:
@@ -128,18 +129,27 @@ class Batches:
             parts.append(self._pool(epoch, number).take(rows))
         return Plan.join(parts), epoch
 
-    def arrays(self, n: int) -> tuple[np.ndarray, ...]:
+    def arrays(self, n: int, first: int = 0, step: int = 1) -> tuple[np.ndarray, ...]:
         """Batch n as arrays: input_ids, segment_ids, input_mask (B, S), masked positions, words and weights (B, P), and
         order (B,), 1 where the second text is random. The weights are such that the mean over the batch's rows of
-        (weights * cross-entropy).sum(1) is Google's loss, sum(used * cross-entropy) / (sum(used) + 1e-5)."""
-        *arrays, used, order = self.instances.build(*self.plan(n))
-        return *arrays, used * (len(used) / (used.sum() + 1e-5)), order
+        (weights * cross-entropy).sum(1) is Google's loss, sum(used * cross-entropy) / (sum(used) + 1e-5).
+
+        Only every `step`-th row is built, from the first one on: a process's share of the batch."""
+        plan, epoch = self.plan(n)
+        mine = plan if step == 1 else plan.take(np.arange(first, len(plan), step))
+        *arrays, used, order = self.instances.build(mine, epoch)
+        slots = used.sum() if step == 1 else self.instances.slots(plan, epoch)
+        return *arrays, used * (len(plan) / (slots + 1e-5)), order
+
+    def part(self, n: int, first: int, step: int) -> "tuple[Tensor, ...]":
+        """arrays(...) as tensors on the CPU."""
+        import torch
+        tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in self.arrays(n, first, step)]
+        return tuple(t.float() if t.is_floating_point() else t for t in tensors)
 
     def __getitem__(self, n: int) -> "tuple[Tensor, ...]":
-        """arrays(n) as tensors on the CPU."""
-        import torch
-        tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in self.arrays(n)]
-        return tuple(t.float() if t.is_floating_point() else t for t in tensors)
+        """All of batch n."""
+        return self.part(n, 0, 1)
 
     def describe(self, n: int) -> str:
         """Batch n in words, for messages."""

@@ -22,9 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cli import command
 from models import Classifier, Config, PretrainModel
 from tokenization import casing, load_vocab
-from utils import UserError, command, read_json, whole_file, write_json
+from utils import UserError, read_json, whole_file, write_json
 
 # One row a module: our name, Hugging Face's, what kind of parameters it has, and TensorFlow's name where that is not
 # Hugging Face's with slashes. N is a block's number, QKV the three that we keep as one.

@@ -19,13 +19,15 @@ import numpy as np
 
 import finetune
 import reports
+import runs
 import train
+from cli import command
 from finetune import Result, Run, Saved
 from inputs import Data, tell_cut
 from metrics import confusion
 from records import RECORDS
 from tasks import Example, Task, get_task, iterate, own_task, read_examples
-from utils import UserError, command, note, refuse, whole_file, write_json
+from utils import UserError, note, refuse, size, whole_file, write_json
 
 SAMPLE = Path("runs/sample")
 CHUNK = 64                              # batches of rows that are predicted at a time
@@ -40,7 +42,7 @@ def main(task: str | None = None, mode: str = "train", train_cfg: str | None = N
          labels: str | None = None, header: bool | None = None, separator: str | None = None, long: str | None = None,
          meta_data_file: str | None = None, freeze_encoder: bool = False, boost: bool = False, cache_dir: str | None = None,
          reinit_layers: int = 0, seeds: int | None = None, out: str | None = None, probabilities: bool | None = None,
-         plots: bool = False, settings: dict[str, Any] | None = None) -> None:
+         plots: bool = False, shard: bool = False, settings: dict[str, Any] | None = None) -> None:
     """Fine-tune BERT on a sentence task, evaluate it, or predict with it. Without a flag: train on the built-in sample.
 
     Args:
@@ -77,6 +79,7 @@ def main(task: str | None = None, mode: str = "train", train_cfg: str | None = N
             confusion matrix and errors, default `eval` beside the model.
         probabilities: whether to write the probability of every label; default: but for GLUE's test files.
         plots: write pictures too (needs matplotlib).
+        shard: started by torchrun, divide the model among the processes, where it does not fit into one GPU.
         settings: no flag of its own: every setting of train_cfg is one, such as --lr 3e-5 (config/README.md).
     """
     if mode not in ("train", "eval", "predict"):
@@ -105,7 +108,8 @@ def main(task: str | None = None, mode: str = "train", train_cfg: str | None = N
         if plots:
             reports.pyplot()                                    # before a day is spent, not after
         folder = Path(save_dir or f"runs/{run.task.name}")
-        results = fit_seeds(run, 1 if seeds is None else seeds, folder, log_dir, data_parallel, cache_dir)
+        results = fit_seeds(run, 1 if seeds is None else seeds, folder, log_dir, data_parallel, cache_dir,
+                            shard)
         for result in results if plots else []:
             reports.plot_learning(result.file.parent / "learning.png", result.file.parent / "metrics.jsonl")
         return
@@ -113,11 +117,13 @@ def main(task: str | None = None, mode: str = "train", train_cfg: str | None = N
         raise UserError(f"--mode {mode} needs --model_file and --data_file or --data_dir")
     refuse(f"--mode {mode} has no use for", pretrain_file=pretrain_file, save_dir=save_dir, log_dir=log_dir, seeds=seeds,
            eval_file=eval_file, cache_dir=cache_dir, freeze_encoder=freeze_encoder or None, boost=boost or None,
-           reinit_layers=reinit_layers or None, meta_data_file=meta_data_file)
+           reinit_layers=reinit_layers or None, meta_data_file=meta_data_file, shard=shard or None)
     if mode == "eval":
         refuse("--mode eval has no use for", probabilities=probabilities)
     else:
         refuse("--mode predict has no use for", plots=plots or None)
+        if size() > 1 and data_file == "-":
+            raise UserError(f"--data_file -: {size()} processes cannot share standard input; start one, without torchrun")
         if data_dir and not out:
             raise UserError("--data_dir is predicted into a folder; name it with --out")
     saved = finetune.load(model_file, task, table, train_cfg, model_cfg, vocab, max_len, do_lower_case, long,
@@ -147,26 +153,26 @@ def in_folder(folder: str, names: tuple[str, ...]) -> list[str]:
 # ------------------------------------------------------------------------------------------------------ training
 
 def fit_seeds(run: Run, n: int, folder: Path, log_dir: str | None = None, data_parallel: bool = True,
-              cache_dir: str | None = None) -> list[Result]:
+              cache_dir: str | None = None, shard: bool = False) -> list[Result]:
     """Train from one seed, or from several and compare them; returns what each came to."""
     if n < 1:
         raise UserError(f"--seeds {n}: expected at least 1")
     if n == 1:
-        return [run.fit(folder, log_dir, data_parallel, cache_dir)]
+        return [run.fit(folder, log_dir, data_parallel, cache_dir, shard)]
     if not run.dev:
         raise UserError("--seeds compares evaluations; name an --eval_file or a --data_dir")
-    train.check_free(folder)
-    results, runs = [], []
+    runs.check_free(folder)
+    results, outcomes = [], []
     for seed in range(run.cfg.seed, run.cfg.seed + n):
         name = f"seed-{seed}"
         print(f"Seed {seed}", flush=True)
         one = dataclasses.replace(run, cfg=dataclasses.replace(run.cfg, seed=seed))
         result = one.fit(folder / name, f"{log_dir}/{name}" if log_dir else None, data_parallel,
-                         cache_dir or folder / "pooled")
+                         cache_dir or folder / "pooled", shard)
         results.append(result)
-        runs.append({"seed": seed, "last": result.last, "best": result.best, "file": str(result.file),
+        outcomes.append({"seed": seed, "last": result.last, "best": result.best, "file": str(result.file),
                      "best_file": str(result.best_file)})
-    text, summary = reports.over_seeds(runs, run.task.metrics[0],
+    text, summary = reports.over_seeds(outcomes, run.task.metrics[0],
                                        finetune.constant(run.task, run.dev[0].features.example_labels))
     write_json(folder / "results.json", summary)
     print(f"{text}\nSaved {folder / 'results.json'}")
@@ -332,4 +338,4 @@ def at_hand(examples: Iterator[Example], most: int) -> Iterator[list[Example]]:
 
 
 if __name__ == "__main__":
-    command(main, settings=train.Config)
+    command(main, settings=train.Config, processes=True)

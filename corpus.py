@@ -25,11 +25,12 @@ import numpy as np
 from tqdm import tqdm
 
 from batches import POOL, Batches
+from cli import command
 from pairs import Pairs, mix
 from sentences import Layout, check_splitter, layout, sentences
 from shards import FORMAT, ArrayFile, Corpus, id_type, write_shard
 from tokenization import UNKNOWN, FullTokenizer, casing, load_vocab
-from utils import UserError, command, file_digest, find, read_json, whole_file, whole_folder
+from utils import UserError, file_digest, find, locked, read_json, whole_file, whole_folder
 
 JOB = 2**20                             # bytes of text that a worker takes at a time
 BLANK = re.compile(rb"\n(?:[ \t\r]*\n)+")
@@ -124,6 +125,7 @@ WORKER: list[Any] = []                  # in a worker process: its tokenizer and
 def start_worker(vocab: Path, do_lower_case: bool, language: str | None) -> None:
     """What a worker process does first. Ctrl-C is the parent's to handle; without a parent there is no work."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = os.getppid()
 
     def watch() -> None:
@@ -183,18 +185,25 @@ def prepare_text(files: list[Path], vocab: str | Path, out: str | Path, do_lower
     made_from = {"format": FORMAT, "kind": "text", "shard": [i, n],
                  **source_settings(files, vocab, do_lower_case, language)}
     folder = Path(out) / f"shard-{i}-of-{n}"
-    if (folder / "shard.json").is_file():
-        there = read_json(folder / "shard.json")
-        if different := [name for name in made_from if there.get(name) != made_from[name]]:
-            raise UserError(f"{folder} was prepared from something else ({', '.join(different)}); name another --out, or "
-                            f"remove it")
-        return folder
-    tokenizer = FullTokenizer(vocab, do_lower_case)
+    with locked(folder):                                        # other processes wait, and find it done
+        if not (folder / "shard.json").is_file():
+            write_text(files, vocab, folder, do_lower_case, workers, language, made_from)
+    there = read_json(folder / "shard.json")
+    if different := [name for name in made_from if there.get(name) != made_from[name]]:
+        raise UserError(f"{folder} was prepared from something else ({', '.join(different)}); name another --out, or "
+                        f"remove it")
+    return folder
+
+
+def write_text(files: list[Path], vocab: Path, folder: Path, do_lower_case: bool, workers: int, language: str | None,
+               made_from: dict[str, Any]) -> None:
+    """Write the shard of prepare_text()."""
+    tokenizer, (i, n) = FullTokenizer(vocab, do_lower_case), made_from["shard"]
     jobs = [Job(file, a, b, layout(file) if language else Layout()) for file in files
             for a, b in itertools.pairwise(cut(file, file.stat().st_size))]
     jobs = jobs[len(jobs) * i // n:len(jobs) * (i + 1) // n]
     with whole_folder(folder) as partial:
-        with whole_file(partial / "vocab.txt") as f:
+        with whole_file(partial / "vocab.txt", everywhere=True) as f:
             f.write(vocab.read_bytes())
         tokens = ArrayFile(partial / "tokens.bin", id_type(len(tokenizer.tokens)))
         starts, documents = (ArrayFile(partial / f"{name}.bin", np.dtype("<i8")) for name in ("sentences", "documents"))
@@ -222,7 +231,6 @@ def prepare_text(files: list[Path], vocab: str | Path, out: str | Path, do_lower
                   "lines": n_lines, "bytes": sum(job.end - job.start for job in jobs)}
         arrays = {"tokens": tokens, "sentences": starts, "documents": documents}
         write_shard(partial, made_from | {"counts": counts}, arrays)
-    return folder
 
 
 def source_settings(files: list[Path], vocab: Path, do_lower_case: bool, language: str | None) -> dict[str, Any]:

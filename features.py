@@ -17,9 +17,10 @@ import numpy as np
 
 import fewshot as few
 import vectors
+from cli import command
 from tables import open_text
 from tasks import get_task, own_task
-from utils import UserError, command, refuse, whole_file, write_json
+from utils import UserError, refuse, whole_file, write_json
 
 FORMATS = ("jsonl", "npz", "safetensors")
 

@@ -5,6 +5,7 @@
     saved = load(result.best_file)
     scores = saved.scores(saved.reader.read("MRPC/dev.tsv"))    # (N, labels)
 """
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -19,14 +20,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import checkpoint
+import distributed
 import models
+import runs
 import start
 import train
 from inputs import Data, Reader, check_long, task_of_records
 from metrics import METRICS
 from records import RECORDS
 from tasks import TASKS, Batches, Features, Task, find_labels, get_task, own_task, read_examples
-from utils import UserError, file_digest, note, read_json, whole_file, write_json
+from utils import UserError, file_digest, note, rank, read_json, whole_file, write_json
 from vectors import Pool
 
 # -------------------------------------------------------------------------------------- from scores to results
@@ -35,12 +38,14 @@ def loss_of(scores: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of label ids (B,), squared error of numbers (B,), or each label's own cross-entropy of (B, labels)."""
     if not labels.is_floating_point():
         return F.cross_entropy(scores, labels)
+    labels = labels.to(scores.dtype)
     return F.mse_loss(scores[:, 0], labels) if labels.ndim == 1 else F.binary_cross_entropy_with_logits(scores, labels)
 
 
 def get_loss(model: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
     """The mean loss of a batch: its inputs, and last its labels."""
-    return loss_of(model(*batch[:-1]).float(), batch[-1]), {}
+    scores = model(*batch[:-1])
+    return loss_of(scores.to(torch.promote_types(scores.dtype, torch.float32)), batch[-1]), {}      # float64 stays
 
 
 def predict(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
@@ -121,14 +126,14 @@ class Run:
         return model
 
     def fit(self, save_dir: str | Path, log_dir: str | None = None, data_parallel: bool = True,
-            cache_dir: str | Path | None = None) -> Result:
+            cache_dir: str | Path | None = None, shard: bool = False) -> Result:
         """Train, evaluating after every epoch. The folder gets all that evaluating needs."""
         folder, cfg, task, model = Path(save_dir), self.cfg, self.task, self.model()
         batches = Batches(self.data.features, cfg.batch_size, cfg.seed)
         dev_batches = [Batches(data.features, cfg.batch_size) for data in self.dev]
         dev: list[train.Source] = [*dev_batches]
         trainer = train.Trainer(cfg, model, batches, folder, {"config": dataclasses.asdict(self.begin.config)},
-                                data_parallel=data_parallel, log_dir=log_dir)
+                                data_parallel=data_parallel, log_dir=log_dir, shard=shard)
         self.begin.furnish(folder, model, cfg, self.settings)
         write_json(folder / "task.json", task_json(self.reader))
         print(train.device_name(trainer.device, trainer.n_gpus), flush=True)
@@ -147,8 +152,9 @@ class Run:
             return results
 
         file = trainer.train(get_loss, check if dev else None, each_epoch=True)
+        written = distributed.from_first("" if rank() else (folder / "metrics.jsonl").read_text())
         checks = {line["step"]: {name.removeprefix("eval_"): value for name, value in line.items() if name != "step"}
-                  for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if "eval_loss" in line}
+                  for line in map(json.loads, written.splitlines()) if "eval_loss" in line}
         best = trainer.best
         if best:
             print(f"Best: {best['metric']} {best['value']:.4f}, {trainer.best_file}", flush=True)
@@ -231,7 +237,10 @@ class Pooled:
         return len(self.batches)
 
     def __getitem__(self, n: int) -> tuple[Tensor, Tensor]:
-        rows = self.rows(n)
+        return self.part(n, 0, 1)
+
+    def part(self, n: int, first: int, step: int) -> tuple[Tensor, Tensor]:
+        rows = self.rows(n)[first::step]
         return torch.from_numpy(self.vectors[rows]), torch.from_numpy(self.batches.features.labels[rows])
 
 
@@ -239,18 +248,17 @@ def pool(model: models.Classifier, cfg: train.Config, batches: Batches, folder: 
     """The pooled vectors (N, D) of all inputs, kept in a file that is named by a digest of encoder, texts and dtype."""
     digest = hashlib.sha256(cfg.dtype.encode())
     for part in (model.transformer, model.pooler):
-        digest.update(train.weights_digest(part).encode())
+        digest.update(runs.weights_digest(part).encode())
     features = batches.features
     for array in (features.ids, features.starts, features.second):
         digest.update(array.tobytes())
     file, shape = folder / f"{digest.hexdigest()[:32]}.npy", (len(features), model.transformer.cfg.dim)
-    if file.is_file():
-        try:
-            vectors = np.load(file, mmap_mode="r")
-            if vectors.shape == shape:
-                return vectors
-        except (ValueError, OSError):                                   # cut short: make it again
-            pass
+    vectors = None
+    with contextlib.suppress(ValueError, OSError):                      # missing, or cut short: make it again
+        vectors = np.load(file, mmap_mode="r")
+    if not distributed.any_of(int(vectors is None or vectors.shape != shape))[0]:           # every process has it
+        assert vectors is not None
+        return vectors
     vectors = train.Trainer(cfg, Pool(model)).evaluate(predict, batches)
     with whole_file(file) as f:
         np.save(f, vectors)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from batches import Plan
 from records import RECORDS, read_records
 from shards import FORMAT, ArrayFile, Corpus, write_shard
-from utils import UserError, file_digest, whole_folder
+from utils import UserError, file_digest, locked, whole_folder
 
 FIXED = re.compile(rf"{RECORDS.pattern}|\.npz$")        # names of files with fixed instances
 
@@ -70,8 +70,14 @@ def prepare_instances(files: list[Path], out: str | Path) -> Path:
     folder = Path(out) / "shard-0-of-1"
     made_from = {"format": FORMAT, "kind": "instances", "shard": [0, 1],
                  "text": [[file.name, file_digest(file)] for file in files]}
-    if (folder / "shard.json").is_file():
-        return folder
+    with locked(folder):
+        if not (folder / "shard.json").is_file():
+            write_instances(files, folder, made_from)
+    return folder
+
+
+def write_instances(files: list[Path], folder: Path, made_from: dict) -> None:
+    """Write the shard of prepare_instances()."""
     types = {"tokens": "<u4", "instances": "<i8", "second": "<i4", "slots": "<i8", "positions": "<i4", "words": "<u4",
              "order": "u1"}
     length, most = 0, 0
@@ -97,7 +103,6 @@ def prepare_instances(files: list[Path], out: str | Path) -> Path:
                 most = max(most, int(rows["masked_lm_ids"].max()))
         counts = {"instances": arrays["order"].size, "tokens": arrays["tokens"].size, "masked": arrays["words"].size}
         write_shard(partial, made_from | {"counts": counts, "max_len": length, "largest_id": most}, arrays)
-    return folder
 
 
 class FixedInstances:
@@ -127,6 +132,11 @@ class FixedInstances:
     def lengths(self, plan: Plan) -> np.ndarray:
         """(N,) tokens of each instance."""
         return plan.n_a
+
+    def slots(self, plan: Plan, epoch: int) -> int:
+        """Masked slots of some instances."""
+        rows = plan.keys.astype(np.int64)
+        return int((self.corpus.slots[rows + 1] - self.corpus.slots[rows]).sum())
 
     def build(self, plan: Plan, epoch: int) -> tuple[np.ndarray, ...]:
         """The arrays of a batch."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import distributed
 from utils import UserError, nearest
 
 # The share of the learning rate at update s (from 0) of T, after the first w, in which it rises from 0.
@@ -107,17 +108,20 @@ class BertAdam(torch.optim.AdamW):
         `failed_step` tells which it was: a device can be asked every so often instead of every step.
         """
         share = rate(self.schedule, self.updates, self.warmup_steps, self.total_steps)
-        grads = []
+        grads, sharded = [], False
         for group in self.param_groups:
             group["lr"] = group["initial_lr"] * share
             for p in group["params"]:
                 if p.grad is not None:
-                    grads.append(p.grad)
+                    grads.append(distributed.local(p.grad))
+                    sharded = grads[-1] is not p.grad
                     if not self.state[p]:
                         start = torch.tensor(0.0 if self.bias_correction else 2.0**24, device=p.device)
                         self.state[p] = {"step": start, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
         assert grads, "no parameter has a gradient: call loss.backward() first"
         norm = global_norm(grads)
+        if sharded:                                             # the parts that the other processes have
+            norm = distributed.total(norm**2).sqrt()
         finite = norm.isfinite() if loss is None else norm.isfinite() & loss.isfinite()
         self.failed_step.copy_(torch.where(finite | (self.failed_step >= 0), self.failed_step, self.updates))
         self.found_inf = (self.failed_step >= 0).float()

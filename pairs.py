@@ -245,6 +245,13 @@ class Pairs:
         """(N,) tokens of each instance, [CLS] and [SEP] included."""
         return plan.n_a + plan.n_b + (3 if self.next_sentence else 2)
 
+    def slots(self, plan: Plan, epoch: int) -> int:
+        """How many tokens of some instances build() masks."""
+        if self.whole_word_mask:                                                # words may not fit: ask the rule itself
+            return int(self.build(plan, epoch)[5].sum())
+        lengths = self.lengths(plan)
+        return int(np.minimum(n_masked(lengths, self.max_pred, self.mask_prob), plan.n_a + plan.n_b).sum())
+
     def build(self, plan: Plan, epoch: int) -> tuple[np.ndarray, ...]:
         """The arrays of a batch, masked."""
         lengths = self.lengths(plan)[:, None]
@@ -269,19 +276,24 @@ class Pairs:
         return ids, segments.astype(np.int64), real.astype(np.int64), positions, words, weights, plan.order
 
 
+def n_masked(lengths: np.ndarray, max_pred: int, mask_prob: float) -> np.ndarray:
+    """Tokens to mask of instances of some lengths: min(max_pred, max(1, round(length * mask_prob)))."""
+    return np.clip(np.rint(lengths * mask_prob).astype(np.int64), 1, max_pred)
+
+
 def choose(ids: np.ndarray, allowed: np.ndarray, lengths: np.ndarray, keys: np.ndarray, max_pred: int, mask_prob: float,
            continues: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Which positions of a batch to mask: (B, P) positions, rising, and (B, P) whether the slot is in use.
 
-    min(max_pred, max(1, round(length * mask_prob))) of the allowed positions, at random. With `continues`, which tells of
-    an id whether it continues a word, whole words at random, passing over those that are more than what is left.
+    n_masked() of the allowed positions, at random. With `continues`, which tells of an id whether it continues a word,
+    whole words at random, passing over those that are more than what is left.
 
     Args:
         ids, allowed: (B, S).
         lengths: (B, 1).
         keys: (B,).
     """
-    n = np.minimum(np.clip(np.rint(lengths * mask_prob).astype(np.int64), 1, max_pred), allowed.sum(1, keepdims=True))
+    n = np.minimum(n_masked(lengths, max_pred, mask_prob), allowed.sum(1, keepdims=True))
     column, most = np.arange(ids.shape[1]), int(n.max())
     if continues is None:
         low = np.uint64(2**16 - 1)                                              # a random number, and the position in it

@@ -18,9 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import checkpoint
+import distributed
 import models
+import runs
 import train
 from batches import Batches, Instances
+from cli import command
 from corpus import cores, language, prepare_text, source_settings
 from fewshot import Judge
 from instances import FIXED, FixedInstances, prepare_instances
@@ -29,7 +32,7 @@ from pairs import check as check_shape
 from shards import Corpus, is_prepared
 from tasks import get_task
 from tokenization import FullTokenizer, casing, load_vocab
-from utils import UserError, command, file_digest, find, read_json, refuse, write_json
+from utils import UserError, file_digest, find, read_json, refuse, write_json
 from vectors import Encoder
 
 SAMPLE = Path("runs/sample")
@@ -44,7 +47,7 @@ def main(train_cfg: str | None = None, model_cfg: str | None = None, data_file: 
          split_sentences: bool | str = False, next_sentence: bool | None = None, whole_word_mask: bool | None = None,
          short_seq_prob: float | None = None, fixed_masks: bool = False, workers: int | None = None,
          fewshot_steps: int | None = None, fewshot_task: str | None = None, fewshot_dir: str | None = None,
-         settings: dict[str, Any] | None = None) -> None:
+         shard: bool = False, settings: dict[str, Any] | None = None) -> None:
     """Pre-train BERT on text, or evaluate it. Without a flag: on the built-in corpus.
 
     Args:
@@ -73,6 +76,7 @@ def main(train_cfg: str | None = None, model_cfg: str | None = None, data_file: 
         workers: processes that tokenise; default: one for each core.
         fewshot_steps: judge the encoder every so many updates by few examples of a task (features.py fewshot).
         fewshot_task: the task; fewshot_dir: its folder, as GLUE has it.
+        shard: started by torchrun, divide the model among the processes, where it does not fit into one GPU.
         settings: no flag of its own: every setting of train_cfg is one, such as --lr 3e-5 (config/README.md).
     """
     if mode not in ("train", "eval"):
@@ -83,7 +87,7 @@ def main(train_cfg: str | None = None, model_cfg: str | None = None, data_file: 
     if mode == "eval":
         if not model_file or not (data_file or eval_file):
             raise UserError("--mode eval needs --model_file and --data_file")
-        refuse("--mode eval has no use for", pretrain_file=pretrain_file, log_dir=log_dir,
+        refuse("--mode eval has no use for", pretrain_file=pretrain_file, log_dir=log_dir, shard=shard or None,
                eval_file=eval_file if data_file else None)
         evaluate(model_file, str(data_file or eval_file), text, shape, train_cfg, model_cfg, save_dir, data_parallel,
                  settings)
@@ -93,7 +97,7 @@ def main(train_cfg: str | None = None, model_cfg: str | None = None, data_file: 
     if data_file is None:
         refuse("no --data_file, which is needed with", train_cfg=train_cfg, model_cfg=model_cfg, model_file=model_file,
                pretrain_file=pretrain_file, vocab=vocab, eval_file=eval_file, **shape, **(settings or {}))
-        run_sample(save_dir, log_dir)
+        run_sample(save_dir, log_dir, shard)
         return
     judge = None
     if fewshot_steps is not None:
@@ -105,7 +109,7 @@ def main(train_cfg: str | None = None, model_cfg: str | None = None, data_file: 
         refuse("no --fewshot_steps, which is needed with", fewshot_task=fewshot_task, fewshot_dir=fewshot_dir)
     run = prepare_run(data_file, eval_file, text, shape, train_cfg, model_cfg, model_file or pretrain_file,
                       Path(save_dir or "runs/pretrain"), fixed_masks, settings)
-    run.fit(log_dir, data_parallel, judge, fewshot_steps or 0)
+    run.fit(log_dir, data_parallel, judge, fewshot_steps or 0, shard)
 
 
 # ---------------------------------------------------------------------------------------------------- the data
@@ -234,13 +238,13 @@ class Run:
     settings: dict
 
     def fit(self, log_dir: str | None = None, data_parallel: bool = True, judge: Judge | None = None,
-            judge_steps: int = 0) -> Path:
+            judge_steps: int = 0, shard: bool = False) -> Path:
         """Train, and return the last model's file. The folder gets all that fine-tuning and evaluating need. A judge of few
         shots is asked every judge_steps updates."""
         folder, config = self.save_dir, dataclasses.asdict(self.model.transformer.cfg)
         trainer = train.Trainer(self.cfg, self.model, self.batches, folder, {"config": config}, data_parallel=data_parallel,
-                                log_dir=log_dir)
-        train.claim(folder, self.settings)
+                                log_dir=log_dir, shard=shard)
+        runs.claim(folder, self.settings)
         checkpoint.copy_vocab(self.vocab, folder, self.do_lower_case)
         write_json(folder / "config.json", config)
         write_json(folder / "pretrain.json", self.shape)
@@ -255,7 +259,8 @@ class Run:
 
         def probe() -> dict[str, float]:
             assert judge
-            shots = judge(Encoder(self.model, tokenizer, self.shape["max_len"], trainer.device, dtype=self.cfg.dtype))
+            with distributed.gathered(self.model):
+                shots = judge(Encoder(self.model, tokenizer, self.shape["max_len"], trainer.device, dtype=self.cfg.dtype))
             print(f"Step {trainer.step}, few shots: {', '.join(f'{s.k}: {s.mean:.4f}' for s in shots)}", flush=True)
             return {f"fewshot_{s.k}": s.mean for s in shots}
 
@@ -280,7 +285,7 @@ def prepare_run(data_file: str, eval_file: str | None, text: Text, shape: dict, 
         config = source.config
     shape = {**shape, "max_len": shape["max_len"] or 512}
     checkpoint.check_length(config, shape["max_len"])
-    train.check_free(save_dir)
+    runs.check_free(save_dir)
     check_shape(**given(shape))
     if text.vocab or source:                                    # before a long text is prepared
         checkpoint.check_fit(config, checkpoint.find_vocab(text.vocab, source), shape["max_len"])
@@ -306,12 +311,15 @@ def prepare_run(data_file: str, eval_file: str | None, text: Text, shape: dict, 
     if source:
         new = checkpoint.load(model, source, fresh=("pooler", "masked_lm", "next_sentence"))
         print(f"{source.kind} {source.file}, " + (f"new: {', '.join(new)}" if new else "all heads"), flush=True)
+    if not shape["next_sentence"]:                              # nothing to learn there
+        for head in (model.pooler, model.next_sentence):
+            head.requires_grad_(False)
     describe(instances)
     shaping = {
         **dataclasses.asdict(cfg), **shape, "fixed_masks": fixed_masks, "do_lower_case": lower,
         **{f"model_cfg.{name}": value for name, value in dataclasses.asdict(config).items()},
         "sha256 of corpus": corpus.key[:16], "sha256 of vocab": file_digest(vocab)[:16],
-        "sha256 of initial weights": train.weights_digest(model)[:16],
+        "sha256 of initial weights": runs.weights_digest(model)[:16],
     }
     return Run(cfg, model, corpus, Batches(instances, cfg.batch_size, cfg.seed), eval_batches, vocab, lower, shape,
                save_dir, shaping)
@@ -360,7 +368,7 @@ def evaluate(model_file: str, data_file: str, text: Text, shape: dict | None = N
     return report(results, int(source.extra.get("step", 0)), folder)
 
 
-def run_sample(save_dir: str | None, log_dir: str | None) -> None:
+def run_sample(save_dir: str | None, log_dir: str | None, shard: bool = False) -> None:
     """The main job on the built-in corpus: make it, train, evaluate on documents held out, tell what comes next."""
     from examples import sample
     print(f"No --data_file: pre-training on the built-in corpus in {SAMPLE}")
@@ -369,11 +377,11 @@ def run_sample(save_dir: str | None, log_dir: str | None) -> None:
     shape = dict.fromkeys(("max_len", "max_pred", "mask_prob", "short_seq_prob", "next_sentence", "whole_word_mask"))
     run = prepare_run(f"{SAMPLE}/corpus.txt", f"{SAMPLE}/held_out.txt", Text(f"{SAMPLE}/vocab.txt"),
                       {**shape, "max_len": 64}, f"{SAMPLE}/pretrain.json", f"{SAMPLE}/config.json", None, folder)
-    run.fit(log_dir)
+    run.fit(log_dir, shard=shard)
     print(f"\nNext, fine-tune from it:\n"
           f"  python classify.py --task mrpc --train_cfg {SAMPLE}/train.json --data_file {SAMPLE}/train.tsv "
           f"--pretrain_file {folder} --save_dir runs/sample_tuned --max_len 64")
 
 
 if __name__ == "__main__":
-    command(main, settings=train.Config)
+    command(main, settings=train.Config, processes=True)

@@ -18,10 +18,11 @@ import checkpoint
 import models
 import start
 import train
+from cli import command
 from questions import N_BEST, Answer, Question, evaluate, find_answers, make_windows, read_squad
 from tasks import Batches
 from tokenization import FullTokenizer
-from utils import UserError, command, file_digest, read_json, read_text, refuse, whole_file, write_json
+from utils import UserError, file_digest, read_json, read_text, refuse, whole_file, write_json
 
 
 def main(mode: str | None = None, train_file: str | None = None, predict_file: str | None = None,
@@ -31,7 +32,7 @@ def main(mode: str | None = None, train_file: str | None = None, predict_file: s
          max_answer_len: int = 30, n_best: int = N_BEST, null_score_diff_threshold: float = 0.0,
          version_2_with_negative: bool | None = None, keep_outside: bool = False, question: str | None = None,
          context_file: str | None = None, predictions: str | None = None, null_odds: str | None = None,
-         out: str | None = None, data_parallel: bool = True, do_lower_case: bool | None = None,
+         out: str | None = None, data_parallel: bool = True, do_lower_case: bool | None = None, shard: bool = False,
          settings: dict[str, Any] | None = None) -> None:
     """Fine-tune BERT on questions about texts, answer them, or evaluate answers.
 
@@ -61,6 +62,7 @@ def main(mode: str | None = None, train_file: str | None = None, predict_file: s
         out: folder for predictions.json, nbest_predictions.json and null_odds.json; default `predictions` beside the model.
         data_parallel: use all visible GPUs.
         do_lower_case: only to insist; it follows from the checkpoint.
+        shard: started by torchrun, divide the model among the processes, where it does not fit into one GPU.
         settings: no flag of its own: every setting of train_cfg is one, such as --lr 3e-5 (config/README.md).
     """
     mode = mode or ("predict" if question is not None else "train")
@@ -74,10 +76,10 @@ def main(mode: str | None = None, train_file: str | None = None, predict_file: s
         if not train_file:
             raise UserError("--mode train needs --train_file, SQuAD's JSON")
         fit(train_file, pretrain_file, train_cfg, model_cfg, vocab, save_dir or "runs/squad", log_dir, shape, keep_outside,
-            data_parallel, do_lower_case, settings)
+            data_parallel, do_lower_case, settings, shard)
         return
     refuse(f"--mode {mode} has no use for", train_file=train_file, pretrain_file=pretrain_file, save_dir=save_dir,
-           log_dir=log_dir, keep_outside=keep_outside or None)
+           log_dir=log_dir, keep_outside=keep_outside or None, shard=shard or None)
     if mode == "eval" and predictions:
         if not predict_file:
             raise UserError("--mode eval needs --predict_file, SQuAD's JSON with the right answers")
@@ -132,7 +134,7 @@ def get_loss(model: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[
 
 def fit(train_file: str, pretrain_file: str | None, train_cfg: str | None, model_cfg: str | None, vocab: str | None,
         save_dir: str, log_dir: str | None, shape: dict[str, Any], keep_outside: bool, data_parallel: bool,
-        do_lower_case: bool | None, settings: dict[str, Any] | None) -> Path:
+        do_lower_case: bool | None, settings: dict[str, Any] | None, shard: bool = False) -> Path:
     """Train; returns the last checkpoint."""
     cfg = train.Config.from_json(train_cfg or Path(__file__).parent / "config" / "train_squad.json", **(settings or {}))
     sizes = {"max_len": shape["max_len"] or 384, "doc_stride": shape["doc_stride"] or 128,
@@ -150,7 +152,8 @@ def fit(train_file: str, pretrain_file: str | None, train_cfg: str | None, model
     print(f"{len(kept)} questions, {len(windows.features)} windows", flush=True)
     sizes["version_2_with_negative"] = with_null
     trainer = train.Trainer(cfg, model, Batches(windows.features, cfg.batch_size, cfg.seed), folder,
-                            {"config": dataclasses.asdict(begin.config)}, data_parallel=data_parallel, log_dir=log_dir)
+                            {"config": dataclasses.asdict(begin.config)}, data_parallel=data_parallel, log_dir=log_dir,
+                            shard=shard)
     begin.furnish(folder, model, cfg, {**sizes, "keep_outside": keep_outside,
                                        "sha256 of train_file": file_digest(train_file)[:16]})
     write_json(folder / "squad.json", sizes)
@@ -212,4 +215,4 @@ def load(model_file: str, model_cfg: str | None = None, vocab: str | None = None
 
 
 if __name__ == "__main__":
-    command(main, settings=train.Config)
+    command(main, settings=train.Config, processes=True)

@@ -10,6 +10,7 @@ from torch import nn
 
 import checkpoint
 import models
+import runs
 import train
 from tokenization import FullTokenizer, casing
 from utils import UserError, file_digest, write_json
@@ -33,11 +34,11 @@ class Start:
     def furnish(self, folder: Path, model: nn.Module, cfg: train.Config, settings: dict[str, Any]) -> None:
         """Make a folder the run's own, by its settings; it gets what evaluating needs."""
         config = dataclasses.asdict(self.config)
-        train.claim(folder, {
+        runs.claim(folder, {
             **dataclasses.asdict(cfg), **{f"model_cfg.{name}": value for name, value in config.items()},
             **{name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()},   # as in JSON
             "do_lower_case": self.tokenizer.do_lower_case, "sha256 of vocab": file_digest(self.vocab)[:16],
-            "sha256 of initial weights": train.weights_digest(model)[:16]})
+            "sha256 of initial weights": runs.weights_digest(model)[:16]})
         checkpoint.copy_vocab(self.vocab, folder, self.tokenizer.do_lower_case)
         write_json(folder / "config.json", config)
 

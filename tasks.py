@@ -366,8 +366,13 @@ class Batches:
         return [batches[i] for i in rng.permutation(len(batches))]
 
     def __getitem__(self, n: int) -> tuple[Tensor, ...]:
-        """input_ids, segment_ids, input_mask (B, S) and labels (B,) or (B, labels) of batch n, on the CPU."""
-        features, rows = self.features, self.rows(n)
+        """All of batch n."""
+        return self.part(n, 0, 1)
+
+    def part(self, n: int, first: int, step: int) -> tuple[Tensor, ...]:
+        """input_ids, segment_ids, input_mask (B, S) and labels (B,) or (B, labels) of every `step`-th row of batch n, from
+        the first one on, on the CPU."""
+        features, rows = self.features, self.rows(n)[first::step]
         lengths = self.lengths[rows][:, None]                                   # (B, 1)
         column = np.arange(lengths.max())                                       # (S,)
         mask = column < lengths                                                 # (B, S)

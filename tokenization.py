@@ -17,7 +17,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from utils import UserError, command, find, read_json, read_text, whole_file, write_json
+from cli import command
+from utils import UserError, find, read_json, read_text, whole_file, write_json
 
 UNKNOWN = "[UNK]"
 SPECIAL = ("[PAD]", UNKNOWN, "[CLS]", "[SEP]", "[MASK]")

@@ -6,12 +6,15 @@
 
 A run is one state. What step n does follows from the state before it and from (seed, n): its batch, and every random
 number drawn in it. A checkpoint holds that state, so a run that was killed and started again goes on bit for bit.
+
+Started by torchrun, every process takes its rows of each batch, and the gradients are averaged: the same run, but for
+rounding and for which elements dropout drops.
 """
+import contextlib
 import dataclasses
-import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,14 +26,12 @@ from tqdm import tqdm
 import checkpoint
 import distributed
 from optim import SCHEDULES, BertAdam, parameter_groups
-from utils import UserError, nearest, read_config, read_json, whole_file, write_json
+from runs import Writer, newest, open_metrics, snapshot
+from utils import Interrupted, Signals, UserError, nearest, rank, read_config, size
 
 Batch = tuple[Tensor, ...]
 Check = Callable[[], dict[str, float]]
 GetLoss = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
-
-# Settings that may differ when a run goes on: they change what is written, not what is computed.
-FREE = {"save_steps", "log_steps", "keep_checkpoints"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Config:
     n_epochs: int = 3                   # how often every example is seen
     warmup: float = 0.1                 # share of the steps in which the rate rises
     save_steps: int = 100               # updates between checkpoints
+    save_minutes: float | None = None   # minutes between checkpoints, beside save_steps; None: save_steps alone
     total_steps: int | None = None      # updates in all; None: n_epochs times the batches of an epoch
     dtype: str = "fp32"                 # of matrix products: fp32 or bf16 (parameters stay float32)
     gradient_accumulation: int = 1      # parts that a batch is computed in, to save memory
@@ -73,6 +75,8 @@ class Config:
             raise UserError(f"patience={self.patience}; expected at least 1, or null to train to the end")
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"layer_decay={self.layer_decay}; expected more than 0 and at most 1")
+        if self.save_minutes is not None and not self.save_minutes > 0:
+            raise UserError(f"save_minutes={self.save_minutes}; expected more than 0, or null")
         for name in ("lr", "weight_decay", "keep_checkpoints", "seed", "head_lr"):
             if (value := getattr(self, name)) is not None and not value >= 0:
                 raise UserError(f"{name}={getattr(self, name)}; expected 0 or more")
@@ -96,63 +100,34 @@ class Source(Protocol):
     def __len__(self) -> int: ...                       # batches of the first epoch, and about as many of each
     def first(self, epoch: int) -> int: ...             # the number of an epoch's first batch
     def __getitem__(self, n: int) -> Batch: ...         # tensors whose first dimension is the example
+    def part(self, n: int, first: int, step: int) -> Batch: ...         # every step-th row of it, from the first on
     def rows(self, n: int) -> np.ndarray: ...           # which examples batch n has
     def describe(self, n: int) -> str: ...              # batch n in words
 
 
 def get_device() -> torch.device:
-    """The GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU if there is one, each process of a machine its own, else the CPU."""
+    return torch.device("cuda", distributed.local_rank() if size() > 1 else 0) if torch.cuda.is_available() else \
+        torch.device("cpu")
 
 
 def device_name(device: torch.device, n_gpus: int = 1) -> str:
-    """'cuda (8 GPUs)' or 'cpu (2 cores)'."""
+    """'cuda (8 GPUs)', 'cpu (2 cores)' or '4 processes, cpu (1 core) each'."""
     n, unit = (n_gpus, "GPU") if device.type == "cuda" else (torch.get_num_threads(), "core")
-    return f"{device.type} ({n} {unit}{'s' * (n != 1)})"
+    one = f"{device.type} ({n} {unit}{'s' * (n != 1)})"
+    if n_gpus > 1:
+        one += f" by DataParallel; torchrun --nproc_per_node {n_gpus} is faster"
+    return one if size() == 1 else f"{size()} processes, {one} each"
 
 
 def seed_step(seed: int, step: int) -> None:
     """Start PyTorch's random generators for one step, as a function of the run's seed and the step."""
-    first, *others = np.random.SeedSequence([seed, step, distributed.rank()]).generate_state(
+    first, *others = np.random.SeedSequence([seed, step, rank()]).generate_state(
         max(1, torch.cuda.device_count()), np.uint64).tolist()
     torch.manual_seed(first)
     for i, state in enumerate(others, start=1):         # DataParallel's GPUs must not drop the same elements
         with torch.cuda.device(i):
             torch.cuda.manual_seed(state)
-
-
-def check_free(save_dir: str | Path) -> None:
-    """UserError if a folder holds a model that is no run's."""
-    names = ("config.json", "bert_config.json", "vocab.txt", "task.json", "model.safetensors", "pytorch_model.bin")
-    taken = [name for name in names if (Path(save_dir) / name).exists()] + checkpoint.saved(save_dir)
-    if taken and not (Path(save_dir) / "run.json").is_file():
-        raise UserError(f"{save_dir} holds a model already ({taken[0]}) and no run.json; name another --save_dir")
-
-
-def claim(save_dir: str | Path, settings: dict[str, Any]) -> None:
-    """Make a folder this run's own: write its settings, or compare them with those of the run that is there.
-
-    UserError names every setting that differs, so that no run goes on with another one's checkpoints.
-    """
-    file = Path(save_dir) / "run.json"
-    if file.is_file():
-        theirs = read_json(file)
-        different = [f"{name} was {theirs.get(name)!r}, now {settings.get(name)!r}" for name in sorted(theirs | settings)
-                     if name not in FREE and theirs.get(name) != settings.get(name)]
-        if different:
-            raise UserError(f"{save_dir} belongs to another run ({'; '.join(different)}); name another --save_dir, "
-                            f"or remove it")
-    else:
-        check_free(save_dir)
-    write_json(file, settings)
-
-
-def weights_digest(model: nn.Module) -> str:
-    """A digest of a model's parameters."""
-    digest = hashlib.sha256()
-    for tensor in model.state_dict().values():
-        digest.update(tensor.cpu().contiguous().numpy().data)
-    return digest.hexdigest()
 
 
 class Autocast(nn.Module):
@@ -177,20 +152,26 @@ class Trainer:
         batches: what to train on; None where only evaluate() is called.
         save_dir: gets model_steps_N.pt and metrics.jsonl; training goes on from what is there.
         contents: stored in every checkpoint beside the run's state: `config`, the model's configuration as a dict.
-        data_parallel: use all visible GPUs.
+        data_parallel: use all visible GPUs, where torchrun has not started a process for each.
         log_dir: gets curves for TensorBoard.
+        shard: divide parameters, gradients and the optimizer's state among the processes.
     """
 
     def __init__(self, cfg: Config, model: nn.Module, batches: Source | None = None, save_dir: str | Path = ".",
                  contents: dict[str, Any] | None = None, device: torch.device | None = None, data_parallel: bool = True,
-                 log_dir: str | Path | None = None):
+                 log_dir: str | Path | None = None, shard: bool = False):
         self.cfg, self.batches, self.save_dir, self.log_dir = cfg, batches, Path(save_dir), log_dir
         self.device, self.contents = device or get_device(), contents or {}
-        distributed.refuse_other_processes()
-        self.n_gpus = torch.cuda.device_count() if self.device.type == "cuda" and data_parallel else 1
+        distributed.start()
+        self.n_gpus = torch.cuda.device_count() if self.device.type == "cuda" and data_parallel and size() == 1 else 1
         if cfg.compile and self.n_gpus > 1:
             raise UserError(f"compile=true works on one GPU, and {self.n_gpus} are visible; add --data_parallel False")
-        self.model = model.to(self.device)              # the parameters; parallel is what runs them
+        if shard and size() == 1:
+            raise UserError("--shard True divides a model among processes, and this is one; start several with torchrun")
+        self.model, self.shard = model, shard           # the parameters; parallel is what runs them
+        if shard:
+            distributed.shard(model, model.transformer.blocks, self.device.type)  # type: ignore[union-attr]
+        model.to(self.device)
         self.parallel: nn.Module = Autocast(torch.compile(self.model, dynamic=True) if cfg.compile else self.model,
                                             self.device, cfg.dtype)
         if self.n_gpus > 1:
@@ -200,10 +181,13 @@ class Trainer:
                 module.checkpointing = cfg.checkpointing  # type: ignore[assignment]
         self.total_steps = cfg.total_steps or (batches.first(cfg.n_epochs) if batches else 0)
         self.step = 0                                   # updates made
+        self.due = False                                # what follows the last update is still to be done
         self.seen: Any = 0                              # tokens, since the time below; for TensorBoard
         self.since = time.perf_counter()
         self.sums: dict[str, dict[str, Any]] = {"epoch": {}, "log": {}}         # of metrics, since either began
         self.best: dict[str, Any] = {}                  # metric, value and step of the best check; checks since then
+        self.signals: Signals | None = None             # while training: has a signal come?
+        self.writer, self.saved = Writer(), time.monotonic()                    # when a checkpoint was last begun
 
     # -------------------------------------------------------------------------------------------------- training
 
@@ -217,48 +201,56 @@ class Trainer:
         becomes a line of metrics.jsonl, decides which checkpoint is the best (`self.best`; it is kept) and when patience
         is at its end. `probe`: a number of updates, and what is called every so many and logged likewise. A loss or
         gradient that is not finite ends the run before the update, with a UserError that names the step and the batch.
+        SIGINT and SIGTERM save, and raise Interrupted.
         """
         assert self.batches is not None
         cfg = self.cfg
+        distributed.check_same("training", {**dataclasses.asdict(cfg), "total_steps": self.total_steps, "shard": self.shard,
+                                            "evaluation": check is not None, "few shots": probe and probe[0]})
         groups = parameter_groups(self.model, cfg.weight_decay, cfg.lr, cfg.head_lr, cfg.layer_decay)
         self.optimizer = BertAdam(groups, cfg.lr, self.total_steps, cfg.warmup, cfg.schedule,
                                   max_grad_norm=cfg.max_grad_norm, bias_correction=cfg.bias_correction)
         self.resume()
-        if self.step >= self.total_steps or self.stopped:
+        if not self.due and (self.step >= self.total_steps or self.stopped):
             print(f"{self.file} is there already, " + (f"with all {self.total_steps} steps" if not self.stopped else
                   f"stopped after {cfg.patience} checks without a better {self.best['metric']}"), flush=True)
             return self.file
-        writer, self.since = self.open_logs(), time.perf_counter()
-        n_epochs, epoch = -(-self.total_steps // len(self.batches)) if cfg.total_steps else cfg.n_epochs, 0
+        self.log_writer, self.since, self.saved = self.open_logs(), time.perf_counter(), time.monotonic()
         self.parallel.train()
+        epoch = 0
         try:
-            while self.step < self.total_steps and not self.stopped:
-                while (end := self.batches.first(epoch + 1)) <= self.step:
-                    epoch += 1
-                start, end = self.batches.first(epoch), min(self.total_steps, end)
-                if self.step == start:
-                    self.sums["epoch"] = {}
-                with tqdm(total=end - start, initial=self.step - start, desc="Iter (loss=X.XXX)") as bar:
-                    while self.step < end and not self.stopped:
-                        self.train_step(get_loss, bar, writer)
-                        if probe and self.step % probe[0] == 0:
-                            self.log({"step": self.step, **probe[1]()}, writer)
-                            self.parallel.train()
-                        if self.step < end and self.step % cfg.save_steps == 0:
-                            self.save(None if each_epoch else check, writer)
-                average = self.mean("epoch")["loss"]
-                print(f"Epoch {epoch + 1}/{max(n_epochs, epoch + 1)} : Average Loss {average:.3f}", flush=True)
-                if self.step == end and (each_epoch or end == self.total_steps or end % cfg.save_steps == 0):
-                    self.save(check, writer)
-        except KeyboardInterrupt:
-            kept = checkpoint.saved(self.save_dir)
-            where = f"goes on from {kept[-1]}" if kept else "starts again, since nothing is saved before step " \
-                f"{cfg.save_steps} (save_steps)"
-            raise KeyboardInterrupt(f"at step {self.step} of {self.total_steps}; the same command {where}") from None
+            with Signals() as self.signals:
+                replicas = self.replicate(get_loss)
+                if self.due:
+                    self.settle(check, each_epoch, probe)
+                while self.step < self.total_steps and not self.stopped:
+                    while (end := self.batches.first(epoch + 1)) <= self.step:
+                        epoch += 1
+                    start, end = self.batches.first(epoch), min(self.total_steps, end)
+                    if self.step == start:
+                        self.sums["epoch"] = {}
+                    with tqdm(total=end - start, initial=self.step - start, desc="Iter (loss=X.XXX)",
+                              disable=rank() > 0) as bar:
+                        while self.step < end and not self.stopped:
+                            self.train_step(replicas, get_loss, bar)
+                            if self.step < end:
+                                self.settle(check, each_epoch, probe)
+                    if self.due:                        # the epoch's last update; the bar is closed now
+                        self.settle(check, each_epoch, probe)
+                self.writer.wait()
+        except Interrupted as interrupted:
+            self.optimizer.zero_grad()
+            self.save()
+            self.writer.wait()
+            raise Interrupted(interrupted.number, f"at step {self.step} of {self.total_steps}; the same command goes on "
+                              f"from {self.file}") from None
         finally:
-            self.metrics_file.close()
-            if writer:
-                writer.close()
+            self.signals = None
+            self.writer.wait()
+            if rank() == 0:
+                self.metrics_file.close()
+            if self.log_writer:
+                self.log_writer.close()
         if self.stopped:
             print(f"Stopped: {cfg.patience} checks without a better {self.best['metric']}", flush=True)
         print(f"Saved {self.file}", flush=True)
@@ -279,24 +271,47 @@ class Trainer:
         """Whether patience is at its end."""
         return self.cfg.patience is not None and self.best.get("since", 0) >= self.cfg.patience
 
-    def train_step(self, get_loss: GetLoss, bar: tqdm, writer: Any) -> None:
-        """One update, and its metrics."""
+    def replicate(self, get_loss: GetLoss) -> nn.Module:
+        """What is trained: with several processes, a model whose gradients are averaged over them."""
+        if size() == 1 or self.shard:
+            return self.parallel
+        from torch.nn.parallel import DistributedDataParallel
+        assert self.batches is not None
+        replicas = DistributedDataParallel(self.parallel, [self.device] if self.device.type == "cuda" else None,
+                                           gradient_as_bucket_view=True)
+        # The first backward decides in which order gradients are added up from the second on. With one row of it before
+        # the first step, a run that goes on adds in the same order as one that was never stopped.
+        get_loss(replicas, self.to_device(self.batches.part(0, 0, len(self.batches.rows(0)))))[0].backward()
+        self.optimizer.zero_grad()
+        return replicas
+
+    def train_step(self, replicas: nn.Module, get_loss: GetLoss, bar: tqdm) -> None:
+        """One update, and its metrics. Of several processes each computes its rows of the batch."""
+        assert self.batches is not None
         cfg = self.cfg
         seed_step(cfg.seed, self.step)
-        batch = self.to_device(self.batches[self.step])                         # type: ignore[index]
-        n, means = len(batch[0]), dict[str, Tensor]()
-        for part in zip(*(tensor.tensor_split(cfg.gradient_accumulation) for tensor in batch), strict=True):
-            if len(part[0]) == 0:
-                continue
-            loss, metrics = get_loss(self.parallel, part)
-            share = len(part[0]) / n                                            # of the batch's mean
-            (loss * share).backward()
+        n, means = len(self.batches.rows(self.step)), dict[str, Tensor]()
+        rows = len(range(rank(), n, size()))                                    # of them this process's
+        batch = self.to_device(self.batches.part(self.step, rank() if rows else 0, size()))
+        n_parts = min(cfg.gradient_accumulation, -(-n // size()))               # the same in every process
+        for i, part in enumerate(zip(*(tensor.tensor_split(n_parts) for tensor in batch), strict=True)):
+            self.heed_signals()
+            share = len(part[0]) / n if rows else 0.0                           # of the batch's mean
+            if len(part[0]) == 0:                                               # others have one row more
+                part, share = tuple(tensor[:1] for tensor in batch), 0.0
+            wait = i < n_parts - 1 and hasattr(replicas, "no_sync")
+            with replicas.no_sync() if wait else contextlib.nullcontext():      # type: ignore[operator]
+                loss, metrics = get_loss(replicas, part)
+                (loss * (share * size())).backward()                            # the processes' mean is taken
             for name, value in {"loss": loss, **metrics}.items():
                 means[name] = means.get(name, 0) + value.detach() * share
+        if size() > 1:
+            means = dict(zip(means, distributed.total(torch.stack(list(means.values()))), strict=True))
         lr = self.optimizer.lr
         norm = self.optimizer.step(loss=means["loss"])
         self.optimizer.zero_grad()
         self.step += 1
+        self.due = True
         self.seen = self.seen + means.get("tokens", 0) * n
         for sums in self.sums.values():
             sums["steps"] = sums.get("steps", 0) + 1
@@ -308,8 +323,66 @@ class Trainer:
             bar.set_description(f"Iter (loss={float(means['loss']):5.3f})", refresh=False)
         bar.update()
         if logging:
-            self.log({"step": self.step, "lr": lr, **self.mean("log")}, writer)
+            self.log({"step": self.step, "lr": lr, **self.mean("log")})
             self.sums["log"] = {}
+
+    def settle(self, check: Check | None, each_epoch: bool, probe: tuple[int, Check] | None) -> None:
+        """What follows an update: the end of an epoch is told, few shots, an evaluation, a checkpoint, where one is due."""
+        assert self.batches is not None
+        cfg, epoch = self.cfg, 1
+        while self.batches.first(epoch) < self.step:
+            epoch += 1
+        last = self.step == self.total_steps
+        if ends := last or self.step == self.batches.first(epoch):
+            n_epochs = -(-self.total_steps // len(self.batches)) if cfg.total_steps else cfg.n_epochs
+            print(f"Epoch {epoch}/{max(n_epochs, epoch)} : Average Loss {self.mean('epoch')['loss']:.3f}", flush=True)
+        probing = probe is not None and self.step % probe[0] == 0
+        saving = last or self.step % cfg.save_steps == 0 or (each_epoch and ends)
+        checking = check is not None and saving and (ends or not each_epoch)
+        lines = []
+        if probing or checking:
+            self.check_finite()
+            with self.stoppable():
+                if probing:
+                    assert probe
+                    lines.append(probe[1]())
+                if checking:
+                    assert check
+                    values = check()
+                    lines.append({f"eval_{name}": value for name, value in values.items()})
+            if checking:
+                self.note_best(values)
+            for line in lines:
+                self.log({"step": self.step, **line})
+            self.parallel.train()
+        self.due = False
+        if saving or self.minutes_are_over():
+            self.save()
+
+    def heed_signals(self) -> None:
+        """Interrupted if this process has got a signal to end, or another one has."""
+        if self.signals and (number := distributed.any_of(self.signals.number)[0]):
+            raise Interrupted(number)
+
+    @contextlib.contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """A signal interrupts what is done within, in a single process at once; the checkpoint then tells that it is still
+        due."""
+        self.heed_signals()
+        if self.signals:
+            self.signals.at_once = size() == 1
+        try:
+            yield
+        finally:
+            if self.signals:
+                self.signals.at_once = False
+
+    def minutes_are_over(self) -> bool:
+        """Whether save_minutes have passed since the last checkpoint, by the first process's clock."""
+        if self.cfg.save_minutes is None:
+            return False
+        over = time.monotonic() - self.saved > 60 * self.cfg.save_minutes
+        return distributed.any_of(int(over and rank() == 0))[0] > 0
 
     def to_device(self, batch: Batch) -> Batch:
         """Move a batch's tensors."""
@@ -319,6 +392,7 @@ class Trainer:
         """UserError if an update was refused because the loss or a gradient was not finite."""
         if (failed := int(self.optimizer.failed_step)) >= 0:
             assert self.batches is not None
+            self.writer.wait()
             kept = checkpoint.saved(self.save_dir)
             raise UserError(f"loss or gradient is not finite at step {failed + 1} ({self.batches.describe(failed)}); "
                             f"stopped before that update; look at that data, lower lr or use fp32"
@@ -333,38 +407,39 @@ class Trainer:
 
     @torch.inference_mode()
     def evaluate(self, predict: Callable[[nn.Module, Batch], Tensor], batches: Source, bar: bool = True) -> np.ndarray:
-        """One pass over the data without dropout: predict(model, batch) gives a row an example, returned in data order."""
+        """One pass over the data without dropout: predict(model, batch) gives a row an example, returned in data order.
+
+        Several processes take turns, a batch each, and all return everything.
+        """
         self.parallel.eval()
         rows, outputs = [], []
-        for n in tqdm(range(len(batches)), desc="Iter", disable=not bar):
-            outputs.append(predict(self.parallel, self.to_device(batches[n])))
-            rows.append(batches.rows(n))
-        values = torch.cat(outputs).float().cpu().numpy()
+        for first in tqdm(range(0, len(batches), size()), desc="Iter", disable=not bar or rank() > 0):
+            if size() > 1:
+                self.heed_signals()
+            n = first + rank()
+            output = predict(self.parallel, self.to_device(batches[min(n, len(batches) - 1)]))  # sharded, all have to
+            if n < len(batches):
+                outputs.append(output)
+                rows.append(batches.rows(n))
+        mine = (np.concatenate(rows), torch.cat(outputs).float().cpu().numpy()) if outputs else None
+        order, values = (np.concatenate(both) for both in zip(*filter(None, distributed.gather(mine)), strict=True))
         ordered = np.empty_like(values)
-        ordered[np.concatenate(rows)] = values
+        ordered[order] = values
         return ordered
 
     # ----------------------------------------------------------------------------------------- files of the run
 
-    def save(self, check: Check | None = None, writer: Any = None) -> None:
-        """Check, then write model_steps_N.pt: the whole state, or after the last step the model alone. Drop the oldest."""
+    def save(self) -> None:
+        """Begin to write model_steps_N.pt: the whole state, or after the last step the model alone. Drop the oldest."""
         self.check_finite()
-        if check:
-            values = check()
-            self.log({"step": self.step, **{f"eval_{name}": value for name, value in values.items()}}, writer)
-            self.note_best(values)
-            self.parallel.train()
-        state: dict[str, Any] = {"step": self.step, **self.contents, "model": self.model.state_dict(), "best": self.best}
-        if self.step < self.total_steps:
+        state: dict[str, Any] = {"step": self.step, **self.contents, "model": dict(self.model.state_dict()),
+                                 "best": self.best}
+        if self.step < self.total_steps or self.due:
             sums = {name: {k: float(v) for k, v in values.items()} for name, values in self.sums.items()}
-            state |= {"optimizer": self.optimizer.state_dict(), "sums": sums}
-        checkpoint.write_ours(self.file, state)
-        if self.cfg.keep_checkpoints:
-            files = checkpoint.saved(self.save_dir)             # later ones than ours are damaged: see resume()
-            ours = files[:1 + files.index(self.file)]
-            for old in ours[:-self.cfg.keep_checkpoints]:
-                if not self.best or old != self.best_file:
-                    old.unlink()
+            state |= {"optimizer": self.optimizer.state_dict(), "sums": sums, "due": self.due}
+        state, self.saved = snapshot(state), time.monotonic()
+        if rank() == 0:
+            self.writer.write(self.file, state, self.cfg.keep_checkpoints, self.best_file if self.best else self.file)
 
     def note_best(self, values: dict[str, float]) -> None:
         """Compare a check with the best so far."""
@@ -378,48 +453,48 @@ class Trainer:
             self.best["since"] += 1
 
     def resume(self) -> None:
-        """Take up the state of the newest checkpoint that is whole; a damaged one is named and passed over."""
-        damaged = 0
-        for file in reversed(checkpoint.saved(self.save_dir)):
-            try:
-                state = checkpoint.read_ours(file)
-                if state is None or not state.get("optimizer", state.get("step") == self.total_steps):
-                    raise UserError(f"{file} holds no state to go on from")
-            except UserError as error:
-                print(f"{error}", flush=True)
-                damaged += 1
-                continue
-            self.model.load_state_dict(state["model"])
-            self.step, self.best = state["step"], state.get("best", {})
-            if "optimizer" in state:
-                self.optimizer.load_state_dict(state["optimizer"])
-                self.sums = state["sums"]
-                print(f"Going on from {file}", flush=True)
+        """Take up the state of the newest whole checkpoint, which the first process reads and hands on to the others."""
+        state = distributed.from_first(newest(self.save_dir, self.total_steps) if rank() == 0 else None)
+        if state is None:
             return
-        if damaged:
-            raise UserError(f"no checkpoint in {self.save_dir} is whole; remove them to start again")
+        try:
+            own = self.model.state_dict()
+            self.model.load_state_dict({name: distributed.sharded_like(tensor, own.get(name))
+                                        for name, tensor in state["model"].items()})
+            self.step, self.best, self.due = int(state["step"]), dict(state.get("best", {})), bool(state.get("due", False))
+            if "optimizer" in state:
+                parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+                state["optimizer"]["state"] = {
+                    i: {name: sharded if name == "step" else distributed.sharded_like(sharded, parameters[i])
+                        for name, sharded in moments.items()} for i, moments in state["optimizer"]["state"].items()}
+                self.optimizer.load_state_dict(state["optimizer"])
+                self.sums = {name: dict(state["sums"][name]) for name in self.sums}
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).split("\n")[0]
+            raise UserError(f"{state['file']} does not fit this run ({reason}); remove it, or name another "
+                            f"--save_dir") from None
+        if "optimizer" in state:
+            print(f"Going on from {state['file']}", flush=True)
 
     def open_logs(self) -> Any:
-        """Open metrics.jsonl, without what a run that was cut short wrote after its checkpoint, and TensorBoard's files."""
-        file = self.save_dir / "metrics.jsonl"
-        lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
-        with whole_file(file) as f:
-            for line in lines:
-                if line.endswith("\n") and json.loads(line)["step"] <= self.step:
-                    f.write(line.encode())
-        self.metrics_file = open(file, "a", encoding="utf-8")
+        """Open metrics.jsonl and TensorBoard's files."""
+        if rank():
+            return None
+        self.metrics_file = open_metrics(self.save_dir / "metrics.jsonl", self.step, self.due)
         if not self.log_dir:
             return None
         from tensorboardX import SummaryWriter
         return SummaryWriter(str(self.log_dir), purge_step=self.step + 1)
 
-    def log(self, values: dict[str, float], writer: Any) -> None:
+    def log(self, values: dict[str, float]) -> None:
         """A line of metrics.jsonl, and a point of every curve."""
+        if rank():
+            return
         self.metrics_file.write(json.dumps(values) + "\n")
         self.metrics_file.flush()
-        if writer:
+        if self.log_writer:
             for name, value in values.items():
-                writer.add_scalar(name, value, values["step"])
+                self.log_writer.add_scalar(name, value, values["step"])
             if (seen := float(self.seen)):              # not in metrics.jsonl, which is the same for the same run
-                writer.add_scalar("tokens_per_second", seen / (time.perf_counter() - self.since), values["step"])
+                self.log_writer.add_scalar("tokens_per_second", seen / (time.perf_counter() - self.since), values["step"])
                 self.seen, self.since = 0, time.perf_counter()

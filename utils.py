@@ -1,24 +1,24 @@
-"""What every module may lean on: errors meant for the user, JSON settings, files that are whole or absent, commands.
+"""What every module may lean on: errors meant for the user, JSON settings, files that are whole or absent, signals.
 
     cfg = read_config(Config, "config/train_mrpc.json")         # an unknown key names the nearest known one
     with whole_file("out/model.pt") as f: f.write(...)          # renamed into place when all of it is on the disk
-    if __name__ == "__main__": command(main)                    # the flags are checked before anything runs
 """
 import contextlib
 import dataclasses
 import difflib
-import errno
 import glob
 import hashlib
-import inspect
 import json
 import os
-import re
 import shutil
+import signal
 import sys
+import tempfile
+import threading
+import time
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -33,6 +33,16 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """The hint for an unknown name.  nearest("n_layer", ["n_layers", "dim"]) -> ' (did you mean n_layers?)'"""
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f" (did you mean {match[0]}?)" if match else ""
+
+
+def rank() -> int:
+    """The number of this process among those that torchrun has started, from 0. The first one prints and writes."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def size() -> int:
+    """How many processes torchrun has started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 # ------------------------------------------------------------------------------------------------------- reading
@@ -115,8 +125,15 @@ def read_config(cls: type[T], file: str | Path, **instead: object) -> T:
 # ------------------------------------------------------------------------------------------------------- writing
 
 @contextlib.contextmanager
-def whole_file(file: str | Path) -> Iterator[BinaryIO]:
-    """A file to write into that takes its name only when it is complete and on the disk; else nothing is left."""
+def whole_file(file: str | Path, everywhere: bool = False) -> Iterator[BinaryIO]:
+    """A file to write into that takes its name only when it is complete and on the disk; else nothing is left.
+
+    Of several processes the first alone writes it, unless `everywhere`.
+    """
+    if rank() and not everywhere:
+        with tempfile.TemporaryFile() as nowhere:
+            yield nowhere
+        return
     path = Path(file)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
@@ -156,9 +173,33 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
         raise
 
 
-def write_json(file: str | Path, values: dict) -> None:
+@contextlib.contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """One process at a time, also of several machines that share the disk; the lock goes with the process that holds it."""
+    import fcntl
+    file = Path(path).with_name(f".{Path(path).name}.lock")
+    new = [parent for parent in file.parents if not parent.exists()]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        f = open(file, "w")
+        fcntl.flock(f, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.fstat(f.fileno()).st_ino == file.stat().st_ino:       # not one that the last holder has removed
+                break
+        f.close()
+    try:
+        yield
+    finally:
+        file.unlink()
+        f.close()
+        for parent in new:
+            with contextlib.suppress(OSError):                  # something was written there
+                parent.rmdir()
+
+
+def write_json(file: str | Path, values: dict, everywhere: bool = False) -> None:
     """A dict as readable JSON, whole or not at all."""
-    with whole_file(file) as f:
+    with whole_file(file, everywhere) as f:
         f.write((json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
 
 
@@ -170,7 +211,8 @@ def refuse(reason: str, **flags: object) -> None:
 
 def note(text: str) -> None:
     """Tell the user something on stderr, where it disturbs no output."""
-    print(text, file=sys.stderr, flush=True)
+    if rank() == 0:
+        print(text, file=sys.stderr, flush=True)
 
 
 def file_digest(file: str | Path) -> str:
@@ -179,111 +221,41 @@ def file_digest(file: str | Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-# ------------------------------------------------------------------------------------------------------ commands
+# ------------------------------------------------------------------------------------------------------- signals
 
-def parse_value(flag: str, text: str, kind: Any) -> object:
-    """The value of a flag by its annotated type (fire would guess: 2020 a number, a,b a tuple)."""
-    kinds = typing.get_args(kind) or (kind,)
-    if type(None) in kinds and text in ("None", "null"):
-        return None
-    if bool in kinds and text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for number in (int, float):
-        if number in kinds:
-            with contextlib.suppress(ValueError):
-                return number(text)
-    if str in kinds:
-        return text
-    raise UserError(f"{flag} {text}: expected {type_name(kind).replace('bool', 'True or False')}")
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM has come; the message says what becomes of the work."""
+
+    def __init__(self, number: int, message: str = ""):
+        super().__init__(message)
+        self.number = number
 
 
-def parse_arguments(function: Callable, arguments: list[str], settings: type | None = None) -> dict[str, object]:
-    """Keyword arguments of a function from a command line: `--name value`, `--name=value`, `--name` alone for True.
+class Signals:
+    """Within `with Signals() as asked:` a first SIGINT or SIGTERM does no harm: `asked.number` tells of it, so that the
+    work can be brought to a good end. `at_once`: it raises Interrupted instead. A second one ends the process.
 
-    Parameters without a default may stand without their name, in order; a last one that is a list takes all that is left
-    so. The fields of a dataclass `settings` are flags too, and become the function's parameter of that name, a dict. Every
-    mistake is found before anything runs.
+    What comes within a second of the first is the same one: a scheduler and torchrun may both send it.
     """
-    parameters, hints = dict(inspect.signature(function).parameters), typing.get_type_hints(function)
-    extra = {} if settings is None else typing.get_type_hints(settings)
-    if settings:
-        del parameters["settings"]
-        hints |= extra
-        parameters |= inspect.signature(settings).parameters
-    required = [name for name, p in parameters.items() if p.default is p.empty]
-    lists: dict[str, list[str]] = {name: [] for name in required if hints[name] == list[str]}
-    given: dict[str, str] = {}
-    queue = list(arguments)
-    while queue:
-        argument = queue.pop(0)
-        if match := re.fullmatch(r"(--?[A-Za-z][\w-]*)(?:=(.*))?", argument, re.DOTALL):
-            flag, text = match.groups()
-            name = flag.lstrip("-").replace("-", "_")
-            flags = [name for name in parameters if name not in lists]
-            if name not in flags or not flag.startswith("--"):
-                hint = nearest(name, flags).replace("mean ", "mean --")
-                raise UserError(f"unknown flag {flag}{hint or '; the flags are --' + ' --'.join(flags)}")
-            if text is None and queue and not re.match(r"--?[A-Za-z]", queue[0]):
-                text = queue.pop(0)
-            elif text is None:
-                if hints[name] is not bool:
-                    raise UserError(f"{flag} has no value; expected {type_name(hints[name])}")
-                text = "True"
-        else:
-            left = [name for name in required if name not in given]
-            if left and left[0] in lists:
-                lists[left[0]].append(argument)
-                continue
-            if not left:
-                raise UserError(f"unexpected {argument!r}; flags are written --name value")
-            name = flag = left[0]
-            text = argument
-        if name in given:
-            raise UserError(f"{flag} is given twice; keep one")
-        given[name] = text
-    if missing := [name.upper() if name in lists or not lists else f"--{name}" for name in required
-                   if name not in given and not lists.get(name)]:
-        raise UserError(f"{' and '.join(missing)} missing; see --help")
-    values = {name: parse_value(f"--{name}", text, hints[name]) for name, text in given.items()}
-    chosen = {name: values.pop(name) for name in list(values) if name in extra}
-    return {**lists, **values, **({"settings": chosen} if chosen else {})}
 
+    def __init__(self, at_once: bool = False):
+        self.at_once, self.number, self.since = at_once, 0, 0.0
 
-@contextlib.contextmanager
-def one_line_errors(program: str) -> Iterator[None]:
-    """Turn the user's mistakes into one line on stderr and exit status 2, an interruption into 130."""
-    try:
-        yield
-    except BrokenPipeError:                                     # the reader of a pipe has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except (UserError, OSError) as error:
-        message = str(error)
-        if isinstance(error, OSError) and error.strerror:
-            message = f"{error.filename or 'writing'}: {error.strerror}"
-            message += "; make room and start again" * (error.errno == errno.ENOSPC)
-        print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt as interruption:
-        print(f"\n{program}: interrupted {interruption}".rstrip(), file=sys.stderr)
-        sys.exit(130)
+    def handle(self, number: int, frame: types.FrameType | None) -> None:
+        """Python calls this between two of its instructions."""
+        if not self.number:
+            self.number, self.since = number, time.monotonic()
+            if self.at_once:
+                raise Interrupted(number)
+        elif time.monotonic() - self.since > 1:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
+    def __enter__(self) -> "Signals":
+        main = threading.current_thread() is threading.main_thread()
+        self.before = {number: signal.signal(number, self.handle) for number in (signal.SIGINT, signal.SIGTERM) if main}
+        return self
 
-def command(*functions: Callable, named: bool = False, settings: type | None = None) -> None:
-    """Run a function as a command line, its signature being the flags; several functions, or `named`, are subcommands.
-    The fields of a dataclass `settings` are flags of a function with a parameter of that name."""
-    program, arguments = Path(sys.argv[0]).name, sys.argv[1:]
-    table, named = {function.__name__: function for function in functions}, named or len(functions) > 1
-    with one_line_errors(program):
-        if {"--help", "-h"} & set(arguments) or (named and not arguments):
-            import fire
-            chosen = [name for name in arguments[:1] if name in table] if named else []
-            fire.Fire(table if named else functions[0], command=[*chosen, "--help"], name=program)
-            return
-        function = functions[0]
-        if named:
-            name = arguments.pop(0)
-            if name not in table:
-                raise UserError(f"unknown command {name!r}{nearest(name, table)}; the commands are {', '.join(table)}")
-            function = table[name]
-        function(**parse_arguments(function, arguments, settings))
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)

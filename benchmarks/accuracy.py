@@ -20,8 +20,8 @@ from common import data, report
 
 import finetune
 import train
+from cli import command
 from tasks import get_task
-from utils import command
 
 # columns of texts and label; labels, none: a number; the metric compared
 TASKS = {"RTE":   ((1, 2, 3),    ("entailment", "not_entailment"), "Accuracy"),

@@ -10,8 +10,8 @@ from pathlib import Path
 from common import data, report, seconds
 
 import finetune
+from cli import command
 from tasks import TASKS
-from utils import command
 
 
 def run(rows: int = 1000, max_len: int = 64, dtype: str = "bf16", epochs: int = 10) -> None:

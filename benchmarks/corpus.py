@@ -16,9 +16,9 @@ from pathlib import Path
 from common import ROOT, data, report
 
 from batches import Batches
+from cli import command
 from pairs import Pairs
 from shards import Corpus
-from utils import command
 
 
 def held(pid: int | str, what: str) -> float:

@@ -16,10 +16,10 @@ from common import data, median_seconds, report, seconds
 
 import finetune
 import models
+from cli import command
 from optim import BertAdam, parameter_groups
 from tasks import TASKS, Batches, encode, read_examples
 from tokenization import FullTokenizer
-from utils import command
 
 BATCH, MAX_LEN = 32, 128
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

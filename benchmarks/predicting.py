@@ -19,8 +19,8 @@ from common import data, report, seconds
 import checkpoint
 import classify
 import finetune
+from cli import command
 from tasks import get_task, read_examples
-from utils import command
 
 BATCH_SIZES = (1, 8, 32)
 

@@ -17,11 +17,11 @@ from finetuning import DTYPES, matrix_rate
 import models
 import pretrain
 from batches import Batches
+from cli import command
 from corpus import prepare_text
 from optim import BertAdam, parameter_groups
 from pairs import Pairs
 from shards import Corpus
-from utils import command
 
 SHAPES = {"mini": (256, 4, 4), "base": (768, 12, 12), "large": (1024, 24, 16)}
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from common import data, report, seconds
 
+from cli import command
 from tasks import TASKS, Batches, encode, read_examples
 from tokenization import FullTokenizer
-from utils import command
 
 
 def memory() -> float:

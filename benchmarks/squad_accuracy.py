@@ -19,8 +19,8 @@ from common import data, report, seconds
 
 import checkpoint
 import squad
+from cli import command
 from questions import Question, evaluate, read_squad
-from utils import command
 
 TRAIN, DEV, MAX_LEN, STRIDE, BATCH = 4000, 1000, 384, 128, 16
 

@@ -11,8 +11,8 @@ os.environ["RAYON_NUM_THREADS"] = "1"
 from common import data, report, seconds
 from tokenizers import BertWordPieceTokenizer
 
+from cli import command
 from tokenization import FullTokenizer
-from utils import command
 
 
 def run(repeats: int = 5) -> None:

@@ -17,9 +17,9 @@ from common import data, report, seconds
 import features
 import fewshot
 import vectors
+from cli import command
 from metrics import spearman
 from tasks import TASKS, read_examples
-from utils import command
 
 
 def plain(model, tokenizer, lines: list[str], out: Path) -> None:

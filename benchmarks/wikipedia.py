@@ -16,10 +16,11 @@ from common import data, report
 
 import finetune
 import pretrain
+from cli import command
 from shards import Corpus
 from tasks import TASKS
 from tokenization import learn
-from utils import command, write_json
+from utils import write_json
 
 SHAPE = {"dim": 256, "n_layers": 3, "n_heads": 4, "dim_ff": 1024, "max_len": 128, "n_segments": 2, "p_drop_hidden": 0.0,
          "p_drop_attn": 0.0}

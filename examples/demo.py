@@ -12,8 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import finetune
 import pretrain
+from cli import command
 from tasks import get_task, read_examples
-from utils import command, read_json, write_json
+from utils import read_json, write_json
 
 SAMPLE, SEEDS = pretrain.SAMPLE, (1, 2, 3)
 

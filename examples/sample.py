@@ -17,7 +17,8 @@ from pathlib import Path
 if __name__ == "__main__":                                      # run as a script, the modules are one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils import UserError, command, whole_file, write_json
+from cli import command
+from utils import UserError, whole_file, write_json
 
 PEOPLE = "anna boris carla david elena felix greta hugo irene jonas katia lukas marta nils olga pavel".split()
 THINGS = "bicycle lamp violin map coat kettle ladder clock basket mirror radio tent".split()

@@ -12,8 +12,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import models
 import train
+from cli import command
 from examples import sample as world
-from utils import command
 
 
 @pytest.fixture(scope="session")

@@ -313,7 +313,7 @@ def test_a_write_that_fails_leaves_the_earlier_file_and_no_rest(ours: Path) -> N
     # a process that may write 20 kB a file, as on a full disk, overwrites the checkpoint with a larger one
     code = ("import resource, signal, torch, checkpoint; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
-            "from utils import one_line_errors\n"
+            "from cli import one_line_errors\n"
             f"file = {str(ours / 'model_steps_5.pt')!r}\n"
             "with one_line_errors('p'): checkpoint.write_ours(file, {'x': torch.zeros(99999)})")
     root = Path(__file__).parent.parent

@@ -3,6 +3,7 @@ import json
 import os
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -178,11 +179,11 @@ def test_a_mistake_ends_in_one_line_with_status_2_and_nothing_written(
     assert {p: p.stat().st_mtime_ns for p in [*bad.rglob("*"), *trained.rglob("*")]} == before
 
 
-def test_a_launcher_with_several_processes_is_refused_before_anything_is_written(
-        sample: Path, trained: Path, tmp_path: Path, run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_for_one_process_refuses_several_before_anything_is_written(
+        trained: Path, tmp_path: Path, run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    status, _, err = run(TRAIN.format(sample=sample, trained=trained, new=tmp_path) + "--max_len 64", classify.main)
-    assert (status, "WORLD_SIZE=2: training in several processes is not supported" in err) == (2, True)
+    status, _, err = run(f"convert {trained}/run {tmp_path}/new", checkpoint.convert, checkpoint.inspect)
+    assert (status, err) == (2, "prog.py: WORLD_SIZE=2: prog.py works in one process; start it without torchrun\n")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -195,16 +196,24 @@ def test_subcommands_are_checked_too(run: Callable, tmp_path: Path) -> None:
         assert (status, message in err) == (2, True), err
 
 
-def test_an_interruption_says_how_to_go_on(run: Callable, monkeypatch: pytest.MonkeyPatch, sample: Path, trained: Path,
-                                           tmp_path: Path) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(("number", "status", "what"), [(signal.SIGINT, 130, "interrupted"),
+                                                        (signal.SIGTERM, 143, "terminated")])
+def test_a_signal_saves_and_says_how_to_go_on(run: Callable, monkeypatch: pytest.MonkeyPatch, sample: Path, trained: Path,
+                                              tmp_path: Path, number: int, status: int, what: str) -> None:
+    get_loss, calls = finetune.get_loss, iter(range(100))
 
-    monkeypatch.setattr(finetune, "get_loss", interrupt)
+    def interrupted(model: object, batch: tuple) -> tuple:
+        if next(calls) == 3:
+            os.kill(os.getpid(), number)
+        return get_loss(model, batch)
+
+    monkeypatch.setattr(finetune, "get_loss", interrupted)
     line = TRAIN.format(sample=sample, trained=trained, new=tmp_path) + "--max_len 64"
-    status, _, err = run(line, classify.main)
-    assert status == 130
-    assert "interrupted at step 0 of 7; the same command starts again" in err
+    found, _, err = run(line, classify.main)
+    assert found == status
+    assert f"prog.py: {what} at step 4 of 7; the same command goes on from {tmp_path}/run/model_steps_4.pt" in err
+    assert "Going on from" in run(line, classify.main)[1]
+    assert (tmp_path / "run/model_steps_7.pt").read_bytes() == (trained / "run/model_steps_7.pt").read_bytes()
 
 
 @pytest.mark.real

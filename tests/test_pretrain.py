@@ -20,6 +20,7 @@ import checkpoint
 import classify
 import models
 import pretrain
+import runs
 import train
 from batches import Batches
 from corpus import prepare_text
@@ -286,7 +287,7 @@ def test_interrupted_between_epochs_and_started_again_gives_the_same_bits(
             None,
             tmp_path / folder,
         )
-        train.claim(run.save_dir, run.settings)
+        runs.claim(run.save_dir, run.settings)
         return run, train.Trainer(run.cfg, run.model, run.batches, run.save_dir, {"config": {}})
 
     _, whole = start("whole")

@@ -1,0 +1,89 @@
+"""Short runs in float64 without dropout, for one process or for several that torchrun starts:
+
+    $ torchrun --nproc_per_node 2 tests/processes.py SAMPLE OUT FROM
+
+trains in OUT, plain and sharded; then goes on from the checkpoints that another number of processes has left in FROM.
+"""
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+import distributed
+import finetune
+import models
+import pretrain
+import tasks
+import train
+from batches import Batches
+from corpus import prepare_text
+from pairs import Pairs
+from shards import Corpus
+from tokenization import FullTokenizer
+from utils import Interrupted, size
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
+STEPS, HALF = 20, 10
+KINDS = ("classify", "pretrain")
+
+
+def trainer(kind: str, sample: Path, folder: Path, shard: bool = False, **settings: object) -> train.Trainer:
+    """A small model of a command, and what it learns from; the last batch of an epoch has three rows."""
+    cfg = train.Config(**{"batch_size": 10, "lr": 1e-2, "total_steps": STEPS, "save_steps": HALF, "log_steps": 1,
+                          "keep_checkpoints": 0, "gradient_accumulation": 2, **settings})
+    vocab = sample / "vocab.txt"
+    torch.manual_seed(0)
+    shape = models.Config(len(vocab.read_text().split()), 32, 2, 2, 64, 0.0, 0.0, 64)
+    if kind == "classify":
+        examples = tasks.read_examples(tasks.TASKS["mrpc"], sample / "train.tsv")[:53]
+        features = tasks.encode(examples, tasks.TASKS["mrpc"], FullTokenizer(vocab), 64)
+        model, batches = models.Classifier(shape), tasks.Batches(features, 10, 1)
+    else:
+        prepare_text([sample / "corpus.txt"], vocab, sample / "prepared", True)
+        model, batches = models.PretrainModel(shape), Batches(Pairs(Corpus(sample / "prepared"), 48, seed=1), 10, seed=1)
+    return train.Trainer(cfg, model.double(), batches, folder, shard=shard)
+
+
+def get_loss(kind: str) -> train.GetLoss:
+    return finetune.get_loss if kind == "classify" else exact_loss
+
+
+def exact_loss(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
+    """Pre-training's, its weights in float64 as in Google's formula."""
+    return pretrain.get_loss(model, (*batch[:5], batch[5].double(), batch[6]))
+
+
+def go_on(kind: str, sample: Path, start: Path, folder: Path, shard: bool) -> None:
+    """From another run's checkpoint in the middle: load it, save it again at once, then train to the end."""
+    one = trainer(kind, sample, folder, shard)
+    if not distributed.rank():
+        folder.mkdir(parents=True)
+        shutil.copy(start / f"model_steps_{HALF}.pt", folder)
+    distributed.any_of(0)                                       # wait for the copy
+
+    def terminate(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return get_loss(kind)(model, batch)
+
+    try:
+        one.train(terminate)
+    except Interrupted:
+        if not distributed.rank():
+            shutil.copytree(folder, f"{folder}_again")
+    distributed.any_of(0)
+    trainer(kind, sample, folder, shard).train(get_loss(kind))
+
+
+if __name__ == "__main__":
+    sample, out, start = map(Path, sys.argv[1:])
+    distributed.start()
+    for kind in KINDS:
+        for name, shard in [("plain", False)] + [("sharded", True)] * (size() > 1):
+            trainer(kind, sample, out / f"{kind}_{name}", shard).train(get_loss(kind))
+            go_on(kind, sample, start / f"{kind}_plain", out / f"{kind}_{name}_on", shard)
+    distributed.end()
