@@ -125,8 +125,8 @@ def tell(program: str, message: str) -> None:
     """Print why this process ends, unless another one has told it."""
     message = " ".join(message.split())
     if distributed.leave_reason(message):
-        which = f" process {rank()}:" if rank() else ""
-        print(f"{program}:{which} {message}", file=sys.stderr)
+        start, which = ("\n", f" process {rank()}:") if rank() else ("", "")     # the first one's bar may stand in the line
+        print(f"{start}{program}:{which} {message}", file=sys.stderr)
 
 
 def leave(status: int) -> None:

@@ -44,6 +44,8 @@ def start() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
     store, _, _ = next(dist.rendezvous("env://", timeout=wait))
+    # torchrun may keep the store when it starts all processes again: what those before have left there is not for us
+    store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     STORE[:] = [dist.PrefixStore("bert", store)]
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=wait, store=store,
                             rank=rank(), world_size=size())

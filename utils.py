@@ -10,6 +10,7 @@ import glob
 import hashlib
 import json
 import os
+import select
 import shutil
 import signal
 import sys
@@ -226,9 +227,12 @@ def file_digest(file: str | Path) -> str:
 class Interrupted(KeyboardInterrupt):
     """SIGINT or SIGTERM has come; the message says what becomes of the work."""
 
+    raised = False                      # whether a signal has led to one
+
     def __init__(self, number: int, message: str = ""):
         super().__init__(message)
         self.number = number
+        Interrupted.raised = True
 
 
 class Signals:
@@ -239,23 +243,46 @@ class Signals:
     """
 
     def __init__(self, at_once: bool = False):
-        self.at_once, self.number, self.since = at_once, 0, 0.0
+        self.at_once, self.number = at_once, 0
 
     def handle(self, number: int, frame: types.FrameType | None) -> None:
         """Python calls this between two of its instructions."""
         if not self.number:
-            self.number, self.since = number, time.monotonic()
+            self.number = number
             if self.at_once:
                 raise Interrupted(number)
-        elif time.monotonic() - self.since > 1:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
 
     def __enter__(self) -> "Signals":
-        main = threading.current_thread() is threading.main_thread()
-        self.before = {number: signal.signal(number, self.handle) for number in (signal.SIGINT, signal.SIGTERM) if main}
+        self.before, self.pipe = {}, 0
+        if threading.current_thread() is threading.main_thread():
+            self.before = {number: signal.signal(number, self.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+            if (outer := signal.set_wakeup_fd(-1)) >= 0:        # somebody watches already
+                signal.set_wakeup_fd(outer)
+            else:
+                read, self.pipe = os.pipe()
+                os.set_blocking(self.pipe, False)
+                signal.set_wakeup_fd(self.pipe)
+                threading.Thread(target=watch, args=(read,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
+        if self.pipe:
+            signal.set_wakeup_fd(-1)
+            os.close(self.pipe)
+
+
+def watch(signals: int) -> None:
+    """End the process on a second signal, whatever it does; and one of several processes also where the first has led to
+    nothing for long, as it waits for another process in vain."""
+    number, since = 0, 0.0
+    while True:
+        heard, _, _ = select.select([signals], [], [], 20 if number and size() > 1 else None)
+        if heard and not (data := os.read(signals, 1)):         # nobody writes any more
+            os.close(signals)
+            return
+        if (heard and number and time.monotonic() - since > 1) or not (heard or Interrupted.raised):
+            os._exit(128 + (data[0] if heard else number))
+        if not number:
+            number, since = data[0], time.monotonic()

@@ -298,7 +298,7 @@ def test_killed_while_preparing_the_next_start_does_it_and_no_worker_stays(tmp_p
     time.sleep(0.3)
     process.kill()
     process.wait()
-    assert [p.name for p in (tmp_path / "ids").iterdir()] == [".shard-0-of-1.part"]
+    assert {p.name for p in (tmp_path / "ids").iterdir()} == {".shard-0-of-1.part", ".shard-0-of-1.lock"}
     for _ in range(100):  # the workers notice within about a second
         if subprocess.run(["pgrep", "-s", str(process.pid)], capture_output=True).returncode:
             break

@@ -79,7 +79,7 @@ def test_the_json_is_google_s_and_its_numbers_those_of_transformers(weights: Pat
         assert [f["token"] for f in rows[i]["features"]] == tokens
         assert [[layer["index"] for layer in f["layers"]] for f in rows[i]["features"]] == [[-1, -3]] * len(tokens)
         got = np.array([[layer["values"] for layer in f["layers"]] for f in rows[i]["features"]])
-        assert np.abs(got - values).max() < 2e-6
+        assert np.abs(got - values).max() < 5e-6
         assert (np.round(got, 6) == got).all()
 
 
@@ -102,10 +102,10 @@ def test_arrays_have_the_same_numbers_in_every_form(weights: Path, tmp_path: Pat
         _, values = expected(weights, lines[i], [0, -1])
         wanted = {"none": values, "cls": values[:1], "mean": values.mean(0, keepdims=True)}[pooling]
         assert part.shape == wanted.shape
-        assert np.abs(part - wanted).max() < 2e-6
+        assert np.abs(part - wanted).max() < 5e-6
         if pooling != "none":
             got = np.array([layer["values"] for layer in rows[i]["layers"]])
-            assert np.abs(got - wanted[0]).max() < 2e-6
+            assert np.abs(got - wanted[0]).max() < 5e-6
 
 
 def test_lines_stream_and_keep_their_order(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:

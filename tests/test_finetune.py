@@ -177,7 +177,7 @@ def test_a_number_is_learnt_by_squared_error(shape: Path, tmp_path: Path, run: C
             label="score",
             labels="number",
             eval_file=shape / "dev.jsonl",
-            n_epochs=6,
+            n_epochs=16,
         ),
         classify.main,
     )
