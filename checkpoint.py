@@ -14,6 +14,8 @@ import os
 import re
 import shutil
 import sys
+import warnings
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -148,8 +150,9 @@ def read_raw(source: str | Path) -> tuple[str, Path, dict[str, Tensor], dict[str
     """The kind of a checkpoint, its file, its tensors under their names there, and what else a .pt of ours holds."""
     file = find(Path(source))
     if file.suffix == ".pt" and (contents := read_ours(file)):
-        if not isinstance(contents.get("model"), dict):
-            raise UserError(f"{file} has no entry 'model'; expected a checkpoint written by train.py or convert")
+        weights = contents.get("model") if isinstance(contents, dict) else None
+        if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+            raise UserError(f"{file} has no entry 'model' of tensors; expected a checkpoint written by train.py or convert")
         return OURS, file, contents.pop("model"), contents
     if file.suffix in WEIGHTS:
         return HUGGING_FACE, file, read_hugging_face(file), {}
@@ -211,12 +214,11 @@ def read_hugging_face(file: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
             tensors = load_file(file)
         else:
-            tensors = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError:
+            tensors = read_archive(file)
+    except (OSError, UserError):
         raise
-    except Exception as error:          # each reader has its own for a broken file; a pickle that runs code ends here too
-        reason = str(error).split("\n")[0].split(". ")[0]
-        raise UserError(f"{file}: not readable as weights ({reason}); it is truncated, altered or something else") from None
+    except Exception as error:                                          # safetensors has its own for a broken file
+        raise UserError(f"{file}: not readable as weights ({error}); it is truncated, altered or something else") from None
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise UserError(f"{file}: expected names and tensors, found a {type(tensors).__name__} of other things")
     tensors = {modern_name(name): t for name, t in tensors.items()}
@@ -225,6 +227,27 @@ def read_hugging_face(file: Path) -> dict[str, Tensor]:
     if table is not None and decoder is not None and not torch.equal(table, decoder):
         raise UserError(f"{file}: cls.predictions.decoder.weight differs from the word embeddings; BERT shares them")
     return {name: t for name, t in tensors.items() if not IGNORED_HUGGING_FACE.search(name)}
+
+
+def read_archive(file: Path) -> Any:
+    """What torch.save has written, old format or new: tensors and plain values. UserError where a file is damaged, or would
+    have code run, room allocated that it does not fill, or other files named."""
+    try:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                for entry in archive.infolist():
+                    if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > file.stat().st_size:
+                        raise ValueError(f"{entry.filename} claims {entry.file_size} bytes")
+                    if ".." in entry.filename.split("/") or entry.filename.startswith("/"):
+                        raise ValueError(f"{entry.filename} is no name of a part")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:          # each format has its own for a broken file; a pickle that runs code ends here too
+        reason = str(error).split("\n")[0].split(". ")[0]
+        raise UserError(f"{file}: not readable as weights ({reason}); it is truncated, altered or something else") from None
 
 
 def modern_name(name: str) -> str:
@@ -324,7 +347,7 @@ def read_ours(file: Path) -> dict[str, Any] | None:
         raise UserError(f"{file} is truncated or altered: it has no digest at its end; use an earlier checkpoint")
     if digest.hexdigest().encode() != tail[2:]:
         raise UserError(f"{file} is altered: its digest does not match its contents; use an earlier checkpoint")
-    return torch.load(file, map_location="cpu", weights_only=True)
+    return read_archive(file)
 
 
 # ------------------------------------------------------------------------------------------------------- writing

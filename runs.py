@@ -107,7 +107,8 @@ def newest(folder: Path, total_steps: int) -> dict[str, Any] | None:
     for file in reversed(files):
         try:
             state = checkpoint.read_ours(file)
-            if state is None or not state.get("optimizer", state.get("step") == total_steps):
+            if not isinstance(state, dict) or f"model_steps_{state.get('step')}.pt" != file.name \
+                    or not state.get("optimizer", state["step"] == total_steps):
                 raise UserError(f"{file} holds no state to go on from")
             return state | {"file": str(file)}
         except UserError as error:

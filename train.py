@@ -461,7 +461,9 @@ class Trainer:
             own = self.model.state_dict()
             self.model.load_state_dict({name: distributed.sharded_like(tensor, own.get(name))
                                         for name, tensor in state["model"].items()})
-            self.step, self.best, self.due = int(state["step"]), dict(state.get("best", {})), bool(state.get("due", False))
+            self.step, self.due, best = int(state["step"]), bool(state.get("due", False)), state.get("best", {})
+            self.best = best and {"metric": str(best["metric"]), "value": float(best["value"]), "step": int(best["step"]),
+                                  "since": int(best["since"])}
             if "optimizer" in state:
                 parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
                 state["optimizer"]["state"] = {

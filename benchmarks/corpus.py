@@ -59,6 +59,20 @@ def make_batches(folder: str, max_len: int, n: int = 400) -> tuple[float, float]
     return statistics.median(rates), held("self", "VmRSS") - before
 
 
+def share(folder: str, processes: int, size: int = 4096, n: int = 30) -> float:
+    """Tokens a second of large batches of which this process builds the rows of one of so many."""
+    batches = Batches(Pairs(Corpus(folder), 128), size, seed=1)
+    tokens = [int(batches.instances.lengths(batches.plan(i)[0]).sum()) for i in range(n)]
+    batches = Batches(Pairs(Corpus(folder), 128), size, seed=1)
+    len(batches), batches.part(0, 0, processes)
+    rates = []
+    for i in range(n):                                          # some of them make a pool
+        start = time.perf_counter()
+        batches.part(i, 0, processes)
+        rates.append(time.perf_counter() - start)
+    return sum(tokens) / sum(rates)
+
+
 def run() -> None:
     """Measure."""
     import torch
@@ -79,6 +93,8 @@ def run() -> None:
             for max_len in (128, 512):
                 rate, more = make_batches(f"{folder}/{name}0", max_len)
                 rows.append(f"| {name} | {max_len} | {rate / 1e6:.1f} | {more:.0f} |")
+        rows += ["", "| batches of 4,096 at 128, a process's share | million tokens/s of the whole batch |", "|---|---|"]
+        rows += [f"| 1 of {n} | {share(f'{folder}/20 times, split0', n) / 1e6:.0f} |" for n in (1, 8, 64, 512)]
         start = time.perf_counter()
         found = Pairs(Corpus(f"{folder}/20 times, split0"), 128)
         opened = time.perf_counter()

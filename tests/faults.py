@@ -298,15 +298,15 @@ def restarted(kind: str, folder: Path, times: int = 1, seed: int = 0) -> str:
 
 # What ends a run of two processes, and what is told.
 LOST = {
-    "nan":      r"lost\.py: (process 1: )?loss or gradient is not finite at step 8 \(batch 2 of epoch 2, lines [\d, ]+\); stopped "
-                r"before that update; .*the last checkpoint is \S+/model_steps_5\.pt",
+    "nan":      r"lost\.py: (process 1: )?loss or gradient is not finite at step 8 \(batch 2 of epoch 2, lines [\d, ]+\); "
+                r"stopped before that update; .*the last checkpoint is \S+/model_steps_5\.pt",
     "infinite": r"lost\.py: (process 1: )?loss or gradient is not finite at step 8 \(batch 2 of epoch 2, lines",
     "hang":     r"lost\.py: process 1 of 2 did not answer within 6 seconds; see what it does, or set BERT_TIMEOUT",
     "die":      r"lost\.py: process 1 of 2 has ended without a word \(killed\?\); the same command goes on",
     "error":    r"lost\.py: process 1: rows\.tsv, line 3: two columns; expected 3; mend the line",
     "crash":    r"ZeroDivisionError: a mistake of ours",
-    "flags":    r"lost\.py: (process 1: )?process 1 has other training \(lr is 0\.5, the first one's 0\.01\); start all with",
-    "data":     r"lost\.py: (process 1: )?process 1 has other settings \(sha256 of data_file is '0123', the first one's '4567'",
+    "flags":    r"lost\.py: (process 1: )?process 1 has other training \(lr is 0\.5, the first one's 0\.01\); start all",
+    "data":     r"lost\.py: (process 1: )?process 1 has other settings \(sha256 of data_file is '0123', the first one's",
     "absent":   r"lost\.py: process 1 of 2 did not answer within 6 seconds",
 }
 
@@ -354,7 +354,7 @@ def soak(n: int = 200, minutes: float = 60, out: str | None = None) -> None:
 
     Args:
         n: how often each.
-        minutes: how long memory is watched.
+        minutes: how long memory is watched; 0: not at all.
         out: Markdown to add the results to.
     """
     cases: dict[str, Callable[[Path], str]] = {
@@ -363,10 +363,10 @@ def soak(n: int = 200, minutes: float = 60, out: str | None = None) -> None:
         "SIGKILL in a save": lambda folder: cut_saves("classify", n, folder),
         "full disk in a save": lambda folder: cut_saves("pretrain", n, folder, full=True),
         "damaged checkpoints": lambda folder: damages(n, folder),
-        "a process fails": lambda folder: ", ".join(lost(f"{mode}{more}", folder) for mode in LOST for more in ("", "-sharded")),
+        "a process fails": lambda folder: ", ".join(lost(mode + how, folder) for mode in LOST for how in ("", "-sharded")),
         "workers killed, classify.py": lambda folder: restarted("classify", folder, 4),
         "workers killed, pretrain.py": lambda folder: restarted("pretrain", folder, 4),
-        "memory": lambda folder: memory(minutes, folder),
+        **({"memory": lambda folder: memory(minutes, folder)} if minutes else {}),
     }
     for name, case in cases.items():
         with tempfile.TemporaryDirectory() as folder:

@@ -1,0 +1,354 @@
+"""Nothing is lost: a little of what tests/faults.py does at length, signals, and hostile files."""
+import io
+import json
+import os
+import pickle
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import faults
+import pytest
+import torch
+
+import checkpoint
+import finetune
+import runs
+import train
+from models import Classifier
+from shards import Corpus
+from tasks import TASKS, Batches, encode, read_examples
+from tokenization import FullTokenizer
+from utils import Interrupted, Signals, UserError, locked
+
+ROOT = Path(__file__).resolve().parent.parent
+LITTLE = """import sys; sys.path[:0] = ["tests"]
+import faults
+from pathlib import Path
+print(faults.{})"""
+
+
+def a_little(call: str) -> str:
+    """Call a function of faults.py in a process of its own, since it forks."""
+    done = subprocess.run([sys.executable, "-c", LITTLE.format(call)], cwd=ROOT, capture_output=True, text=True,
+                          timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("kind", ["classify", "pretrain"])
+def test_killed_at_random_moments_the_run_comes_to_the_same_bits(tmp_path: Path, kind: str) -> None:
+    assert a_little(f"kills({kind!r}, 6, Path({str(tmp_path)!r}))").startswith("6 kills")
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_save_cut_short_is_told_and_the_one_before_it_used(tmp_path: Path, full: bool) -> None:
+    assert a_little(f"cut_saves('classify', 3, Path({str(tmp_path)!r}), {full})").startswith("3 saves")
+
+
+def test_every_flipped_bit_and_every_truncation_is_noticed(tmp_path: Path) -> None:
+    assert a_little(f"damages(60, Path({str(tmp_path)!r}))").startswith("60 flipped bits, 60 truncations")
+
+
+@pytest.mark.parametrize("mode", ["nan", "infinite-sharded", "hang", "die", "error", "data"])
+def test_a_process_that_fails_ends_them_all_with_its_reason(tmp_path: Path, mode: str) -> None:
+    faults.lost(mode, tmp_path)
+
+
+def test_a_worker_that_is_killed_costs_the_steps_since_the_last_save(tmp_path: Path) -> None:
+    assert "1 times gone on, same bits" in faults.restarted("classify", tmp_path, 1)
+
+
+def test_a_signal_to_torchrun_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    sample, mark = faults.make_sample(tmp_path / "sample"), f"{os.getpid()}-signal"
+    flags = faults.flags("classify", sample, tmp_path / "run", save_steps=10**6, total_steps=100)
+    process = faults.torchrun(2, "classify.py", *flags, FAULTS=mark)
+    limit = time.monotonic() + 100
+    while not (file := tmp_path / "run/metrics.jsonl").is_file() or not file.read_text().count("\n"):
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=60)[0]
+    assert "classify.py: terminated at step" in output
+    assert not faults.marked(mark)
+    (saved,) = checkpoint.saved(tmp_path / "run")
+    assert faults.torchrun(2, "classify.py", *flags).wait(timeout=120) == 0
+    assert faults.torchrun(2, "classify.py", *faults.flags("classify", sample, tmp_path / "whole", save_steps=10**6,
+                                                           total_steps=100)).wait(timeout=120) == 0
+    assert faults.step([saved]) < 100
+    faults.assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+# -------------------------------------------------------------------------------------------------------- signals
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., train.Trainer]:
+    """A Trainer of a small classifier."""
+    sample = faults.make_sample(tmp_path / "sample")
+    features = encode(read_examples(TASKS["mrpc"], sample / "train.tsv"), TASKS["mrpc"],
+                      FullTokenizer(sample / "vocab.txt"), 64)
+    shape = train.read_config(faults.classify.finetune.models.Config, sample / "config.json")
+
+    def trainer(folder: str, **settings: object) -> train.Trainer:
+        cfg = train.Config(**{"batch_size": 12, "total_steps": 20, "lr": 1e-3, "save_steps": 100, "log_steps": 2,
+                              **settings})
+        torch.manual_seed(0)
+        return train.Trainer(cfg, Classifier(shape), Batches(features, 12, 1), tmp_path / folder)
+
+    return trainer
+
+
+def same_end(a: train.Trainer, b: train.Trainer) -> bool:
+    x, y = a.model.state_dict(), b.model.state_dict()
+    files = [(t.save_dir / "metrics.jsonl").read_bytes() for t in (a, b)]
+    return all(torch.equal(x[name], y[name]) for name in x) and files[0] == files[1] and a.best == b.best
+
+
+@pytest.mark.parametrize("where", ["check", "probe"])
+def test_a_signal_within_an_evaluation_leaves_it_due_and_the_end_the_same(make: Callable, where: str) -> None:
+    def evaluations(trainer: train.Trainer, interrupt: bool) -> dict:
+        data, calls = Batches(trainer.batches.features, 30), iter(range(100))
+
+        def score(name: str) -> dict[str, float]:
+            if interrupt and name == where and next(calls) == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(1)
+            return {f"{name}_mean": float(trainer.evaluate(finetune.predict, data, bar=False).mean())}
+        return {"check": lambda: score("check"), "each_epoch": True, "probe": (10, lambda: score("probe"))}
+
+    whole, broken, again = make("whole"), make("broken"), make("broken")
+    whole.train(finetune.get_loss, **evaluations(whole, False))
+    with pytest.raises(Interrupted, match="at step 20 of 20; the same command goes on from"):
+        broken.train(finetune.get_loss, **evaluations(broken, True))
+    again.train(finetune.get_loss, **evaluations(again, False))
+    assert same_end(whole, again)
+    lines = [json.loads(line) for line in (again.save_dir / "metrics.jsonl").read_text().splitlines()]
+    assert sum("probe_mean" in line for line in lines) == sum("eval_check_mean" in line for line in lines) == 2
+
+
+def test_a_signal_between_the_parts_of_a_batch_gives_the_step_up(make: Callable) -> None:
+    calls = iter(range(1000))
+
+    def get_loss(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
+        if next(calls) == 13:                                   # the second part of step 5's four
+            os.kill(os.getpid(), signal.SIGINT)
+        return finetune.get_loss(model, batch)
+
+    settings = {"gradient_accumulation": 4}
+    with pytest.raises(Interrupted, match="at step 3 of 20") as interrupted:
+        make("broken", **settings).train(get_loss)
+    assert interrupted.value.number == signal.SIGINT
+    assert next(calls) == 14
+    again, whole = make("broken", **settings), make("whole", **settings)
+    for trainer in (again, whole):
+        trainer.train(finetune.get_loss)
+    assert same_end(whole, again)
+
+
+def test_a_signal_while_text_is_prepared_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                        run: Callable) -> None:
+    sample = faults.make_sample(tmp_path / "sample")
+    monkeypatch.setattr(FullTokenizer, "encode", lambda *_: os.kill(os.getpid(), signal.SIGTERM) or [1])
+    line = " ".join(faults.flags("pretrain", sample, tmp_path / "run", workers=1))
+    status, _, err = run(line, faults.pretrain.main)
+    assert (status, err.splitlines()[-1]) == (143, "prog.py: terminated")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
+    code = ("import time, utils\n"
+            "with utils.Signals() as asked:\n"
+            "    print('ready', flush=True)\n"
+            "    while True: time.sleep(0.1)\n")
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT)
+    assert process.stdout
+    process.stdout.readline()
+    for _ in range(2):                                          # the same one, sent by two: not yet
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(5) == 130
+
+
+def test_signals_are_python_s_own_again_afterwards() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    def receive() -> None:
+        with Signals(at_once=True):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+
+    with pytest.raises(Interrupted):
+        receive()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+# ---------------------------------------------------------------------------------------------------------- saves
+
+def test_training_goes_on_while_a_checkpoint_is_written(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, whole = make("run", save_steps=5), make("whole", save_steps=5)
+    write, reached = checkpoint.write_ours, threading.Event()
+
+    def slow(file: Path, state: dict) -> None:
+        if state["step"] == 5:
+            assert reached.wait(30)                             # by the loop, four steps on
+        write(file, state)
+
+    def get_loss(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
+        if trainer.step == 9:
+            assert not (trainer.save_dir / "model_steps_5.pt").exists()
+            reached.set()
+        return finetune.get_loss(model, batch)
+
+    monkeypatch.setattr(checkpoint, "write_ours", slow)
+    trainer.train(get_loss)
+    monkeypatch.undo()
+    whole.train(finetune.get_loss)
+    for step in (10, 15, 20):                                   # what is written is the state of its step
+        states = [checkpoint.read_ours(t.save_dir / f"model_steps_{step}.pt") for t in (trainer, whole)]
+        assert all(torch.equal(states[0]["model"][name], tensor) for name, tensor in states[1]["model"].items())
+
+
+def test_minutes_save_too_and_change_nothing(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10**6, 20))                           # each look at it is 20 seconds later
+    monkeypatch.setattr(train.time, "monotonic", lambda: float(next(clock)))
+    timed = make("timed", save_minutes=1, keep_checkpoints=0)
+    timed.train(finetune.get_loss)
+    monkeypatch.undo()
+    assert [faults.step([file]) for file in checkpoint.saved(timed.save_dir)] == [*range(4, 20, 4), 20]
+    whole = make("whole")
+    whole.train(finetune.get_loss)
+    assert same_end(timed, whole)
+    runs.claim(timed.save_dir / "other", {"save_minutes": 1})
+    runs.claim(timed.save_dir / "other", {"save_minutes": 3})             # may change
+    with pytest.raises(UserError, match="save_minutes=0; expected more than 0"):
+        train.Config(save_minutes=0)
+
+
+def test_a_failed_write_ends_the_run_and_keeps_the_one_before(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = checkpoint.write_ours
+
+    def full(file: Path, state: dict) -> None:
+        if state["step"] == 10:
+            raise OSError("no room")
+        write(file, state)
+
+    monkeypatch.setattr(checkpoint, "write_ours", full)
+    with pytest.raises(OSError, match="no room"):
+        make("run", save_steps=5).train(finetune.get_loss)
+    assert [faults.step([file]) for file in checkpoint.saved(make("run").save_dir)] == [5]
+
+
+def test_one_process_prepares_and_the_others_find_it_done(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    def enter(name: str) -> None:
+        with locked(tmp_path / "new/thing"):
+            order.append(f"{name} in")
+            time.sleep(0.2)
+            order.append(f"{name} out")
+
+    threads = [threading.Thread(target=enter, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert order in (["a in", "a out", "b in", "b out"], ["b in", "b out", "a in", "a out"])
+    assert list(tmp_path.iterdir()) == []
+
+
+# -------------------------------------------------------------------------------------------------- hostile files
+
+def archive(file: Path, members: dict[str, bytes], digest: bool = True, claim: int | None = None) -> None:
+    """A .pt of ours with some members, its digest right; `claim`: the size that the last member says to have."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as z:
+        for name, content in members.items():
+            z.writestr(name, content)
+        z.comment = b"0" * 64 if digest else b""
+    content = bytearray(data.getvalue())
+    if claim is not None:
+        name = list(members)[-1].encode()
+        at = content.rindex(name) - 46                          # of the last entry of the directory: sizes at 20 and 24
+        assert content[at:at + 4] == b"PK\x01\x02"
+        content[at + 20:at + 28] = struct.pack("<II", claim, claim)
+    if digest:
+        import hashlib
+        content[-64:] = hashlib.sha256(content[:-64]).hexdigest().encode()
+    file.write_bytes(content)
+
+
+class Bomb:
+    """A pickle that runs code."""
+
+    def __reduce__(self) -> tuple:
+        return os.system, ("touch EXPLODED",)
+
+
+def test_a_hostile_checkpoint_is_refused_in_one_line_and_nothing_is_done(make: Callable, tmp_path: Path,
+                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    good = make("run", save_steps=10)
+    good.train(finetune.get_loss)
+    file = good.save_dir / "model_steps_20.pt"
+    whole = checkpoint.read_ours(file)
+    (good.save_dir / "model_steps_10.pt").unlink()
+    tensors = {"a": torch.zeros(4)}
+    data = io.BytesIO()
+    torch.save(tensors, data)
+    parts = {name: zipfile.ZipFile(data).read(name) for name in zipfile.ZipFile(data).namelist()}
+    storage = next(name for name in parts if name.endswith("data/0"))
+    rest = {name: content for name, content in parts.items() if name != storage}
+
+    def ours(**changes: object) -> Callable[[], None]:
+        return lambda: checkpoint.write_ours(file, {**whole, **changes})
+
+    cases: list[Callable[[], object]] = [
+        lambda: archive(file, {"archive/data.pkl": pickle.dumps(Bomb()), "archive/version": b"3\n"}),
+        lambda: archive(file, {**parts, "../../EXPLODED": b"x"}),
+        lambda: archive(file, {**parts, "/tmp/EXPLODED": b"x"}),
+        lambda: archive(file, {**rest, storage: parts[storage]}, claim=2**32 - 2),
+        lambda: archive(file, {"archive/data.pkl": b"\x80\x02.", "archive/version": b"3\n"}),
+        ours(model={"pooler.dense.weight": torch.zeros(1)}),
+        ours(model=[1, 2]), ours(step="../../x"), ours(step=-3), ours(model={"../x": torch.zeros(3)}),
+        lambda: checkpoint.write_ours(file, {"step": 20}),
+        ours(optimizer={"state": {0: 1}, "param_groups": []}, sums={}, due=True),
+    ]
+    for i, write in enumerate(cases):
+        write()
+        with pytest.raises(UserError) as error:
+            make("run").train(finetune.get_loss)
+        assert str(tmp_path / "run") in str(error.value), i
+    assert not list(tmp_path.rglob("EXPLODED"))
+    assert not Path("/tmp/EXPLODED").exists()
+
+
+def test_hostile_weights_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    header = json.dumps({"x": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}).encode()
+    for content in (struct.pack("<Q", 2**45) + b"{}", struct.pack("<Q", len(header)) + header,
+                    struct.pack("<Q", 2) + b"{}" + b"x" * 100):
+        (tmp_path / "model.safetensors").write_bytes(content)
+        with pytest.raises(UserError, match=r"model\.safetensors"):
+            checkpoint.read(tmp_path)
+
+
+def test_a_prepared_corpus_names_no_files_elsewhere(tmp_path: Path, sample: Path) -> None:
+    from corpus import prepare_text
+    prepare_text([sample / "corpus.txt"], sample / "vocab.txt", tmp_path, True)
+    shard = tmp_path / "shard-0-of-1"
+    about = json.loads((shard / "shard.json").read_text())
+    shutil.copy(shard / "tokens.bin", tmp_path / "elsewhere.bin")
+    about["arrays"]["../elsewhere"] = about["arrays"]["tokens"]
+    (shard / "shard.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match=r"'\.\./elsewhere' is no name of an array"):
+        Corpus(tmp_path)
