@@ -1,12 +1,13 @@
 # make demo    install what running needs, pre-train on the built-in corpus, fine-tune with and without
 # make test    install what the checks need too, then every check
 # make check   ruff and mypy alone
+# make soak    kill, cut short and damage hundreds of short runs, watch the memory of a long one (two hours)
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test check
+.PHONY: demo test check soak
 
 demo: $(VENV)/run
 	$(BIN)/python examples/demo.py
@@ -17,6 +18,9 @@ test: check
 check: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+soak: $(VENV)/test
+	$(BIN)/python tests/faults.py --out benchmarks/results/soak.md
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'

@@ -110,9 +110,9 @@ def run(shape: str = "mini", batch_size: int = 32, steps: int = 6, processes: in
     table = ["| | real tokens/s | times one process |", "|---|---|---|",
              *(f"| {name} | {value:.0f} | {value / one:.2f} |" for name, value in rate.items()), "",
              f"Lost to communication: {1 - plain / apart:.1%} of a step ({tokens:.0f} tokens), sharded "
-             f"{1 - sharded / apart:.1%}. By itself, summing {parameters / 1e6:.1f} M gradients ({4e-6 * parameters:.0f} MB) "
-             f"takes {1e3 * exchange:.0f} ms, {exchange * plain / tokens:.1%} of a step; asking whether a signal has "
-             f"come {1e6 * words:.0f} us."]
+             f"{1 - sharded / apart:.1%}. By itself, summing {parameters / 1e6:.1f} M gradients "
+             f"({4e-6 * parameters:.0f} MB) takes {1e3 * exchange:.0f} ms, {exchange * plain / tokens:.1%} of a step; "
+             f"asking whether a signal has come {1e6 * words:.0f} us."]
     report(f"scaling_{'gpu' if gpu else 'cpu'}_{shape}", f"Pre-training {shape} at 128, batches of {batch_size}, in "
            f"{processes} processes", "\n".join(table))
 
