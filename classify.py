@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+import distributed
 import finetune
 import reports
 import runs
@@ -184,6 +185,7 @@ def run_sample(save_dir: str | None, log_dir: str | None) -> None:
     from examples import sample
     print(f"No --data_file: training on the built-in sample in {SAMPLE}")
     sample.write(str(SAMPLE))
+    distributed.meet()
     task = get_task("mrpc")
     run = finetune.prepare(task, f"{SAMPLE}/train.tsv", f"{SAMPLE}/train.json", f"{SAMPLE}/config.json", None,
                            f"{SAMPLE}/vocab.txt", 64, True)

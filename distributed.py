@@ -88,6 +88,11 @@ def any_of(*flags: int) -> list[int]:
     return values.tolist()
 
 
+def meet() -> None:
+    """Wait for all other processes."""
+    any_of(0)
+
+
 def total(value: Any) -> Any:
     """The sum of a tensor over all processes, in place."""
     if size() > 1:

@@ -373,6 +373,7 @@ def run_sample(save_dir: str | None, log_dir: str | None, shard: bool = False) -
     from examples import sample
     print(f"No --data_file: pre-training on the built-in corpus in {SAMPLE}")
     sample.write(str(SAMPLE))
+    distributed.meet()
     folder = Path(save_dir or "runs/sample_pretrain")
     shape = dict.fromkeys(("max_len", "max_pred", "mask_prob", "short_seq_prob", "next_sentence", "whole_word_mask"))
     run = prepare_run(f"{SAMPLE}/corpus.txt", f"{SAMPLE}/held_out.txt", Text(f"{SAMPLE}/vocab.txt"),

@@ -64,7 +64,7 @@ def go_on(kind: str, sample: Path, start: Path, folder: Path, shard: bool) -> No
     if not distributed.rank():
         folder.mkdir(parents=True)
         shutil.copy(start / f"model_steps_{HALF}.pt", folder)
-    distributed.any_of(0)                                       # wait for the copy
+    distributed.meet()
 
     def terminate(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -75,7 +75,7 @@ def go_on(kind: str, sample: Path, start: Path, folder: Path, shard: bool) -> No
     except Interrupted:
         if not distributed.rank():
             shutil.copytree(folder, f"{folder}_again")
-    distributed.any_of(0)
+    distributed.meet()
     trainer(kind, sample, folder, shard).train(get_loss(kind))
 
 

@@ -101,7 +101,8 @@ COMMANDS = {"classify": classify, "checkpoint": checkpoint, "corpus": corpus, "f
 @pytest.mark.parametrize("file", ["README.md", *(f"{name}.py" for name in COMMANDS)])
 def test_every_command_shown_has_flags_that_exist(file: str) -> None:
     text = (ROOT / file).read_text().replace("\\\n", " ").replace("\\", "").replace("[", "").replace("]", "")
-    lines = re.findall(rf"^ *(?:\$ )?python ((?:{'|'.join(COMMANDS)})\.py.*)$", text, re.MULTILINE)
+    started = r"(?:python|torchrun(?: --\w+ \S+)+)"
+    lines = re.findall(rf"^ *(?:\$ )?{started} +((?:{'|'.join(COMMANDS)})\.py.*)$", text, re.MULTILINE)
     assert lines
     for script, *arguments in (shlex.split(line, comments=True) for line in lines):
         if "--maxlen" in arguments:                             # shown for its error message

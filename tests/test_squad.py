@@ -426,7 +426,9 @@ def test_a_misplaced_answer_is_told_and_not_trained_on(tmp_path: Path, capsys: p
         ("uncased", "train-v1.1", 0.995),
         ("cased", "train-v1.1", 0.995),
         ("uncased", "dev-v1.1", 0.995),
+        ("cased", "dev-v1.1", 0.995),
         ("uncased", "dev-v2.0", 0.995),
+        ("cased", "dev-v2.0", 0.995),
     ],
 )
 def test_real_answers_map_to_tokens_and_back(real: Path, casing: str, file: str, share: float) -> None:
