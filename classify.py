@@ -28,7 +28,7 @@ from inputs import Data, tell_cut
 from metrics import confusion
 from records import RECORDS
 from tasks import Example, Task, get_task, iterate, own_task, read_examples
-from utils import UserError, note, refuse, size, whole_file, write_json
+from utils import UserError, note, rank, refuse, size, whole_file, write_json
 
 SAMPLE = Path("runs/sample")
 CHUNK = 64                              # batches of rows that are predicted at a time
@@ -111,7 +111,7 @@ def main(task: str | None = None, mode: str = "train", train_cfg: str | None = N
         folder = Path(save_dir or f"runs/{run.task.name}")
         results = fit_seeds(run, 1 if seeds is None else seeds, folder, log_dir, data_parallel, cache_dir,
                             shard)
-        for result in results if plots else []:
+        for result in results if plots and rank() == 0 else []:
             reports.plot_learning(result.file.parent / "learning.png", result.file.parent / "metrics.jsonl")
         return
     if not model_file or not (data_file or data_dir):

@@ -98,6 +98,7 @@ def one_line_errors(program: str) -> Iterator[None]:
             distributed.end()
     except BrokenPipeError:                                     # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        distributed.leave_reason("nobody reads what it prints")
         leave(141)
     except (UserError, OSError) as error:
         message = str(error)
@@ -106,17 +107,18 @@ def one_line_errors(program: str) -> Iterator[None]:
             message += "; make room and start again" * (error.errno == errno.ENOSPC)
         tell(program, message)
         leave(2)
-    except KeyboardInterrupt as interruption:
-        number = getattr(interruption, "number", signal.SIGINT)
-        what = "terminated" if number == signal.SIGTERM else "interrupted"
-        if rank() == 0:
-            print(f"\n{program}: {what} {interruption}".rstrip(), file=sys.stderr)
-        leave(128 + number)
-    except Exception as error:
-        if distributed.is_lost(error):
-            if reason := distributed.why_lost(error):
+    except (KeyboardInterrupt, Exception) as error:
+        lost = error.__context__ if isinstance(error, KeyboardInterrupt) else error     # torchrun ends those left alone
+        if distributed.is_lost(lost):
+            if reason := distributed.why_lost(lost):
                 tell(program, reason)
             leave(2)
+        if isinstance(error, KeyboardInterrupt):
+            number = getattr(error, "number", signal.SIGINT)
+            what = "terminated" if number == signal.SIGTERM else "interrupted"
+            if rank() == 0:
+                print(f"\n{program}: {what} {error}".rstrip(), file=sys.stderr)
+            leave(128 + number)
         distributed.leave_reason(repr(error))
         raise
 

@@ -185,9 +185,10 @@ def prepare_text(files: list[Path], vocab: str | Path, out: str | Path, do_lower
     made_from = {"format": FORMAT, "kind": "text", "shard": [i, n],
                  **source_settings(files, vocab, do_lower_case, language)}
     folder = Path(out) / f"shard-{i}-of-{n}"
-    with locked(folder):                                        # other processes wait, and find it done
-        if not (folder / "shard.json").is_file():
-            write_text(files, vocab, folder, do_lower_case, workers, language, made_from)
+    if not (folder / "shard.json").is_file():
+        with locked(folder):                                    # other processes wait, and find it done
+            if not (folder / "shard.json").is_file():
+                write_text(files, vocab, folder, do_lower_case, workers, language, made_from)
     there = read_json(folder / "shard.json")
     if different := [name for name in made_from if there.get(name) != made_from[name]]:
         raise UserError(f"{folder} was prepared from something else ({', '.join(different)}); name another --out, or "

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import uuid
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -27,7 +28,7 @@ def timeout() -> float:
         seconds = float(value)
     except ValueError:
         seconds = 0
-    if not seconds > 0:
+    if not 0 < seconds < 1e9:
         raise UserError(f"BERT_TIMEOUT={value}; expected seconds, more than 0")
     return seconds
 
@@ -42,10 +43,16 @@ def start() -> None:
     import torch.distributed as dist
     wait = timedelta(seconds=timeout())
     if torch.cuda.is_available():
+        if local_rank() >= (n := torch.cuda.device_count()):
+            raise UserError(f"process {local_rank()} of this machine has no GPU, of which it has {n}; start {n} processes "
+                            f"(--nproc_per_node), or hide the GPUs (CUDA_VISIBLE_DEVICES=)")
         torch.cuda.set_device(local_rank())
-    store, _, _ = next(dist.rendezvous("env://", timeout=wait))
-    # torchrun may keep the store when it starts all processes again: what those before have left there is not for us
-    store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    try:
+        store, _, _ = next(dist.rendezvous("env://", timeout=wait))
+    except ValueError as error:
+        raise UserError(f"WORLD_SIZE={size()}, but {error}; start the processes by torchrun") from None
+    STORE[:] = [dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)]
+    store = dist.PrefixStore(generation(store), store)
     STORE[:] = [dist.PrefixStore("bert", store)]
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=wait, store=store,
                             rank=rank(), world_size=size())
@@ -53,6 +60,30 @@ def start() -> None:
         threading.Thread(target=follow, args=(os.getppid(),), daemon=True).start()
     if rank():
         sys.stdout = open(os.devnull, "w")
+
+
+def generation(store: Any) -> str:
+    """A name that the processes of this start alone agree on. torchrun keeps the store when it starts processes again, on
+    some machines or all, and what those before have left there must not be mistaken for theirs."""
+    mine, until, name = uuid.uuid4().hex, time.monotonic() + timeout(), uuid.uuid4().hex
+    store.set(f"hello {rank()}", mine)
+    while time.monotonic() < until:
+        if rank() == 0:                                         # tell everybody whom it means, until all have understood
+            everybody = [store.get(key).decode() if store.check([key]) else "" for key in
+                         (f"hello {r}" for r in range(size()))]
+            store.set("go", " ".join([name, *everybody]))
+            if all(store.check([f"{name} {r}"]) for r in range(1, size())):
+                return name
+        elif store.check(["go"]):
+            name, *everybody = store.get("go").decode().split(" ")
+            if everybody[rank():rank() + 1] == [mine]:
+                store.set(f"{name} {rank()}", "")
+                return name
+        time.sleep(0.05)
+    heard = [r for r in range(1, size()) if store.check([f"{name} {r}"])] if rank() == 0 else range(1, size())
+    silent = [str(r) for r in range(size()) if r != rank() and r not in heard]
+    raise UserError(f"process{'es' * (len(silent) > 1)} {', '.join(silent)} of {size()} did not answer within "
+                    f"{timeout():g} seconds; see why, or set BERT_TIMEOUT to more")
 
 
 def follow(launcher: int) -> None:
@@ -171,9 +202,11 @@ def gathered(model: Any) -> Iterator[None]:
     sharded = hasattr(model, "unshard")
     if sharded:
         model.unshard()
-    yield
-    if sharded:
-        model.reshard()
+    try:
+        yield
+    finally:
+        if sharded:
+            model.reshard()
 
 
 def local(tensor: Any) -> Any:
@@ -196,7 +229,7 @@ def sharded_like(tensor: Any, other: Any) -> Any:
 
 # -------------------------------------------------------------------------------------------------- when one fails
 
-def is_lost(error: BaseException) -> bool:
+def is_lost(error: BaseException | None) -> bool:
     """Whether an error means that another process does not answer."""
     if size() == 1 or not isinstance(error, RuntimeError):
         return False
@@ -215,7 +248,7 @@ def leave_reason(reason: str) -> bool:
         return True
 
 
-def why_lost(error: BaseException) -> str | None:
+def why_lost(error: BaseException | None) -> str | None:
     """Why another process does not answer, in words; None where that one has told it."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)               # torchrun ends those that are left, once they have told
     closed = any(word in str(error) for word in ("closed", "reset", "refused", "Broken pipe"))

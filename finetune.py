@@ -128,6 +128,8 @@ class Run:
     def fit(self, save_dir: str | Path, log_dir: str | None = None, data_parallel: bool = True,
             cache_dir: str | Path | None = None, shard: bool = False) -> Result:
         """Train, evaluating after every epoch. The folder gets all that evaluating needs."""
+        if shard and self.boost:
+            raise UserError("--shard True and --boost: the last layer alone is trained, and fits everywhere; leave one out")
         folder, cfg, task, model = Path(save_dir), self.cfg, self.task, self.model()
         batches = Batches(self.data.features, cfg.batch_size, cfg.seed)
         dev_batches = [Batches(data.features, cfg.batch_size) for data in self.dev]

@@ -70,9 +70,10 @@ def prepare_instances(files: list[Path], out: str | Path) -> Path:
     folder = Path(out) / "shard-0-of-1"
     made_from = {"format": FORMAT, "kind": "instances", "shard": [0, 1],
                  "text": [[file.name, file_digest(file)] for file in files]}
-    with locked(folder):
-        if not (folder / "shard.json").is_file():
-            write_instances(files, folder, made_from)
+    if not (folder / "shard.json").is_file():
+        with locked(folder):                                    # other processes wait, and find it done
+            if not (folder / "shard.json").is_file():
+                write_instances(files, folder, made_from)
     return folder
 
 

@@ -125,7 +125,7 @@ def seed_step(seed: int, step: int) -> None:
     first, *others = np.random.SeedSequence([seed, step, rank()]).generate_state(
         max(1, torch.cuda.device_count()), np.uint64).tolist()
     torch.manual_seed(first)
-    for i, state in enumerate(others, start=1):         # DataParallel's GPUs must not drop the same elements
+    for i, state in enumerate(others if size() == 1 else [], start=1):         # DataParallel's must not drop the same
         with torch.cuda.device(i):
             torch.cuda.manual_seed(state)
 
@@ -217,44 +217,48 @@ class Trainer:
             return self.file
         self.log_writer, self.since, self.saved = self.open_logs(), time.perf_counter(), time.monotonic()
         self.parallel.train()
-        epoch = 0
-        try:
-            with Signals() as self.signals:
-                replicas = self.replicate(get_loss)
-                if self.due:
-                    self.settle(check, each_epoch, probe)
-                while self.step < self.total_steps and not self.stopped:
-                    while (end := self.batches.first(epoch + 1)) <= self.step:
-                        epoch += 1
-                    start, end = self.batches.first(epoch), min(self.total_steps, end)
-                    if self.step == start:
-                        self.sums["epoch"] = {}
-                    with tqdm(total=end - start, initial=self.step - start, desc="Iter (loss=X.XXX)",
-                              disable=rank() > 0) as bar:
-                        while self.step < end and not self.stopped:
-                            self.train_step(replicas, get_loss, bar)
-                            if self.step < end:
-                                self.settle(check, each_epoch, probe)
-                    if self.due:                        # the epoch's last update; the bar is closed now
-                        self.settle(check, each_epoch, probe)
+        with Signals() as self.signals:                 # also while saving: what follows the first signal changes nothing
+            try:
+                self.run_steps(get_loss, check, each_epoch, probe)
                 self.writer.wait()
-        except Interrupted as interrupted:
-            self.optimizer.zero_grad()
-            self.save()
-            self.writer.wait()
-            raise Interrupted(interrupted.number, f"at step {self.step} of {self.total_steps}; the same command goes on "
-                              f"from {self.file}") from None
-        finally:
-            self.signals = None
-            self.writer.wait()
-            if rank() == 0:
-                self.metrics_file.close()
-            if self.log_writer:
-                self.log_writer.close()
+                self.heed_signals()                     # one that came late
+            except Interrupted as interrupted:
+                self.optimizer.zero_grad()
+                self.save()
+                self.writer.wait()
+                raise Interrupted(interrupted.number, f"at step {self.step} of {self.total_steps}; the same command goes "
+                                  f"on from {self.file}") from None
+            finally:
+                self.signals = None
+                self.writer.wait()
+                if rank() == 0:
+                    self.metrics_file.close()
+                if self.log_writer:
+                    self.log_writer.close()
         if self.stopped:
             print(f"Stopped: {cfg.patience} checks without a better {self.best['metric']}", flush=True)
         print(f"Saved {self.file}", flush=True)
         return self.file
+
+    def run_steps(self, get_loss: GetLoss, check: Check | None, each_epoch: bool, probe: tuple[int, Check] | None) -> None:
+        """All updates that are left, and what follows each."""
+        assert self.batches is not None
+        replicas, epoch = self.replicate(get_loss), 0
+        if self.due:
+            self.settle(check, each_epoch, probe)
+        while self.step < self.total_steps and not self.stopped:
+            while (end := self.batches.first(epoch + 1)) <= self.step:
+                epoch += 1
+            start, end = self.batches.first(epoch), min(self.total_steps, end)
+            if self.step == start:
+                self.sums["epoch"] = {}
+            with tqdm(total=end - start, initial=self.step - start, desc="Iter (loss=X.XXX)", disable=rank() > 0) as bar:
+                while self.step < end and not self.stopped:
+                    self.train_step(replicas, get_loss, bar)
+                    if self.step < end:
+                        self.settle(check, each_epoch, probe)
+            if self.due:                                # the epoch's last update; the bar is closed now
+                self.settle(check, each_epoch, probe)
 
     @property
     def file(self) -> Path:
@@ -273,14 +277,16 @@ class Trainer:
 
     def replicate(self, get_loss: GetLoss) -> nn.Module:
         """What is trained: with several processes, a model whose gradients are averaged over them."""
-        if size() == 1 or self.shard:
+        if size() == 1:
             return self.parallel
-        from torch.nn.parallel import DistributedDataParallel
+        replicas = self.parallel
+        if not self.shard:
+            from torch.nn.parallel import DistributedDataParallel
+            replicas = DistributedDataParallel(self.parallel, [self.device] if self.device.type == "cuda" else None,
+                                               gradient_as_bucket_view=True)
+        # The first backward decides in which order gradients are added up from the second on, and what memory parts are
+        # gathered in. With one row of it before all else, a run that goes on does as one that was never stopped.
         assert self.batches is not None
-        replicas = DistributedDataParallel(self.parallel, [self.device] if self.device.type == "cuda" else None,
-                                           gradient_as_bucket_view=True)
-        # The first backward decides in which order gradients are added up from the second on. With one row of it before
-        # the first step, a run that goes on adds in the same order as one that was never stopped.
         get_loss(replicas, self.to_device(self.batches.part(0, 0, len(self.batches.rows(0)))))[0].backward()
         self.optimizer.zero_grad()
         return replicas

@@ -10,7 +10,6 @@ import glob
 import hashlib
 import json
 import os
-import select
 import shutil
 import signal
 import sys
@@ -180,14 +179,14 @@ def locked(path: str | Path) -> Iterator[None]:
     import fcntl
     file = Path(path).with_name(f".{Path(path).name}.lock")
     new = [parent for parent in file.parents if not parent.exists()]
-    file.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        f = open(file, "w")
-        fcntl.flock(f, fcntl.LOCK_EX)
-        with contextlib.suppress(FileNotFoundError):
-            if os.fstat(f.fileno()).st_ino == file.stat().st_ino:       # not one that the last holder has removed
+        with contextlib.suppress(FileNotFoundError):                    # the last holder removes what it has made
+            file.parent.mkdir(parents=True, exist_ok=True)
+            f = open(file, "w")
+            fcntl.flock(f, fcntl.LOCK_EX)
+            if os.fstat(f.fileno()).st_ino == file.stat().st_ino:
                 break
-        f.close()
+            f.close()
     try:
         yield
     finally:
@@ -247,13 +246,13 @@ class Signals:
 
     def handle(self, number: int, frame: types.FrameType | None) -> None:
         """Python calls this between two of its instructions."""
-        if not self.number:
+        if not self.number and not Interrupted.raised:
             self.number = number
             if self.at_once:
                 raise Interrupted(number)
 
     def __enter__(self) -> "Signals":
-        self.before, self.pipe = {}, 0
+        self.before, self.pipe, Interrupted.raised = {}, 0, False
         if threading.current_thread() is threading.main_thread():
             self.before = {number: signal.signal(number, self.handle) for number in (signal.SIGINT, signal.SIGTERM)}
             if (outer := signal.set_wakeup_fd(-1)) >= 0:        # somebody watches already
@@ -274,15 +273,10 @@ class Signals:
 
 
 def watch(signals: int) -> None:
-    """End the process on a second signal, whatever it does; and one of several processes also where the first has led to
-    nothing for long, as it waits for another process in vain."""
-    number, since = 0, 0.0
-    while True:
-        heard, _, _ = select.select([signals], [], [], 20 if number and size() > 1 else None)
-        if heard and not (data := os.read(signals, 1)):         # nobody writes any more
-            os.close(signals)
-            return
-        if (heard and number and time.monotonic() - since > 1) or not (heard or Interrupted.raised):
-            os._exit(128 + (data[0] if heard else number))
-        if not number:
-            number, since = data[0], time.monotonic()
+    """End the process on a second signal, whatever it is at."""
+    since = 0.0
+    while data := os.read(signals, 1):                          # until nobody writes any more
+        if since and time.monotonic() - since > 1:
+            os._exit(128 + data[0])
+        since = since or time.monotonic()
+    os.close(signals)

@@ -162,6 +162,34 @@ def test_a_signal_while_text_is_prepared_leaves_nothing(tmp_path: Path, monkeypa
     assert not (tmp_path / "run").exists()
 
 
+def test_a_signal_sent_twice_still_saves(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, trainer = checkpoint.write_ours, make("run")
+
+    def slow(file: Path, state: dict) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)                    # by a scheduler and by torchrun
+        time.sleep(0.5)
+        write(file, state)
+
+    def get_loss(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
+        if trainer.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return finetune.get_loss(model, batch)
+
+    monkeypatch.setattr(checkpoint, "write_ours", slow)
+    with pytest.raises(Interrupted, match="at step 5 of 20"):
+        trainer.train(get_loss)
+    assert [faults.step([file]) for file in checkpoint.saved(trainer.save_dir)] == [5]
+
+
+def test_a_signal_that_comes_late_is_heeded(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = checkpoint.write_ours
+    monkeypatch.setattr(checkpoint, "write_ours",
+                        lambda *a: (os.kill(os.getpid(), signal.SIGINT), time.sleep(0.2), write(*a)))
+    with pytest.raises(Interrupted, match="at step 20 of 20"):
+        make("run").train(finetune.get_loss)
+    assert make("run").train(finetune.get_loss).name == "model_steps_20.pt"
+
+
 def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
     code = ("import time, utils\n"
             "with utils.Signals() as asked:\n"

@@ -82,6 +82,17 @@ def test_a_checkpoint_loaded_by_others_is_the_same_to_the_bit(done: dict[int, Pa
 
 @pytest.mark.parametrize("name", ["plain", "sharded"])
 @pytest.mark.parametrize("kind", KINDS)
+def test_interrupted_in_an_evaluation_they_go_on_with_it(done: dict[int, Path], kind: str, name: str) -> None:
+    for n in SIZES:
+        folder = done[n] / f"{kind}_{name}_due"
+        files = [f / f"model_steps_{STEPS}.pt" for f in (folder, done[1] / f"{kind}_plain")]
+        assert distance(*map(numbers, files)) < 1e-10
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines if "eval_rows" in line] == [HALF, STEPS]
+
+
+@pytest.mark.parametrize("name", ["plain", "sharded"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_one_process_goes_on_from_several(done: dict[int, Path], sample: Path, tmp_path: Path, kind: str,
                                           name: str) -> None:
     shutil.copytree(done[4] / f"{kind}_{name}", tmp_path / "run", ignore=lambda _, files: {f"model_steps_{STEPS}.pt"})
