@@ -97,7 +97,7 @@ def main(task: str | None = None, mode: str = "train", train_cfg: str | None = N
             refuse("no --data_file, which is needed with", task=task, train_cfg=train_cfg, model_cfg=model_cfg,
                    pretrain_file=pretrain_file, vocab=vocab, max_len=max_len, do_lower_case=do_lower_case, seeds=seeds,
                    eval_file=eval_file, meta_data_file=meta_data_file, **table, **(settings or {}))
-            run_sample(save_dir, log_dir)
+            run_sample(save_dir, log_dir, shard)
             return
         chosen = own_task(get_task(task or "mrpc"), **table) if task or not meta_data_file else None
         dev = eval_file.split(",") if eval_file else []
@@ -180,7 +180,7 @@ def fit_seeds(run: Run, n: int, folder: Path, log_dir: str | None = None, data_p
     return results
 
 
-def run_sample(save_dir: str | None, log_dir: str | None) -> None:
+def run_sample(save_dir: str | None, log_dir: str | None, shard: bool = False) -> None:
     """The main job on the built-in sample, from scratch: make it, train, evaluate, tell what comes next."""
     from examples import sample
     print(f"No --data_file: training on the built-in sample in {SAMPLE}")
@@ -189,7 +189,7 @@ def run_sample(save_dir: str | None, log_dir: str | None) -> None:
     task = get_task("mrpc")
     run = finetune.prepare(task, f"{SAMPLE}/train.tsv", f"{SAMPLE}/train.json", f"{SAMPLE}/config.json", None,
                            f"{SAMPLE}/vocab.txt", 64, True)
-    result = run.fit(save_dir or "runs/sample_model", log_dir)
+    result = run.fit(save_dir or "runs/sample_model", log_dir, shard=shard)
     evaluate(finetune.load(result.file), f"{SAMPLE}/dev.tsv", result.file.parent / "eval")
     labels = [example.label for example in read_examples(task, f"{SAMPLE}/dev.tsv")]
     majority = max(map(labels.count, set(labels))) / len(labels)
