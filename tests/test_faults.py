@@ -164,7 +164,7 @@ def test_a_signal_while_text_is_prepared_leaves_nothing(tmp_path: Path, monkeypa
 
 
 def test_a_signal_sent_twice_still_saves(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(utils, "watch", os.close)               # on a slow machine a second may pass between the two
+    monkeypatch.setattr(utils, "watch", lambda _: None)         # on a slow machine a second may pass between the two
     write, trainer = checkpoint.write_ours, make("run")
 
     def slow(file: Path, state: dict) -> None:
