@@ -316,15 +316,15 @@ def write_ours(file: str | Path, contents: dict[str, Any]) -> None:
     with whole_file(file) as f:
         try:
             torch.save(contents, f)
-        except RuntimeError as error:                                   # how torch.save reports a full disk
+            f.seek(-2, os.SEEK_END)
+            f.write(bytes([64, 0]))                                     # the length of the comment
+            f.seek(0)
+            digest = hashlib.file_digest(f, "sha256").hexdigest()       # type: ignore[arg-type]
+            f.seek(0, os.SEEK_END)
+            f.write(digest.encode())
+        except (OSError, RuntimeError) as error:                        # torch.save has the second for a full disk
             raise OSError(f"{file} could not be written whole; is the disk full? Make room and start the same command "
                           f"again: what was saved before is intact") from error
-        f.seek(-2, os.SEEK_END)
-        f.write(bytes([64, 0]))                                         # the length of the comment
-        f.seek(0)
-        digest = hashlib.file_digest(f, "sha256").hexdigest()           # type: ignore[arg-type]
-        f.seek(0, os.SEEK_END)
-        f.write(digest.encode())
 
 
 def read_ours(file: Path) -> dict[str, Any] | None:
