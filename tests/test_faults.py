@@ -293,7 +293,7 @@ def test_one_process_prepares_and_the_others_find_it_done(tmp_path: Path) -> Non
     for thread in threads:
         thread.join()
     assert order in (["a in", "a out", "b in", "b out"], ["b in", "b out", "a in", "a out"])
-    assert list(tmp_path.iterdir()) == []
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 # -------------------------------------------------------------------------------------------------- hostile files
