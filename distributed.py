@@ -6,6 +6,7 @@ A single process needs none of it: there, every function returns at once. What t
 numbers to print) travels between CPUs by gloo, so that no GPU has to wait for it; gradients by nccl where there are GPUs.
 """
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 from utils import UserError, rank, size
 
 STORE: list[Any] = []                   # where processes leave words for each other; empty until start()
+MESHES: list[Any] = []                  # what shard() has made
 
 
 def timeout() -> float:
@@ -41,6 +43,7 @@ def start() -> None:
 
     import torch
     import torch.distributed as dist
+    import torch.distributed.nn.functional  # before there is a group, which its functions would keep as their default
     wait = timedelta(seconds=timeout())
     if torch.cuda.is_available():
         if local_rank() >= (n := torch.cuda.device_count()):
@@ -94,10 +97,15 @@ def follow(launcher: int) -> None:
 
 
 def end() -> None:
-    """Take leave of the other processes."""
+    """Take leave of the other processes. Whatever holds the group lets go of it, so that gloo's threads end here: one that
+    drops a tensor while Python ends would abort the process (pytorch/pytorch#190489)."""
     if STORE:
         import torch.distributed as dist
         STORE.clear()
+        for mesh in MESHES:                                     # which PyTorch's caches keep
+            getattr(mesh, "_pg_registry", {}).clear()
+        MESHES.clear()
+        gc.collect()                                            # sharded models
         dist.destroy_process_group()
 
 
@@ -191,6 +199,7 @@ def shard(model: Any, blocks: Any, device_type: str) -> None:
     from torch.distributed.fsdp import fully_shard
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")          # of in-place changes, which no head makes
     mesh = init_device_mesh(device_type, (size(),))
+    MESHES.append(mesh)
     for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)

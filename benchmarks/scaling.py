@@ -66,7 +66,6 @@ def worker(how: str, corpus: str, shape: str, batch_size: int, steps: int) -> No
     if rank() == 0:
         print(json.dumps({"rate": 1 / statistics.median(times), "tokens": statistics.mean(tokens), "exchange": exchange,
                           "words": words, "parameters": sum(p.numel() for p in model.parameters())}))
-    distributed.end()
 
 
 def measure(how: str, n: int, threads: int, *arguments: object) -> dict[str, float]:
@@ -120,5 +119,6 @@ def run(shape: str = "mini", batch_size: int = 32, steps: int = 6, processes: in
 if __name__ == "__main__":
     if sys.argv[1:2] and not sys.argv[1].startswith("-"):
         worker(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+        distributed.end()                       # when nothing holds a sharded model any more
     else:
         command(run)

@@ -4,10 +4,12 @@
 
 trains in OUT, plain and sharded; then goes on from the checkpoints that another number of processes has left in FROM.
 """
+import contextlib
 import os
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -97,6 +99,15 @@ def interrupt_evaluation(kind: str, sample: Path, folder: Path, shard: bool) -> 
         two.train(get_loss(kind), lambda: check(two, False))
 
 
+def gloo_threads() -> int:
+    """How many threads of this process may still drop a tensor of an exchange."""
+    n = 0
+    for file in Path("/proc/self/task").glob("*/comm"):
+        with contextlib.suppress(OSError):                      # it has ended
+            n += file.read_text().strip() == "pt_gloo_runloop"
+    return n
+
+
 if __name__ == "__main__":
     sample, out, start = map(Path, sys.argv[1:])
     distributed.start()
@@ -106,3 +117,7 @@ if __name__ == "__main__":
             go_on(kind, sample, start / f"{kind}_plain", out / f"{kind}_{name}_on", shard)
             interrupt_evaluation(kind, sample, out / f"{kind}_{name}_due", shard)
     distributed.end()
+    until = time.monotonic() + 10                               # the system still lists a thread that has just ended
+    while gloo_threads():
+        assert time.monotonic() < until, "a thread of gloo is left, which may abort the end of Python"
+        time.sleep(0.01)
