@@ -6,7 +6,7 @@
 import bisect
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -46,6 +46,7 @@ class Plan:
 class Instances(Protocol):
     """What Batches draws from."""
 
+    corpus: Any                                                         # shards.Corpus
     n_blocks: int
 
     def counts(self, epoch: int) -> np.ndarray: ...                     # (n_blocks,) instances of each block

@@ -5,6 +5,7 @@
     $ python classify.py --mode eval --model_file runs/mrpc/model_steps_345.pt --data_file GLUE/MRPC/dev.tsv
     $ python classify.py --mode predict --model_file runs/mrpc/model_steps_345.pt --data_file GLUE/MRPC/test.tsv
 """
+import collections
 import contextlib
 import dataclasses
 import queue
@@ -27,8 +28,8 @@ from finetune import Result, Run, Saved
 from inputs import Data, tell_cut
 from metrics import confusion
 from records import RECORDS
-from tasks import Example, Task, get_task, iterate, own_task, read_examples
-from utils import UserError, note, rank, refuse, size, whole_file, write_json
+from tasks import Example, Task, get_task, open_rows, own_task, read_examples, understood
+from utils import UserError, note, rank, refuse, say, size, whole_file, write_json
 
 SAMPLE = Path("runs/sample")
 CHUNK = 64                              # batches of rows that are predicted at a time
@@ -93,6 +94,10 @@ def main(task: str | None = None, mode: str = "train", train_cfg: str | None = N
         refuse("--mode train has no use for", out=out, probabilities=probabilities)
         if model_file:
             raise UserError("--model_file is for --mode eval and predict; to start from weights use --pretrain_file")
+        if data_file == "-":
+            raise UserError("--data_file -: standard input is for --mode predict; training reads its data more than once")
+        if not boost:
+            refuse("no --boost, which is needed with", cache_dir=cache_dir)
         if not data_file and not data_dir:
             refuse("no --data_file, which is needed with", task=task, train_cfg=train_cfg, model_cfg=model_cfg,
                    pretrain_file=pretrain_file, vocab=vocab, max_len=max_len, do_lower_case=do_lower_case, seeds=seeds,
@@ -119,6 +124,7 @@ def main(task: str | None = None, mode: str = "train", train_cfg: str | None = N
     refuse(f"--mode {mode} has no use for", pretrain_file=pretrain_file, save_dir=save_dir, log_dir=log_dir, seeds=seeds,
            eval_file=eval_file, cache_dir=cache_dir, freeze_encoder=freeze_encoder or None, boost=boost or None,
            reinit_layers=reinit_layers or None, meta_data_file=meta_data_file, shard=shard or None)
+    train.refuse_training_settings(mode, settings)
     if mode == "eval":
         refuse("--mode eval has no use for", probabilities=probabilities)
     else:
@@ -130,7 +136,8 @@ def main(task: str | None = None, mode: str = "train", train_cfg: str | None = N
     saved = finetune.load(model_file, task, table, train_cfg, model_cfg, vocab, max_len, do_lower_case, long,
                           data_parallel, settings)
     if mode == "eval":
-        print(saved.device, flush=True)
+        say(saved.source)
+        say(saved.device)
         for name in in_folder(data_dir, saved.task.dev) if data_dir else [str(data_file)]:
             evaluate(saved, name, Path(out or saved.file.parent / "eval"), plots)
         return
@@ -166,7 +173,7 @@ def fit_seeds(run: Run, n: int, folder: Path, log_dir: str | None = None, data_p
     results, outcomes = [], []
     for seed in range(run.cfg.seed, run.cfg.seed + n):
         name = f"seed-{seed}"
-        print(f"Seed {seed}", flush=True)
+        say(f"Seed {seed}")
         one = dataclasses.replace(run, cfg=dataclasses.replace(run.cfg, seed=seed))
         result = one.fit(folder / name, f"{log_dir}/{name}" if log_dir else None, data_parallel,
                          cache_dir or folder / "pooled", shard)
@@ -206,6 +213,7 @@ def evaluate(saved: Saved, data_file: str, folder: Path, plots: bool = False) ->
     if plots:
         reports.pyplot()
     task, data = saved.task, saved.reader.read(data_file)
+    say(data.summary)
     scores, labels = saved.scores(data), data.features.example_labels
     predicted = finetune.predictions(task, scores)
     results = finetune.measure(task, predicted, labels)
@@ -269,6 +277,8 @@ def predict_into(saved: Saved, data_file: str, out: str | None, probabilities: b
     """Predict a file, or `-`, into another, which is whole or absent, or to standard output as it goes."""
     if probabilities is None:
         probabilities = not (saved.task.hand_in and Path(data_file).name in saved.task.test)
+    if out is None and sys.stdout is None:
+        raise UserError("standard output is closed; name a file with --out")
     if out is None:
         for line in predictions(saved, data_file, probabilities):
             sys.stdout.write(line)
@@ -287,11 +297,11 @@ def predictions(saved: Saved, data_file: str, probabilities: bool) -> Iterator[s
     """
     task, index, cut = saved.task, 0, np.zeros(3, int)
     names = task.labels if probabilities and task.labels else ()
-    yield "\t".join(["index", "prediction", *names]) + "\n"
+    header, table = "\t".join(["index", "prediction", *names]) + "\n", None
     if RECORDS.search(data_file):
         parts: Iterator[Data] = iter([saved.reader.read(data_file, labelled=False)])
     else:
-        examples = iterate(task, data_file, labelled=False)
+        table, examples = open_rows(task, data_file, labelled=False)
         size = CHUNK * saved.trainer.cfg.batch_size
         chunks = at_hand(examples, size) if data_file == "-" else iter(lambda: list(islice(examples, size)), [])
         parts = (saved.reader.encode(data_file, chunk) for chunk in chunks)
@@ -299,12 +309,18 @@ def predictions(saved: Saved, data_file: str, probabilities: bool) -> Iterator[s
         scores = saved.scores(data, bar=False)
         predicted = finetune.predictions(task, scores)
         chances = finetune.probabilities(task, scores) if names else np.empty((len(scores), 0))
-        lines = []
+        if header:                                              # now that there is something to predict
+            note(saved.source)
+        lines, header = [header], ""
         for answer, row in zip(predicted, chances, strict=True):
             lines.append("\t".join([str(index), name_of(task, answer), *(f"{chance:.6f}" for chance in row)]) + "\n")
             index += 1
         cut += (*data.features.cut, len(data.features.ids))
         yield "".join(lines)
+    if header:
+        yield header
+    if table and data_file != "-":
+        note(understood(data_file, index, table.names, table.header, collections.Counter()))
     tell_cut(data_file, index, saved.reader.max_len, *cut)
 
 

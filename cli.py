@@ -5,6 +5,7 @@
 import contextlib
 import errno
 import inspect
+import io
 import os
 import re
 import signal
@@ -15,7 +16,30 @@ from pathlib import Path
 from typing import Any
 
 import distributed
-from utils import Signals, UserError, nearest, rank, size, type_name
+from utils import LOST_STDOUT, Signals, UserError, drop_stdout, nearest, rank, short, size, type_name
+
+# What other programs call our flags.
+SYNONYMS = {
+    "train_file": "data_file", "data": "data_file|train_file", "input_file": "data_file", "test_file": "data_file",
+    "validation_file": "eval_file", "dev_file": "eval_file", "output_dir": "save_dir|out", "task_name": "task",
+    "learning_rate": "lr", "batch": "batch_size", "train_batch_size": "batch_size",
+    "per_device_train_batch_size": "batch_size", "epochs": "n_epochs", "num_train_epochs": "n_epochs",
+    "num_train_steps": "total_steps", "max_steps": "total_steps", "warmup_ratio": "warmup", "warmup_proportion": "warmup",
+    "gradient_accumulation_steps": "gradient_accumulation", "gradient_checkpointing": "checkpointing",
+    "max_seq_length": "max_len", "max_seq_len": "max_len", "vocab_file": "vocab", "config": "train_cfg",
+    "bert_config_file": "model_cfg", "config_name": "model_cfg", "model_name_or_path": "pretrain_file",
+    "init_checkpoint": "pretrain_file", "model": "model_file", "text_column": "text_a", "label_column": "label",
+    "do_train": "mode train", "do_eval": "mode eval", "do_predict": "mode predict", "fp16": "dtype bf16",
+    "bf16": "dtype bf16",
+    "n_best_size": "n_best", "max_query_length": "max_query_len", "max_answer_length": "max_answer_len",
+}
+# What is no flag of any command, and how it is done.
+INSTEAD = {
+    "device": "the GPUs that are visible are used; CUDA_VISIBLE_DEVICES= hides them",
+    "no_cuda": "CUDA_VISIBLE_DEVICES= hides the GPUs",
+    "gpu": "CUDA_VISIBLE_DEVICES=N chooses the GPUs",
+    "local_rank": "torchrun starts several processes",
+}
 
 
 def parse_value(flag: str, text: str, kind: Any) -> object:
@@ -26,12 +50,26 @@ def parse_value(flag: str, text: str, kind: Any) -> object:
     if bool in kinds and text.lower() in ("true", "false"):
         return text.lower() == "true"
     for number in (int, float):
-        if number in kinds:
-            with contextlib.suppress(ValueError):
-                return number(text)
+        value = None
+        with contextlib.suppress(ValueError):
+            value = number(text) if number in kinds else None
+        if value is not None:
+            if not abs(value) < 1e300:
+                raise UserError(f"{flag} {short(text)}: expected a finite number")
+            return value
     if str in kinds:
         return text
-    raise UserError(f"{flag} {text}: expected {type_name(kind).replace('bool', 'True or False')}")
+    raise UserError(f"{flag} {short(text)}: expected {type_name(kind).replace('bool', 'True or False')}")
+
+
+def flag_hint(name: str, flags: list[str]) -> str:
+    """What to write instead of an unknown flag."""
+    if name in INSTEAD:
+        return f"; {INSTEAD[name]}"
+    for ours in SYNONYMS.get(name, "").split("|"):
+        if ours.split(" ")[0] in flags:
+            return f" (it is --{ours} here)"
+    return nearest(name, flags).replace("mean ", "mean --") or "; --help lists the flags"
 
 
 def parse_arguments(function: Callable, arguments: list[str], settings: type | None = None) -> dict[str, object]:
@@ -58,8 +96,7 @@ def parse_arguments(function: Callable, arguments: list[str], settings: type | N
             name = flag.lstrip("-").replace("-", "_")
             flags = [name for name in parameters if name not in lists]
             if name not in flags or not flag.startswith("--"):
-                hint = nearest(name, flags).replace("mean ", "mean --")
-                raise UserError(f"unknown flag {flag}{hint or '; the flags are --' + ' --'.join(flags)}")
+                raise UserError(f"unknown flag {short(flag)}{flag_hint(name, flags)}")
             if text is None and queue and not re.match(r"--?[A-Za-z]", queue[0]):
                 text = queue.pop(0)
             elif text is None:
@@ -86,26 +123,74 @@ def parse_arguments(function: Callable, arguments: list[str], settings: type | N
     return {**lists, **values, **({"settings": chosen} if chosen else {})}
 
 
+class Forgiving(io.TextIOBase):
+    """A stream that loses what it cannot write: a bar or a note that nobody reads is no reason to lose the work."""
+
+    def __init__(self, stream: Any):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self.stream.flush()
+
+    @property
+    def encoding(self) -> str:                                  # type: ignore[override]
+        return self.stream.encoding                             # a bar is drawn in blocks where it is UTF-8
+
+    def fileno(self) -> int:
+        return self.stream.fileno()
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+
+@contextlib.contextmanager
+def sound_streams() -> Iterator[None]:
+    """Streams that a command can rely on: none of the three numbers free for a file that is opened later, UTF-8 on stdout
+    as in files, and an stderr that never fails."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+    before = sys.stderr
+    sys.stderr = Forgiving(before) if before else open(os.devnull, "w")
+    try:
+        yield
+    finally:
+        sys.stderr = before
+
+
 @contextlib.contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
-    """Turn the user's mistakes into one line on stderr and exit status 2, SIGINT into 130 and SIGTERM into 143.
+    """Turn the user's mistakes into one line on stderr and exit status 2, SIGINT into 130, SIGHUP into 129 and SIGTERM
+    into 143.
 
     Of several processes that fail, the first one tells why; what the others say follows from that.
     """
     try:
         with Signals(at_once=True):
             yield
+            if sys.stdout:
+                sys.stdout.flush()
+            if LOST_STDOUT:
+                raise LOST_STDOUT.pop()
             distributed.end()
     except BrokenPipeError:                                     # the reader of a pipe has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_stdout()
         distributed.leave_reason("nobody reads what it prints")
         leave(141)
-    except (UserError, OSError) as error:
-        message = str(error)
-        if isinstance(error, OSError) and error.strerror:
-            message = f"{error.filename or 'writing'}: {error.strerror}"
-            message += "; make room and start again" * (error.errno == errno.ENOSPC)
-        tell(program, message)
+    except (UserError, OSError, MemoryError) as error:
+        if isinstance(error, OSError) and error.filename is None:       # stdout has no name
+            drop_stdout()
+        tell(program, words_of(error))
         leave(2)
     except (KeyboardInterrupt, Exception) as error:
         lost = error.__context__ if isinstance(error, KeyboardInterrupt) else error     # torchrun ends those left alone
@@ -115,17 +200,40 @@ def one_line_errors(program: str) -> Iterator[None]:
             leave(2)
         if isinstance(error, KeyboardInterrupt):
             number = getattr(error, "number", signal.SIGINT)
-            what = "terminated" if number == signal.SIGTERM else "interrupted"
+            what = {signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}.get(number, "interrupted")
             if rank() == 0:
                 print(f"\n{program}: {what} {error}".rstrip(), file=sys.stderr)
             leave(128 + number)
+        if is_out_of_memory(error):
+            tell(program, words_of(error))
+            leave(2)
         distributed.leave_reason(repr(error))
         raise
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a tensor found no room: PyTorch has no class of its own for that on a CPU."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+def words_of(error: BaseException) -> str:
+    """An error as a message."""
+    if isinstance(error, OSError) and error.strerror:
+        message = f"{error.filename or 'standard output'}: {error.strerror}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message += "; make room and start again"
+        return message
+    if isinstance(error, MemoryError) or is_out_of_memory(error):
+        return "out of memory; use a smaller batch_size, more gradient_accumulation, or a smaller model"
+    return str(error)
+
+
+LONGEST_MESSAGE = 300                   # characters
+
+
 def tell(program: str, message: str) -> None:
     """Print why this process ends, unless another one has told it."""
-    message = " ".join(message.split())
+    message = short(" ".join(message.split()), LONGEST_MESSAGE)
     if distributed.leave_reason(message):
         start, which = ("\n", f" process {rank()}:") if rank() else ("", "")     # the first one's bar may stand in the line
         print(f"{start}{program}:{which} {message}", file=sys.stderr)
@@ -134,10 +242,21 @@ def tell(program: str, message: str) -> None:
 def leave(status: int) -> None:
     """Exit; of several processes at once, since another thread may still wait for one that is gone."""
     if distributed.STORE:
-        sys.stdout.flush()
+        try:
+            if sys.stdout:
+                sys.stdout.flush()
+        except OSError:
+            drop_stdout()
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def show_help(program: str, component: Any) -> None:
+    """Print what fire makes of a function's signature and docstring, without the one-letter flags it would offer too."""
+    from fire import helptext, trace
+    text = helptext.HelpText(component, trace.FireTrace(component, name=program))
+    print(re.sub(r"^( *)-\w, --", r"\1--", text, flags=re.MULTILINE).replace(f"'{program}'", program))
 
 
 def command(*functions: Callable, named: bool = False, settings: type | None = None, processes: bool = False) -> None:
@@ -146,11 +265,11 @@ def command(*functions: Callable, named: bool = False, settings: type | None = N
     started together, by torchrun."""
     program, arguments = Path(sys.argv[0]).name, sys.argv[1:]
     table, named = {function.__name__: function for function in functions}, named or len(functions) > 1
-    with one_line_errors(program):
+    with sound_streams(), one_line_errors(program):
         if {"--help", "-h"} & set(arguments) or (named and not arguments):
-            import fire
-            chosen = [name for name in arguments[:1] if name in table] if named else []
-            fire.Fire(table if named else functions[0], command=[*chosen, "--help"], name=program)
+            if named and arguments and arguments[0] in table:
+                program, functions, named = f"{program} {arguments[0]}", (table[arguments[0]],), False
+            show_help(program, table if named else functions[0])
             return
         function = functions[0]
         if named:

@@ -29,8 +29,8 @@ from cli import command
 from pairs import Pairs, mix
 from sentences import Layout, check_splitter, layout, sentences
 from shards import FORMAT, ArrayFile, Corpus, id_type, write_shard
-from tokenization import UNKNOWN, FullTokenizer, casing, load_vocab
-from utils import UserError, file_digest, find, locked, read_json, whole_file, whole_folder
+from tokenization import UNKNOWN, FullTokenizer, casing, load_vocab, save_vocab, stated_rules, vocab_digest
+from utils import UserError, file_digest, find, locked, read_json, whole_folder
 
 JOB = 2**20                             # bytes of text that a worker takes at a time
 BLANK = re.compile(rb"\n(?:[ \t\r]*\n)+")
@@ -186,7 +186,7 @@ def prepare_text(files: list[Path], vocab: str | Path, out: str | Path, do_lower
                  **source_settings(files, vocab, do_lower_case, language)}
     folder = Path(out) / f"shard-{i}-of-{n}"
     if not (folder / "shard.json").is_file():
-        with locked(folder):                                    # other processes wait, and find it done
+        with locked(folder.with_name(f".{folder.name}.lock")):        # others wait, and find it done
             if not (folder / "shard.json").is_file():
                 write_text(files, vocab, folder, do_lower_case, workers, language, made_from)
     there = read_json(folder / "shard.json")
@@ -204,8 +204,7 @@ def write_text(files: list[Path], vocab: Path, folder: Path, do_lower_case: bool
             for a, b in itertools.pairwise(cut(file, file.stat().st_size))]
     jobs = jobs[len(jobs) * i // n:len(jobs) * (i + 1) // n]
     with whole_folder(folder) as partial:
-        with whole_file(partial / "vocab.txt", everywhere=True) as f:
-            f.write(vocab.read_bytes())
+        save_vocab(vocab, partial, do_lower_case, everywhere=True)
         tokens = ArrayFile(partial / "tokens.bin", id_type(len(tokenizer.tokens)))
         starts, documents = (ArrayFile(partial / f"{name}.bin", np.dtype("<i8")) for name in ("sentences", "documents"))
         starts.append([0])
@@ -231,13 +230,15 @@ def write_text(files: list[Path], vocab: Path, folder: Path, do_lower_case: bool
         counts = {"documents": documents.size - 1, "sentences": starts.size - 1, "tokens": tokens.size, "unknown": unknown,
                   "lines": n_lines, "bytes": sum(job.end - job.start for job in jobs)}
         arrays = {"tokens": tokens, "sentences": starts, "documents": documents}
-        write_shard(partial, made_from | {"counts": counts}, arrays)
+        wrapped = language is None and any(layout(file).width for file in files)
+        write_shard(partial, made_from | {"counts": counts, "hard_wrapped": wrapped}, arrays)
 
 
 def source_settings(files: list[Path], vocab: Path, do_lower_case: bool, language: str | None) -> dict[str, Any]:
     """What a prepared text follows from; nothing else changes its arrays."""
-    return {"text": [[file.name, file_digest(file)] for file in files], "vocab": file_digest(vocab),
-            "do_lower_case": do_lower_case, "split_sentences": language}
+    rules = dataclasses.replace(stated_rules(vocab)[0], do_lower_case=do_lower_case)
+    return {"text": [[file.name, file_digest(file)] for file in files], "vocab": vocab_digest(vocab),
+            "do_lower_case": do_lower_case, "split_sentences": language, **rules.unusual()}
 
 
 # ------------------------------------------------------------------------------------------------------ describe
@@ -338,6 +339,9 @@ def warnings(corpus: Corpus, pairs: Pairs, used: int, single: float, masked: flo
         yield (f"lines seem to be paragraphs ({length:.0f} tokens on average): {single:.0%} of the pairs have a random "
                f"second text only since one line fills them, and {1 - used / counts['tokens']:.0%} of the text is cut off; "
                f"prepare with --split_sentences True")
+    if corpus.about.get("hard_wrapped"):
+        yield ("lines seem to be hard-wrapped, so sentences are cut at line ends: prepare with --split_sentences True, "
+               "which joins them first")
     if counts["unknown"] > 0.01 * counts["tokens"]:
         yield (f"{counts['unknown'] / counts['tokens']:.1%} of the tokens are {UNKNOWN}: the vocabulary, or its casing "
                f"(do_lower_case={corpus.about['do_lower_case']}), does not fit the text; another one, or learn one with "

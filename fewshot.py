@@ -8,12 +8,13 @@ appended, ridge regression to +-1 is solved for every strength. There the streng
 examples that are held out, unless asked otherwise, and several fixed draws are made.
 """
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from tasks import Task, find_labels, label_array, read_examples
-from utils import UserError, note
+from utils import UserError, file_digest, note
 from vectors import Encoder
 
 Labelled = tuple[np.ndarray, np.ndarray]        # vectors (N, D) and their labels
@@ -111,6 +112,7 @@ class Judge:
         if skipped := [k for k in shots if k > counts.min()]:
             note(f"{train_file}: the rarest class has {counts.min()} examples to draw from; skipped: "
                  f"{', '.join(map(str, skipped))} of each class")
+        self.key = hashlib.sha256(f"{file_digest(train_file)} {file_digest(dev_file)}".encode()).hexdigest()
         self.shots = [k for k in shots if k <= counts.min()]
         if not self.shots:
             raise UserError(f"{train_file} has {counts.min()} examples of its rarest class beside those held out; expected "

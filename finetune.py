@@ -5,10 +5,8 @@
     saved = load(result.best_file)
     scores = saved.scores(saved.reader.read("MRPC/dev.tsv"))    # (N, labels)
 """
-import contextlib
 import dataclasses
 import hashlib
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,11 +23,26 @@ import models
 import runs
 import start
 import train
-from inputs import Data, Reader, check_long, task_of_records
+from inputs import LONG, Data, Reader, check_long, task_of_records
 from metrics import METRICS
 from records import RECORDS
-from tasks import TASKS, Batches, Features, Task, find_labels, get_task, own_task, read_examples
-from utils import UserError, file_digest, note, rank, read_json, whole_file, write_json
+from tasks import TASKS, Batches, Features, Task, find_labels, get_task, own_task, read_rows, with_columns
+from utils import (
+    UserError,
+    append_digest,
+    checked,
+    digest_matches,
+    file_digest,
+    make,
+    note,
+    rank,
+    read_json,
+    say,
+    short,
+    show,
+    whole_file,
+    write_json,
+)
 from vectors import Pool
 
 # -------------------------------------------------------------------------------------- from scores to results
@@ -109,6 +122,9 @@ class Run:
     boost: bool = False
     reinit_layers: int = 0
 
+    def __repr__(self) -> str:
+        return f"<run of {self.task.name} on {self.data!r}, {self.begin!r}>"
+
     @property
     def task(self) -> Task:
         """The task, with its labels."""
@@ -130,17 +146,21 @@ class Run:
         """Train, evaluating after every epoch. The folder gets all that evaluating needs."""
         if shard and self.boost:
             raise UserError("--shard True and --boost: the last layer alone is trained, and fits everywhere; leave one out")
-        folder, cfg, task, model = Path(save_dir), self.cfg, self.task, self.model()
+        folder, cfg, model = Path(save_dir), self.cfg, self.model()
         batches = Batches(self.data.features, cfg.batch_size, cfg.seed)
-        dev_batches = [Batches(data.features, cfg.batch_size) for data in self.dev]
-        dev: list[train.Source] = [*dev_batches]
         trainer = train.Trainer(cfg, model, batches, folder, {"config": dataclasses.asdict(self.begin.config)},
                                 data_parallel=data_parallel, log_dir=log_dir, shard=shard)
-        self.begin.furnish(folder, model, cfg, self.settings)
-        write_json(folder / "task.json", task_json(self.reader))
-        print(train.device_name(trainer.device, trainer.n_gpus), flush=True)
+        with self.begin.held(folder, model, cfg, self.settings):
+            write_json(folder / "task.json", task_json(self.reader))
+            say(train.device_name(trainer.device, trainer.n_gpus))
+            return self.fit_held(trainer, model, batches, Path(cache_dir or folder.parent / "pooled"))
+
+    def fit_held(self, trainer: train.Trainer, model: models.Classifier, batches: Batches, cache: Path) -> Result:
+        """fit() in a folder that no other process trains in."""
+        cfg, task = self.cfg, self.task
+        dev_batches = [Batches(data.features, cfg.batch_size) for data in self.dev]
+        dev: list[train.Source] = [*dev_batches]
         if self.boost:
-            cache = Path(cache_dir or folder.parent / "pooled")
             trainer.batches = Pooled(pool(model, cfg, batches, cache), batches)
             dev = [Pooled(pool(model, cfg, b, cache), b) for b in dev_batches]
 
@@ -148,18 +168,16 @@ class Run:
             results: dict[str, float] = {}
             for data, evaluated in zip(self.dev, dev, strict=True):
                 found = evaluate(task, data.features, trainer.evaluate(predict, evaluated))
-                print(f"{data.file.name}: {', '.join(f'{name} {value:.4f}' for name, value in found.items())}", flush=True)
+                say(f"{data.file.name}: {', '.join(f'{name} {value:.4f}' for name, value in found.items())}")
                 further = f" ({data.file.stem})" if results else ""
                 results |= {name + further: value for name, value in found.items()}
             return results
 
         file = trainer.train(get_loss, check if dev else None, each_epoch=True)
-        written = distributed.from_first("" if rank() else (folder / "metrics.jsonl").read_text())
-        checks = {line["step"]: {name.removeprefix("eval_"): value for name, value in line.items() if name != "step"}
-                  for line in map(json.loads, written.splitlines()) if "eval_loss" in line}
+        checks = distributed.from_first({} if rank() else runs.read_checks(trainer.save_dir / "metrics.jsonl"))
         best = trainer.best
         if best:
-            print(f"Best: {best['metric']} {best['value']:.4f}, {trainer.best_file}", flush=True)
+            say(f"Best: {best['metric']} {best['value']:.4f}, {trainer.best_file}")
         return Result(file, trainer.best_file, checks.get(trainer.step, {}), checks.get(best.get("step"), {}))
 
 
@@ -202,24 +220,28 @@ def prepare(task: Task | None, data_file: str | Path, train_cfg: str | None = No
         raise UserError(f"{task.name} has no data to train on; train on {task.kin}, or name a --train_cfg")
     cfg = train.Config.from_json(train_cfg or usual, **(settings or {}))
     if cfg.stop_metric not in (None, "loss", *task.metrics):
-        raise UserError(f"stop_metric={cfg.stop_metric!r}; expected one of {', '.join((*task.metrics, 'loss'))}")
+        raise UserError(f"stop_metric={show(cfg.stop_metric)}; expected one of {', '.join((*task.metrics, 'loss'))}")
     if (cfg.patience or cfg.stop_metric) and not dev_files:
         raise UserError("patience and stop_metric are about evaluation; name an --eval_file")
-    examples = [] if RECORDS.search(str(data_file)) else read_examples(task, data_file)
+    rows = None if RECORDS.search(str(data_file)) else read_rows(task, data_file)
+    if rows:
+        task = with_columns(task, rows)
     if task.labels == ():
-        if not examples:
+        if not rows:
             raise UserError(f"{data_file} has no names of labels; name its --task, --labels or --meta_data_file")
-        task = find_labels(task, examples)
+        task = find_labels(task, rows.examples)
     max_len = 128 if max_len is None else max_len
     begin = start.find(pretrain_file, model_cfg, vocab, do_lower_case, max_len)
     if not 0 <= reinit_layers <= begin.config.n_layers:
         raise UserError(f"reinit_layers={reinit_layers}; expected 0 to {begin.config.n_layers}, the layers of the model")
     reader = Reader(task, begin.tokenizer, max_len, long)
-    data = reader.encode(data_file, examples) if examples else reader.read(data_file)
+    data = reader.encode_rows(rows) if rows else reader.read(data_file)
     dev = [reader.read(file) for file in dev_files]
     source = begin.source
     if source and (source.labels is None or label_columns(source, task) != list(range(task.n_outputs))):
-        source.tensors = {name: t for name, t in source.tensors.items() if not name.startswith("classifier.")}
+        begin.source = source.without("classifier")
+    for read in (data, *dev):
+        say(read.summary)
     shaping = {**task_json(reader), "freeze_encoder": freeze_encoder, "boost": boost, "reinit_layers": reinit_layers,
                "sha256 of data_file": file_digest(data_file)[:16],
                **{f"sha256 of eval_file {i}": file_digest(file)[:16] for i, file in enumerate(dev_files, start=1)}}
@@ -247,7 +269,8 @@ class Pooled:
 
 
 def pool(model: models.Classifier, cfg: train.Config, batches: Batches, folder: Path) -> np.ndarray:
-    """The pooled vectors (N, D) of all inputs, kept in a file that is named by a digest of encoder, texts and dtype."""
+    """The pooled vectors (N, D) of all inputs, kept in a file that is named by a digest of encoder, texts and dtype, and
+    that ends with a digest of itself."""
     digest = hashlib.sha256(cfg.dtype.encode())
     for part in (model.transformer, model.pooler):
         digest.update(runs.weights_digest(part).encode())
@@ -256,7 +279,7 @@ def pool(model: models.Classifier, cfg: train.Config, batches: Batches, folder: 
         digest.update(array.tobytes())
     file, shape = folder / f"{digest.hexdigest()[:32]}.npy", (len(features), model.transformer.cfg.dim)
     vectors = None
-    with contextlib.suppress(ValueError, OSError):                      # missing, or cut short: make it again
+    if file.is_file() and digest_matches(file):                         # else, or cut short: make it again
         vectors = np.load(file, mmap_mode="r")
     if not distributed.any_of(int(vectors is None or vectors.shape != shape))[0]:           # every process has it
         assert vectors is not None
@@ -264,6 +287,7 @@ def pool(model: models.Classifier, cfg: train.Config, batches: Batches, folder: 
     vectors = train.Trainer(cfg, Pool(model)).evaluate(predict, batches)
     with whole_file(file) as f:
         np.save(f, vectors)
+        append_digest(f)
     return vectors
 
 
@@ -278,14 +302,36 @@ def task_json(reader: Reader) -> dict[str, Any]:
             **({"long": reader.long} if reader.long != "truncate" else {})}
 
 
-def saved_task(saved: dict[str, Any]) -> Task | None:
-    """The task that a task.json describes."""
-    if "task" not in saved:
-        return None
-    names = {field.name for field in dataclasses.fields(Task)}
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()
-                              if name in names}
-    return dataclasses.replace(get_task(saved["task"]), **values)
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What task.json holds beside the task's own fields."""
+
+    task: str | None = None             # name of the task; None: labels alone are known
+    max_len: int = 128                  # tokens
+    long: str = "truncate"              # one of inputs.LONG
+
+
+def read_task_json(file: Path) -> tuple[Evaluation, Task | None]:
+    """How a saved model is evaluated, and its task, where the file names one."""
+    values = read_json(file) if file.is_file() else {}
+    names = {field.name for field in dataclasses.fields(Evaluation)}
+    how = make(Evaluation, {name: value for name, value in values.items() if name in names}, file)
+    if how.max_len < 1 or how.long not in LONG:
+        raise UserError(f"{file}: max_len is {how.max_len}, long {show(how.long)}; expected 1 or more, and {LONG}")
+    changes = checked(Task, {name: value for name, value in values.items() if name not in names}, file)
+    if how.task is None:
+        return how, None
+    task = dataclasses.replace(get_task(how.task), **changes)
+    if not task.metrics or not set(task.metrics) <= set(METRICS):
+        raise UserError(f"{file}: metrics are {show(task.metrics)}; expected some of {', '.join(METRICS)}")
+    return how, task
+
+
+def task_of_labels(source: checkpoint.Checkpoint) -> Task | None:
+    """Sentences of one's own, with the labels that a classifier has; of a single score, a number."""
+    if len(source.tensors["classifier.bias"]) == 1:
+        return own_task(TASKS["csv"], labels="number")
+    return dataclasses.replace(TASKS["csv"], labels=tuple(source.labels)) if source.labels else None
 
 
 def label_columns(source: checkpoint.Checkpoint, task: Task) -> list[int] | None:
@@ -311,6 +357,10 @@ class Saved:
     reader: Reader
     trainer: train.Trainer
     columns: list[int]                  # of the scores, in the order of the task's labels
+    source: str                         # which file it is, in words
+
+    def __repr__(self) -> str:
+        return f"<{self.source}, {self.task!r}>"
 
     @property
     def task(self) -> Task:
@@ -336,29 +386,31 @@ def load(model_file: str | Path, task: str | None = None, table: dict[str, Any] 
     begin = start.find(model_file, model_cfg, vocab, do_lower_case, head="classifier")
     source = begin.source
     assert source
-    beside = source.file.parent / "task.json"
-    saved = read_json(beside) if beside.is_file() else {}
-    trained, named = saved_task(saved), get_task(task) if task else None
+    saved, trained = read_task_json(source.file.parent / "task.json")
+    named = get_task(task) if task else None
     if trained and named and trained.own and named.own:                 # the same columns in a table of another form
         named = dataclasses.replace(trained, name=named.name, form=named.form)
     elif trained and named and trained.name not in (named.name, named.kin):
         raise UserError(f"{source.file} was trained on {trained.name}, not on {named.name}; leave --task out")
-    if (chosen := named or trained) is None:
+    if (chosen := named or trained or task_of_labels(source)) is None:
         raise UserError(f"no task.json beside {source.file}; name the task with --task")
+    if trained and table and table.get("separator") not in (None, trained.separator):
+        raise UserError(f"{source.file} was trained with {trained.separator or 'no'} separator between labels; leave "
+                        f"--separator out")
     kind = own_task(chosen, **(table or {}))
     if kind.labels == () and source.labels:
         kind = dataclasses.replace(kind, labels=tuple(source.labels))
     if (columns := label_columns(source, kind)) is None:
-        theirs = ", ".join(source.labels or [str(len(source.tensors["classifier.bias"]))])
-        ours = ", ".join(kind.labels) if kind.labels else "none" if kind.labels == () else "a number"
+        theirs = short(", ".join(source.labels or [str(len(source.tensors["classifier.bias"]))]), 80)
+        ours = short(", ".join(kind.labels), 80) if kind.labels else "none" if kind.labels == () else "a number"
         raise UserError(f"{source.file} has the labels {theirs}, and {kind.name} has {ours}; name the same labels in its "
                         f"configuration")
     cfg = train.Config.from_json(train_cfg, **(settings or {})) if train_cfg else train.Config(**(settings or {}))
-    max_len = saved.get("max_len", 128) if max_len is None else max_len
+    max_len = saved.max_len if max_len is None else max_len
     checkpoint.check_fit(source.config, begin.vocab, max_len)
-    long = long or saved.get("long", "truncate")
+    long = long or saved.long
     check_long(long)
     model = models.Classifier(source.config, kind.n_outputs)
     checkpoint.load(model, source)
     trainer = train.Trainer(cfg, model, data_parallel=data_parallel)
-    return Saved(source.file, Reader(kind, begin.tokenizer, max_len, long), trainer, columns)
+    return Saved(source.file, Reader(kind, begin.tokenizer, max_len, long), trainer, columns, source.words())

@@ -3,7 +3,9 @@
     prepare_instances([Path("tf_examples.tfrecord")], "examples-ids")
     batches = Batches(FixedInstances(Corpus("examples-ids"), max_len=128), batch_size=32, seed=42)
 """
+import math
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from tqdm import tqdm
 from batches import Plan
 from records import RECORDS, read_records
 from shards import FORMAT, ArrayFile, Corpus, write_shard
-from utils import UserError, file_digest, locked, whole_folder
+from utils import UserError, check_regular, file_digest, locked, short, whole_folder
 
 FIXED = re.compile(rf"{RECORDS.pattern}|\.npz$")        # names of files with fixed instances
 
@@ -25,42 +27,78 @@ Instances = dict[str, np.ndarray]       # the features above, each (n, L), (n, P
 
 def read_npz(file: Path) -> Iterator[Instances]:
     """GluonNLP's npz: the same arrays, with valid_lengths for the mask."""
+    check_regular(file)
     try:
+        check_archive(file)
         with np.load(file) as npz:
-            arrays = {name: npz[name] for name in npz.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{file}: not an npz of plain arrays ({' '.join(str(error).split())[:80]})") from None
-    if "valid_lengths" in arrays and "input_ids" in arrays:
-        arrays["input_mask"] = np.arange(arrays["input_ids"].shape[-1]) < arrays["valid_lengths"].reshape(-1, 1)
-    for ours, others in FEATURES.items():
-        for name in others:
+            arrays = {name: npz[name] for name in npz.files if name in KNOWN}
+            others = sorted(set(npz.files) - KNOWN)
+    except UserError:
+        raise
+    except Exception as error:                  # numpy and zipfile have many for a damaged file
+        if isinstance(error, OSError) and error.filename:
+            raise
+        raise UserError(f"{file}: not an npz of plain arrays ({short(' '.join(str(error).split()), 80)})") from None
+    if "valid_lengths" in arrays and "input_ids" in arrays and arrays["input_ids"].ndim == 2:
+        arrays["input_mask"] = np.arange(arrays["input_ids"].shape[1]) < arrays["valid_lengths"].reshape(-1, 1)
+    for ours, names in FEATURES.items():
+        for name in names:
             if name in arrays:
                 arrays[ours] = arrays[name]
     if missing := [name for name in FEATURES if name not in arrays]:
-        raise UserError(f"{file}: no {', '.join(missing)} among its arrays {', '.join(sorted(arrays))}")
+        raise UserError(f"{file}: no {', '.join(missing)} among its arrays {short(', '.join([*arrays, *others]), 100)}")
     arrays["next_sentence_labels"] = arrays["next_sentence_labels"].reshape(-1, 1)
-    if len({len(arrays[name]) for name in FEATURES}) > 1:
+    if len({array.shape[:1] for name, array in arrays.items() if name in FEATURES}) > 1:
         raise UserError(f"{file}: its arrays have different numbers of rows")
     if arrays["input_ids"].size == 0:
         raise UserError(f"{file} holds no instances")
     yield {name: arrays[name] for name in FEATURES}
 
 
+KNOWN = {"valid_lengths", *FEATURES, *(name for names in FEATURES.values() for name in names)}
+MOST_PACKED = 200                       # times its size that an npz may unpack to; real ones take 5 to 20
+
+
+def check_archive(file: Path) -> None:
+    """UserError or ValueError where an npz does not hold what its headers claim, or unpacks to far more than it is."""
+    size = file.stat().st_size
+    with zipfile.ZipFile(file) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > MOST_PACKED * size + 2**20:
+            raise UserError(f"{file} unpacks to over {MOST_PACKED} times its {size:,} bytes; expected instances")
+        for entry in archive.infolist():
+            if entry.filename.removesuffix(".npy") not in KNOWN:
+                continue
+            with archive.open(entry) as member:
+                major, _ = np.lib.format.read_magic(member)
+                header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+                shape, _, dtype = header(member)
+                if dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize != entry.file_size - member.tell():
+                    raise ValueError(f"{entry.filename} is {dtype} {shape} in {entry.file_size} bytes")
+
+
 def check_instances(file: Path, rows: Instances) -> None:
     """UserError where instances cannot be what the format says."""
-    ids, mask, weights = rows["input_ids"], rows["input_mask"], rows["masked_lm_weights"]
-    length, slots = ids.shape[1], rows["masked_lm_ids"].shape[1]
+    if rows["input_ids"].ndim != 2 or rows["masked_lm_ids"].ndim != 2:
+        raise UserError(f"{file}: input_ids or masked_lm_ids are no table; expected a row for each instance")
+    length, slots = rows["input_ids"].shape[1], rows["masked_lm_ids"].shape[1]
     shapes = {"input_mask": length, "segment_ids": length, "masked_lm_positions": slots, "masked_lm_weights": slots,
               "next_sentence_labels": 1}
     for name, n in shapes.items():
         if rows[name].shape[1:] != (n,):
             raise UserError(f"{file}: {name} has length {rows[name].shape[1:]}, expected {n} as its fellows have")
+    if not np.isin(rows["masked_lm_weights"], (0, 1)).all():
+        raise UserError(f"{file}: masked_lm_weights other than 0 and 1; expected Google's")
+    largest = {"input_ids": 2**31, "masked_lm_ids": 2**31, "masked_lm_positions": 2**31, "input_mask": 2, "segment_ids": 2,
+               "next_sentence_labels": 2}
+    for name, end in largest.items():
+        values = rows[name]
+        if not ((values >= 0) & (values < end)).all() or (values != np.floor(values)).any():    # nor is a NaN either
+            raise UserError(f"{file}: {name} from {values.min()} to {values.max()}; expected integers, 0 to {end - 1}")
+    mask, weights = rows["input_mask"], rows["masked_lm_weights"]
     if (np.diff(mask.astype(np.int8), axis=1) > 0).any() or not mask[:, 0].all():
         raise UserError(f"{file}: input_mask has zeros before ones; expected padding at the end")
-    if (np.diff(rows["segment_ids"] * mask, axis=1)[mask[:, 1:] > 0] < 0).any():
+    if (np.diff(rows["segment_ids"] * mask.astype(np.int8), axis=1)[mask[:, 1:] > 0] < 0).any():
         raise UserError(f"{file}: segment_ids fall within a row; expected zeros, then ones")
-    if not np.isin(weights, (0, 1)).all():
-        raise UserError(f"{file}: masked_lm_weights other than 0 and 1; expected Google's")
     if (rows["masked_lm_positions"] * (weights > 0) >= mask.sum(1, keepdims=True)).any():
         raise UserError(f"{file}: masked_lm_positions beyond the tokens; make the file again")
 
@@ -71,7 +109,7 @@ def prepare_instances(files: list[Path], out: str | Path) -> Path:
     made_from = {"format": FORMAT, "kind": "instances", "shard": [0, 1],
                  "text": [[file.name, file_digest(file)] for file in files]}
     if not (folder / "shard.json").is_file():
-        with locked(folder):                                    # other processes wait, and find it done
+        with locked(folder.with_name(f".{folder.name}.lock")):        # others wait, and find it done
             if not (folder / "shard.json").is_file():
                 write_instances(files, folder, made_from)
     return folder
@@ -153,5 +191,8 @@ class FixedInstances:
         index = np.where(weights, first + slot, 0)
         positions, words = (np.where(weights, array[index], 0) if len(array) else np.zeros(index.shape, np.int64)
                             for array in (corpus.positions, corpus.words))
+        largest = max(int(ids.max()), int(words.max(initial=0)))
+        if (positions >= lengths).any() or largest > corpus.about.get("largest_id", largest):
+            raise UserError(f"{corpus.folder} has positions beyond the tokens or ids beyond the largest; prepare it again")
         corpus.release()
         return ids, segments.astype(np.int64), real.astype(np.int64), positions, words, weights, plan.order

@@ -13,6 +13,7 @@ computed on, as one long (T, D) list. Attention alone needs to know which token 
 """
 import dataclasses
 import math
+import types
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from linear import Linear, linear
-from utils import UserError, make, nearest, read_json
+from utils import UserError, make, nearest, read_json, show
 
 ACTIVATIONS = {
     "gelu":     F.gelu,                                                 # exact, with the error function
@@ -46,6 +47,22 @@ RELEASED_NAMES = {
     "layer_norm_eps":               "norm_eps",
 }
 
+# What a released configuration may say that would make another model of it.
+BERT_ALONE = {
+    "model_type": "bert",
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "is_encoder_decoder": False,
+    "add_cross_attention": False,
+}
+
+# Far more than any BERT has: a damaged file or a slip of the finger is refused before memory is asked for.
+LARGEST = {
+    "vocab_size": 10_000_000, "dim": 65_536, "n_layers": 1_000, "n_heads": 65_536, "dim_ff": 1_000_000,
+    "max_len": 1_000_000, "n_segments": 1_000,
+}
+MOST_PARAMETERS = 10**12
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -65,16 +82,26 @@ class Config:
     norm_eps: float = 1e-12         # inside the root of LayerNorm
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "dim", "n_layers", "n_heads", "dim_ff", "max_len", "n_segments"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)}; expected at least 1")
+        for name, most in LARGEST.items():
+            if (value := getattr(self, name)) < 1:
+                raise UserError(f"{name}={show(value)}; expected at least 1")
+            if value > most:
+                raise UserError(f"{name}={show(value)}; expected at most {most:,}")
+        if (n := self.n_parameters) > MOST_PARAMETERS:
+            raise UserError(f"a model of this shape has {n:,} parameters; expected at most {MOST_PARAMETERS:,}")
         if self.dim % self.n_heads:
             raise UserError(f"dim={self.dim} is not divisible by n_heads={self.n_heads}; change one of them")
         for name in ("p_drop_hidden", "p_drop_attn"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}; expected a probability, 0 <= p < 1")
         if self.hidden_act not in ACTIVATIONS:
-            raise UserError(f"hidden_act={self.hidden_act!r}; expected one of {', '.join(ACTIVATIONS)}")
+            raise UserError(f"hidden_act={show(self.hidden_act)}; expected one of {', '.join(ACTIVATIONS)}")
+
+    @property
+    def n_parameters(self) -> int:
+        """Parameters of the encoder's matrices: nearly all there are."""
+        block = 4 * self.dim**2 + 2 * self.dim * self.dim_ff
+        return (self.vocab_size + self.max_len + self.n_segments) * self.dim + self.n_layers * block
 
     @classmethod
     def from_json(cls, file: str | Path) -> "Config":
@@ -86,9 +113,9 @@ class Config:
         """Settings under our names, all checked, or a released configuration, whose other keys are passed over."""
         if "hidden_size" not in values:
             return make(cls, values, source)
-        for key, expected in (("model_type", "bert"), ("position_embedding_type", "absolute")):
+        for key, expected in BERT_ALONE.items():
             if values.get(key, expected) != expected:
-                raise UserError(f"{source}: {key} is {values[key]!r}; only {expected!r} is BERT")
+                raise UserError(f"{source}: {key} is {show(values[key])}; only {expected!r} is BERT")
         for key in values.keys() - RELEASED_NAMES.keys():
             if hint := nearest(key, RELEASED_NAMES, cutoff=0.9):
                 raise UserError(f"{source}: unknown key {key!r}{hint}")
@@ -121,11 +148,26 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
 # ------------------------------------------------------------------------------------------------------ packing
 
+def check_first(real: Tensor) -> None:
+    """UserError where an example of a mask (B, S) does not begin with a real token: in place of the mask stands something
+    else, such as the segments, which transformers takes third. On a GPU the error comes later, so that nothing waits."""
+    if torch.compiler.is_compiling() or not real.numel():
+        return
+    if real.device.type == "cuda":
+        torch._assert_async(real[:, 0].all(), "input_mask does not begin with 1")
+    elif not real[:, 0].all():
+        raise UserError(
+            "input_mask does not begin with 1 in every row; the order is model(input_ids, segment_ids, input_mask), "
+            "or name them: attention_mask=, token_type_ids="
+        )
+
+
 class Packing:
     """The way from a padded (B, S, ...) batch to the list of its T real tokens (T, ...) and back."""
 
     def __init__(self, input_mask: Tensor):
         real = input_mask.bool()
+        check_first(real)
         self.real = real                                                # (B, S)
         self.tokens = real.flatten().nonzero().squeeze(1)               # (T,) indices into B * S
         self.full = len(self.tokens) == real.numel()                    # nothing is padded: reshaping does
@@ -145,6 +187,18 @@ class Packing:
 
 
 # ------------------------------------------------------------------------------------------------ the encoder
+
+class Module(nn.Module):
+    """A module that is called with BERT's inputs, by position or under the names of either Google or transformers."""
+
+    NAMES = types.MappingProxyType({"token_type_ids": "segment_ids", "attention_mask": "input_mask"})
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        ours = {self.NAMES.get(name, name): value for name, value in named.items()}
+        if len(ours) < len(named):
+            raise TypeError(f"{', '.join(named)}: two names of the same input")
+        return super().__call__(*inputs, **ours)
+
 
 class Embedding(nn.Module):
     """Token + position + segment, normalised."""
@@ -233,7 +287,7 @@ class Block(nn.Module):
         return self.norm2(x + dropout(self.feed_forward(x), self.p_drop, self.training))
 
 
-class Transformer(nn.Module):
+class Transformer(Module):
     """The encoder: embeddings and n_layers blocks."""
 
     def __init__(self, cfg: Config):
@@ -300,7 +354,7 @@ def pool(model: Any, input_ids: Tensor, segment_ids: Tensor, input_mask: Tensor)
     return model.pooler(model.transformer(input_ids, segment_ids, input_mask, first).squeeze(1))
 
 
-class Classifier(nn.Module):
+class Classifier(Module):
     """Labels, or a number, for a sentence or a pair: encoder, pooler, dropout, linear."""
 
     def __init__(self, cfg: Config, n_labels: int = 2):
@@ -312,9 +366,14 @@ class Classifier(nn.Module):
         self.frozen = False
         initialise(self, cfg.init_std)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """(B, S) token ids, segment ids and mask, or the pooled vectors (B, D) of them, -> (B, labels)."""
-        pooled = inputs[0] if len(inputs) == 1 else pool(self, *inputs)
+    def forward(self, input_ids: Tensor, segment_ids: Tensor | None = None, input_mask: Tensor | None = None) -> Tensor:
+        """(B, S) token ids, segment ids and mask, or instead of the first the pooled vectors (B, D), -> (B, labels)."""
+        if input_ids.is_floating_point():
+            pooled = input_ids
+        elif segment_ids is None or input_mask is None:
+            raise UserError("a classifier needs input_ids, segment_ids and input_mask")
+        else:
+            pooled = pool(self, input_ids, segment_ids, input_mask)
         return self.classifier(dropout(pooled, self.p_drop, self.training))
 
     def freeze(self) -> None:
@@ -336,7 +395,7 @@ class Classifier(nn.Module):
             initialise(module, self.transformer.cfg.init_std)
 
 
-class QuestionAnswering(nn.Module):
+class QuestionAnswering(Module):
     """Where in a text the answer to a question starts and ends."""
 
     def __init__(self, cfg: Config):
@@ -350,7 +409,7 @@ class QuestionAnswering(nn.Module):
         return scores.masked_fill(input_mask[..., None] == 0, -torch.inf)       # padding is no answer
 
 
-class PretrainModel(nn.Module):
+class PretrainModel(Module):
     """BERT as it is pre-trained: guess masked words, and whether the second sentence follows the first."""
 
     def __init__(self, cfg: Config):

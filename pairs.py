@@ -261,6 +261,8 @@ class Pairs:
         index = column + np.where(column < second, plan.a[:, None] - 1, plan.b[:, None] - second)
         index = np.where(real, index, 0).clip(0, len(self.corpus.tokens) - 1)    # [CLS] and [SEP] may lie outside
         ids = np.where(real, self.corpus.tokens[index], 0)
+        if (largest := int(ids.max())) >= self.vocab_size:
+            raise UserError(f"{self.corpus.folder} has token {largest} of {self.vocab_size}; prepare it again")
         ids[:, 0] = self.cls
         ends = (column == second - 1) | (column == lengths - 1)
         ids[ends] = self.sep

@@ -31,8 +31,8 @@ from pairs import Pairs
 from pairs import check as check_shape
 from shards import Corpus, is_prepared
 from tasks import get_task
-from tokenization import FullTokenizer, casing, load_vocab
-from utils import UserError, file_digest, find, read_json, refuse, write_json
+from tokenization import FullTokenizer, casing, load_vocab, save_vocab, vocab_digest
+from utils import UserError, checked, file_digest, find, read_json, refuse, say, show, write_json
 from vectors import Encoder
 
 SAMPLE = Path("runs/sample")
@@ -89,6 +89,7 @@ def main(train_cfg: str | None = None, model_cfg: str | None = None, data_file: 
             raise UserError("--mode eval needs --model_file and --data_file")
         refuse("--mode eval has no use for", pretrain_file=pretrain_file, log_dir=log_dir, shard=shard or None,
                eval_file=eval_file if data_file else None)
+        train.refuse_training_settings(mode, settings)
         evaluate(model_file, str(data_file or eval_file), text, shape, train_cfg, model_cfg, save_dir, data_parallel,
                  settings)
         return
@@ -153,6 +154,18 @@ class Text:
         folder = cache / corpus_name(source_settings(files, vocab, lower, self.language))
         prepare_text(files, vocab, folder, lower, self.workers, language=self.language)
         return Corpus(folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """The instances of a run, as its pretrain.json has them."""
+
+    max_len: int                        # tokens
+    next_sentence: bool | None
+    max_pred: int | None                # masked tokens; None, as all below: fixed instances have their own
+    mask_prob: float | None
+    short_seq_prob: float | None
+    whole_word_mask: bool | None
 
 
 def corpus_name(settings: dict) -> str:
@@ -237,6 +250,9 @@ class Run:
     save_dir: Path
     settings: dict
 
+    def __repr__(self) -> str:
+        return f"<pre-training in {self.save_dir} on {self.corpus!r}>"
+
     def fit(self, log_dir: str | None = None, data_parallel: bool = True, judge: Judge | None = None,
             judge_steps: int = 0, shard: bool = False) -> Path:
         """Train, and return the last model's file. The folder gets all that fine-tuning and evaluating need. A judge of few
@@ -244,11 +260,15 @@ class Run:
         folder, config = self.save_dir, dataclasses.asdict(self.model.transformer.cfg)
         trainer = train.Trainer(self.cfg, self.model, self.batches, folder, {"config": config}, data_parallel=data_parallel,
                                 log_dir=log_dir, shard=shard)
-        runs.claim(folder, self.settings)
-        checkpoint.copy_vocab(self.vocab, folder, self.do_lower_case)
-        write_json(folder / "config.json", config)
-        write_json(folder / "pretrain.json", self.shape)
-        print(train.device_name(trainer.device, trainer.n_gpus), flush=True)
+        with runs.held(folder, self.settings | {"sha256 of few shots": judge.key[:16] if judge else None}):
+            save_vocab(self.vocab, folder, self.do_lower_case)
+            write_json(folder / "config.json", config)
+            write_json(folder / "pretrain.json", self.shape)
+            say(train.device_name(trainer.device, trainer.n_gpus))
+            return self.fit_held(trainer, judge, judge_steps)
+
+    def fit_held(self, trainer: train.Trainer, judge: Judge | None, judge_steps: int) -> Path:
+        """fit() in a folder that no other process trains in."""
         next_sentence = self.shape["next_sentence"]
         results: dict[str, float] = {}
 
@@ -261,14 +281,14 @@ class Run:
             assert judge
             with distributed.gathered(self.model):
                 shots = judge(Encoder(self.model, tokenizer, self.shape["max_len"], trainer.device, dtype=self.cfg.dtype))
-            print(f"Step {trainer.step}, few shots: {', '.join(f'{s.k}: {s.mean:.4f}' for s in shots)}", flush=True)
+            say(f"Step {trainer.step}, few shots: {', '.join(f'{s.k}: {s.mean:.4f}' for s in shots)}")
             return {f"fewshot_{s.k}": s.mean for s in shots}
 
         tokenizer = FullTokenizer(self.vocab, self.do_lower_case)
         file = trainer.train(lambda model, batch: get_loss(model, batch, next_sentence),
                              check if self.eval_batches else None, probe=(judge_steps, probe) if judge else None)
         if self.eval_batches:
-            report(results or check(), trainer.step, folder)
+            report(results or check(), trainer.step, self.save_dir)
         return file
 
 
@@ -277,6 +297,7 @@ def prepare_run(data_file: str, eval_file: str | None, text: Text, shape: dict, 
                 settings: dict[str, Any] | None = None) -> Run:
     """Read and check everything, and prepare the text, before anything is trained."""
     cfg = train.Config.from_json(train_cfg or Path(__file__).parent / "config" / "pretrain.json", **(settings or {}))
+    check_stopping(cfg, eval_file, shape["next_sentence"] is not False)
     config = models.Config.from_json(model_cfg) if model_cfg else None
     source = checkpoint.read(weights, config) if weights else None
     if config is None:
@@ -297,7 +318,7 @@ def prepare_run(data_file: str, eval_file: str | None, text: Text, shape: dict, 
         raise UserError(f"{corpus.folder} has token ids up to {corpus.about['largest_id']}, the model {config.vocab_size} "
                         f"tokens; use the vocabulary the instances were made with")
     if corpus.kind == "instances":
-        refuse(f"the instances of {corpus.folder} are trained on as they are; leave out",
+        refuse(f"the instances of {corpus.folder} are trained on as they are; leave out", fixed_masks=fixed_masks or None,
                **{name: value for name, value in shape.items() if name not in ("max_len", "next_sentence")})
     instances = get_instances(corpus, shape, cfg.seed, fixed_masks)
     shape |= {"next_sentence": shape["next_sentence"] is not False}
@@ -310,7 +331,7 @@ def prepare_run(data_file: str, eval_file: str | None, text: Text, shape: dict, 
     model = models.PretrainModel(config)
     if source:
         new = checkpoint.load(model, source, fresh=("pooler", "masked_lm", "next_sentence"))
-        print(f"{source.kind} {source.file}, " + (f"new: {', '.join(new)}" if new else "all heads"), flush=True)
+        say(f"{source.words()}, " + (f"new: {', '.join(new)}" if new else "all heads"))
     if not shape["next_sentence"]:                              # nothing to learn there
         for head in (model.pooler, model.next_sentence):
             head.requires_grad_(False)
@@ -318,22 +339,34 @@ def prepare_run(data_file: str, eval_file: str | None, text: Text, shape: dict, 
     shaping = {
         **dataclasses.asdict(cfg), **shape, "fixed_masks": fixed_masks, "do_lower_case": lower,
         **{f"model_cfg.{name}": value for name, value in dataclasses.asdict(config).items()},
-        "sha256 of corpus": corpus.key[:16], "sha256 of vocab": file_digest(vocab)[:16],
+        "sha256 of corpus": corpus.key[:16], "sha256 of vocab": vocab_digest(vocab)[:16],
+        "sha256 of eval_file": eval_batches.instances.corpus.key[:16] if eval_batches else None,
         "sha256 of initial weights": runs.weights_digest(model)[:16],
     }
     return Run(cfg, model, corpus, Batches(instances, cfg.batch_size, cfg.seed), eval_batches, vocab, lower, shape,
                save_dir, shaping)
 
 
+def check_stopping(cfg: train.Config, eval_file: str | None, next_sentence: bool) -> None:
+    """UserError where the run could not do what patience and stop_metric ask for."""
+    if (cfg.patience or cfg.stop_metric) and not eval_file:
+        raise UserError("patience and stop_metric are about evaluation; name an --eval_file")
+    metrics = ["masked_lm_accuracy", "masked_lm_loss", "loss"]
+    if next_sentence:
+        metrics += ["next_sentence_accuracy", "next_sentence_loss"]
+    if cfg.stop_metric not in (None, *metrics):
+        raise UserError(f"stop_metric={show(cfg.stop_metric)}; expected one of {', '.join(metrics)}")
+
+
 def describe(instances: Instances) -> None:
     """Say what will be trained on."""
     if isinstance(instances, Pairs):
         counts, wanted = instances.corpus.counts, instances.max_len * instances.mask_prob
-        print(f"{counts['documents']} documents, {counts['sentences']} sentences, {counts['tokens']} tokens", flush=True)
+        say(f"{counts['documents']} documents, {counts['sentences']} sentences, {counts['tokens']} tokens")
         if instances.max_pred < 0.9 * wanted:
-            print(f"max_pred={instances.max_pred} masks {instances.max_pred / instances.max_len:.1%} of an input of "
+            say(f"max_pred={instances.max_pred} masks {instances.max_pred / instances.max_len:.1%} of an input of "
                   f"{instances.max_len} tokens, not {instances.mask_prob:.0%}: leave --max_pred out for "
-                  f"{math.ceil(wanted)}", flush=True)
+                  f"{math.ceil(wanted)}")
 
 
 def evaluation_batches(corpus: Corpus, shape: dict, batch_size: int) -> Batches:
@@ -349,7 +382,7 @@ def evaluate(model_file: str, data_file: str, text: Text, shape: dict | None = N
     if missing := [head for head in ("pooler", "masked_lm", "next_sentence") if head not in source.heads]:
         raise UserError(f"{source.file} has no {', '.join(missing)}; evaluate a model that was pre-trained")
     beside = source.file.parent / "pretrain.json"
-    saved = read_json(beside) if beside.is_file() else {}
+    saved = checked(Shape, read_json(beside), beside) if beside.is_file() else {}
     shape = saved | given(shape or {})
     shape["max_len"] = shape.get("max_len") or 512
     vocab = checkpoint.find_vocab(text.vocab, source)
@@ -363,7 +396,8 @@ def evaluate(model_file: str, data_file: str, text: Text, shape: dict | None = N
     model = models.PretrainModel(source.config)
     checkpoint.load(model, source)
     trainer = train.Trainer(cfg, model, data_parallel=data_parallel)
-    print(train.device_name(trainer.device, trainer.n_gpus), flush=True)
+    say(source.words())
+    say(train.device_name(trainer.device, trainer.n_gpus))
     results = score(trainer, batches, shape.get("next_sentence") is not False)
     return report(results, int(source.extra.get("step", 0)), folder)
 

@@ -12,6 +12,7 @@ import collections
 import dataclasses
 import re
 import string
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from tasks import Features
 from tokenization import FullTokenizer
-from utils import UserError, note, read_json
+from utils import UserError, note, read_json, short, show
 
 N_BEST = 20                             # starts and ends of a window that are looked at, and answers that are written
 
@@ -53,14 +54,15 @@ def read_squad(file: str | Path) -> list[Question]:
                 name, text = member(entry, "id", str, here), member(entry, "question", str, here)
                 if not text.strip():
                     raise UserError(f"{here}: the question {name} is empty; expected a text")
+                impossible = bool(entry.get("is_impossible")) or entry.get("answers") == []
                 answers = []
-                for answer in [] if entry.get("is_impossible") else entry.get("answers", []):
+                for answer in [] if impossible or "answers" not in entry else member(entry, "answers", list, here):
                     words, start = member(answer, "text", str, here), member(answer, "answer_start", int, here)
                     fits = bool(words) and start >= 0 and context[start:start + len(words)] == words
                     answers.append((words, start if fits else -1))
                     if not fits:
-                        misplaced.append(f"{words[:40]!r} at {start} of question {name}")
-                questions.append(Question(name, text, context, tuple(answers), bool(entry.get("is_impossible"))))
+                        misplaced.append(f"{short(words, 40)!r} at {start} of question {short(name)}")
+                questions.append(Question(name, text, context, tuple(answers), impossible))
     if not questions:
         raise UserError(f"{file} has no questions; expected SQuAD's JSON")
     if misplaced:
@@ -74,7 +76,7 @@ def member(values: Any, key: str, kind: type, where: str) -> Any:
     if not isinstance(values, dict) or key not in values:
         raise UserError(f"{where} has no {key!r}; expected SQuAD's JSON")
     if not isinstance(values[key], kind):
-        raise UserError(f"{where}: {key!r} is {str(values[key])[:40]!r}; expected {kind.__name__}")
+        raise UserError(f"{where}: {key!r} is {show(values[key], 40)}; expected {kind.__name__}")
     return values[key]
 
 
@@ -204,9 +206,9 @@ def find_answers(questions: list[Question], windows: Windows, scores: np.ndarray
                 candidates.append((text, float(start_scores[row, s[i]]), float(end_scores[row, e[i]])))
         best = candidates[0] if candidates else ("", 0.0, 0.0)
         row = rows[np.argmin(null[rows])]
-        if with_null:
-            candidates.append(("", float(scores[row, -2]), float(scores[row, -1])))
-            candidates = sorted(candidates, key=lambda c: -(c[1] + c[2]))
+        if with_null:                                           # no answer has a place of its own among the n_best
+            nothing = ("", float(scores[row, -2]), float(scores[row, -1]))
+            candidates = sorted([*candidates[:n_best - 1], nothing], key=lambda c: -(c[1] + c[2]))
         candidates = candidates or [("", 0.0, 0.0)]
         sums = np.array([a + b for _, a, b in candidates])
         chances = np.exp(sums - sums.max())
@@ -240,41 +242,62 @@ def exact_match(answer: str, right: str) -> float:
 
 
 def f1(answer: str, right: str) -> float:
-    """The harmonic mean of precision and recall of the words."""
+    """The harmonic mean of precision and recall of the words, rounded as in the official evaluation."""
     a, b = normalise(answer).split(), normalise(right).split()
     same = sum((collections.Counter(a) & collections.Counter(b)).values())
-    return 2 * same / (len(a) + len(b)) if same else 0.0
+    if same == 0:
+        return 0.0
+    precision, recall = same / len(a), same / len(b)
+    return 2 * precision * recall / (precision + recall)
 
 
 def evaluate(questions: list[Question], answers: dict[str, str], null_odds: dict[str, float] | None = None,
              threshold: float = 0.0) -> dict[str, float]:
-    """EM and F1 in percent, of each question the best over its right answers, as SQuAD's official evaluations have them.
+    """EM and F1 in percent, of each question the best over its right answers, as SQuAD's official evaluations have them,
+    to the last digit. A question without a prediction counts 0, and a note says how many there are.
 
     Where questions have no answer (SQuAD 2.0), also apart for those with and without one. There with `null_odds` answers
-    whose odds are above the threshold count as none, and the best thresholds come along. UserError where a question has no
-    answer given.
+    whose odds are above the threshold count as none, and the best thresholds come along. UserError where the odds of a
+    question are missing, or no question has a prediction.
     """
-    if missing := [q.id for q in questions if q.id not in answers]:
-        raise UserError(f"{len(missing)} of {len(questions)} questions have no prediction, the first of them {missing[0]}; "
-                        f"predict the same file")
     two = any(q.impossible for q in questions)
-    scores = np.array([score(answers[q.id], q, two) for q in questions])                        # (N, 2)
-    answerable = np.array([bool(q.answers) for q in questions])
-    plain, odds = scores, None
+    missing = [q.id for q in questions if q.id not in answers]
+    if len(missing) == len(questions):
+        raise UserError(f"{len(missing)} of {len(questions)} questions have no prediction; predict the same file")
+    if missing:
+        note(f"{len(missing)} of {len(questions)} questions have no prediction and count 0, the first of them {missing[0]}")
+    plain = [score(answers[q.id], q, two) if q.id in answers else (0.0, 0.0) for q in questions]
+    scores = plain
     if two and null_odds is not None:
-        odds = np.array([null_odds[q.id] for q in questions])
-        scores = np.where((odds > threshold)[:, None], ~answerable[:, None], plain)
+        if unknown := [q.id for q in questions if q.id in answers and q.id not in null_odds]:
+            raise UserError(f"{len(unknown)} questions have no odds, the first of them {unknown[0]}; name the null_odds of "
+                            f"the same predictions")
+        scores = [(float(not q.answers),) * 2 if q.id in answers and null_odds[q.id] > threshold else pair
+                  for q, pair in zip(questions, plain, strict=True)]
     results: dict[str, float] = {}
-    for name, rows in (("", slice(None)), ("HasAns_", answerable), ("NoAns_", ~answerable)):
-        if len(part := scores[rows]) and (two or not name):
-            exact, words = 100 * part.mean(0)
-            results |= {f"{name}exact": float(exact), f"{name}f1": float(words), f"{name}total": len(part)}
-    if odds is not None:
-        given = np.array([bool(answers[q.id]) for q in questions])
-        for i, name in enumerate(("exact", "f1")):
-            best, where = best_threshold(plain[:, i], odds, answerable, given)
-            results |= {f"best_{name}": best, f"best_{name}_thresh": where}
+    parts = {"": scores}
+    if two:
+        parts["HasAns_"] = [pair for q, pair in zip(questions, scores, strict=True) if q.answers]
+        parts["NoAns_"] = [pair for q, pair in zip(questions, scores, strict=True) if not q.answers]
+    for name, rows in parts.items():
+        if rows:
+            for i, metric in enumerate(("exact", "f1")):
+                results[f"{name}{metric}"] = 100.0 * sum_in_order(pair[i] for pair in rows) / len(rows)
+            results[f"{name}total"] = len(rows)
+    if two and null_odds is not None:
+        for i, metric in enumerate(("exact", "f1")):
+            by_id = {q.id: pair[i] for q, pair in zip(questions, plain, strict=True)}
+            best, where = best_threshold(questions, by_id, answers, null_odds)
+            results |= {f"best_{metric}": best, f"best_{metric}_thresh": where}
     return results
+
+
+def sum_in_order(values: Iterable[float]) -> float:
+    """One by one, as the official evaluation adds up: sum() of a newer Python rounds otherwise."""
+    total = 0.0
+    for value in values:
+        total += value
+    return total
 
 
 def score(answer: str, question: Question, two: bool) -> tuple[float, float]:
@@ -286,10 +309,20 @@ def score(answer: str, question: Question, two: bool) -> tuple[float, float]:
     return exact, float(exact) if two and not normalise(answer) else words
 
 
-def best_threshold(scores: np.ndarray, odds: np.ndarray, answerable: np.ndarray, given: np.ndarray) -> tuple[float, float]:
-    """The best score in percent that a threshold on the odds gives, and that threshold: the official script's search."""
-    order = np.argsort(odds, kind="stable")
-    gains = np.where(answerable, scores, -1.0 * given)[order]
-    sums = np.sum(~answerable) + np.concatenate([[0.0], np.cumsum(gains)])
-    best = int(sums.argmax())
-    return 100 * float(sums[best]) / len(scores), 0.0 if best == 0 else float(odds[order[best - 1]])
+def best_threshold(questions: list[Question], scores: dict[str, float], answers: dict[str, str],
+                   odds: dict[str, float]) -> tuple[float, float]:
+    """The best score in percent that a threshold on the odds gives, and that threshold: the official script's search, which
+    takes equal odds in the order of their file."""
+    answerable = {q.id: bool(q.answers) for q in questions}
+    current = best = float(sum(not known for known in answerable.values()))
+    threshold = 0.0
+    for name in sorted(odds, key=lambda name: odds[name]):
+        if name not in scores:
+            continue
+        if answerable[name]:
+            current += scores[name]
+        elif answers.get(name):
+            current -= 1
+        if current > best:
+            best, threshold = current, odds[name]
+    return 100.0 * best / len(scores), threshold

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import UserError
+from utils import UserError, check_file, check_regular
 
 RECORDS = re.compile(r"\.tf_?records?(\.gz)?(-\d+-of-\d+)?$")
 
@@ -21,8 +21,8 @@ def read_records(file: Path, wanted: dict[str, tuple[str, ...]],
     `wanted` has our name of every feature and the others it goes by. UserError where one is missing, unless `optional`.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if not file.is_file():
-        raise UserError(f"{file} does not exist; expected a TFRecord file")
+    check_file(file, "a TFRecord file")
+    check_regular(file)
     try:
         import tensorflow as tf
     except ImportError:
@@ -50,6 +50,6 @@ def read_records(file: Path, wanted: dict[str, tuple[str, ...]],
             parsed = tf.io.parse_example(batch, expected)
             yield {ours: parsed[name].numpy() for ours, name in present.items()}
             done += len(batch)
-    except tf.errors.OpError as error:
+    except (tf.errors.OpError, ValueError) as error:
         raise UserError(f"{file}: after record {done}, one has other features or another length than the first, or is "
                         f"damaged ({type(error).__name__}); make the file again") from None

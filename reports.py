@@ -92,16 +92,18 @@ def plot_learning(file: Path, metrics_file: Path) -> None:
     lines = [json.loads(line) for line in metrics_file.read_text().splitlines()]
     training = [(line["step"], line["loss"]) for line in lines if "loss" in line]
     checks = [line for line in lines if "eval_loss" in line]
-    others = [name for name in (checks[0] if checks else {}) if name != "step" and "loss" not in name]
+    names = [name for name in (checks[0] if checks else {}) if name.startswith("eval_")]
+    others = [name for name in names if "loss" not in name]
     columns = 1 + bool(others)
     figure, grid = plt.subplots(1, columns, figsize=(5 * columns, 4), layout="constrained", squeeze=False)
     left, *right = grid[0]
-    left.plot(*zip(*training, strict=True), label="training", linewidth=1)
-    for name in (checks[0] if checks else {}):
-        if name != "step":
-            axes = left if "loss" in name else right[0]
-            axes.plot([line["step"] for line in checks], [line[name] for line in checks], marker="o",
-                      label=name.removeprefix("eval_") + " on dev" * ("loss" in name))
+    # A line through one point would not be seen.
+    left.plot(*zip(*training, strict=True), label="training", linewidth=1, marker="." if len(training) < 10 else None)
+    for name in names:
+        axes, label = right[0] if right else left, name.removeprefix("eval_")
+        if "loss" in name:
+            axes, label = left, f"{label} on dev"
+        axes.plot([line["step"] for line in checks], [line[name] for line in checks], marker="o", label=label)
     left.set(xlabel="updates", ylabel="loss", title="Loss")
     left.set_ylim(bottom=0)
     left.legend()

@@ -1,11 +1,13 @@
 """A run's folder: whose it is, its checkpoints, written while training goes on, its metrics.
 
-    claim("runs/mrpc", settings)                                # or UserError: it belongs to another run
+    with held("runs/mrpc", settings): ...                       # or UserError: it is another run's, or in use
     writer = Writer(); writer.write(file, state, keep); ...; writer.wait()
 """
 import concurrent.futures
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,10 +16,14 @@ from torch import nn
 
 import checkpoint
 import distributed
-from utils import UserError, rank, read_json, whole_file, write_json
+from utils import UserError, locked, name_file, rank, read_json, say, short, show, whole_file, write_json
 
 # Settings that may differ when a run goes on: they change what is written, not what is computed.
 FREE = {"save_steps", "save_minutes", "log_steps", "keep_checkpoints"}
+# Settings that earlier versions did not record: a run of theirs is taken at its word.
+RECORDED_LATER = {"sha256 of eval_file", "sha256 of few shots"}
+# Names of columns that earlier versions did not record where they were these.
+USUAL_COLUMNS = {"text_a": ("text", "sentence"), "label": ("label",)}
 
 
 def check_free(save_dir: str | Path) -> None:
@@ -28,26 +34,43 @@ def check_free(save_dir: str | Path) -> None:
         raise UserError(f"{save_dir} holds a model already ({taken[0]}) and no run.json; name another --save_dir")
 
 
-def claim(save_dir: str | Path, settings: dict[str, Any]) -> None:
-    """Make a folder this run's own: write its settings, or compare them with those of the run that is there.
+@contextlib.contextmanager
+def held(save_dir: str | Path, settings: dict[str, Any]) -> Iterator[None]:
+    """Make a folder this run's own, by its settings, and keep every other process out of it within the block.
 
-    UserError names every setting that differs, so that no run goes on with another one's checkpoints; and every one that
-    some process has other than the first.
+    UserError names every setting that differs from the run that is there, so that no run goes on with another one's
+    checkpoints; every one that some process has other than the first; and the process that trains there already.
     """
     distributed.check_same("settings", settings)
     if rank():
+        yield
         return
+    check_own(save_dir, settings)                       # a mistake writes nothing, not even the lock
+    with locked(Path(save_dir) / ".lock", wait=False):
+        check_own(save_dir, settings)                   # another run may have begun in between
+        write_json(Path(save_dir) / "run.json", settings)
+        yield
+
+
+def check_own(save_dir: str | Path, settings: dict[str, Any]) -> None:
+    """UserError where a folder belongs to a run with other settings, or holds a model that is no run's."""
     file = Path(save_dir) / "run.json"
-    if file.is_file():
-        theirs = read_json(file)
-        different = [f"{name} was {theirs.get(name)!r}, now {settings.get(name)!r}" for name in sorted(theirs | settings)
-                     if name not in FREE and theirs.get(name) != settings.get(name)]
-        if different:
-            raise UserError(f"{save_dir} belongs to another run ({'; '.join(different)}); name another --save_dir, "
-                            f"or remove it")
-    else:
+    if not file.is_file():
         check_free(save_dir)
-    write_json(file, settings)
+        return
+    theirs = read_json(file)
+    compared = (theirs.keys() | settings.keys()) - FREE - (RECORDED_LATER - theirs.keys())
+    compared -= {name for name, usual in USUAL_COLUMNS.items() if name not in theirs and settings.get(name) in usual}
+    different = [f"{short(name)} was {show(theirs.get(name), 40)}, now {show(settings.get(name), 40)}"
+                 for name in sorted(compared) if theirs.get(name) != settings.get(name)]
+    if different:
+        raise UserError(f"{save_dir} belongs to another run ({'; '.join(different[:3])}{more(different, 3)}); "
+                        f"name another --save_dir, or remove it")
+
+
+def more(items: list, shown: int) -> str:
+    """What follows the first few items of a list in a message."""
+    return f" and {len(items) - shown} more" if len(items) > shown else ""
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -101,7 +124,7 @@ def newest(folder: Path, total_steps: int) -> dict[str, Any] | None:
     """The state of the newest checkpoint that is whole, or None where there is none; a damaged one is named and passed
     over."""
     for part in folder.glob(".model_steps_*.pt.part"):
-        print(f"{part} was not written to its end and is removed", flush=True)
+        say(f"{part} was not written to its end and is removed")
         part.unlink()
     files = checkpoint.saved(folder)
     for file in reversed(files):
@@ -112,7 +135,7 @@ def newest(folder: Path, total_steps: int) -> dict[str, Any] | None:
                 raise UserError(f"{file} holds no state to go on from")
             return state | {"file": str(file)}
         except UserError as error:
-            print(f"{error}", flush=True)
+            say(str(error))
     if files:
         raise UserError(f"no checkpoint in {folder} is whole; remove them to start again")
     return None
@@ -122,11 +145,45 @@ def newest(folder: Path, total_steps: int) -> dict[str, Any] | None:
 
 def open_metrics(file: Path, step: int, due: bool) -> TextIO:
     """Open metrics.jsonl to write on, without what a run that was cut short wrote after its checkpoint of step `step`; nor,
-    if evaluating is still `due` then, what it wrote of that."""
-    lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
+    if evaluating is still `due` then, what it wrote of that.
+
+    A last line that is damaged, by a power cut say, is dropped too, and reported; a damaged one further up is a UserError.
+    """
+    content = file.read_bytes() if file.is_file() else b""
+    lines = content.decode("utf-8", "replace").splitlines(keepends=True)
     with whole_file(file) as f:
-        for line in lines:
-            if line.endswith("\n") and ((values := json.loads(line))["step"] < step or (
-                    values["step"] == step and not (due and "loss" not in values))):
+        for number, line in enumerate(lines, start=1):
+            values = metrics_of(line)
+            if values is None and number < len(lines):
+                raise UserError(f"{file}, line {number}: {show(line.strip())} is no line of metrics; remove it")
+            if values is None:
+                say(f"{file}: its last line was not written whole and is removed")
+            elif values["step"] < step or (values["step"] == step and not (due and "loss" not in values)):
                 f.write(line.encode())
     return open(file, "a", encoding="utf-8")
+
+
+def write_line(file: TextIO, values: dict[str, float]) -> None:
+    """A line of metrics, at once. An OSError names the file."""
+    try:
+        file.write(json.dumps(values) + "\n")
+        file.flush()
+    except OSError as error:
+        name_file(error, file.name)
+        raise
+
+
+def read_checks(file: Path) -> dict[int, dict[str, float]]:
+    """What each evaluation of a run gave, by its step."""
+    lines = [metrics_of(line) for line in file.read_text().splitlines(keepends=True)]
+    return {line["step"]: {name.removeprefix("eval_"): value for name, value in line.items() if name.startswith("eval_")}
+            for line in lines if line and "eval_loss" in line}
+
+
+def metrics_of(line: str) -> dict[str, Any] | None:
+    """The values of a line of metrics.jsonl; None where it is none."""
+    try:
+        values = json.loads(line) if line.endswith("\n") else None
+    except (ValueError, RecursionError):
+        return None
+    return values if isinstance(values, dict) and type(values.get("step")) is int else None

@@ -6,21 +6,22 @@
 DIR/shard-I-of-N holds shard.json and raw little-endian arrays, and is written whole or not at all. Shards made apart, on
 other machines, are one corpus when they lie in one folder. ARCHITECTURE.md has the format.
 """
+import dataclasses
 import hashlib
 import json
 import mmap
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distributed import local_rank
-from utils import UserError, file_digest, read_json, write_json
+from utils import UserError, file_digest, make, read_json, short, show, typed, write_json
 
 FORMAT = 1                              # of the files; a reader refuses another
-OFFSETS = {"sentences", "documents", "instances", "slots"}      # arrays that say where things start, and their end
+# Arrays that say where things start, and their end: sentences in tokens, documents in sentences ...
+OFFSETS = {"sentences": "tokens", "documents": "sentences", "instances": "tokens", "slots": "words"}
 
 
 def is_prepared(folder: str | Path) -> bool:
@@ -97,6 +98,75 @@ class Joined:
         return len(self)
 
 
+@dataclasses.dataclass(frozen=True)
+class About:
+    """What shard.json says. Of text all but the last two, of instances all but the settings of the tokenizer."""
+
+    format: int
+    kind: str                           # text, or instances
+    shard: tuple[int, int]              # which one, of how many
+    text: list[tuple[str, str]]         # names and SHA-256 of the files it was made from
+    counts: dict[str, int]
+    arrays: dict[str, dict[str, Any]]   # of each the dtype, the size and the SHA-256
+    vocab: str | None = None            # SHA-256
+    do_lower_case: bool | None = None
+    strip_accents: bool | None = None
+    tokenize_chinese_chars: bool | None = None
+    split_sentences: str | None = None  # language
+    hard_wrapped: bool = False          # whether lines seem to end at a column
+    max_len: int | None = None
+    largest_id: int | None = None
+
+
+ARRAYS = {"text": {"tokens", "sentences", "documents"},
+          "instances": {"tokens", "instances", "second", "slots", "positions", "words", "order"}}
+COUNTS = {"text": {"documents", "sentences", "tokens", "unknown", "lines", "bytes"},
+          "instances": {"instances", "tokens", "masked"}}
+
+
+def read_about(file: Path) -> dict[str, Any]:
+    """A shard.json, checked."""
+    values = read_json(file)
+    if values.get("format") != FORMAT:
+        raise UserError(f"{file} has format {show(values.get('format'))}; expected {FORMAT}, so prepare the corpus again")
+    if lacking := {"kind", "shard", "counts", "arrays"} - values.keys():
+        raise UserError(f"{file} lacks {', '.join(sorted(lacking))}; prepare the corpus again")
+    about = dataclasses.asdict(make(About, {"text": [], **values}, file))
+    kind = about["kind"]
+    if kind not in ARRAYS or set(about["arrays"]) != ARRAYS[kind] or not COUNTS[kind] <= set(about["counts"]):
+        arrays = short(", ".join(about["arrays"]), 100)
+        raise UserError(f"{file}: {show(kind)} with the arrays {arrays} is no kind of corpus; prepare it again")
+    for name, array in about["arrays"].items():
+        where = f"{file}: {name}"
+        typed(array, dict[str, str | int], where)
+        dtype, size = array.get("dtype"), array.get("size")
+        if dtype not in DTYPES or type(size) is not int or not 0 <= size < 2**48 or type(array.get("sha256")) is not str:
+            raise UserError(f"{where} is {show(array)}; expected dtype, size and sha256, so prepare the corpus again")
+    for name, count in about["counts"].items():
+        array, ends = SIZES[kind].get(name, ("", 0))
+        if not 0 <= count < 2**48 or (array and count != about["arrays"][array]["size"] - ends):
+            raise UserError(f"{file}: {short(name)} is {show(count)}, which its arrays contradict; prepare it again")
+    if kind == "text" and about["do_lower_case"] is None:
+        raise UserError(f"{file}: do_lower_case is missing; prepare the corpus again")
+    if kind == "instances" and (about["max_len"] or 0) < 1:
+        raise UserError(f"{file}: max_len is {show(about['max_len'])}; prepare the corpus again")
+    return {name: value for name, value in about.items() if value is not None}
+
+
+# Which array a count is the size of; one that says where things start has their end too.
+SIZES = {"text": {"documents": ("documents", 1), "sentences": ("sentences", 1), "tokens": ("tokens", 0)},
+         "instances": {"instances": ("order", 0), "tokens": ("tokens", 0), "masked": ("words", 0)}}
+DTYPES = ("|u1", "u1", "<u2", "<u4", "<i4", "<i8")
+
+
+def counts_up(starts: np.ndarray, end: int) -> bool:
+    """Whether an array rises from 0 to an end. It is looked at in parts, so that little of it is in memory."""
+    if not len(starts) or starts[0] != 0 or starts[-1] != end:
+        return False
+    parts = range(0, len(starts), 2**20)
+    return all(bool((np.diff(starts[at : at + 2**20 + 1]) >= 0).all()) for at in parts)
+
+
 class Corpus:
     """A prepared corpus, all its shards, checked and mapped into memory.
 
@@ -113,12 +183,7 @@ class Corpus:
         if not folders:
             raise UserError(f"{folder} holds no prepared corpus; make one with python corpus.py prepare TEXT --vocab V "
                             f"--out DIR")
-        abouts = [read_json(path / "shard.json") for path in folders]
-        for path, about in zip(folders, abouts, strict=True):
-            if about.get("format") != FORMAT:
-                raise UserError(f"{path} has format {about.get('format')}; expected {FORMAT}, so prepare it again")
-            if lacking := {"kind", "shard", "counts", "arrays"} - about.keys():
-                raise UserError(f"{path}/shard.json lacks {', '.join(sorted(lacking))}; prepare the corpus again")
+        abouts = [read_about(path / "shard.json") for path in folders]
         self.about = abouts[0]
         n = self.about["shard"][1]
         if {path.name for path in folders} != {f"shard-{i}-of-{n}" for i in range(n)}:
@@ -130,16 +195,27 @@ class Corpus:
                 if about.get(name) != self.about.get(name):
                     raise UserError(f"{path} differs from {folders[0]} in {name}; prepare all shards from the same text, "
                                     f"vocabulary and settings")
-        if odd := [name for about in abouts for name in about["arrays"] if not re.fullmatch(r"\w+", name)]:
-            raise UserError(f"{folder}: {odd[0]!r} is no name of an array; prepare the corpus again")
+        for path, about in zip(folders, abouts, strict=True):
+            if (path / "vocab.txt").is_file() and file_digest(path / "vocab.txt") != about.get("vocab"):
+                raise UserError(f"{path}/vocab.txt was altered (its digest differs); prepare the corpus again")
         self.kind: str = self.about["kind"]
         self.counts = {name: sum(about["counts"][name] for about in abouts) for name in self.about["counts"]}
         self._maps: list[mmap.mmap] = []
         parts = {name: [self._map(path / f"{name}.bin", about["arrays"][name])
                         for path, about in zip(folders, abouts, strict=True)] for name in self.about["arrays"]}
+        for name, what in OFFSETS.items():
+            for i, starts in enumerate(parts.get(name, [])):
+                if local_rank() == 0 and not counts_up(starts, len(parts[what][i]) - (what in OFFSETS)):
+                    raise UserError(f"{folders[i]}/{name}.bin does not say where things start; prepare the corpus again")
+        self.release()
         self.arrays = {name: self._join(name, parts) for name in parts}
         self.vocab_file = folders[0] / "vocab.txt" if (folders[0] / "vocab.txt").is_file() else None
+        if self.kind == "text" and not self.vocab_file:
+            raise UserError(f"{folders[0]} has no vocab.txt; prepare the corpus again")
         self.key = hashlib.sha256(json.dumps([a["arrays"] for a in abouts], sort_keys=True).encode()).hexdigest()
+
+    def __repr__(self) -> str:
+        return f"<corpus {self.folder}: {', '.join(f'{n} {name}' for name, n in self.counts.items())}>"
 
     def _map(self, file: Path, about: dict[str, Any]) -> np.ndarray:
         dtype = np.dtype(about["dtype"])

@@ -2,7 +2,9 @@
 
     begin = find("uncased_L-12_H-768_A-12", max_len=128)        # begin.config, begin.tokenizer, begin.source
 """
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,8 @@ import checkpoint
 import models
 import runs
 import train
-from tokenization import FullTokenizer, casing
-from utils import UserError, file_digest, write_json
+from tokenization import FullTokenizer, casing, save_vocab, vocab_digest
+from utils import UserError, say, write_json
 
 
 @dataclasses.dataclass
@@ -25,22 +27,27 @@ class Start:
     vocab: Path
     tokenizer: FullTokenizer
 
+    def __repr__(self) -> str:
+        return f"<start from {self.source or 'scratch'}, {self.vocab}>"
+
     def load(self, model: nn.Module, fresh: tuple[str, ...], complete: str) -> None:
         """Copy the weights into a model and say so: which heads in `fresh` are new, or that it is complete."""
         if self.source:
             new = checkpoint.load(model, self.source, fresh)
-            print(f"{self.source.kind} {self.source.file}, " + (f"new: {', '.join(new)}" if new else complete), flush=True)
+            say(f"{self.source.words()}, " + (f"new: {', '.join(new)}" if new else complete))
 
-    def furnish(self, folder: Path, model: nn.Module, cfg: train.Config, settings: dict[str, Any]) -> None:
-        """Make a folder the run's own, by its settings; it gets what evaluating needs."""
+    @contextlib.contextmanager
+    def held(self, folder: Path, model: nn.Module, cfg: train.Config, settings: dict[str, Any]) -> Iterator[None]:
+        """Make a folder the run's own, by its settings, and keep it so within the block; it gets what evaluating needs."""
         config = dataclasses.asdict(self.config)
-        runs.claim(folder, {
+        with runs.held(folder, {
             **dataclasses.asdict(cfg), **{f"model_cfg.{name}": value for name, value in config.items()},
             **{name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()},   # as in JSON
-            "do_lower_case": self.tokenizer.do_lower_case, "sha256 of vocab": file_digest(self.vocab)[:16],
-            "sha256 of initial weights": runs.weights_digest(model)[:16]})
-        checkpoint.copy_vocab(self.vocab, folder, self.tokenizer.do_lower_case)
-        write_json(folder / "config.json", config)
+            "do_lower_case": self.tokenizer.do_lower_case, "sha256 of vocab": vocab_digest(self.vocab)[:16],
+            "sha256 of initial weights": runs.weights_digest(model)[:16]}):
+            save_vocab(self.vocab, folder, self.tokenizer.do_lower_case)
+            write_json(folder / "config.json", config)
+            yield
 
 
 def find(weights: str | Path | None, model_cfg: str | None = None, vocab: str | None = None,

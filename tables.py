@@ -3,19 +3,21 @@
     table = read("train.tsv", "tsv", {"text_a": "sentence|3", "label": "label|1"})
     for line, fields in table.rows: print(line, fields[table.columns["text_a"]])
 
-A column is named by a header's name or by its number from 0. Where it goes by several, `|` stands between them, and the
-first row decides: if it names all wanted columns, it is a header; if it names none, it is a row, and numbers count.
+A column is named by a header's name, in capitals or not, or by its number from 0. Where it goes by several, `|` stands
+between them, and the first row decides: if it names all wanted columns, it is a header; if it names none, it is a row,
+and numbers count.
 """
 import csv
 import dataclasses
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from utils import UserError, nearest, read_text
+from utils import UserError, check_file, nearest, parse_json, read_text, short, show
 
 FORMATS = ("tsv", "csv", "jsonl")
 Row = tuple[int, list[str]]             # line of the file, from 1, and fields
@@ -28,12 +30,13 @@ class Table:
     name: str                           # of the file, for messages
     width: int                          # columns
     columns: dict[str, int | None]      # which column each of the wanted ones is
+    names: dict[str, str]               # what it is called, by the header or by its number
     header: bool                        # whether it has one
     rows: Iterator[Row]
 
 
 def read(file: str | Path, form: str, wanted: dict[str, str | None], header: bool | None = None,
-         joint: str = ",") -> Table:
+         joint: str = ",", optional: tuple[str, ...] = ()) -> Table:
     """Open a table; `-` is standard input, read as it comes.
 
     In a tsv quotes are literal, and a row is a line. In a csv a quoted field may hold commas and line ends, and "" is a
@@ -42,6 +45,7 @@ def read(file: str | Path, form: str, wanted: dict[str, str | None], header: boo
     Args:
         wanted: what each column is for, and how it is named; None: not wanted. UserError if one is not there.
         header: whether the first row has names; None: look. UserError where it names some of the wanted columns.
+        optional: columns that a row without a header may lack.
     """
     name, stream = open_text(file, form)
     specs = {use: [spec, *spec.split("|")] for use, spec in wanted.items() if spec is not None}
@@ -52,39 +56,43 @@ def read(file: str | Path, form: str, wanted: dict[str, str | None], header: boo
     if first is None:
         raise UserError(f"{name} is empty; expected rows of {', '.join(filter(None, wanted.values()))}")
     fields = [field.strip() for field in first[1]]
-    header, columns = choose(name, fields, specs, True if form == "jsonl" else header)
-    return Table(name, len(fields), columns, header, rows if header else chain(first, rows))
+    header, columns = choose(name, fields, specs, True if form == "jsonl" else header, optional)
+    names_of = {use: fields[column] if header else str(column) for use, column in columns.items() if column is not None}
+    return Table(name, len(fields), columns, names_of, header, rows if header else chain(first, rows))
 
 
 def choose(name: str, fields: list[str], specs: dict[str, list[str]],
-           header: bool | None) -> tuple[bool, dict[str, int | None]]:
+           header: bool | None, optional: tuple[str, ...] = ()) -> tuple[bool, dict[str, int | None]]:
     """Whether the first row is a header, and which column each use has; UserError lists the columns if one has none."""
-    by_name = {use: {a for a in alternatives if not number(a)} for use, alternatives in specs.items()}
-    named = [use for use, alternatives in by_name.items() if not alternatives.isdisjoint(fields)]
+    by_name = {use: {a.casefold() for a in alternatives if not number(a)} for use, alternatives in specs.items()}
+    named = [use for use, alternatives in by_name.items() if not alternatives.isdisjoint(map(str.casefold, fields))]
     unsure = header is None and 0 < len(named) < sum(map(bool, by_name.values()))
     header = len(named) > 0 if header is None else header
     columns = {use: find(alternatives, fields, header) for use, alternatives in specs.items()}
-    if missing := [use for use, column in columns.items() if column is None]:
+    if missing := [use for use, column in columns.items() if column is None and (header or use not in optional)]:
         use = next((use for use in missing if use not in named), missing[0])
         usable = [a for a in specs[use][1:] if not (header and number(a))] or specs[use][1:]
-        known = ", ".join(fields)
-        known = known if len(known) < 300 else known[:300] + " ..."
-        raise UserError(f"{name}: no column {' or '.join(map(repr, usable))}{nearest(usable[0], fields)}; the columns of "
-                        f"its first row are {known}; name the right one with --{use}"
-                        + ", or if that row is no header, add --header False" * unsure)
+        message = (f"{name}: no column {' or '.join(map(repr, usable))}{nearest(usable[0], fields)}; the columns of its "
+                   f"first row are {short(', '.join(fields), 120)}; name the right one with --{use}")
+        if unsure:
+            message += ", or if that row is no header, add --header False"
+        raise UserError(message)
     return header, columns
 
 
 def number(name: str) -> bool:
     """Whether a column is named by its number; -1 is the last."""
-    return name.lstrip("-").isdigit()
+    return re.fullmatch("-?[0-9]{1,9}", name) is not None
 
 
 def find(alternatives: list[str], fields: list[str], header: bool) -> int | None:
     """The column that is named so; numbers count where there is no header, or no name to go by."""
-    for alternative in alternatives:
-        if header and alternative in fields:
+    lower = [field.casefold() for field in fields]
+    for alternative in alternatives if header else []:
+        if alternative in fields:
             return fields.index(alternative)
+        if alternative.casefold() in lower:
+            return lower.index(alternative.casefold())
     numbers = [int(a) for a in alternatives if number(a)]
     if numbers and (not header or len(numbers) == len(alternatives)) and -len(fields) <= numbers[0] < len(fields):
         return numbers[0] % len(fields)
@@ -101,9 +109,10 @@ def open_text(file: str | Path, form: str) -> tuple[str, Iterator[str]]:
     """The name of a file for messages, and its lines; without a byte order mark, and with their line ends."""
     newline = "" if form == "csv" else "\n"
     if str(file) == "-":
+        if sys.stdin is None or sys.stdin.closed:
+            raise UserError("standard input is closed; name a file instead of -")
         return "standard input", lines(io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig", newline=newline), None)
-    if not Path(file).is_file():
-        read_text(file)                                         # says what is wrong with it
+    check_file(file, "a table or a text")
     return str(file), lines(open(file, encoding="utf-8-sig", newline=newline), file)
 
 
@@ -116,9 +125,9 @@ def lines(stream: TextIO, file: str | Path | None) -> Iterator[str]:
                 n += 1
                 yield line
     except UnicodeDecodeError:
-        if file is not None:
+        if file is not None and Path(file).is_file():
             read_text(file)                                     # knows the line
-        raise UserError(f"standard input, after line {n}: not UTF-8 text; convert it to UTF-8") from None
+        raise UserError(f"{file or 'standard input'}, after line {n}: not UTF-8 text; convert it to UTF-8") from None
 
 
 def tsv_rows(stream: Iterator[str], name: str) -> Iterator[Row]:
@@ -149,12 +158,9 @@ def jsonl_rows(stream: Iterator[str], name: str, joint: str, needed: set[str]) -
     for number, line in enumerate(stream, start=1):
         if not line.strip():
             continue
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{name}, line {number}: not JSON ({error.msg}); expected an object a line") from None
+        values = parse_json(line.strip(), f"{name}, line {number}")
         if not isinstance(values, dict):
-            raise UserError(f"{name}, line {number}: found {line.strip()[:40]!r}; expected a JSON object {{...}}")
+            raise UserError(f"{name}, line {number}: found {show(line.strip(), 40)}; expected a JSON object {{...}}")
         if not keys:
             keys = list(values)
             yield number, keys

@@ -6,8 +6,12 @@
     input_ids, segment_ids, input_mask, labels = batches[0]             # (B, S) x 3, (B,)
 """
 import array
+import collections
+import contextlib
 import dataclasses
+import itertools
 import math
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -17,7 +21,7 @@ from torch import Tensor
 
 import tables
 from tokenization import FullTokenizer
-from utils import UserError, nearest, note
+from utils import UserError, nearest, note, short, show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +47,16 @@ class Task:
     form: str = "tsv"                                       # of tables.FORMATS
     header: bool | None = None                              # whether files have one; None: look
     separator: str = ""                                     # between several labels of one text; "": always one
+
+    def __post_init__(self) -> None:
+        if self.form not in (*tables.FORMATS, "lines"):
+            raise UserError(f"form={show(self.form)}; expected one of {', '.join(tables.FORMATS)}")
+        if len(set(self.labels or ())) < len(self.labels or ()):
+            raise UserError(f"labels={show(self.labels)}; expected each once")
+
+    def __repr__(self) -> str:
+        labels = "a number" if self.labels is None else short(", ".join(self.labels)) or "labels of its data"
+        return f"<task {self.name}: {labels}>"
 
     @property
     def n_outputs(self) -> int:
@@ -85,7 +99,7 @@ def get_task(name: str) -> Task:
     """A task by its name: mrpc, SST-2, sts_b ..."""
     key = name.lower().replace("-", "").replace("_", "")
     if key not in TASKS:
-        raise UserError(f"--task {name}: unknown task{nearest(key, TASKS)}; the tasks are {', '.join(TASKS)}")
+        raise UserError(f"--task {short(name)}: unknown task{nearest(key, TASKS)}; the tasks are {', '.join(TASKS)}")
     return TASKS[key]
 
 
@@ -103,6 +117,8 @@ def own_task(task: Task, text_a: str | None = None, text_b: str | None = None, l
         if len(set(names)) < len(names) or not all(names) or len(names) < 2:
             raise UserError(f"--labels {labels}: expected different labels with commas between them, or number")
         changes["labels"] = tuple(names)
+    if separator and not task.own:
+        raise UserError(f"--separator is for data of your own; a text of {task.name} has one label")
     if separator:
         changes |= {"separator": separator, "metrics": ("F1", "Accuracy")}
     return dataclasses.replace(task, **changes)
@@ -120,12 +136,77 @@ class Example:
     label: str | None                           # None where there is none
 
 
-def read_examples(task: Task, file: str | Path, labelled: bool = True) -> list[Example]:
-    """The rows of a file; UserError names the line where a column is missing or the label is none of the task's."""
-    examples = list(iterate(task, file, labelled))
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The rows of a task's file, and which columns they were read from."""
+
+    file: str
+    examples: list[Example]
+    columns: dict[str, str]                     # text_a, text_b, label -> a header's name, or a number
+    header: bool
+
+    def __repr__(self) -> str:
+        return f"<{self.describe()}>"
+
+    def describe(self) -> str:
+        """What was understood, in a line: rows, which column is what, and the labels with their counts."""
+        labels = collections.Counter(example.label for example in self.examples if example.label is not None)
+        return understood(self.file, len(self.examples), self.columns, self.header, labels)
+
+
+def understood(file: str, n: int, columns: dict[str, str], header: bool, labels: collections.Counter[str]) -> str:
+    """What was understood of a table of n rows, in a line."""
+    words = {use: repr(name) if header else f"column {name}" for use, name in columns.items()}
+    texts = [words[use] for use in ("text_a", "text_b") if use in words]
+    parts = [f"{file}: {n} rows" + ("" if header else " without a header")]
+    parts.append(f"{'texts' if len(texts) > 1 else 'text'}: {', '.join(texts)}")
+    if "label" in words and labels:
+        parts.append(f"label: {words['label']} ({counted(labels)})")
+    return "; ".join(parts)
+
+
+def counted(labels: collections.Counter[str]) -> str:
+    """Labels and how often each occurs, sorted; of many the range or the first.  'neg 12, pos 8'"""
+    if len(labels) <= 10:
+        return ", ".join(f"{short(name, 30)} {labels[name]}" for name in sorted(labels))
+    with contextlib.suppress(ValueError):
+        numbers = [float(name) for name in labels]
+        return f"{min(numbers):g} to {max(numbers):g}"
+    first = sorted(labels)[:3]
+    return ", ".join(f"{short(name, 30)} {labels[name]}" for name in first) + f" and {len(labels) - 3} more labels"
+
+
+def read_rows(task: Task, file: str | Path, labelled: bool = True) -> Rows:
+    """All rows of a file, as iterate() gives them.
+
+    UserError where a first row that names no column may be a header all the same: its label is that of no other row, and
+    the others have few.
+    """
+    table, rows = open_rows(task, file, labelled)
+    examples = list(rows)
     if not examples:
         raise UserError(f"{file} has a header and no rows; expected rows of {task.name}")
-    return examples
+    if task.own and task.header is None and not table.header and labelled and task.labels == ():
+        first, *others = (split_labels(task, example.label or "") for example in examples)
+        known = collections.Counter(itertools.chain.from_iterable(others))
+        if first and not known.keys() & set(first) and len(known) <= known.total() / 2:
+            raise UserError(f"{file}: is its first row a header? Its label, {show(examples[0].label)}, is that of no other "
+                            f"row. {HEADER_HINT}")
+    return Rows(str(file), examples, table.names, table.header)
+
+
+HEADER_HINT = "If the first row is a header, name its columns with --text_a and --label; if not, add --header False"
+
+
+def with_columns(task: Task, rows: Rows) -> Task:
+    """A task of the user's own data with the columns that a header has named, so that other files have to have them."""
+    columns: dict = rows.columns
+    return dataclasses.replace(task, **columns) if task.own and rows.header else task
+
+
+def read_examples(task: Task, file: str | Path, labelled: bool = True) -> list[Example]:
+    """The rows of a file; UserError names the line where a column is missing or the label is none of the task's."""
+    return read_rows(task, file, labelled).examples
 
 
 def iterate(task: Task, file: str | Path, labelled: bool = True) -> Iterator[Example]:
@@ -133,18 +214,38 @@ def iterate(task: Task, file: str | Path, labelled: bool = True) -> Iterator[Exa
 
     A task whose form is "lines" takes a text a line, of a pair a tab between the two; or a tsv with the task's header.
     """
+    yield from open_rows(task, file, labelled)[1]
+
+
+def open_rows(task: Task, file: str | Path, labelled: bool = True) -> tuple[tables.Table, Iterator[Example]]:
+    """The table in a file, and its rows for iterate()."""
     form = Path(file).suffix[1:] if task.own and Path(file).suffix[1:] in tables.FORMATS else task.form
     wanted = {"text_a": task.text_a, "text_b": task.text_b, "label": task.label if labelled else None}
     if form == "lines":
         for i, use in enumerate(("text_a", "text_b")):
-            names = [name for name in (wanted[use] or "").split("|") if name and not name.isdigit()]
+            names = [name for name in (wanted[use] or "").split("|") if name and not tables.number(name)]
             wanted[use] = "|".join([*names, str(i)]) if wanted[use] else None
-    table = tables.read(file, form, wanted, None if form == "lines" else task.header, task.separator or ",")
+    table = tables.read(file, form, wanted, None if form == "lines" else task.header, task.separator or ",",
+                        optional=("text_b",) if form == "lines" else ())
+    if task.text_b and table.columns["text_b"] is None:
+        raise UserError(f"{table.name}, line 1: one text, and the model compares two; put a tab between them")
+    return table, parse_rows(task, table, labelled, lines=form == "lines")
+
+
+def parse_rows(task: Task, table: tables.Table, labelled: bool, lines: bool) -> Iterator[Example]:
+    """The rows of a table as examples, checked; in the end notes of what was skipped."""
     a, b, label = (table.columns.get(use) for use in ("text_a", "text_b", "label"))
-    whole_line = form == "lines" and b is None and not table.header
+    whole_line = lines and b is None and not table.header
     assert a is not None
-    aliases, short, empty = dict(task.aliases), [], []
-    for line, fields in table.rows:
+    aliases, short_rows, empty = dict(task.aliases), [], []
+    may_be_header = task.own and task.header is None and not table.header and not lines
+    rows = table.rows
+    if may_be_header and not labelled:
+        start = list(itertools.islice(rows, 2))
+        if len(start) == 2 and looks_like_header(task, start[0][1], start[1][1]):
+            raise UserError(f"{table.name}: is its first row a header? {short(', '.join(start[0][1]))}. {HEADER_HINT}")
+        rows = itertools.chain(start, rows)
+    for number, (line, fields) in enumerate(rows):
         if whole_line:
             fields = ["\t".join(fields)]
         elif len(fields) != table.width:
@@ -153,36 +254,54 @@ def iterate(task: Task, file: str | Path, labelled: bool = True) -> Iterator[Exa
             if not task.short_rows or not labelled or len(fields) > table.width:   # predictions have to keep count
                 raise UserError(f"{table.name}, line {line}: {len(fields)} columns; expected {table.width} as in the first "
                                 f"row; mend the line")
-            short.append(f"line {line} has {len(fields)} columns, not {table.width}")
+            short_rows.append(f"line {line} has {len(fields)} columns, not {table.width}")
             continue
         name = None
         if label is not None:
             name = fields[label].strip()
             name = aliases.get(name, name)
-            check_label(task, name, f"{table.name}, line {line}")
+            check_label(task, name, f"{table.name}, line {line}", HEADER_HINT if may_be_header and number == 0 else "")
         if not fields[a].strip() or (b is not None and not fields[b].strip()):
             empty.append(line)
         yield Example(line, fields[a], None if b is None else fields[b], name)
-    if short:
-        note(f"{table.name}: skipped {len(short)} of its rows: {'; '.join(short[:3])}{' ...' * (len(short) > 3)}")
+    if short_rows:
+        rest = " ..." if len(short_rows) > 3 else ""
+        note(f"{table.name}: skipped {len(short_rows)} of its rows: {'; '.join(short_rows[:3])}{rest}")
     if empty:
         note(f"{table.name}: {len(empty)} rows have an empty text, the first of them line {empty[0]}")
 
 
-def check_label(task: Task, label: str, where: str) -> None:
+def are_names(fields: list[str]) -> bool:
+    """Whether all fields are single words, as the names of columns are."""
+    return all(re.fullmatch(r"\s*[^\W\d]\w*\s*", field) for field in fields)
+
+
+def looks_like_header(task: Task, first: list[str], second: list[str]) -> bool:
+    """Whether of the first two rows of a file only the second has one of the task's labels where labels are; where there
+    are none, whether only the first is a row of single words."""
+    column = next((int(name) for name in task.label.split("|") if tables.number(name)), None)
+    if column is None or not task.labels or min(len(first), len(second)) <= column:
+        return are_names(first) and not are_names(second)
+    return first[column].strip() not in task.labels and second[column].strip() in task.labels
+
+
+def check_label(task: Task, label: str, where: str, hint: str = "") -> None:
     """UserError where a label is none of the task's, or not a number where one is wanted."""
+    hint = hint and f". {hint}"
     if task.labels is None:
         try:
             if math.isfinite(float(label)):
                 return
         except ValueError:
             pass
-        raise UserError(f"{where}: label {label!r}; expected a number")
+        raise UserError(f"{where}: label {show(label)}; expected a number{hint}")
     for name in split_labels(task, label) if task.labels else ():
         if name not in task.labels:
-            known = ", ".join(task.labels[:20]) + " ..." * (len(task.labels) > 20)
-            raise UserError(f"{where}: unknown label {name!r}{nearest(name, task.labels)}; the labels of {task.name} are "
-                            f"{known}")
+            known = ", ".join(task.labels[:20])
+            if len(task.labels) > 20:
+                known += " ..."
+            raise UserError(f"{where}: unknown label {show(name)}{nearest(name, task.labels)}; "
+                            f"the labels of {task.name} are {short(known, 100)}{hint}")
 
 
 def split_labels(task: Task, label: str) -> list[str]:
@@ -193,13 +312,13 @@ def split_labels(task: Task, label: str) -> list[str]:
 def find_labels(task: Task, examples: list[Example]) -> Task:
     """The task with the labels that the examples have, in sorted order; UserError where there can be none to learn."""
     found = sorted({name for example in examples for name in split_labels(task, example.label or "")})
-    column = f"the column {task.label.split('|')[0]!r}"
+    column = f"the column {task.label.replace('|', ' or ')!r}"
     if len(found) < 2 and not (task.separator and found):
         raise UserError(f"{column} has the label {', '.join(map(repr, found)) or 'none'} in all {len(examples)} rows; "
                         f"expected two labels or more; name the right column with --label")
-    if len(found) > 20 and len(found) > len(examples) / 2:
-        raise UserError(f"{column} has {len(found)} labels in {len(examples)} rows, such as {found[0][:40]!r}; name the "
-                        f"right column with --label, or use --labels number")
+    if len(found) > 2 and len(found) > len(examples) / 2:
+        raise UserError(f"{column} has {len(found)} labels in {len(examples)} rows, such as {show(found[0], 40)}; name "
+                        f"the right column with --label, name all labels with --labels, or use --labels number")
     if odd := [name for name in found if not name or {"\t", "\n", "\r"} & set(name)]:
         raise UserError(f"{column} has the label {odd[0]!r}; expected no empty labels, and no tabs or line ends in them")
     return dataclasses.replace(task, labels=tuple(found))
@@ -221,6 +340,9 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.lines)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} inputs of {len(self.ids)} tokens>"
 
     @property
     def lengths(self) -> np.ndarray:

@@ -12,7 +12,7 @@ rounding and for which elements dropout drops.
 """
 import contextlib
 import dataclasses
-import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,8 +26,8 @@ from tqdm import tqdm
 import checkpoint
 import distributed
 from optim import SCHEDULES, BertAdam, parameter_groups
-from runs import Writer, newest, open_metrics, snapshot
-from utils import Interrupted, Signals, UserError, nearest, rank, read_config, size
+from runs import Writer, newest, open_metrics, snapshot, write_line
+from utils import Interrupted, Signals, UserError, nearest, rank, read_config, refuse, say, show, size
 
 Batch = tuple[Tensor, ...]
 Check = Callable[[], dict[str, float]]
@@ -62,6 +62,10 @@ class Config:
     stop_metric: str | None = None      # what the best checkpoint is chosen by; None: the first metric of a check
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int | float) and not abs(value) < 2**63:       # also a NaN is not less
+                raise UserError(f"{field.name}={show(value)}; expected a finite number of at most 2**63 - 1")
         for name in ("batch_size", "n_epochs", "save_steps", "gradient_accumulation", "log_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}; expected at least 1")
@@ -81,17 +85,33 @@ class Config:
             if (value := getattr(self, name)) is not None and not value >= 0:
                 raise UserError(f"{name}={getattr(self, name)}; expected 0 or more")
         if self.dtype not in ("fp32", "bf16"):
-            raise UserError(f"dtype={self.dtype!r}; expected fp32 or bf16")
+            raise UserError(f"dtype={show(self.dtype)}; expected fp32 or bf16")
         if self.schedule not in SCHEDULES:
             hint = nearest(self.schedule, SCHEDULES)
-            raise UserError(f"schedule={self.schedule!r}{hint}; expected one of {', '.join(SCHEDULES)}")
+            raise UserError(f"schedule={show(self.schedule)}{hint}; expected one of {', '.join(SCHEDULES)}")
         if self.gradient_accumulation > self.batch_size:
             raise UserError(f"gradient_accumulation={self.gradient_accumulation} is more than batch_size={self.batch_size}")
 
     @classmethod
     def from_json(cls, file: str | Path, **instead: Any) -> "Config":
-        """Read a JSON file, some of its settings replaced; an unknown key is an error."""
+        """Read a JSON file, some of its settings replaced; an unknown key is an error.
+
+        An n_epochs that is given replaces the file's total_steps too, which would overrule it.
+        """
+        if instead.get("n_epochs") is not None:
+            if instead.get("total_steps") is not None:
+                raise UserError("n_epochs and total_steps both say how long to train; give one of them")
+            instead["total_steps"] = None
         return read_config(cls, file, **instead)
+
+
+# The settings that evaluating and predicting heed.
+EVALUATION = ("batch_size", "dtype", "compile")
+
+
+def refuse_training_settings(mode: str, settings: dict[str, Any] | None) -> None:
+    """UserError where a setting is given that only training heeds."""
+    refuse(f"--mode {mode} has no use for", **{n: v for n, v in (settings or {}).items() if n not in EVALUATION})
 
 
 class Source(Protocol):
@@ -187,6 +207,7 @@ class Trainer:
         self.sums: dict[str, dict[str, Any]] = {"epoch": {}, "log": {}}         # of metrics, since either began
         self.best: dict[str, Any] = {}                  # metric, value and step of the best check; checks since then
         self.signals: Signals | None = None             # while training: has a signal come?
+        self.started = 0.0                              # when training began here
         self.writer, self.saved = Writer(), time.monotonic()                    # when a checkpoint was last begun
 
     # -------------------------------------------------------------------------------------------------- training
@@ -212,10 +233,11 @@ class Trainer:
                                   max_grad_norm=cfg.max_grad_norm, bias_correction=cfg.bias_correction)
         self.resume()
         if not self.due and (self.step >= self.total_steps or self.stopped):
-            print(f"{self.file} is there already, " + (f"with all {self.total_steps} steps" if not self.stopped else
-                  f"stopped after {cfg.patience} checks without a better {self.best['metric']}"), flush=True)
+            say(f"{self.file} is there already, " + (f"with all {self.total_steps} steps" if not self.stopped else
+                  f"stopped after {cfg.patience} checks without a better {self.best['metric']}"))
             return self.file
         self.log_writer, self.since, self.saved = self.open_logs(), time.perf_counter(), time.monotonic()
+        self.started = time.perf_counter()
         self.parallel.train()
         with Signals() as self.signals:                 # also while saving: what follows the first signal changes nothing
             try:
@@ -231,13 +253,11 @@ class Trainer:
             finally:
                 self.signals = None
                 self.writer.wait()
-                if rank() == 0:
-                    self.metrics_file.close()
-                if self.log_writer:
-                    self.log_writer.close()
+                with contextlib.suppress(OSError):      # closing writes once more what a full disk has refused
+                    self.close_logs()
         if self.stopped:
-            print(f"Stopped: {cfg.patience} checks without a better {self.best['metric']}", flush=True)
-        print(f"Saved {self.file}", flush=True)
+            say(f"Stopped: {cfg.patience} checks without a better {self.best['metric']}")
+        say(f"Saved {self.file}")
         return self.file
 
     def run_steps(self, get_loss: GetLoss, check: Check | None, each_epoch: bool, probe: tuple[int, Check] | None) -> None:
@@ -341,7 +361,7 @@ class Trainer:
         last = self.step == self.total_steps
         if ends := last or self.step == self.batches.first(epoch):
             n_epochs = -(-self.total_steps // len(self.batches)) if cfg.total_steps else cfg.n_epochs
-            print(f"Epoch {epoch}/{max(n_epochs, epoch)} : Average Loss {self.mean('epoch')['loss']:.3f}", flush=True)
+            say(f"Epoch {epoch}/{max(n_epochs, epoch)} : Average Loss {self.mean('epoch')['loss']:.3f}")
         probing = probe is not None and self.step % probe[0] == 0
         saving = last or self.step % cfg.save_steps == 0 or (each_epoch and ends)
         checking = check is not None and saving and (ends or not each_epoch)
@@ -438,6 +458,8 @@ class Trainer:
     def save(self) -> None:
         """Begin to write model_steps_N.pt: the whole state, or after the last step the model alone. Drop the oldest."""
         self.check_finite()
+        if rank() == 0:
+            os.fsync(self.metrics_file.fileno())        # a checkpoint's lines are on the disk before it
         state: dict[str, Any] = {"step": self.step, **self.contents, "model": dict(self.model.state_dict()),
                                  "best": self.best}
         if self.step < self.total_steps or self.due:
@@ -482,24 +504,37 @@ class Trainer:
             raise UserError(f"{state['file']} does not fit this run ({reason}); remove it, or name another "
                             f"--save_dir") from None
         if "optimizer" in state:
-            print(f"Going on from {state['file']}", flush=True)
+            say(f"Going on from {state['file']}")
 
     def open_logs(self) -> Any:
         """Open metrics.jsonl and TensorBoard's files."""
         if rank():
             return None
         self.metrics_file = open_metrics(self.save_dir / "metrics.jsonl", self.step, self.due)
+        self.times_file = open_metrics(self.save_dir / "times.jsonl", self.step, self.due)
         if not self.log_dir:
             return None
         from tensorboardX import SummaryWriter
         return SummaryWriter(str(self.log_dir), purge_step=self.step + 1)
 
+    def close_logs(self) -> None:
+        """Close what open_logs() has opened."""
+        if rank() == 0:
+            self.metrics_file.close()
+            self.times_file.close()
+        if self.log_writer:
+            self.log_writer.close()
+
     def log(self, values: dict[str, float]) -> None:
-        """A line of metrics.jsonl, and a point of every curve."""
+        """A line of metrics.jsonl with the epoch, and a point of every curve. The seconds, which are never the same again,
+        have a file of their own."""
         if rank():
             return
-        self.metrics_file.write(json.dumps(values) + "\n")
-        self.metrics_file.flush()
+        assert self.batches is not None
+        epoch = round(self.step / len(self.batches), 4)
+        seconds = round(time.perf_counter() - self.started, 3)
+        write_line(self.metrics_file, {"step": values["step"], "epoch": epoch, **values})
+        write_line(self.times_file, {"step": values["step"], "seconds": seconds})
         if self.log_writer:
             for name, value in values.items():
                 self.log_writer.add_scalar(name, value, values["step"])

@@ -134,7 +134,6 @@ def load(weights: str | Path, model_cfg: str | None = None, vocab: str | None = 
     """The encoder of a checkpoint: TensorFlow's, Hugging Face's or ours. `head`: one that it has to have."""
     begin = start.find(weights, model_cfg, vocab, do_lower_case, max_len, head)
     assert begin.source
-    begin.source.tensors = {name: t for name, t in begin.source.tensors.items() if not name.startswith("classifier.")}
     model, device = models.Classifier(begin.config), train.get_device()
-    checkpoint.load(model, begin.source, fresh=("pooler", "classifier"))
+    checkpoint.load(model, begin.source.without("classifier"), fresh=("pooler", "classifier"))
     return Encoder(model.to(device).eval(), begin.tokenizer, max_len, device, batch_size, dtype)

@@ -9,6 +9,7 @@ computed nothing, so that one starts in a moment.
 import builtins
 import contextlib
 import errno
+import functools
 import io
 import os
 import random
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,6 +95,35 @@ def wait(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def wait_for(what: Callable[[], bool], child: int) -> None:
+    """Wait until something is so, or the child has ended."""
+    while not what() and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0.005)
+
+
+def streams(kind: str, folder: Path) -> str:
+    """A run whose messages cannot be written comes to the same end: full or closed stdin, stdout and stderr."""
+    sample = make_sample(folder / "sample")
+    undisturbed(kind, sample, folder / "whole", total_steps=6)
+
+    def full(*numbers: int) -> None:
+        for number in numbers:
+            os.dup2(os.open("/dev/full", os.O_WRONLY), number)
+
+    def closed() -> None:
+        for number in range(3):
+            os.close(number)
+        sys.stdin = sys.stdout = sys.stderr = None              # as Python has them then
+
+    for name, before, expected in (("full stderr", lambda: full(2), 0), ("full stdout", lambda: full(1), 2),
+                                   ("both full", lambda: full(1, 2), 2), ("closed", closed, 0)):
+        run = folder / name.replace(" ", "_")
+        status = wait(fork(kind, flags(kind, sample, run, total_steps=6), run.with_suffix(".log"), before))
+        assert status == expected, (name, status, run.with_suffix(".log").read_text())
+        assert_same(run, folder / "whole")
+    return "the same end, whatever became of its messages"
+
+
 def last(folder: Path) -> dict[str, torch.Tensor]:
     """The parameters of the last checkpoint."""
     state = checkpoint.read_ours(checkpoint.saved(folder)[-1])
@@ -119,15 +149,25 @@ def undisturbed(kind: str, sample: Path, folder: Path, **more: object) -> float:
 # ---------------------------------------------------------------------------------------------------------- kills
 
 def kills(kind: str, n: int, folder: Path, seed: int = 0) -> str:
-    """SIGKILL at random moments; after each the same command goes on, and comes to the same bits."""
+    """SIGKILL at random moments, every second one once a checkpoint has been written; after each the same command goes on,
+    and comes to the same bits. There are more than n where no run was killed that had gone on from a checkpoint."""
     rng, sample = random.Random(seed), make_sample(folder / "sample")
     seconds = undisturbed(kind, sample, folder / "whole")
     done = complete = went_on = 0
     run, log = folder / "killed", folder / "killed.log"
-    while done < n or (run / "metrics.jsonl").exists():
+
+    def another(known: int) -> bool:
+        return step(checkpoint.saved(run)) > known
+
+    while done < n or not went_on or (run / "metrics.jsonl").exists():
+        assert done < 3 * n + 20, "no run went on from a checkpoint"
         child, before = fork(kind, flags(kind, sample, run), log), checkpoint.saved(run)
-        if done < n:
-            time.sleep(rng.random() * 0.7 * seconds)
+        if done < n or not went_on:
+            if done % 2:
+                wait_for(functools.partial(another, step(before)), child)
+                time.sleep(rng.random() * 0.1 * seconds)
+            else:
+                time.sleep(rng.random() * 0.7 * seconds)
             os.kill(child, signal.SIGKILL)
         if (status := wait(child)) == -signal.SIGKILL:
             done += 1
@@ -172,12 +212,7 @@ def inject(name: str, after: int, fault: Callable[[], None]) -> Callable[[], Non
     def before() -> None:
         def opened(file: str | Path, *arguments: object, **more: object) -> object:
             real = builtins.open(file, *arguments, **more)      # type: ignore[call-overload]
-
-            @contextlib.contextmanager
-            def faulty() -> Iterator[Faulty]:
-                with real:
-                    yield Faulty(real, after, fault)
-            return faulty() if Path(file).name == name else real
+            return Faulty(real, after, fault) if Path(file).name == name else real
         utils.open = opened                                     # type: ignore[attr-defined]
     return before
 
@@ -360,6 +395,7 @@ def soak(n: int = 200, minutes: float = 60, out: str | None = None) -> None:
         "SIGKILL, pretrain.py": lambda folder: kills("pretrain", n, folder),
         "SIGKILL in a save": lambda folder: cut_saves("classify", n, folder),
         "full disk in a save": lambda folder: cut_saves("pretrain", n, folder, full=True),
+        "full and closed streams": lambda folder: streams("classify", folder),
         "damaged checkpoints": lambda folder: damages(n, folder),
         "a process fails": lambda folder: ", ".join(lost(mode + how, folder) for mode in LOST for how in ("", "-sharded")),
         "workers killed, classify.py": lambda folder: restarted("classify", folder, 4),

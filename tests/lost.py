@@ -28,7 +28,8 @@ def main(mode: str, sample: Path, out: Path) -> None:
     distributed.start()
     one = trainer("classify", sample, out, word != mode, gradient_accumulation=1, save_steps=5,
                   **({"lr": 0.5} if second and word == "flags" else {}))
-    runs.claim(out, {"sha256 of data_file": "0123" if second and word == "data" else "4567"})
+    with runs.held(out, {"sha256 of data_file": "0123" if second and word == "data" else "4567"}):
+        pass
 
     def get_loss(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
         loss, metrics = finetune.get_loss(model, batch)

@@ -1,6 +1,9 @@
 """Weights in and out: TensorFlow, Hugging Face, ours; what does not fit is named, what is damaged is noticed."""
+import contextlib
 import dataclasses
+import errno
 import itertools
+import json
 import logging
 import os
 import random
@@ -19,7 +22,7 @@ import transformers
 import checkpoint
 import models
 from models import Classifier, Config, PretrainModel
-from utils import UserError, write_json
+from utils import UserError, read_json, write_json
 
 
 def random_model(cfg: Config, kind: type = PretrainModel) -> torch.nn.Module:
@@ -244,17 +247,17 @@ def test_whatever_does_not_fit_is_listed(tiny: Config, ours: Path, tmp_path: Pat
         checkpoint.read(ours, dataclasses.replace(tiny, dim_ff=48, vocab_size=90))
     for part in ("contradicts the model configuration",
                  "transformer.embedding.token.weight is (100, 32), expected (90, 32)",
-                 "transformer.blocks.0.feed_forward.fc1.weight is (64, 32), expected (48, 32)",
-                 "transformer.blocks.2.feed_forward.fc2.weight is (32, 64), expected (32, 48)", "masked_lm.bias is (100,)"):
+                 "transformer.blocks.0.feed_forward.fc1.weight is (64, 32), expected (48, 32)", "; and 6 more"):
         assert part in str(error.value)
     assert "\n" not in str(error.value)
     with pytest.raises(UserError) as error:                     # shapes, missing and left-over tensors together
         checkpoint.read(ours, dataclasses.replace(tiny, n_layers=5, dim=64))
-    every = str(error.value)
-    assert every.count("is missing") == 2 * 12
-    assert "transformer.blocks.4.norm2.bias is missing" in every
-    assert every.count("expected (64,)") == 2 + 3 * 6 + 1 + 3           # embedding's, three blocks', pooler's, masked LM's
-    with pytest.raises(UserError, match=r"transformer\.blocks\.2\.norm2\.bias is left over"):
+    five, rest = str(error.value).split("; and ")
+    assert five.count("is missing") == 5
+    # Two blocks of 12 parameters, and another width of all others but two heads' biases and three blocks' fc1.bias.
+    parameters = len(PretrainModel(tiny).state_dict())
+    assert rest == f"{2 * 12 + parameters - 5 - 5} more"
+    with pytest.raises(UserError, match=r"transformer\.blocks\.2\.attention\.out\.bias is left over.*; and 7 more"):
         checkpoint.read(ours, dataclasses.replace(tiny, n_layers=2))
     found = checkpoint.read(ours)
     assert checkpoint.load(Classifier(tiny), found, fresh=("pooler", "classifier")) == ["classifier"]
@@ -352,3 +355,189 @@ def test_real_checkpoints_agree(real: Path) -> None:
     legacy = checkpoint.read(real / "hf_fixtures")
     assert legacy.heads == ["pooler"]
     assert legacy.config.n_layers == 3
+
+
+# ------------------------------------------------------------------------------------------------ which one, and whole
+
+def write_vocab(folder: Path, n: int) -> None:
+    """A vocabulary of n tokens."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(n - 5))]
+    (folder / "vocab.txt").write_text("\n".join(tokens) + "\n")
+
+
+def test_a_runs_folder_stands_for_its_best_checkpoint(tiny: Config, tmp_path: Path, run: Callable) -> None:
+    write_vocab(tmp_path, tiny.vocab_size)
+    best = {"metric": "Accuracy", "value": 0.75, "step": 10, "since": 1}
+    models = {step: random_model(tiny) for step in (5, 10, 20)}
+    for step, model in models.items():
+        model.masked_lm.bias.data.fill_(float(step))
+        contents = {"config": vars(tiny), "model": model.state_dict(), "step": step, "best": best if step >= 10 else {}}
+        checkpoint.write_ours(tmp_path / f"model_steps_{step}.pt", contents)
+    found = checkpoint.read(tmp_path)
+    assert found.file.name == "model_steps_10.pt"
+    assert found.tensors["masked_lm.bias"][0] == 10
+    assert found.words().endswith("model_steps_10.pt (the best of its run: Accuracy 0.7500)")
+    assert checkpoint.read(tmp_path / "model_steps_20.pt").file.name == "model_steps_20.pt"      # named, it is that one
+    status, out, _ = run(f"convert {tmp_path} {tmp_path}/hf", checkpoint.convert, checkpoint.inspect)
+    assert (status, "model_steps_10.pt (the best of its run" in out) == (0, True)
+    (tmp_path / "model_steps_10.pt").unlink()                   # without it, or without evaluations, the last one
+    assert checkpoint.read(tmp_path).file.name == "model_steps_20.pt"
+    (tmp_path / "model_steps_20.pt").unlink()
+    assert checkpoint.read(tmp_path).file.name == "model_steps_5.pt"
+
+
+@pytest.mark.parametrize(("architecture", "head", "n"), [
+    ("BertForTokenClassification", "tags", 5), ("BertForMultipleChoice", "choice", 1),
+    ("BertForSequenceClassification", "classifier", 3), ("BertForMaskedLM", "masked_lm", 0),
+    ("BertForQuestionAnswering", "answer", 0)])
+def test_every_head_of_transformers_survives_both_ways(tiny: Config, tmp_path: Path, architecture: str, head: str,
+                                                       n: int) -> None:
+    import transformers
+    names = {str(i): f"label {i}" for i in range(n or 2)}
+    settings = transformers.BertConfig(**tiny.to_released(), id2label=names, label2id={b: int(a) for a, b in names.items()})
+    torch.manual_seed(0)
+    model = getattr(transformers, architecture)(settings)
+    model.save_pretrained(tmp_path / "hf")
+    write_vocab(tmp_path / "hf", tiny.vocab_size)
+    found = checkpoint.read(tmp_path / "hf")
+    assert head in found.heads
+    assert not {"classifier", "tags", "choice"} & (set(found.heads) - {head})
+    assert found.labels == ([f"label {i}" for i in range(n)] if head in ("classifier", "tags") else None)
+    checkpoint.convert(str(tmp_path / "hf"), str(tmp_path / "ours/model.pt"))
+    checkpoint.convert(str(tmp_path / "ours"), str(tmp_path / "again"))
+    again, loading = getattr(transformers, architecture).from_pretrained(tmp_path / "again", output_loading_info=True)
+    assert not any(loading.values())
+    assert equal(again.state_dict(), model.state_dict())
+    written = read_json(tmp_path / "again/config.json")
+    assert written["architectures"] == [architecture]
+    if head in ("classifier", "tags"):
+        assert written["id2label"] == names
+
+
+def test_what_would_be_another_model_is_refused(tiny: Config, tmp_path: Path) -> None:
+    import transformers
+    transformers.BertForMaskedLM(transformers.BertConfig(**tiny.to_released())).save_pretrained(tmp_path)
+    settings = read_json(tmp_path / "config.json")
+    for change in ({"is_decoder": True}, {"add_cross_attention": True}, {"position_embedding_type": "relative_key"}):
+        (tmp_path / "config.json").write_text(json.dumps(settings | change))
+        with pytest.raises(UserError, match=f"{next(iter(change))} is .*; only .* is BERT"):
+            checkpoint.read(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    from safetensors.torch import load_file, save_file
+    tensors = load_file(tmp_path / "model.safetensors")
+    bias = tensors["cls.predictions.bias"] + 1
+    save_file(tensors | {"cls.predictions.decoder.bias": bias}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"decoder\.bias differs from cls\.predictions\.bias; BERT shares them"):
+        checkpoint.read(tmp_path)
+    del tensors["cls.predictions.bias"]                         # the decoder's is the only one
+    save_file(tensors | {"cls.predictions.decoder.bias": bias}, tmp_path / "model.safetensors")
+    assert torch.equal(checkpoint.read(tmp_path).tensors["masked_lm.bias"], bias)
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"id2label": {"0": "a", "2": "b"}}))
+    with pytest.raises(UserError, match="the keys of id2label are 0, 2; expected 0 to 1"):
+        checkpoint.read(tmp_path)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda t: torch.zeros(1).expand(t.shape), "repeats few numbers as a tensor of"),
+    (lambda t: t.to_sparse(), "is cpu sparse_coo of float32; expected ordinary floating-point numbers"),
+    (lambda t: t.to("meta"), "is meta strided of float32"),
+    (lambda t: t.to(torch.int8), "is cpu strided of int8"),
+    (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "is quantised"),
+    (lambda t: t.to(torch.complex64), "is cpu strided of complex64"),
+])
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_that_are_not_plain_numbers_are_refused(tiny: Config, tmp_path: Path, change: Callable,
+                                                        message: str) -> None:
+    tensors = random_model(tiny).state_dict()
+    name = "transformer.blocks.1.feed_forward.fc1.weight"
+    tensors[name] = change(tensors[name])
+    checkpoint.write_ours(tmp_path / "model.pt", {"config": vars(tiny), "model": tensors})
+    with pytest.raises(UserError, match=f"{name} {message}|not readable as weights"):
+        checkpoint.read(tmp_path / "model.pt")
+
+
+def test_shapes_beyond_reason_are_refused_before_anything_is_made_of_them(tiny: Config, tmp_path: Path) -> None:
+    model = random_model(tiny).state_dict()
+    for change, message in (({"n_layers": 10**6}, "n_layers=1000000; expected at most 1,000"),
+                            ({"vocab_size": 10**12}, "vocab_size=1000000000000; expected at most"),
+                            ({"dim": 65536, "dim_ff": 10**6, "n_layers": 1000}, "has .* parameters; expected at most")):
+        checkpoint.write_ours(tmp_path / "model.pt", {"config": vars(tiny) | change, "model": model})
+        with pytest.raises(UserError, match=message):
+            checkpoint.read(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("target", ["hf", "ours/model.pt"])
+def test_a_conversion_cut_short_leaves_nothing_and_can_be_done_again(tiny: Config, tmp_path: Path, target: str,
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    write_vocab(tmp_path / "from", tiny.vocab_size)
+    checkpoint.write_ours(tmp_path / "from/model.pt", {"config": vars(tiny), "model": random_model(tiny).state_dict()})
+    fsync, calls = os.fsync, iter(range(100))
+
+    def cut(at: int) -> Callable[[int], None]:
+        def sync(number: int) -> None:
+            if next(calls) == at:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            fsync(number)
+        return sync
+
+    cuts = 0
+    while True:                                                 # after every file that is put on the disk
+        calls = iter(range(100))
+        monkeypatch.setattr(os, "fsync", cut(cuts))
+        with contextlib.suppress(OSError):
+            checkpoint.convert(str(tmp_path / "from"), str(tmp_path / target))
+            break
+        left = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "from"]
+        if not (tmp_path / target).exists():                    # but for a new name that is not on the disk yet
+            assert left == [], cuts
+        elif target == "hf":
+            shutil.rmtree(tmp_path / target)
+        for path in left:
+            path.unlink(missing_ok=True)
+        cuts += 1
+    monkeypatch.undo()
+    assert cuts >= 3
+    assert checkpoint.read(tmp_path / target).heads == ["pooler", "masked_lm", "next_sentence"]
+    if target.endswith(".pt"):                                  # killed after the first files: they are the same again
+        (tmp_path / target).unlink()
+        checkpoint.convert(str(tmp_path / "from"), str(tmp_path / target))
+
+
+def test_targets_and_names_that_mean_nothing_here_are_refused(tiny: Config, tmp_path: Path, run: Callable,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    write_vocab(tmp_path / "from", tiny.vocab_size)
+    checkpoint.write_ours(tmp_path / "from/model.pt", {"config": vars(tiny), "model": random_model(tiny).state_dict()})
+    monkeypatch.chdir(tmp_path)
+    for line, message in (
+            ("convert from m.onnx", "m.onnx: files ending in .onnx are not written here; expected a name ending in .pt"),
+            ("convert bert-base-uncased x", "weights are not downloaded by their names; fetch its config.json, vocab.txt"),
+            ("convert google/bert_uncased_L-2_H-128_A-2 x", "weights are not downloaded by their names"),
+            ("convert runs/mrpc x", "runs/mrpc does not exist; expected a TensorFlow checkpoint")):
+        status, _, err = run(line, checkpoint.convert, checkpoint.inspect)
+        assert (status, message in err) == (2, True), err
+    (tmp_path / "empty.pt").mkdir()
+    (tmp_path / "link").symlink_to("empty.pt")
+    for target in (".", "empty.pt"):
+        status, _, err = run(f"convert from {target}", checkpoint.convert, checkpoint.inspect)
+        assert (status, f"{target} exists already; name another target" in err) == (2, True)
+    assert run("convert from link", checkpoint.convert, checkpoint.inspect)[0] == 0
+    assert (tmp_path / "empty.pt/config.json").is_file()
+    assert run("convert from model-v1.5", checkpoint.convert, checkpoint.inspect)[0] == 0
+    assert os.listdir(tmp_path / "model-v1.5")
+
+
+def test_a_truncated_pickle_is_named(tiny: Config, tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "pytorch_model.bin")
+    content = (tmp_path / "pytorch_model.bin").read_bytes()
+    for size in (0, 2, 100, len(content) - 1):
+        (tmp_path / "pytorch_model.bin").write_bytes(content[:size])
+        with pytest.raises(UserError, match=r"pytorch_model\.bin: not readable as weights"):
+            checkpoint.read(tmp_path, tiny)
+
+
+def test_what_a_notebook_shows_of_a_checkpoint_is_a_line(ours: Path) -> None:
+    shown = repr(checkpoint.read(ours))
+    assert shown.count("\n") == 0
+    assert len(shown) < 250
+    assert "42 tensors, heads: pooler, masked_lm, next_sentence>" in shown or "tensors, heads: " in shown

@@ -1,9 +1,14 @@
 """The commands as a user types them: the main job, and one clear line for every mistake."""
+import contextlib
+import io
 import json
 import os
 import re
 import shutil
 import signal
+import stat
+import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +18,7 @@ import checkpoint
 import classify
 import finetune
 from examples import sample as world
+from utils import UserError, whole_file
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +111,7 @@ def test_the_labels_of_a_foreign_classifier_are_taken_by_name(trained: Path, sam
 def test_help_names_every_flag(run: Callable) -> None:
     status, out, err = run("--help", classify.main)
     assert status == 0
+    assert not re.search(r"^ *-\w\b", out + err, re.MULTILINE)  # no one-letter flag that does not exist
     for flag in ("task", "mode", "train_cfg", "model_cfg", "data_file", "model_file", "pretrain_file", "data_parallel",
                  "vocab", "save_dir", "log_dir", "max_len"):
         assert f"--{flag}=" in out + err
@@ -120,6 +127,19 @@ EVAL = "--mode eval --model_file {trained}/run/model_steps_7.pt --data_file {sam
     ("-t mrpc", "unknown flag -t"),
     ("train", "unexpected 'train'; flags are written --name value"),
     ("--max_len abc", "--max_len abc: expected int"),
+    ("--lr inf", "--lr inf: expected a finite number"),
+    ("--lr nan", "--lr nan: expected a finite number"),
+    ("--train_file x", "unknown flag --train_file (it is --data_file here)"),
+    ("--learning_rate 1e-4", "unknown flag --learning_rate (it is --lr here)"),
+    ("--output_dir x", "unknown flag --output_dir (it is --save_dir here)"),
+    ("--fp16", "unknown flag --fp16 (it is --dtype bf16 here)"),
+    ("--device cuda", "unknown flag --device; the GPUs that are visible are used; CUDA_VISIBLE_DEVICES= hides them"),
+    ("--xyzzy 1", "unknown flag --xyzzy; --help lists the flags"),
+    ("--data_file -", "standard input is for --mode predict"),
+    (TRAIN + "--cache_dir x", "no --boost, which is needed with --cache_dir"),
+    (TRAIN + "--seed 99999999999999999999", "seed=99999999999999999999; expected a finite number"),
+    (TRAIN + "--n_epochs 3 --total_steps 5", "n_epochs and total_steps both say how long to train"),
+    (TRAIN + "--pretrain_file bert-base-uncased", "weights are not downloaded by their names"),
     ("--data_parallel maybe", "--data_parallel maybe: expected True or False"),
     ("--task", "--task has no value"),
     ("--task mrpc --task mnli", "--task is given twice"),
@@ -128,6 +148,8 @@ EVAL = "--mode eval --model_file {trained}/run/model_steps_7.pt --data_file {sam
     ("--task mprc --data_file x", "--task mprc: unknown task (did you mean mrpc?)"),
     ("--task mrpc --max_len 9", "no --data_file, which is needed with --task, --max_len"),
     (EVAL + "--save_dir x", "--mode eval has no use for --save_dir"),
+    (EVAL + "--lr 1e-3 --n_epochs 4", "--mode eval has no use for --lr, --n_epochs"),
+    ("--lr 1e999", "--lr 1e999: expected a finite number"),
     (TRAIN + "--task qqq", "the tasks are cola, sst2, mrpc"),
     (TRAIN.replace("train.tsv", "nothing.tsv"), "nothing.tsv does not exist"),
     (TRAIN.replace("--vocab {sample}/vocab.txt", ""), "name a vocab.txt with --vocab"),
@@ -197,7 +219,8 @@ def test_subcommands_are_checked_too(run: Callable, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "status", "what"), [(signal.SIGINT, 130, "interrupted"),
-                                                        (signal.SIGTERM, 143, "terminated")])
+                                                        (signal.SIGTERM, 143, "terminated"),
+                                                        (signal.SIGHUP, 129, "hung up")])
 def test_a_signal_saves_and_says_how_to_go_on(run: Callable, monkeypatch: pytest.MonkeyPatch, sample: Path, trained: Path,
                                               tmp_path: Path, number: int, status: int, what: str) -> None:
     get_loss, calls = finetune.get_loss, iter(range(100))
@@ -234,3 +257,99 @@ def test_the_seed_commands_run_on_real_mrpc_from_tensorflow_weights(real: Path, 
     assert status == 0
     assert 0.6 < float(re.search(r"^Accuracy: ([\d.]+)$", out, re.MULTILINE)[1]) < 0.9
     assert os.listdir(tmp_path / "run")
+
+
+def piped(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+
+def test_a_single_line_for_a_pair_says_what_separates_the_two(trained: Path, run: Callable,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    piped(monkeypatch, "only one text\n")
+    status, out, err = run(f"--mode predict --model_file {trained}/run --data_file -", classify.main)
+    assert (status, out) == (2, "")
+    assert err.endswith("standard input, line 1: one text, and the model compares two; put a tab between them\n")
+    monkeypatch.setattr("sys.stdin", None)
+    status, out, err = run(f"--mode predict --model_file {trained}/run --data_file -", classify.main)
+    assert (status, out, "standard input is closed" in err) == (2, "", True)
+
+
+def test_which_file_is_used_is_said(trained: Path, sample: Path, run: Callable, tmp_path: Path) -> None:
+    said = f"pytorchic-bert checkpoint {trained}/run/model_steps_7.pt"
+    _, out, _ = run(f"--mode eval --model_file {trained}/run --data_file {sample}/dev.tsv --out {tmp_path}", classify.main)
+    assert out.startswith(said)
+    assert f"{sample}/dev.tsv: 60 rows; texts: '#1 String', '#2 String'; label: 'Quality' (0 " in out
+    line = f"--mode predict --model_file {trained}/run --data_file {sample}/dev.tsv --out {tmp_path}/x"
+    err = run(line, classify.main)[2]
+    assert err.startswith(said)
+    assert f"{sample}/dev.tsv: 60 rows; texts: '#1 String', '#2 String'\n" in err
+
+
+def test_a_classifier_of_hugging_face_needs_no_task(trained: Path, tmp_path: Path, run: Callable,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.convert(str(trained / "run"), str(tmp_path / "hf"))
+    settings = json.loads((tmp_path / "hf/config.json").read_text())
+    (tmp_path / "hf/config.json").write_text(json.dumps(settings | {"id2label": {"0": "나쁨", "1": "좋음"}}))
+    piped(monkeypatch, "one text\nanother\n")
+    status, out, _ = run(f"--mode predict --model_file {tmp_path}/hf --data_file - --max_len 64", classify.main)
+    assert status == 0
+    assert out.splitlines()[0] == "index\tprediction\t나쁨\t좋음"
+    assert len(out.splitlines()) == 3
+
+
+def test_files_that_are_read_once_may_be_pipes(trained: Path, sample: Path, tmp_path: Path, run: Callable) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    content = (sample / "dev.tsv").read_bytes()
+    line = f"--mode predict --model_file {trained}/run --out {tmp_path}/%s --data_file "
+    run(line % "a" + str(sample / "dev.tsv"), classify.main)
+    threading.Thread(target=pipe.write_bytes, args=(content,), daemon=True).start()
+    status, _, err = run(line % "b" + str(pipe), classify.main)
+    assert (status, (tmp_path / "a").read_bytes()) == (0, (tmp_path / "b").read_bytes()), err
+    # What is read more than once may not: its digest is taken too.
+    threading.Thread(target=pipe.write_bytes, args=(content,), daemon=True).start()
+    line = TRAIN.format(sample=sample, trained=trained, new=tmp_path).replace(f"{sample}/train.tsv", str(pipe))
+    status, _, err = run(line + "--max_len 64", classify.main)
+    assert (status, "pipe is a pipe or a device, and is read more than once; write it to a file first" in err) == (2, True)
+
+
+def test_only_files_are_replaced(tmp_path: Path) -> None:
+    target, link, pipe = tmp_path / "target", tmp_path / "link", tmp_path / "pipe"
+    target.write_text("old")
+    link.symlink_to(target)
+    os.mkfifo(pipe)
+    with whole_file(link) as f:
+        f.write(b"new")
+    assert (link.is_symlink(), target.read_text()) == (True, "new")
+    received: list[bytes] = []
+    reader = threading.Thread(target=lambda: received.append(pipe.read_bytes()))
+    reader.start()
+    with whole_file(pipe) as f:
+        f.write(b"through")
+    reader.join(30)
+    assert (received, pipe.is_fifo()) == ([b"through"], True)
+    number = os.open(target, os.O_WRONLY | os.O_APPEND)         # as of a shell's > target
+    with whole_file(f"/dev/fd/{number}") as f:
+        f.write(b" and more")
+    os.close(number)
+    assert target.read_text() == "new and more"
+    assert not list(tmp_path.glob(".*"))
+    if Path("/dev/shm").is_dir():                               # files there are files
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+            file = Path(folder) / "file"
+            file.write_text("old")
+            with contextlib.suppress(ZeroDivisionError), whole_file(file) as f:
+                f.write(b"new")
+                raise ZeroDivisionError
+            assert file.read_text() == "old"
+    with pytest.raises(UserError, match="is a folder; name a file to write"), whole_file(tmp_path):
+        pass
+    device = tmp_path / "null"
+    try:
+        os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        device.read_bytes()
+    except OSError:
+        return                                                  # only root may make one
+    with whole_file(device) as f:
+        f.write(b"nothing")
+    assert device.is_char_device()

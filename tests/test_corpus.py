@@ -385,3 +385,31 @@ def test_a_learned_vocabulary_spells_the_text_it_was_learned_from(tmp_path: Path
         status, _, err = run(f"learn {line}", *([learn] * 2))
         assert (status, err.count("\n")) == (2, 1)
         assert message in err
+
+
+def test_the_vocabulary_of_a_corpus_has_a_digest_too(tmp_path: Path, vocab: Path) -> None:
+    make(tmp_path, vocab, TEXT)
+    file = tmp_path / "ids/shard-0-of-1/vocab.txt"
+    lines = file.read_text().splitlines()
+    lines[-1], lines[-2] = lines[-2], lines[-1]
+    file.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=r"vocab\.txt was altered \(its digest differs\); prepare the corpus again"):
+        Corpus(tmp_path / "ids")
+    file.unlink()
+    with pytest.raises(UserError, match=r"has no vocab\.txt; prepare the corpus again"):
+        Corpus(tmp_path / "ids")
+
+
+def test_hard_wrapped_lines_are_warned_of(tmp_path: Path, vocab: Path) -> None:
+    import textwrap
+
+    words = " ".join(vocab.read_text().split()[5:]) + " "
+    wrapped = "\n\n".join("\n".join(textwrap.wrap(words * 40, 60)) for _ in range(3))
+    (tmp_path / "text.txt").write_text(wrapped)
+    prepare_text([tmp_path / "text.txt"], vocab, tmp_path / "wrapped", True)
+    assert Corpus(tmp_path / "wrapped").about["hard_wrapped"]
+    warned = look_into(Corpus(tmp_path / "wrapped"), 32, None, 0.15, 8).warnings
+    assert any(text.startswith("lines seem to be hard-wrapped, so sentences are cut at line ends") for text in warned)
+    (tmp_path / "plain.txt").write_text(TEXT)
+    prepare_text([tmp_path / "plain.txt"], vocab, tmp_path / "plain", True)
+    assert not Corpus(tmp_path / "plain").about["hard_wrapped"]

@@ -18,6 +18,7 @@ import checkpoint
 import classify
 import finetune
 import models
+import reports
 from inputs import Reader
 from tasks import TASKS, Batches, own_task
 from tokenization import FullTokenizer
@@ -379,8 +380,14 @@ def test_a_frozen_encoder_keeps_its_bits_and_boost_gives_the_same_model(shape: P
     assert len(kept) == 2  # of train and dev
     fit("again", True)  # another run: the vectors are there already
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "pooled").iterdir()} == kept
-    next(iter(kept)).write_bytes(b"cut short")
-    assert torch.equal(fit("third", True)[2]["classifier.weight"], boosted["classifier.weight"])
+    file = next(iter(kept))
+    content = bytearray(file.read_bytes())
+    for i, damaged in enumerate((b"cut short", content[:-100], content[:200] + b"altered!" + content[208:])):
+        file.write_bytes(damaged)
+        assert torch.equal(fit(f"third{i}", True)[2]["classifier.weight"], boosted["classifier.weight"])
+        assert file.read_bytes() == content  # noticed by its digest, and made again
+    assert repr(run).count("\n") == 0
+    assert len(repr(run)) < 500
     fit("other", True, seed=2)  # another encoder: other vectors
     assert len(list((tmp_path / "pooled").iterdir())) == 4
 
@@ -409,8 +416,15 @@ def test_training_stops_when_patience_ends_and_keeps_the_best(
 ) -> None:
     losses = [0.9, 0.5, 0.6, 0.5, 0.7, 0.1]
     monkeypatch.setattr(finetune, "evaluate", lambda *_: {"Accuracy": 0.5, "loss": losses[calls.pop(0)]})
+    (tmp_path / "six.json").write_text(json.dumps(read_json(shape / "train.json") | {"n_epochs": 6}))
     line = flags(
-        shape, tmp_path / "run", eval_file=shape / "dev.csv", n_epochs=6, patience=3, stop_metric="loss", keep_checkpoints=1
+        shape,
+        tmp_path / "run",
+        train_cfg=tmp_path / "six.json",
+        eval_file=shape / "dev.csv",
+        patience=3,
+        stop_metric="loss",
+        keep_checkpoints=1,
     )
     calls = list(range(6))
     status, out, _ = run(line, classify.main)
@@ -773,3 +787,32 @@ def test_every_small_task_of_glue_trains_evaluates_and_predicts_from_its_folder(
             task = TASKS[folder.lower().replace("-", "")]
             lines = (tmp_path / "in" / task.hand_in[0]).read_text().splitlines()
             assert [line.split("\t")[0] for line in lines] == ["index", *map(str, range(79))]
+
+
+def test_a_picture_of_one_evaluation_shows_its_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [{"step": 5, "epoch": 1.0, "lr": 0.1, "loss": 0.5}, {"step": 5, "epoch": 1.0, "eval_F1": 0.7, "eval_loss": 0.6}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    figures = []
+    monkeypatch.setattr(reports, "save", lambda plt, figure, file: figures.append(figure))
+    reports.plot_learning(tmp_path / "learning.png", tmp_path / "metrics.jsonl")
+    drawn = {line.get_label(): line.get_marker() for axes in figures[0].axes for line in axes.get_lines()}
+    assert set(drawn) == {"training", "loss on dev", "F1"}
+    assert "None" not in drawn.values()
+
+
+def test_a_header_in_other_capitals_trains_and_the_columns_belong_to_the_model(
+    shape: Path, tmp_path: Path, run: Callable
+) -> None:
+    content = (shape / "train.csv").read_text()
+    (tmp_path / "train.csv").write_text("Text,Label\n" + content)
+    (tmp_path / "other.csv").write_text("review,sentiment\n" + content)
+    line = flags(shape, tmp_path / "run", data_file=tmp_path / "train.csv", n_epochs=1)
+    status, out, err = run(line, classify.main)
+    assert status == 0, err
+    assert re.search(r"train\.csv: \d+ rows; text: 'Text'; label: 'Label' \(neg \d+, pos \d+\)", out)
+    assert read_json(tmp_path / "run/task.json")["text_a"] == "Text"
+    status, out, err = run(f"--mode predict --model_file {tmp_path}/run --data_file {tmp_path}/other.csv", classify.main)
+    assert (status, out, "no column 'Text'; the columns of its first row are review, sentiment" in err) == (2, "", True)
+    status, _, err = run(flags(shape, tmp_path / "new", data_file=tmp_path / "other.csv"), classify.main)
+    assert (status, "is its first row a header?" in err) == (2, True)
+    assert not (tmp_path / "new").exists()

@@ -1,5 +1,6 @@
 """Instances masked elsewhere come in as they are: the official code's TFRecords, GluonNLP's npz."""
 
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -181,3 +182,57 @@ def test_max_len_must_be_the_instances_own(tmp_path: Path) -> None:
     prepare_instances([tmp_path / "a.tfrecord"], tmp_path / "ids")
     with pytest.raises(UserError, match=r"max_len=128, and the instances of .* have 16 tokens; set --max_len 16"):
         FixedInstances(Corpus(tmp_path / "ids"), 128)
+
+
+def arrays(n: int = 6, length: int = 16, slots: int = 3) -> dict[str, np.ndarray]:
+    """GluonNLP's arrays, as they should be."""
+    rng = np.random.default_rng(0)
+    return {
+        "input_ids": rng.integers(5, 50, (n, length)),
+        "valid_lengths": np.full(n, length),
+        "segment_ids": np.tile(np.arange(length) > 7, (n, 1)).astype(np.int64),
+        "masked_lm_positions": np.tile([1, 2, 4], (n, 1)),
+        "masked_lm_ids": rng.integers(5, 50, (n, slots)),
+        "masked_lm_weights": np.ones((n, slots), np.float32),
+        "next_sentence_labels": rng.integers(0, 2, n),
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"masked_lm_positions": -1}, "masked_lm_positions from -1 to .*; expected integers, 0 to"),
+        ({"input_ids": -7}, "input_ids from -7 to"),
+        ({"masked_lm_ids": 2**40}, "masked_lm_ids from .* to 1099511627776; expected integers"),
+        ({"next_sentence_labels": 2}, "next_sentence_labels from .* to 2; expected integers, 0 to 1"),
+        ({"segment_ids": 3}, "segment_ids from 0 to 3; expected integers, 0 to 1"),
+        ({"masked_lm_positions": 16}, "masked_lm_positions beyond the tokens"),
+    ],
+)
+def test_numbers_out_of_range_are_named_before_anything_is_prepared(tmp_path: Path, change: dict, message: str) -> None:
+    values = arrays()
+    for name, value in change.items():
+        values[name].flat[-1] = value
+    np.savez(tmp_path / "a.npz", **values)
+    with pytest.raises(UserError, match=message):
+        prepare_instances([tmp_path / "a.npz"], tmp_path / "ids")
+    assert not (tmp_path / "ids").exists()
+
+
+def test_an_npz_that_claims_or_unpacks_to_too_much_is_refused(tmp_path: Path) -> None:
+    zeros = np.zeros((2000, 4096), np.int64)  # 64 MB, and 65 KB when it is compressed
+    np.savez_compressed(tmp_path / "bomb.npz", **(arrays() | {"input_ids": zeros}))
+    assert (tmp_path / "bomb.npz").stat().st_size < 100_000
+    with pytest.raises(UserError, match=r"unpacks to over 200 times its .* bytes"):
+        prepare_instances([tmp_path / "bomb.npz"], tmp_path / "ids")
+    np.savez(tmp_path / "a.npz", **arrays())
+    with zipfile.ZipFile(tmp_path / "a.npz") as good, zipfile.ZipFile(tmp_path / "claim.npz", "w") as bad:
+        for entry in good.infolist():
+            content = good.read(entry)
+            if entry.filename == "input_ids.npy":
+                content = content.replace(b"(6, 16)", b"(8796093022208,)")
+            bad.writestr(entry.filename, content)
+    with pytest.raises(UserError, match="not an npz of plain arrays"):
+        prepare_instances([tmp_path / "claim.npz"], tmp_path / "ids")
+    np.savez_compressed(tmp_path / "packed.npz", **arrays())  # fine
+    assert prepare_instances([tmp_path / "packed.npz"], tmp_path / "ids")

@@ -178,9 +178,9 @@ def test_dropout_stands_where_googles_does(tiny: Config, padded_batch: Batch, mo
 
 def test_a_position_that_is_padding_gives_zeros_not_another_examples_vector(tiny: Config) -> None:
     model = Transformer(tiny).eval()
-    ids, mask = torch.randint(1, 100, (3, 6)), torch.tensor([[1, 1, 1, 1, 0, 0], [0] * 6, [0, 1, 1, 1, 1, 1]])
+    ids, mask = torch.randint(1, 100, (3, 6)), torch.tensor([[1, 1, 1, 1, 0, 0], [1, 0, 0, 0, 0, 0], [1, 1, 0, 1, 1, 1]])
     with torch.no_grad():
-        some = model(ids, ids * 0, mask, positions=torch.tensor([[0, 4], [0, 1], [0, 5]]))
+        some = model(ids, ids * 0, mask, positions=torch.tensor([[0, 4], [1, 5], [2, 5]]))
     assert not some[[0, 1, 1, 2], [1, 0, 1, 0]].any()
     assert some[0, 0].any()
     assert some[2, 1].any()
@@ -248,3 +248,30 @@ def test_minilm_equals_transformers(real: Path, dtype: torch.dtype, limit: float
         pooled = model.pooler(model.transformer(ids, segments, mask, torch.zeros(16, 1, dtype=torch.long))[:, 0])
     assert (hidden - expected[0])[mask.bool()].abs().max() <= limit
     assert (pooled - expected[1]).abs().max() <= limit
+
+
+def test_the_names_of_transformers_are_understood_and_its_order_is_refused(tiny: Config, padded_batch: tuple) -> None:
+    ids, segments, mask = padded_batch
+    for kind, more in ((Transformer, {}), (Classifier, {}), (models.QuestionAnswering, {}),
+                       (PretrainModel, {"masked_positions": ids[:, :2] * 0})):
+        torch.manual_seed(0)
+        model = kind(tiny).eval()
+        expected = model(ids, segments, mask, **more)
+        for found in (model(input_ids=ids, attention_mask=mask, token_type_ids=segments, **more),
+                      model(ids, token_type_ids=segments, input_mask=mask, **more),
+                      model(ids, segment_ids=segments, attention_mask=mask, **more)):
+            assert torch.equal(torch.cat([t.flatten() for t in found]), torch.cat([t.flatten() for t in expected]))
+        with pytest.raises(TypeError, match="two names of the same input"):
+            model(ids, segments, input_mask=mask, attention_mask=mask, **more)
+        with pytest.raises(UserError, match="input_mask does not begin with 1 in every row; the order is"):
+            model(ids, mask, segments, **more)
+        with pytest.raises(UserError, match="input_mask does not begin with 1"):
+            model(ids, mask, torch.zeros_like(ids), **more)
+
+
+def test_shapes_beyond_reason_are_refused() -> None:
+    for values, message in (({"n_layers": 10**6}, "n_layers=1000000; expected at most 1,000"),
+                            ({"vocab_size": 10**12}, "vocab_size=1000000000000; expected at most 10,000,000"),
+                            ({"hidden_size": 64, "num_attention_heads": 4, "is_decoder": True}, "is_decoder is True")):
+        with pytest.raises(UserError, match=message):
+            Config.from_dict(values)

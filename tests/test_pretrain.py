@@ -287,7 +287,8 @@ def test_interrupted_between_epochs_and_started_again_gives_the_same_bits(
             None,
             tmp_path / folder,
         )
-        runs.claim(run.save_dir, run.settings)
+        with runs.held(run.save_dir, run.settings):
+            pass
         return run, train.Trainer(run.cfg, run.model, run.batches, run.save_dir, {"config": {}})
 
     _, whole = start("whole")
@@ -443,7 +444,8 @@ def test_google_s_sample_text_is_learnt_by_heart(real: Path, tmp_path: Path) -> 
     vocab = real / "vocab/bert-base-uncased/vocab.txt"
     config = json.loads((ROOT / "config/bert_tiny.json").read_text()) | {"p_drop_hidden": 0.0, "p_drop_attn": 0.0}
     (tmp_path / "model.json").write_text(json.dumps(config))
-    (tmp_path / "train.json").write_text(json.dumps({"batch_size": 32, "lr": 3e-3, "total_steps": 400, "save_steps": 400}))
+    settings = {"batch_size": 32, "lr": 3e-3, "total_steps": 1000, "save_steps": 1000}
+    (tmp_path / "train.json").write_text(json.dumps(settings))
     pretrain.main(
         train_cfg=str(tmp_path / "train.json"),
         model_cfg=str(tmp_path / "model.json"),
@@ -488,3 +490,56 @@ def test_few_shots_are_logged_while_it_trains_and_change_nothing(tmp_path: Path,
     assert [x for x in lines if "loss" in x] == plain
     status, _, err = run(f"{flags}{tmp_path}/no --fewshot_steps 3", pretrain.main)
     assert (status, "expected 1 or more, and --fewshot_task and --fewshot_dir" in err) == (2, True)
+
+
+# ---------------------------------------------------------------------------------------------- what a run depends on
+
+
+def test_an_edited_eval_file_is_noticed(flags: dict, sample: Path, tmp_path: Path, run: Callable) -> None:
+    held_out = tmp_path / "held_out.txt"
+    shutil.copy(sample / "held_out.txt", held_out)
+    command = line(flags, eval_file=held_out, total_steps=2)
+    assert run(command, pretrain.main)[0] == 0
+    assert run(command, pretrain.main)[0] == 0  # the same again
+    held_out.write_text(held_out.read_text().replace("\n", "\n\n", 1))
+    status, _, err = run(command, pretrain.main)
+    assert (status, "sha256 of eval_file was '" in err) == (2, True)
+    # A run of an earlier version has not recorded it, and goes on.
+    settings = json.loads((tmp_path / "run/run.json").read_text())
+    del settings["sha256 of eval_file"], settings["sha256 of few shots"]
+    (tmp_path / "run/run.json").write_text(json.dumps(settings))
+    assert run(command, pretrain.main)[0] == 0
+
+
+def test_flags_that_could_do_nothing_are_refused(flags: dict, sample: Path, run: Callable) -> None:
+    for more, message in (
+        ({"patience": 2}, "patience and stop_metric are about evaluation; name an --eval_file"),
+        ({"eval_file": sample / "held_out.txt", "stop_metric": "Accuracy"}, "expected one of masked_lm_accuracy"),
+        ({"n_epochs": 3, "total_steps": 5}, "n_epochs and total_steps both say how long to train"),
+    ):
+        status, _, err = run(line(flags, **more), pretrain.main)
+        assert (status, message in err) == (2, True), err
+
+
+def test_n_epochs_on_the_command_line_goes_before_total_steps_in_the_file(
+    flags: dict, sample: Path, tmp_path: Path, run: Callable
+) -> None:
+    (tmp_path / "train.json").write_text(json.dumps(SETTINGS | {"total_steps": 1_000_000}))
+    status, out, _ = run(line(flags, n_epochs=1), pretrain.main)
+    assert (status, out.count("Epoch 1/1"), out.count("Epoch")) == (0, 1, 1)
+
+
+def test_what_a_notebook_shows_of_a_run_is_a_line(flags: dict, sample: Path, tmp_path: Path) -> None:
+    shape = dict.fromkeys(("max_pred", "mask_prob", "short_seq_prob", "next_sentence", "whole_word_mask"))
+    run = pretrain.prepare_run(
+        str(flags["data_file"]),
+        None,
+        pretrain.Text(str(flags["vocab"])),
+        shape | {"max_len": 48},
+        str(flags["train_cfg"]),
+        str(flags["model_cfg"]),
+        None,
+        tmp_path / "run",
+    )
+    assert repr(run).count("\n") == 0
+    assert len(repr(run)) < 500

@@ -21,8 +21,10 @@ from tasks import (
     label_array,
     own_task,
     read_examples,
+    read_rows,
     truncate_pair,
     windows,
+    with_columns,
 )
 from tokenization import FullTokenizer
 from utils import UserError
@@ -192,7 +194,7 @@ def test_lines_of_a_pipe_are_texts_or_pairs_or_a_table_with_the_task_s_header(mo
     assert piped("mrpc", "a b\tc\nd\te\n") == [("a b", "c"), ("d", "e")]
     assert piped("cola", "index\tsentence\n0\ta b\n") == [("a b", None)]
     assert piped("csv", "a, b\nc\n") == [("a, b", None), ("c", None)]
-    with pytest.raises(UserError, match="standard input: no column '#2 String' or '1'"):
+    with pytest.raises(UserError, match="line 1: one text, and the model compares two; put a tab between them"):
         piped("mrpc", "only one text\n")
     with pytest.raises(UserError, match="standard input, line 2: 1 columns; expected 2"):
         piped("mrpc", "a\tb\nonly one text\n")
@@ -382,3 +384,94 @@ def test_the_reference_system_s_csv_and_a_korean_tsv_are_read_in_full(real: Path
         examples = read_examples(task, real / "csv" / name)
         assert len(examples) == rows
         assert find_labels(task, examples).labels == labels
+
+
+# ------------------------------------------------------------------------------------------------------- headers
+
+REVIEWS = "a good film,pos\nso bad,neg\nfine,pos\nawful,neg\n"
+
+
+@pytest.mark.parametrize("header", ["review,sentiment", "comment_text,toxic", "Titel,Note"])
+def test_a_header_with_other_names_is_asked_about(tmp_path: Path, header: str) -> None:
+    (tmp_path / "x.csv").write_text(f"{header}\n{REVIEWS}")
+    text, label = header.split(",")
+    with pytest.raises(UserError, match=f"is its first row a header\\? Its label, '{label}', is that of no other row"):
+        read_rows(TASKS["csv"], tmp_path / "x.csv")
+    rows = read_rows(own_task(TASKS["csv"], text, label=label), tmp_path / "x.csv")
+    assert [example.label for example in rows.examples] == ["pos", "neg", "pos", "neg"]
+    rows = read_rows(own_task(TASKS["csv"], header=False), tmp_path / "x.csv")
+    assert rows.examples[0].label == label
+
+
+@pytest.mark.parametrize("header", ["Text,Label", "TEXT,LABEL", "Sentence,label", "text,label"])
+def test_names_match_in_capitals_or_not(tmp_path: Path, header: str) -> None:
+    (tmp_path / "x.csv").write_text(f"{header}\n{REVIEWS}")
+    rows = read_rows(TASKS["csv"], tmp_path / "x.csv")
+    assert [example.text_a for example in rows.examples] == ["a good film", "so bad", "fine", "awful"]
+    assert rows.header
+
+
+def test_a_column_of_texts_is_no_label(tmp_path: Path) -> None:
+    reviews = "".join(f"{i},review number {i},{'pos' if i % 2 else 'neg'}\n" for i in range(8))
+    for header in ("", "id,review,sentiment\n"):
+        (tmp_path / "x.csv").write_text(header + reviews)
+        with pytest.raises(UserError, match=r"labels in . rows, such as 'review"):
+            find_labels(TASKS["csv"], read_rows(TASKS["csv"], tmp_path / "x.csv").examples)
+
+
+def test_a_header_is_not_predicted_or_evaluated_as_a_row(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(f"review,sentiment\n{REVIEWS}")
+    task = dataclasses.replace(TASKS["csv"], labels=("neg", "pos"))
+    with pytest.raises(UserError, match="is its first row a header\\? review, sentiment"):
+        list(iterate(task, tmp_path / "x.csv", labelled=False))
+    with pytest.raises(UserError, match=r"line 1: unknown label 'sentiment'.*If the first row is a header, name"):
+        read_rows(task, tmp_path / "x.csv")
+    number = own_task(TASKS["csv"], labels="number")
+    (tmp_path / "y.csv").write_text("review,stars\nfine,4\nbad,1.5\n")
+    with pytest.raises(UserError, match=r"line 1: label 'stars'; expected a number. If the first row is a header"):
+        read_rows(number, tmp_path / "y.csv")
+
+
+def test_what_was_understood_is_a_line(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(f"review,sentiment\n{REVIEWS}fine,pos\n")
+    task = own_task(TASKS["csv"], "review", label="sentiment")
+    rows = read_rows(task, tmp_path / "x.csv")
+    assert rows.describe() == f"{tmp_path}/x.csv: 5 rows; text: 'review'; label: 'sentiment' (neg 2, pos 3)"
+    assert repr(rows) == f"<{rows.describe()}>"
+    kept = with_columns(TASKS["csv"], rows)
+    assert (kept.text_a, kept.label) == ("review", "sentiment")     # which other files have to have
+    (tmp_path / "y.csv").write_text("fine,pos\nfine,neg\n")
+    with pytest.raises(UserError, match="no column 'review'; the columns of its first row are fine, pos"):
+        read_rows(kept, tmp_path / "y.csv")
+    assert "2 rows without a header; text: column 0; label: column 1 (neg 1, pos 1)" in read_rows(
+        TASKS["csv"], tmp_path / "y.csv"
+    ).describe()
+    pairs = read_rows(own_task(TASKS["csv"], "0", "1", "1", header=False), tmp_path / "y.csv")
+    assert "texts: column 0, column 1; label: column 1" in pairs.describe()
+    numbers = "".join(f"text {i},{i / 2}\n" for i in range(20))
+    (tmp_path / "z.csv").write_text(numbers)
+    assert "(0 to 9.5)" in read_rows(own_task(TASKS["csv"], labels="number"), tmp_path / "z.csv").describe()
+
+
+def test_a_digit_of_another_script_is_no_column(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(REVIEWS)
+    with pytest.raises(UserError, match="no column '²'"):
+        read_rows(own_task(TASKS["csv"], "²"), tmp_path / "x.csv")
+
+
+def test_a_header_is_asked_about_where_texts_have_several_labels(tmp_path: Path) -> None:
+    rows = [f"text {i},{';'.join(name for j, name in enumerate('abcdefg') if i >> j & 1) or 'a'}" for i in range(24)]
+    (tmp_path / "x.csv").write_text("\n".join(["comment,tags", *rows]) + "\n")
+    with pytest.raises(UserError, match=r"is its first row a header\? Its label, 'tags', is that of no other row"):
+        read_rows(own_task(TASKS["csv"], separator=";"), tmp_path / "x.csv")
+    with pytest.raises(UserError, match="--separator is for data of your own; a text of mrpc has one label"):
+        own_task(TASKS["mrpc"], separator=";")
+
+
+def test_a_header_without_labels_is_not_predicted_as_a_row(tmp_path: Path) -> None:
+    task = dataclasses.replace(TASKS["csv"], labels=("neg", "pos"))
+    (tmp_path / "x.csv").write_text("review\ngood film\nbad one\n")
+    with pytest.raises(UserError, match=r"is its first row a header\? review"):
+        list(iterate(task, tmp_path / "x.csv", labelled=False))
+    (tmp_path / "x.csv").write_text("good film\nbad\n")
+    assert len(list(iterate(task, tmp_path / "x.csv", labelled=False))) == 2

@@ -1,5 +1,6 @@
 """The loop: a run is one state, stops before a bad update, and counts its own steps."""
 import json
+import math
 import random
 import signal
 import subprocess
@@ -71,7 +72,11 @@ def test_total_steps_follow_from_the_data_and_name_the_last_file(make: Callable,
     assert [p.name for p in checkpoint.saved(trainer.save_dir)] == [f"model_steps_{n}.pt" for n in (15, 20, 21)]
     lines = [json.loads(line) for line in (trainer.save_dir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [*range(2, 21, 2), 21]
-    assert set(lines[0]) == {"step", "lr", "loss", "grad_norm"}
+    assert set(lines[0]) == {"step", "epoch", "lr", "loss", "grad_norm"}
+    assert lines[0]["epoch"] == round(2 / len(trainer.batches), 4)
+    seconds = [json.loads(line) for line in (trainer.save_dir / "times.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in seconds] == [line["step"] for line in lines]
+    assert [line["seconds"] for line in seconds] == sorted(line["seconds"] for line in seconds)
     assert lines[0]["lr"] == pytest.approx(1e-3 / 2)            # the rate of the second update, of two warming up
 
 
@@ -245,15 +250,25 @@ def test_evaluation_returns_rows_in_the_order_of_the_data_and_draws_no_dropout(m
 
 
 def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
-    runs.claim(tmp_path, {"lr": 1e-3, "seed": 1, "save_steps": 10})
-    runs.claim(tmp_path, {"lr": 1e-3, "seed": 1, "save_steps": 20})        # what is written may change
+    def begin(folder: Path, settings: dict) -> None:
+        with runs.held(folder, settings):
+            pass
+
+    begin(tmp_path, {"lr": 1e-3, "seed": 1, "save_steps": 10})
+    begin(tmp_path, {"lr": 1e-3, "seed": 1, "save_steps": 20})             # what is written may change
     with pytest.raises(UserError, match=r"belongs to another run \(lr was 0.001, now 0.002; seed was 1, now None\)"):
-        runs.claim(tmp_path, {"lr": 2e-3, "save_steps": 10})
+        begin(tmp_path, {"lr": 2e-3, "save_steps": 10})
+    # An earlier version did not record columns that had their usual names.
+    begin(tmp_path, {"lr": 1e-3, "seed": 1, "save_steps": 20, "text_a": "text", "label": "label"})
+    (tmp_path / "run.json").write_text('{"lr": 1e-3, "seed": 1}')
+    with pytest.raises(UserError, match="text_a was None, now 'title'"):
+        begin(tmp_path, {"lr": 1e-3, "seed": 1, "text_a": "title", "label": "label"})
+    (tmp_path / "run.json").unlink()
     for name in ("config.json", "pytorch_model.bin", "model_steps_3.pt"):
         (tmp_path / name[:3]).mkdir()
         (tmp_path / name[:3] / name).write_text("")
         with pytest.raises(UserError, match=rf"holds a model already \(.*{name}\) and no run.json"):
-            runs.claim(tmp_path / name[:3], {"lr": 1e-3})
+            begin(tmp_path / name[:3], {"lr": 1e-3})
 
 
 @pytest.mark.parametrize(("text", "message"), [
@@ -271,3 +286,40 @@ def test_a_wrong_setting_is_named(tmp_path: Path, text: str, message: str) -> No
     (tmp_path / "t.json").write_text(text)
     with pytest.raises(UserError, match=message):
         train.Config.from_json(tmp_path / "t.json")
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"lr": math.inf}, "lr=inf; expected a finite number"), ({"lr": math.nan}, "lr=nan; expected a finite number"),
+    ({"weight_decay": math.inf}, "weight_decay=inf"), ({"save_minutes": math.nan}, "save_minutes=nan"),
+    ({"max_grad_norm": math.inf}, "max_grad_norm=inf"), ({"seed": 99999999999999999999}, "seed=99999999999999999999; exp"),
+    ({"batch_size": 2**70}, "batch_size=1180591620717411303424; expected a finite number of at most 2"),
+])
+def test_a_number_that_is_none_is_refused(given: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        train.Config(**given)
+
+
+def test_an_n_epochs_that_is_given_goes_before_the_files_total_steps() -> None:
+    file = Path(__file__).parent.parent / "config/pretrain.json"
+    assert train.Config.from_json(file).total_steps == 1_000_000
+    given = train.Config.from_json(file, n_epochs=3)
+    assert (given.n_epochs, given.total_steps) == (3, None)
+    assert train.Config.from_json(file, total_steps=7).total_steps == 7
+    with pytest.raises(UserError, match="n_epochs and total_steps both say how long to train; give one of them"):
+        train.Config.from_json(file, n_epochs=3, total_steps=7)
+
+
+@pytest.mark.parametrize("end", [b'{"step": 8, "lo', b"\0\0\0\0\n", b"\xff\xfe\n", b'["step"]\n', b'{"loss": 1}\n'])
+def test_a_damaged_last_line_of_metrics_is_cut_off_and_reported(tmp_path: Path, end: bytes,
+                                                               capsys: pytest.CaptureFixture) -> None:
+    file = tmp_path / "metrics.jsonl"
+    whole = b'{"step": 4, "loss": 1.5}\n{"step": 6, "loss": 1.25}\n'
+    file.write_bytes(whole + end)
+    with runs.open_metrics(file, 10, False):
+        pass
+    assert file.read_bytes() == whole
+    assert capsys.readouterr().out == f"{file}: its last line was not written whole and is removed\n"
+    file.write_bytes(b"x\n" + whole)
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 1: 'x' is no line of metrics; remove it"):
+        runs.open_metrics(file, 10, False)
+    assert file.read_bytes() == b"x\n" + whole
