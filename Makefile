@@ -1,7 +1,7 @@
 # make demo    install what running needs, pre-train on the built-in corpus, fine-tune with and without
 # make test    install what the checks need too, then every check
 # make check   ruff and mypy alone
-# make soak    kill, cut short and damage hundreds of short runs, watch the memory of a long one (two hours)
+# make soak    kill, cut short and damage hundreds of short runs, read 20,000 damaged files, watch the memory of a long run
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -20,6 +20,7 @@ check: $(VENV)/test
 	$(BIN)/mypy
 
 soak: $(VENV)/test
+	$(BIN)/python tests/fuzz.py --out benchmarks/results/fuzz.md
 	$(BIN)/python tests/faults.py --out benchmarks/results/soak.md
 
 $(VENV)/bin/python:

@@ -1,0 +1,236 @@
+"""Small folders of valid files, one kind for each of the readers in tests/fuzz.py.
+
+    tables(Path("seed"))                                        # seed/train.tsv, seed/own.csv, ...
+
+A function makes a folder that does not exist yet; what it holds is the same every time.
+"""
+
+import dataclasses
+import json
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import checkpoint
+import corpus
+import finetune
+import models
+import tasks
+import train
+from examples import sample as world
+from utils import write_json
+
+VOCAB = world.vocabulary()
+TINY = models.Config(len(VOCAB), dim=8, n_layers=1, n_heads=2, dim_ff=16, max_len=32)
+OWN = tasks.own_task(tasks.TASKS["csv"], text_a="text", label="label")
+TABLES = {  # which task the rows of each table are of
+    "train.tsv": tasks.TASKS["mrpc"],
+    "own.csv": OWN,
+    "own.jsonl": tasks.own_task(tasks.TASKS["jsonl"], text_a="text", label="label"),
+    "numbers.csv": tasks.own_task(OWN, labels="number"),
+    "several.csv": tasks.own_task(OWN, separator=";"),
+}
+
+
+def sample(folder: Path) -> None:
+    """The built-in sample, tiny, and how its texts are tokenised."""
+    world.write(str(folder), n_train=6, n_dev=2, n_documents=4)
+    write_json(folder / "config.json", dataclasses.asdict(TINY))
+    write_json(folder / "tokenizer_config.json", {"do_lower_case": True})
+
+
+def vocabulary(folder: Path) -> None:
+    """A vocab.txt, and the same as a tokenizer.json."""
+    sample(folder)
+    ids = {token: i for i, token in enumerate(VOCAB)}
+    model = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##"}
+    normalizer = {"type": "BertNormalizer", "clean_text": True, "lowercase": True}
+    parts = {"model": model | {"vocab": ids}, "normalizer": normalizer}
+    write_json(folder / "tokenizer.json", parts | {"pre_tokenizer": {"type": "BertPreTokenizer"}})
+
+
+def configurations(folder: Path) -> None:
+    """The settings of a model under our names and Google's, and those of training."""
+    write_json(folder / "ours.json", dataclasses.asdict(TINY))
+    write_json(folder / "google.json", {"model_type": "bert", **TINY.to_released()})
+    write_json(folder / "train.json", dataclasses.asdict(train.Config()))
+
+
+# --------------------------------------------------------------------------------------- models
+
+
+def model(folder: Path, module: torch.nn.Module, **files: dict[str, Any]) -> None:
+    """A checkpoint of ours with what lies beside it; `files` are further JSON."""
+    sample(folder)
+    contents = {"step": 3, "config": dataclasses.asdict(TINY), "model": dict(module.state_dict())}
+    checkpoint.write_ours(folder / "model_steps_3.pt", contents)
+    for name, values in files.items():
+        write_json(folder / f"{name}.json", values)
+
+
+def classifier(folder: Path) -> None:
+    """A fine-tuned classifier of sentences."""
+    task = {"task": "csv", "text_a": "text", "labels": ["no", "yes"], "max_len": 24}
+    model(folder, models.Classifier(TINY, 2), task=task)
+
+
+def hugging_face(folder: Path) -> None:
+    """A classifier as Hugging Face folders with the three formats of weights."""
+    from safetensors.torch import load_file
+
+    classifier(folder / "ours")
+    checkpoint.convert(str(folder / "ours"), str(folder / "safetensors"))
+    tensors = load_file(folder / "safetensors/model.safetensors")
+    for name, write in (("zip", torch.save), ("legacy", write_legacy)):
+        shutil.copytree(folder / "safetensors", folder / name)
+        (folder / name / "model.safetensors").unlink()
+        write(tensors, folder / name / "pytorch_model.bin")
+
+
+def write_legacy(tensors: dict[str, torch.Tensor], file: Path) -> None:
+    """PyTorch's format before 1.6, always the same bytes.
+
+    It names storages by their addresses and sorts them by these, so there is one storage, and another name for it.
+    """
+    flat = torch.cat([t.flatten() for t in tensors.values()])
+    parts = flat.split([t.numel() for t in tensors.values()])
+    named = zip(tensors.items(), parts, strict=True)
+    views = {name: part.view(t.shape) for (name, t), part in named}
+    torch.save(views, file, _use_new_zipfile_serialization=False)
+    address = str(flat.untyped_storage()._cdata).encode()
+    pickled = b"X" + struct.pack("<I", len(address)) + address
+    file.write_bytes(file.read_bytes().replace(pickled, b"X" + struct.pack("<I", 1) + b"0"))
+
+
+def tensorflow(folder: Path) -> None:
+    """A TensorFlow checkpoint of the encoder and the heads of pre-training."""
+    import tensorflow as tf
+
+    tensors = models.PretrainModel(TINY).state_dict()
+    values = {}
+    for row in checkpoint.rows(TINY.n_layers):
+        if row.ours in tensors:
+            parts = tensors[row.ours].chunk(len(row.tensorflow))
+            for name, part in zip(row.tensorflow, parts, strict=True):
+                values[name] = tf.constant((part.T if row.transposed else part).numpy())
+    write_json(folder / "bert_config.json", TINY.to_released())
+    tf.raw_ops.SaveV2(
+        prefix=str(folder / "bert_model.ckpt"),
+        tensor_names=list(values),
+        shape_and_slices=[""] * len(values),
+        tensors=list(values.values()),
+    )
+
+
+def questions(folder: Path) -> None:
+    """A model that answers questions, SQuAD's JSON with two of them, and answers."""
+    sizes = {"max_len": 32, "doc_stride": 4, "max_query_len": 8, "version_2_with_negative": True}
+    right = [{"text": "red lamp", "answer_start": 14}]
+    asked = [
+        {"id": "a", "question": "anna sold ?", "answers": right, "is_impossible": False},
+        {"id": "b", "question": "boris ?", "answers": [], "is_impossible": True},
+    ]
+    paragraph = {"context": "anna sold the red lamp to boris .", "qas": asked}
+    data = {"version": "2.0", "data": [{"paragraphs": [paragraph]}]}
+    answers = {"predictions": {"a": "lamp", "b": ""}, "odds": {"a": -1.5, "b": 2.0}}
+    model(folder, models.QuestionAnswering(TINY), squad=sizes, dev=data, **answers)
+
+
+def pretrained(folder: Path) -> None:
+    """A pre-trained model, and a prepared text to evaluate it on."""
+    shape = {"max_len": 32, "max_pred": 5, "mask_prob": 0.15, "short_seq_prob": 0.1}
+    shape |= {"next_sentence": True, "whole_word_mask": False}
+    model(folder, models.PretrainModel(TINY), pretrain=shape)
+    prepare(folder)
+
+
+def prepare(folder: Path) -> None:
+    """The corpus of a sample, prepared."""
+    corpus.prepare_text([folder / "corpus.txt"], folder / "vocab.txt", folder / "corpus", True)
+
+
+def prepare_run(folder: Path) -> finetune.Run:
+    """A run on a sample: four updates, saved after two and after four."""
+    settings = {"batch_size": 2, "total_steps": 4, "save_steps": 2, "log_steps": 1}
+    return prepare_task(folder / "train.tsv", settings)
+
+
+def prepare_task(file: Path, settings: dict[str, Any] | None = None) -> finetune.Run:
+    """Everything that training on a table needs, read and checked."""
+    shape, vocab, how = (
+        str(file.with_name(name)) for name in ("config.json", "vocab.txt", "train.json")
+    )
+    return finetune.prepare(TABLES[file.name], file, how, shape, None, vocab, 24, settings=settings)
+
+
+def run(folder: Path) -> None:
+    """A run that has lost its last checkpoint."""
+    sample(folder)
+    prepare_run(folder).fit(folder / "run", data_parallel=False).file.unlink()
+
+
+# ----------------------------------------------------------------------------------------- data
+
+
+def tables(folder: Path) -> None:
+    """Tables of several tasks."""
+    sample(folder)
+    rows = [("anna sold it .", "yes", 0.5), ("boris, again", "no", 1), ("a 'red' tent", "no", 2e-3)]
+    own = [f'"{text}",{label}' for text, label, _ in rows]
+    numbers = [f'"{text}",{number}' for text, _, number in rows]
+    for name, lines in (
+        ("own", own),
+        ("numbers", numbers),
+        ("several", [f"{line};x" for line in own]),
+    ):
+        world.write_lines(folder / f"{name}.csv", ["text,label", *lines])
+    objects = [{"text": text, "label": label, "n": number} for text, label, number in rows]
+    world.write_lines(folder / "own.jsonl", [json.dumps(values) for values in objects])
+
+
+def corpus_folder(folder: Path) -> None:
+    """A sample and its prepared corpus."""
+    sample(folder)
+    prepare(folder)
+
+
+def records(folder: Path) -> None:
+    """A TFRecord of a classification task, and the JSON beside it."""
+    import tensorflow as tf
+
+    sample(folder)
+    features = {
+        "input_ids": [2, 9, 10, 3, 11, 3, 0, 0],
+        "input_mask": [1, 1, 1, 1, 1, 1, 0, 0],
+        "segment_ids": [0, 0, 0, 0, 1, 1, 0, 0],
+        "is_real_example": [1],
+    }
+    with tf.io.TFRecordWriter(str(folder / "train.tf_record")) as writer:
+        for label in (0, 1, 1):
+            example = tf.train.Example()
+            for name, values in {**features, "label_ids": [label]}.items():
+                example.features.feature[name].int64_list.value[:] = values
+            writer.write(example.SerializeToString(deterministic=True))
+    kind = {"processor_type": "MRPC", "task_type": "bert_classification"}
+    write_json(folder / "meta.json", {**kind, "num_labels": 2, "max_seq_length": 8})
+
+
+def instances(folder: Path) -> None:
+    """Masked instances as npz, with a mask and with GluonNLP's valid_lengths."""
+    folder.mkdir()
+    lengths = np.array([8, 6, 7, 8])
+    mask = (np.arange(8) < lengths[:, None]).astype(np.int64)
+    arrays = {
+        "input_ids": mask * (5 + np.arange(32).reshape(4, 8)),
+        "segment_ids": mask * (np.arange(8) > 3),
+        "masked_lm_positions": np.array([[1, 2], [3, 0], [2, 5], [1, 6]]),
+        "masked_lm_ids": np.array([[7, 8], [9, 0], [10, 11], [12, 13]]),
+        "masked_lm_weights": np.array([[1, 1], [1, 0], [1, 1], [1, 1]], np.float32),
+        "next_sentence_labels": np.array([[0], [1], [0], [1]]),
+    }
+    np.savez(folder / "mask.npz", input_mask=mask, **arrays)
+    np.savez(folder / "lengths.npz", valid_lengths=lengths, **arrays)
