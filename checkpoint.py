@@ -531,6 +531,7 @@ def write_beside(out: Path, checkpoint: Checkpoint, vocab: Path, lower_case: boo
             write_json(folder / "task.json", labels)
         write_ours(out, {"config": dataclasses.asdict(checkpoint.config), "model": checkpoint.tensors})
     except BaseException:
+        out.unlink(missing_ok=True)                     # it may have its name, though that is not on the disk
         for path, there in own.items():
             if not there:
                 path.unlink(missing_ok=True)

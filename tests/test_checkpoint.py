@@ -473,6 +473,8 @@ def test_a_conversion_cut_short_leaves_nothing_and_can_be_done_again(tiny: Confi
     write_vocab(tmp_path / "from", tiny.vocab_size)
     checkpoint.write_ours(tmp_path / "from/model.pt", {"config": vars(tiny), "model": random_model(tiny).state_dict()})
     fsync, calls = os.fsync, iter(range(100))
+    vocabulary = {"vocab.txt", "tokenizer_config.json"}
+    whole = {"hf": {"config.json", "model.safetensors", *vocabulary}, "ours/model.pt": {"model.pt", *vocabulary}}
 
     def cut(at: int) -> Callable[[int], None]:
         def sync(number: int) -> None:
@@ -489,12 +491,14 @@ def test_a_conversion_cut_short_leaves_nothing_and_can_be_done_again(tiny: Confi
             checkpoint.convert(str(tmp_path / "from"), str(tmp_path / target))
             break
         left = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "from"]
-        if not (tmp_path / target).exists():                    # but for a new name that is not on the disk yet
+        # Nothing, or all of it, where only the new name was not yet on the disk.
+        if (tmp_path / target).exists():
+            assert {path.name for path in left} == whole[target], cuts
+        else:
             assert left == [], cuts
-        elif target == "hf":
-            shutil.rmtree(tmp_path / target)
         for path in left:
-            path.unlink(missing_ok=True)
+            path.unlink()
+        shutil.rmtree(tmp_path / "hf", ignore_errors=True)
         cuts += 1
     monkeypatch.undo()
     assert cuts >= 3
