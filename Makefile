@@ -16,6 +16,7 @@ test: check
 	$(BIN)/python -m pytest
 
 check: $(VENV)/test
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 

@@ -1,9 +1,11 @@
 """Texts to vectors: write them, rank by them, judge an encoder by them.
 
-    $ python features.py extract --pretrain_file FOLDER --input_file lines.txt --output_file out.jsonl --layers=-1,-2,-3,-4
-    $ python features.py similar --pretrain_file FOLDER --input_file lines.txt --query "a dog runs"
-    $ python features.py fewshot --pretrain_file FOLDER --task sst2 --data_dir GLUE/SST-2
+$ python features.py extract --pretrain_file FOLDER --input_file lines.txt --output_file out.jsonl
+--layers=-1,-2,-3,-4 $ python features.py similar --pretrain_file FOLDER --input_file lines.txt
+--query "a dog runs" $ python features.py fewshot --pretrain_file FOLDER --task sst2 --data_dir
+GLUE/SST-2
 """
+
 import json
 import shutil
 import sys
@@ -15,21 +17,33 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-import fewshot as few
 import vectors
 from cli import command
-from tables import open_text
-from tasks import get_task, own_task
+from tasks import fewshot as few
+from tasks.sentences import get_task, own_task
+from tasks.tables import open_text
 from utils import UserError, refuse, whole_file, write_json
 
 FORMATS = ("jsonl", "npz", "safetensors")
 
 
-# ------------------------------------------------------------------------------------------------------- extract
+# ------------------------------------------------------------------------------------------ extract
 
-def extract(pretrain_file: str, input_file: str, output_file: str, layers: str = "-1,-2,-3,-4", pooling: str = "none",
-            format: str = "jsonl", max_len: int = 128, batch_size: int = 32, dtype: str = "fp32",
-            model_cfg: str | None = None, vocab: str | None = None, do_lower_case: bool | None = None) -> None:
+
+def extract(
+    pretrain_file: str,
+    input_file: str,
+    output_file: str,
+    layers: str = "-1,-2,-3,-4",
+    pooling: str = "none",
+    format: str = "jsonl",
+    max_len: int = 128,
+    batch_size: int = 32,
+    dtype: str = "fp32",
+    model_cfg: str | None = None,
+    vocab: str | None = None,
+    do_lower_case: bool | None = None,
+) -> None:
     """Write the vectors of every line of a text: `text`, or `text a ||| text b`.
 
     Args:
@@ -38,7 +52,8 @@ def extract(pretrain_file: str, input_file: str, output_file: str, layers: str =
         output_file: the file to write, whole or not at all; `-`: standard output (jsonl only).
         layers: comma list: -1 the last, -2 the one before.
         pooling: none: of every token; cls: of [CLS]; mean: the mean over the tokens.
-        format: jsonl (Google's), or npz or safetensors: `values` (tokens, layers, D), `starts` (lines + 1).
+        format: jsonl (Google's), or npz or safetensors: `values` (tokens, layers, D), `starts`
+            (lines + 1).
         max_len: tokens of a line at most, the rest is cut off.
         batch_size: lines that are computed at once.
         dtype: of matrix products: fp32 or bf16.
@@ -49,14 +64,18 @@ def extract(pretrain_file: str, input_file: str, output_file: str, layers: str =
     try:
         chosen = [int(layer) for layer in layers.split(",")]
     except ValueError:
-        raise UserError(f"--layers {layers}: expected numbers with commas between them, such as -1,-2") from None
+        raise UserError(
+            f"--layers {layers}: expected numbers with commas between them, such as -1,-2"
+        ) from None
     if format not in FORMATS:
         raise UserError(f"--format {format}: expected one of {', '.join(FORMATS)}")
     if pooling not in vectors.POOLING:
         raise UserError(f"--pooling {pooling}: expected one of {', '.join(vectors.POOLING)}")
     if output_file == "-" and format != "jsonl":
         raise UserError(f"--format {format} needs an --output_file")
-    encoder = vectors.load(pretrain_file, model_cfg, vocab, do_lower_case, max_len, batch_size, dtype)
+    encoder = vectors.load(
+        pretrain_file, model_cfg, vocab, do_lower_case, max_len, batch_size, dtype
+    )
     encoder.check(chosen)
     found = encoder.extract(texts(input_file), chosen, pooling)
     if output_file == "-":
@@ -83,17 +102,30 @@ def as_json(number: int, text: vectors.Vectors, layers: list[int]) -> str:
     rounded = np.round(text.values.astype(np.float64), 6).tolist()
     if text.values.ndim == 2:
         return json.dumps({"linex_index": number, "layers": named(layers, rounded)})
-    return json.dumps({"linex_index": number, "features": [
-        {"token": token, "layers": named(layers, values)} for token, values in zip(text.tokens, rounded, strict=True)]})
+    return json.dumps(
+        {
+            "linex_index": number,
+            "features": [
+                {"token": token, "layers": named(layers, values)}
+                for token, values in zip(text.tokens, rounded, strict=True)
+            ],
+        }
+    )
 
 
 def named(layers: list[int], values: list) -> list[dict[str, Any]]:
     """The vectors of some layers, with their numbers."""
-    return [{"index": layer, "values": vector} for layer, vector in zip(layers, values, strict=True)]
+    return [
+        {"index": layer, "values": vector} for layer, vector in zip(layers, values, strict=True)
+    ]
 
 
-def write_arrays(f: BinaryIO, format: str, found: Iterator[vectors.Vectors], shape: tuple[int, int]) -> None:
-    """`values` and `starts` as npz or safetensors; the values go through a file, so that memory does not grow."""
+def write_arrays(
+    f: BinaryIO, format: str, found: Iterator[vectors.Vectors], shape: tuple[int, int]
+) -> None:
+    """`values` and `starts` as npz or safetensors; the values go through a file, so that memory
+    does not grow.
+    """
     ends = [0]
     with tempfile.TemporaryFile() as values:
         for text in found:
@@ -112,18 +144,32 @@ def write_arrays(f: BinaryIO, format: str, found: Iterator[vectors.Vectors], sha
                     shutil.copyfileobj(values, member)
             return
         at = [0, starts.nbytes, starts.nbytes + size]
-        about = json.dumps({"starts": {"dtype": "I64", "shape": [len(starts)], "data_offsets": at[:2]},
-                            "values": {"dtype": "F32", "shape": [ends[-1], *shape], "data_offsets": at[1:]}}).encode()
+        about = json.dumps(
+            {
+                "starts": {"dtype": "I64", "shape": [len(starts)], "data_offsets": at[:2]},
+                "values": {"dtype": "F32", "shape": [ends[-1], *shape], "data_offsets": at[1:]},
+            }
+        ).encode()
         about += b" " * (-len(about) % 8)
         f.write(len(about).to_bytes(8, "little") + about + starts.tobytes())
         shutil.copyfileobj(values, f)
 
 
-# ------------------------------------------------------------------------------------------------------- similar
+# ------------------------------------------------------------------------------------------ similar
 
-def similar(pretrain_file: str, input_file: str, query: str, n: int = 10, pooling: str = "mean", layer: int = -1,
-            max_len: int = 128, model_cfg: str | None = None, vocab: str | None = None,
-            do_lower_case: bool | None = None) -> None:
+
+def similar(
+    pretrain_file: str,
+    input_file: str,
+    query: str,
+    n: int = 10,
+    pooling: str = "mean",
+    layer: int = -1,
+    max_len: int = 128,
+    model_cfg: str | None = None,
+    vocab: str | None = None,
+    do_lower_case: bool | None = None,
+) -> None:
     """Print the lines of a text that are most like a query, by the cosine of their vectors.
 
     Args:
@@ -147,9 +193,11 @@ def similar(pretrain_file: str, input_file: str, query: str, n: int = 10, poolin
     lines = [line for line in texts(input_file) if line.strip()]
     if not lines:
         raise UserError(f"{input_file} has no lines; expected a text a line")
-    found = np.stack([text.values[0] for text in encoder.extract([query, *lines], [layer], pooling)])
+    found = np.stack(
+        [text.values[0] for text in encoder.extract([query, *lines], [layer], pooling)]
+    )
     scores = cosine(found[1:], found[:1])
-    for i in np.argsort(-scores, kind="stable")[:n or None]:
+    for i in np.argsort(-scores, kind="stable")[: n or None]:
         print(f"{scores[i]:.4f}\t{lines[i]}")
 
 
@@ -158,13 +206,29 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
 
 
-# ------------------------------------------------------------------------------------------------------ few shots
+# ---------------------------------------------------------------------------------------- few shots
 
-def fewshot(pretrain_file: str, task: str, data_dir: str | None = None, data_file: str | None = None,
-            eval_file: str | None = None, shots: str = ",".join(map(str, few.SHOTS)), draws: int = 5,
-            select: str = "train", max_len: int = 128, out: str | None = None, text_a: str | None = None,
-            text_b: str | None = None, label: str | None = None, labels: str | None = None, header: bool | None = None,
-            model_cfg: str | None = None, vocab: str | None = None, do_lower_case: bool | None = None) -> None:
+
+def fewshot(
+    pretrain_file: str,
+    task: str,
+    data_dir: str | None = None,
+    data_file: str | None = None,
+    eval_file: str | None = None,
+    shots: str = ",".join(map(str, few.SHOTS)),
+    draws: int = 5,
+    select: str = "train",
+    max_len: int = 128,
+    out: str | None = None,
+    text_a: str | None = None,
+    text_b: str | None = None,
+    label: str | None = None,
+    labels: str | None = None,
+    header: bool | None = None,
+    model_cfg: str | None = None,
+    vocab: str | None = None,
+    do_lower_case: bool | None = None,
+) -> None:
     """Judge an encoder without training it: accuracy on dev from k examples of each class.
 
     Args:
@@ -175,7 +239,8 @@ def fewshot(pretrain_file: str, task: str, data_dir: str | None = None, data_fil
         eval_file: to measure on.
         shots: comma list of k.
         draws: how many fixed draws; mean and spread are over them.
-        select: what the strength of the ridge is chosen on: train (examples held out) or dev, as the original did.
+        select: what the strength of the ridge is chosen on: train (examples held out) or dev, as
+            the original did.
         max_len: longest input in tokens.
         out: JSON to write the results to.
         text_a: column of the text, as for classify.py.
@@ -196,17 +261,30 @@ def fewshot(pretrain_file: str, task: str, data_dir: str | None = None, data_fil
     if min(wanted) < 1 or draws < 1:
         raise UserError(f"--shots {shots} --draws {draws}: expected 1 or more")
     if data_dir:
-        refuse("--data_dir has train and dev already; leave out", data_file=data_file, eval_file=eval_file)
+        refuse(
+            "--data_dir has train and dev already; leave out",
+            data_file=data_file,
+            eval_file=eval_file,
+        )
     elif not (data_file and eval_file):
         raise UserError("fewshot needs --data_dir, or --data_file and --eval_file")
     kind = own_task(get_task(task), text_a, text_b, label, labels, header)
-    names = [f"{data_dir}/{name}" for name in ("train.tsv", kind.dev[0])] if data_dir else [str(data_file), str(eval_file)]
+    names = (
+        [f"{data_dir}/{name}" for name in ("train.tsv", kind.dev[0])]
+        if data_dir
+        else [str(data_file), str(eval_file)]
+    )
     judge = few.Judge(kind, names[0], names[1], wanted, draws, select)
-    results = judge(vectors.load(pretrain_file, model_cfg, vocab, do_lower_case, max_len, head="pooler"))
+    results = judge(
+        vectors.load(pretrain_file, model_cfg, vocab, do_lower_case, max_len, head="pooler")
+    )
     for result in results:
         print(f"{result.k:5} of each class: {result.mean:.4f} +- {result.spread:.4f}")
     if out:
-        write_json(Path(out), {"task": kind.name, "select": select, "shots": {str(r.k): vars(r) for r in results}})
+        write_json(
+            Path(out),
+            {"task": kind.name, "select": select, "shots": {str(r.k): vars(r) for r in results}},
+        )
 
 
 if __name__ == "__main__":

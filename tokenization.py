@@ -6,10 +6,12 @@
 
     $ python tokenization.py learn TEXT... --vocab_size 30522 --out vocab.txt      # a vocabulary of one's own
 
-The rule is slow (it looks at every character) and text repeats itself, so it runs once for each distinct piece between
-white space and is remembered: a memo of pieces above a memo of words. That makes plain Python faster than compiled
-tokenizers that do the work anew each time. Source of the rule: tokenization.py of google-research/bert.
+The rule is slow (it looks at every character) and text repeats itself, so it runs once for each
+distinct piece between white space and is remembered: a memo of pieces above a memo of words. That
+makes plain Python faster than compiled tokenizers that do the work anew each time. Source of the
+rule: tokenization.py of google-research/bert.
 """
+
 import collections
 import dataclasses
 import hashlib
@@ -21,21 +23,36 @@ from pathlib import Path
 from typing import Any
 
 from cli import command
-from utils import UserError, check_regular, find, read_json, read_text, show, typed, whole_file, write_json
+from utils import (
+    UserError,
+    check_regular,
+    find,
+    read_json,
+    read_text,
+    show,
+    typed,
+    whole_file,
+    write_json,
+)
 
 UNKNOWN = "[UNK]"
 SPECIAL = ("[PAD]", UNKNOWN, "[CLS]", "[SEP]", "[MASK]")
-LONGEST_WORD = 200                  # characters; a longer word is [UNK]
-LONGEST_REMEMBERED = 40             # characters; a longer piece seldom comes twice
-MEMO_SIZE = 2**18                   # entries of each of the three memos, 65-85 MB when full; a full one is emptied
+LONGEST_WORD = 200  # characters; a longer word is [UNK]
+LONGEST_REMEMBERED = 40  # characters; a longer piece seldom comes twice
+MEMO_SIZE = 2**18  # entries of each of the three memos, 65-85 MB when full; a full one is emptied
 
-CJK = re.compile("[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f"
-                 "\U0002b820-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f]")
+CJK = re.compile(
+    "[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f"
+    "\U0002b820-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f]"
+)
 CJK_OR_OTHERS = re.compile(f"{CJK.pattern}|(?:(?!{CJK.pattern}).)+", re.DOTALL)
 OTHERS = re.compile(".+", re.DOTALL)
-ASCII_WORDS = re.compile(r"[0-9A-Za-z]+|[^0-9A-Za-z]")          # in printable ASCII all the rest is punctuation
+ASCII_WORDS = re.compile(
+    r"[0-9A-Za-z]+|[^0-9A-Za-z]"
+)  # in printable ASCII all the rest is punctuation
 
-# str.split() breaks at these control characters, but the rule drops them, which joins what stands around them.
+# str.split() breaks at these control characters, but the rule drops them, which joins what stands
+# around them.
 DROPPED_SPACES = "\x0b\x0c\x1c\x1d\x1e\x1f\x85"
 PIECE = re.compile(rf"(?:\S|[{DROPPED_SPACES}])+")
 
@@ -46,21 +63,27 @@ def is_dropped(char: str) -> bool:
 
 
 def is_punctuation(char: str) -> bool:
-    """ASCII that is neither letter, digit, space nor control, and Unicode's P categories: each a word of its own."""
+    """ASCII that is neither letter, digit, space nor control, and Unicode's P categories: each a
+    word of its own.
+    """
     if char.isascii():
         return char.isprintable() and not char.isalnum() and char != " "
     return unicodedata.category(char).startswith("P")
 
 
 def decompose(text: str, sources: list[int]) -> tuple[str, list[int]]:
-    """Unicode's NFD of `text`, and for each of its characters the source of the character that it comes from."""
+    """Unicode's NFD of `text`, and for each of its characters the source of the character that it
+    comes from.
+    """
     parts = [unicodedata.normalize("NFD", char) for char in text]
     pairs = [(char, source) for part, source in zip(parts, sources, strict=True) for char in part]
-    start = 0                                   # canonical order: each run of combining characters sorted by class
+    start = 0  # canonical order: each run of combining characters sorted by class
     for i in range(len(pairs) + 1):
         if i == len(pairs) or not unicodedata.combining(pairs[i][0]):
             if i - start > 1:
-                pairs[start:i] = sorted(pairs[start:i], key=lambda pair: unicodedata.combining(pair[0]))
+                pairs[start:i] = sorted(
+                    pairs[start:i], key=lambda pair: unicodedata.combining(pair[0])
+                )
             start = i + 1
     return "".join(char for char, _ in pairs), [source for _, source in pairs]
 
@@ -81,10 +104,13 @@ class Memo(dict):
         return value
 
 
-# ------------------------------------------------------------------------------------------- the files of a vocabulary
+# ------------------------------------------------------------------------ the files of a vocabulary
+
 
 def load_vocab(file: str | Path) -> dict[str, int]:
-    """{token: id} of a vocab.txt, a token a line, the line number (from 0) its id; or of a tokenizer.json."""
+    """{token: id} of a vocab.txt, a token a line, the line number (from 0) its id; or of a
+    tokenizer.json.
+    """
     if Path(file).suffix == ".json":
         return read_tokenizer_json(Path(file))[0]
     check_regular(file)
@@ -96,7 +122,8 @@ def load_vocab(file: str | Path) -> dict[str, int]:
         token = line.strip()
         if token in vocab:
             raise UserError(
-                f"{file}: the token {show(token)} stands on line {vocab[token] + 1} and on line {i + 1}; "
+                f"{file}: the token {show(token)} stands on line {vocab[token] + 1} and on line "
+                f"{i + 1}; "
                 f"expected each once"
             )
         vocab[token] = i
@@ -107,21 +134,29 @@ def with_specials(vocab: dict[str, int], file: str | Path) -> dict[str, int]:
     """The vocabulary, or UserError where it lacks one of BERT's special tokens."""
     if missing := [token for token in SPECIAL if token not in vocab]:
         unit = "tokens" if Path(file).suffix == ".json" else "lines"
-        raise UserError(f"{file}: no {', '.join(missing)} among its {len(vocab)} {unit}; expected a BERT vocab.txt")
+        raise UserError(
+            f"{file}: no {', '.join(missing)} among its {len(vocab)} {unit}; expected a BERT "
+            "vocab.txt"
+        )
     return vocab
 
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """What the tokenizers of BERTs differ in beside their vocabularies, by the names that Hugging Face has for it."""
+    """What the tokenizers of BERTs differ in beside their vocabularies, by the names that Hugging
+    Face has for it.
+    """
 
-    do_lower_case: bool | None = None           # None: not stated
-    strip_accents: bool | None = None           # None: as do_lower_case
-    tokenize_chinese_chars: bool = True         # a space around every Chinese character
+    do_lower_case: bool | None = None  # None: not stated
+    strip_accents: bool | None = None  # None: as do_lower_case
+    tokenize_chinese_chars: bool = True  # a space around every Chinese character
 
     def unusual(self) -> dict[str, bool]:
         """The settings beside casing that are not Google's."""
-        values = {"strip_accents": self.strip_accents, "tokenize_chinese_chars": self.tokenize_chinese_chars}
+        values = {
+            "strip_accents": self.strip_accents,
+            "tokenize_chinese_chars": self.tokenize_chinese_chars,
+        }
         usual = {"strip_accents": (None, self.do_lower_case), "tokenize_chinese_chars": (True,)}
         return {name: bool(value) for name, value in values.items() if value not in usual[name]}
 
@@ -135,17 +170,26 @@ TOKENIZER_JSON: dict[str, dict[str, Any]] = {
 
 
 def read_tokenizer_json(file: Path) -> tuple[dict[str, int], Rules]:
-    """Vocabulary and rules of a tokenizer.json of transformers; UserError where it tokenises as BERT does not."""
+    """Vocabulary and rules of a tokenizer.json of transformers; UserError where it tokenises as
+    BERT does not.
+    """
     values = read_json(file)
     for part, expected in TOKENIZER_JSON.items():
         found = typed(values.get(part), dict[str, Any], f"{file}: {part}")
         for name, value in expected.items():
             if found.get(name) != value:
-                raise UserError(f"{file}: {name} of its {part} is {show(found.get(name))}; only {value!r} is BERT's")
+                raise UserError(
+                    f"{file}: {name} of its {part} is {show(found.get(name))}; only {value!r} is "
+                    "BERT's"
+                )
     vocab = typed(values["model"].get("vocab"), dict[str, int], f"{file}: vocab")
     if sorted(vocab.values()) != list(range(len(vocab))):
-        raise UserError(f"{file}: the ids of its {len(vocab)} tokens are not 0 to {len(vocab) - 1}, each once")
-    for token in typed(values.get("added_tokens") or [], list[dict[str, Any]], f"{file}: added_tokens"):
+        raise UserError(
+            f"{file}: the ids of its {len(vocab)} tokens are not 0 to {len(vocab) - 1}, each once"
+        )
+    for token in typed(
+        values.get("added_tokens") or [], list[dict[str, Any]], f"{file}: added_tokens"
+    ):
         if token.get("content") not in SPECIAL:
             raise UserError(
                 f"{file} adds the token {show(token.get('content'))}, which is never split; "
@@ -158,11 +202,14 @@ def read_tokenizer_json(file: Path) -> tuple[dict[str, int], Rules]:
         "tokenize_chinese_chars": normalizer.get("handle_chinese_chars", True),
     }
     typed(rules, dict[str, bool | None], file)
-    return with_specials(dict(sorted(vocab.items(), key=lambda item: item[1])), file), Rules(**rules)
+    return with_specials(dict(sorted(vocab.items(), key=lambda item: item[1])), file), Rules(
+        **rules
+    )
 
 
 def stated_rules(vocab_file: str | Path) -> tuple[Rules, str]:
-    """The rules that tokenizer_config.json and tokenizer.json beside a vocabulary state, and where they do.
+    """The rules that tokenizer_config.json and tokenizer.json beside a vocabulary state, and where
+    they do.
 
     UserError where the two contradict each other, or ask for what is not done here.
     """
@@ -171,8 +218,13 @@ def stated_rules(vocab_file: str | Path) -> tuple[Rules, str]:
     if config.is_file():
         values = read_json(config)
         if values.get("never_split"):
-            raise UserError(f"{config}: never_split is {show(values['never_split'])}; such tokens are not supported")
-        names = [field.name for field in dataclasses.fields(Rules) if values.get(field.name) is not None]
+            raise UserError(
+                f"{config}: never_split is {show(values['never_split'])}; such tokens are not "
+                "supported"
+            )
+        names = [
+            field.name for field in dataclasses.fields(Rules) if values.get(field.name) is not None
+        ]
         found = typed({name: values[name] for name in names}, dict[str, bool], config)
         places = [config.name] if found else []
     if tokenizer.is_file():
@@ -187,7 +239,11 @@ def stated_rules(vocab_file: str | Path) -> tuple[Rules, str]:
                 )
             found[name] = value
         places.append(tokenizer.name)
-    where = f"{folder / ' and '.join(places)} has do_lower_case={found.get('do_lower_case')}" if places else ""
+    where = (
+        f"{folder / ' and '.join(places)} has do_lower_case={found.get('do_lower_case')}"
+        if places
+        else ""
+    )
     return Rules(**found), where
 
 
@@ -197,7 +253,9 @@ def find_vocab_file(folder: Path) -> Path | None:
     if not tokenizer.is_file():
         return text if text.is_file() else None
     if text.is_file() and load_vocab(text) != load_vocab(tokenizer):
-        raise UserError(f"{text} and {tokenizer.name} beside it have different tokens; remove the wrong one")
+        raise UserError(
+            f"{text} and {tokenizer.name} beside it have different tokens; remove the wrong one"
+        )
     return text if text.is_file() else tokenizer
 
 
@@ -213,34 +271,54 @@ def vocab_digest(file: str | Path) -> str:
     return hashlib.sha256(vocab_text(file)).hexdigest()
 
 
-def save_vocab(vocab_file: str | Path, folder: Path, do_lower_case: bool, more: dict[str, Any] | None = None,
-               everywhere: bool = False) -> None:
+def save_vocab(
+    vocab_file: str | Path,
+    folder: Path,
+    do_lower_case: bool,
+    more: dict[str, Any] | None = None,
+    everywhere: bool = False,
+) -> None:
     """Write a vocabulary and its rules into another folder: vocab.txt and tokenizer_config.json."""
-    text, rules = vocab_text(vocab_file), dataclasses.replace(stated_rules(vocab_file)[0], do_lower_case=do_lower_case)
+    text, rules = (
+        vocab_text(vocab_file),
+        dataclasses.replace(stated_rules(vocab_file)[0], do_lower_case=do_lower_case),
+    )
     with whole_file(folder / "vocab.txt", everywhere) as f:
         f.write(text)
     settings = {"do_lower_case": do_lower_case, **rules.unusual(), **(more or {})}
     write_json(folder / "tokenizer_config.json", settings, everywhere)
 
 
-def casing(vocab_file: str | Path, do_lower_case: bool | None = None, *checkpoints: str | Path) -> bool:
-    """Whether to lower-case, by what is known of a checkpoint; UserError if `do_lower_case` contradicts it.
+def casing(
+    vocab_file: str | Path, do_lower_case: bool | None = None, *checkpoints: str | Path
+) -> bool:
+    """Whether to lower-case, by what is known of a checkpoint; UserError if `do_lower_case`
+    contradicts it.
 
-    Asked in this order: tokenizer_config.json and tokenizer.json beside the vocabulary, the words "cased" or "uncased" in
-    the names of the files and their folders, and the vocabulary itself, where a cased one has many tokens with capitals.
+    Asked in this order: tokenizer_config.json and tokenizer.json beside the vocabulary, the words
+    "cased" or "uncased" in the names of the files and their folders, and the vocabulary itself,
+    where a cased one has many tokens with capitals.
     """
     known, reason = stated_casing(vocab_file, *checkpoints)
     if known is None:
         tokens = [t for t in load_vocab(vocab_file) if not t.startswith("[")]
         capitals = sum(t != t.lower() for t in tokens)
-        known, reason = capitals < 0.01 * len(tokens), f"{capitals} of {len(tokens)} tokens in {vocab_file} have capitals"
+        known, reason = (
+            capitals < 0.01 * len(tokens),
+            f"{capitals} of {len(tokens)} tokens in {vocab_file} have capitals",
+        )
     if do_lower_case is not None and do_lower_case != known:
-        raise UserError(f"do_lower_case={do_lower_case} contradicts the checkpoint ({reason}); leave it out or set {known}")
+        raise UserError(
+            f"do_lower_case={do_lower_case} contradicts the checkpoint ({reason}); leave it out or "
+            f"set {known}"
+        )
     return known
 
 
 def stated_casing(vocab_file: str | Path, *checkpoints: str | Path) -> tuple[bool | None, str]:
-    """Whether to lower-case, by settings or names alone, and in words why; None where neither tells."""
+    """Whether to lower-case, by settings or names alone, and in words why; None where neither
+    tells.
+    """
     rules, reason = stated_rules(vocab_file)
     if rules.do_lower_case is not None:
         return rules.do_lower_case, reason
@@ -252,12 +330,16 @@ def stated_casing(vocab_file: str | Path, *checkpoints: str | Path) -> tuple[boo
 
 
 class FullTokenizer:
-    """Google's tokenizer: clean, split at white space, CJK and punctuation, lower-case, greedy longest word pieces."""
+    """Google's tokenizer: clean, split at white space, CJK and punctuation, lower-case, greedy
+    longest word pieces.
+    """
 
     def __init__(self, vocab_file: str | Path, do_lower_case: bool = True):
         known, reason = stated_casing(vocab_file)
         if known is not None and known != do_lower_case:
-            raise UserError(f"do_lower_case={do_lower_case} contradicts the vocabulary ({reason}); set {known}")
+            raise UserError(
+                f"do_lower_case={do_lower_case} contradicts the vocabulary ({reason}); set {known}"
+            )
         self.vocab = load_vocab(vocab_file)
         self.tokens = {i: token for token, i in self.vocab.items()}
         self.do_lower_case = do_lower_case
@@ -271,7 +353,9 @@ class FullTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text's tokens, without [CLS] or [SEP].  'Fine-tuning' -> [2986, 1011, 17372]"""
-        pieces = PIECE.findall(text) if any(char in text for char in DROPPED_SPACES) else text.split()
+        pieces = (
+            PIECE.findall(text) if any(char in text for char in DROPPED_SPACES) else text.split()
+        )
         return list(chain.from_iterable(map(self._piece_ids.__getitem__, pieces)))
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
@@ -296,16 +380,20 @@ class FullTokenizer:
         try:
             return [self.vocab[token] for token in tokens]
         except KeyError as error:
-            raise UserError(f"{error.args[0]!r} is not among the {len(self.vocab)} tokens; use tokenize()") from None
+            raise UserError(
+                f"{error.args[0]!r} is not among the {len(self.vocab)} tokens; use tokenize()"
+            ) from None
 
     def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
         """Tokens of ids; UserError at an id outside the vocabulary."""
         try:
             return [self.tokens[int(i)] for i in ids]
         except KeyError as error:
-            raise UserError(f"id {error.args[0]} is outside the vocabulary of {len(self.vocab)} tokens") from None
+            raise UserError(
+                f"id {error.args[0]} is outside the vocabulary of {len(self.vocab)} tokens"
+            ) from None
 
-    # ------------------------------------------------------------------- the rule, for one piece between white space
+    # -------------------------------------------------- the rule, for one piece between white space
 
     def _words(self, piece: str) -> list[tuple[str, list[int]]]:
         """The words of a piece, and for each of their characters its index in the piece."""
@@ -314,15 +402,17 @@ class FullTokenizer:
         cleaned = "".join(piece[i] for i in kept)
         runs = CJK_OR_OTHERS if self.tokenize_chinese_chars else OTHERS
         for run in runs.finditer(cleaned):
-            text, sources = run[0], kept[run.start():run.end()]
-            if self.do_lower_case:                                      # lower() of one character may give two
+            text, sources = run[0], kept[run.start() : run.end()]
+            if self.do_lower_case:  # lower() of one character may give two
                 sources = [i for char, i in zip(text, sources, strict=True) for _ in char.lower()]
                 text = text.lower()
             if self.strip_accents:
                 text, sources = decompose(text, sources)
             start = True
             for char, source in zip(text, sources, strict=True):
-                if self.strip_accents and unicodedata.category(char) == "Mn":      # the accent, now by itself
+                if (
+                    self.strip_accents and unicodedata.category(char) == "Mn"
+                ):  # the accent, now by itself
                     continue
                 alone = is_punctuation(char)
                 if alone or start:
@@ -333,7 +423,7 @@ class FullTokenizer:
         return [("".join(chars), sources) for chars, sources in words]
 
     def _piece_to_ids(self, piece: str) -> tuple[int, ...]:
-        if piece.isascii() and piece.isprintable():                     # nearly all of English, in one quick step
+        if piece.isascii() and piece.isprintable():  # nearly all of English, in one quick step
             words = ASCII_WORDS.findall(piece.lower() if self.do_lower_case else piece)
         else:
             words = [word for word, _ in self._words(piece)]
@@ -348,13 +438,17 @@ class FullTokenizer:
                 continue
             start = 0
             for i in ids:
-                end = start + len(self.tokens[i]) - (2 if start else 0)         # without the ## of a continuation
+                end = (
+                    start + len(self.tokens[i]) - (2 if start else 0)
+                )  # without the ## of a continuation
                 spans.append((sources[start], sources[end - 1] + 1))
                 start = end
         return spans
 
     def _word_to_ids(self, word: str) -> tuple[int, ...]:
-        """Greedy, the longest piece first: 'tuning' -> tuning, or tun ##ing, or t ##un ##ing, or [UNK]."""
+        """Greedy, the longest piece first: 'tuning' -> tuning, or tun ##ing, or t ##un ##ing, or
+        [UNK].
+        """
         vocab = self.vocab
         if word in vocab:
             return (vocab[word],)
@@ -373,22 +467,27 @@ class FullTokenizer:
         return tuple(ids)
 
 
-# ------------------------------------------------------------------------------------------------ a new vocabulary
+# --------------------------------------------------------------------------------- a new vocabulary
+
 
 def lines_of(files: list[Path]) -> Iterator[str]:
-    """The lines of UTF-8 texts, one after the other; UserError names the file and line that is none."""
+    """The lines of UTF-8 texts, one after the other; UserError names the file and line that is
+    none.
+    """
     for file in files:
         with open(file, "rb") as f:
             for number, line in enumerate(f, start=1):
                 try:
                     yield line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError:
-                    raise UserError(f"{file}, line {number}: not UTF-8 text; convert the file to UTF-8") from None
+                    raise UserError(
+                        f"{file}, line {number}: not UTF-8 text; convert the file to UTF-8"
+                    ) from None
 
 
 def learn(texts: list[str], *, out: str, vocab_size: int = 30522, lower_case: bool = True) -> None:
-    """Learn a WordPiece vocabulary from text; tokenizer_config.json beside it keeps the casing. The same text gives the
-    same vocabulary.
+    """Learn a WordPiece vocabulary from text; tokenizer_config.json beside it keeps the casing. The
+    same text gives the same vocabulary.
 
     Args:
         texts: files, globs or folders of UTF-8 text.
@@ -399,15 +498,23 @@ def learn(texts: list[str], *, out: str, vocab_size: int = 30522, lower_case: bo
     try:
         from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
     except ImportError:
-        raise UserError("learning a vocabulary needs the package tokenizers; pip install tokenizers") from None
+        raise UserError(
+            "learning a vocabulary needs the package tokenizers; pip install tokenizers"
+        ) from None
     target, settings = Path(out), {"do_lower_case": lower_case}
     beside = target.parent / "tokenizer_config.json"
     if vocab_size <= len(SPECIAL):
-        raise UserError(f"--vocab_size {vocab_size}: expected more than the {len(SPECIAL)} special tokens")
+        raise UserError(
+            f"--vocab_size {vocab_size}: expected more than the {len(SPECIAL)} special tokens"
+        )
     if target.exists() or (beside.exists() and read_json(beside) != settings):
-        raise UserError(f"{target if target.exists() else beside} exists already; name another --out")
+        raise UserError(
+            f"{target if target.exists() else beside} exists already; name another --out"
+        )
     tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
-    tokenizer.normalizer = normalizers.BertNormalizer(strip_accents=lower_case, lowercase=lower_case)
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        strip_accents=lower_case, lowercase=lower_case
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     words: collections.Counter[str] = collections.Counter()
     for line in lines_of(find(",".join(texts))):
@@ -433,11 +540,12 @@ def learn(texts: list[str], *, out: str, vocab_size: int = 30522, lower_case: bo
 
 
 def alphabet(words: dict[str, int], limit: int) -> list[str]:
-    """The characters of counted words, the most frequent `limit` of them, in an order that follows from the text alone:
-    first those that begin a word, then (as ##x) those that continue one.
+    """The characters of counted words, the most frequent `limit` of them, in an order that follows
+    from the text alone: first those that begin a word, then (as ##x) those that continue one.
 
-    The trainer numbers characters as it meets them in a hash table, in another order each time, and breaks ties between
-    merges by these numbers. Given as special tokens, they have their numbers before.
+    The trainer numbers characters as it meets them in a hash table, in another order each time, and
+    breaks ties between merges by these numbers. Given as special tokens, they have their numbers
+    before.
     """
     count: collections.Counter[str] = collections.Counter()
     inside: set[str] = set()

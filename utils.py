@@ -1,8 +1,11 @@
-"""What every module may lean on: errors meant for the user, JSON settings, files that are whole or absent, signals.
+"""What every module may lean on: errors meant for the user, JSON settings, files that are whole or
+absent, signals.
 
-    cfg = read_config(Config, "config/train_mrpc.json")         # an unknown key names the nearest known one
-    with whole_file("out/model.pt") as f: f.write(...)          # renamed into place when all of it is on the disk
+cfg = read_config(Config, "config/train_mrpc.json")         # an unknown key names the nearest known
+one with whole_file("out/model.pt") as f: f.write(...)          # renamed into place when all of it
+is on the disk
 """
+
 import contextlib
 import dataclasses
 import difflib
@@ -28,17 +31,23 @@ T = TypeVar("T")
 
 
 class UserError(ValueError):
-    """A mistake the user can mend. The message is one line: what was given, what was expected, what to do."""
+    """A mistake the user can mend. The message is one line: what was given, what was expected, what
+    to do.
+    """
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """The hint for an unknown name.  nearest("n_layer", ["n_layers", "dim"]) -> ' (did you mean n_layers?)'"""
+    """The hint for an unknown name.  nearest("n_layer", ["n_layers", "dim"]) -> ' (did you mean
+    n_layers?)'
+    """
     match = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f" (did you mean {match[0]}?)" if match else ""
 
 
 def short(text: str, limit: int = 60) -> str:
-    """A text in a message, its middle left out where it is long.  short("abcdefghijkl", 9) -> 'abcd...kl'"""
+    """A text in a message, its middle left out where it is long.  short("abcdefghijkl", 9) ->
+    'abcd...kl'
+    """
     if len(text) <= limit:
         return text
     kept = limit - len("...")
@@ -46,15 +55,19 @@ def short(text: str, limit: int = 60) -> str:
 
 
 def show(value: object, limit: int = 60) -> str:
-    """A value in a message, as Python writes it, its middle left out where it is long.  show("768") -> "'768'" """
+    """A value in a message, as Python writes it, its middle left out where it is long.  show("768")
+    -> "'768'"
+    """
     try:
         return short(repr(value), limit)
-    except (ValueError, RecursionError):                # more digits, or more levels, than Python writes
+    except (ValueError, RecursionError):  # more digits, or more levels, than Python writes
         return f"a very large {type(value).__name__}"
 
 
 def rank() -> int:
-    """The number of this process among those that torchrun has started, from 0. The first one prints and writes."""
+    """The number of this process among those that torchrun has started, from 0. The first one
+    prints and writes.
+    """
     return int(os.environ.get("RANK", "0"))
 
 
@@ -63,23 +76,32 @@ def size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-# ------------------------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------------------ reading
+
 
 def check_file(file: str | Path, expected: str = "a file") -> None:
-    """UserError where there is nothing to read: the path does not exist, or is a folder. A pipe is fine."""
+    """UserError where there is nothing to read: the path does not exist, or is a folder. A pipe is
+    fine.
+    """
     path = Path(file)
     try:
         exists, folder = path.exists(), path.is_dir()
-    except (OSError, ValueError) as error:              # a name too long, or with a zero byte in it
-        raise UserError(f"{short(str(file))}: {getattr(error, 'strerror', error)}; expected {expected}") from None
+    except (OSError, ValueError) as error:  # a name too long, or with a zero byte in it
+        raise UserError(
+            f"{short(str(file))}: {getattr(error, 'strerror', error)}; expected {expected}"
+        ) from None
     if not exists or folder:
-        raise UserError(f"{path} {'is a folder' if folder else 'does not exist'}; expected {expected}")
+        raise UserError(
+            f"{path} {'is a folder' if folder else 'does not exist'}; expected {expected}"
+        )
 
 
 def check_regular(file: str | Path) -> None:
     """UserError for a pipe or a device where a file is read more than once."""
     if Path(file).exists() and not (Path(file).is_file() or Path(file).is_dir()):
-        raise UserError(f"{file} is a pipe or a device, and is read more than once; write it to a file first")
+        raise UserError(
+            f"{file} is a pipe or a device, and is read more than once; write it to a file first"
+        )
 
 
 def read_text(file: str | Path) -> str:
@@ -95,7 +117,8 @@ def read_text(file: str | Path) -> str:
 
 
 def parse_json(text: str, where: str, lines: bool = False) -> Any:
-    """The value of a JSON text; UserError where it is none, or has numbers or characters that cannot be written again.
+    """The value of a JSON text; UserError where it is none, or has numbers or characters that
+    cannot be written again.
 
     `lines`: the text is a whole file, so that the message names its line.
     """
@@ -113,7 +136,9 @@ def parse_json(text: str, where: str, lines: bool = False) -> Any:
     except ValueError:
         raise UserError(f"{where}: a number of thousands of digits; mend the file") from None
     if half:
-        raise UserError(f"{where}: half of a surrogate pair (\\ud800 or alike); expected whole characters")
+        raise UserError(
+            f"{where}: half of a surrogate pair (\\ud800 or alike); expected whole characters"
+        )
     return value
 
 
@@ -132,23 +157,32 @@ def read_json(file: str | Path, kind: Any = dict[str, Any]) -> Any:
 
 
 def find(names: str) -> list[Path]:
-    """Files that a comma list of files, globs and folders names, sorted within each; UserError where there are none."""
+    """Files that a comma list of files, globs and folders names, sorted within each; UserError
+    where there are none.
+    """
     files: list[Path] = []
     for name in filter(None, (part.strip() for part in names.split(","))):
-        found = [Path(name)] if Path(name).exists() else [Path(p) for p in sorted(glob.glob(name, recursive=True))]
+        found = (
+            [Path(name)]
+            if Path(name).exists()
+            else [Path(p) for p in sorted(glob.glob(name, recursive=True))]
+        )
         if not found:
             raise UserError(f"{name} does not exist; expected a file, a glob or a folder")
         for path in found:
             check_regular(path)
             inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-            files += [p for p in inside if p.is_file() and not p.name.startswith(".") and p not in files]
+            files += [
+                p for p in inside if p.is_file() and not p.name.startswith(".") and p not in files
+            ]
     if not files:
         raise UserError(f"{names!r} has no files; expected text")
     return files
 
 
 def convert(value: Any, kind: Any) -> Any:
-    """A JSON value as an annotated type, lists as the tuples that are asked for; TypeError where it is of another type.
+    """A JSON value as an annotated type, lists as the tuples that are asked for; TypeError where it
+    is of another type.
 
     An int is a float too, but a bool is not an int, and every number has to be finite.
     """
@@ -168,7 +202,7 @@ def convert(value: Any, kind: Any) -> Any:
     elif origin is dict and isinstance(value, dict):
         return {name: convert(item, inner[1]) for name, item in value.items()}
     elif kind is float and type(value) in (int, float):
-        if abs(value) < 1e300:                          # neither a NaN, nor more than a float can be
+        if abs(value) < 1e300:  # neither a NaN, nor more than a float can be
             return value
     elif type(value) is kind:
         return value
@@ -176,7 +210,9 @@ def convert(value: Any, kind: Any) -> Any:
 
 
 def typed(value: Any, kind: Any, source: str | Path) -> Any:
-    """convert(), with a UserError that names `source`, and of an object the key whose value is wrong."""
+    """convert(), with a UserError that names `source`, and of an object the key whose value is
+    wrong.
+    """
     try:
         return convert(value, kind)
     except TypeError:
@@ -201,16 +237,23 @@ def type_name(kind: Any) -> str:
 
 
 def checked(cls: type, values: dict[str, Any], source: str | Path) -> dict[str, Any]:
-    """Values for some fields of a dataclass; unknown keys and wrong types are errors that name `source`."""
+    """Values for some fields of a dataclass; unknown keys and wrong types are errors that name
+    `source`.
+    """
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in hints:
-            raise UserError(f"{source}: unknown key {show(key)}{nearest(key, hints)}; known are {', '.join(hints)}")
+            raise UserError(
+                f"{source}: unknown key {show(key)}{nearest(key, hints)}; known are "
+                f"{', '.join(hints)}"
+            )
     return {key: typed(value, hints[key], f"{source}: {key}") for key, value in values.items()}
 
 
 def make(cls: type[T], values: dict[str, Any], source: str | Path) -> T:
-    """A dataclass from a dict; unknown keys, missing keys and wrong types are errors that name `source`."""
+    """A dataclass from a dict; unknown keys, missing keys and wrong types are errors that name
+    `source`.
+    """
     given = checked(cls, values, source)
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     required = [field.name for field in fields if field.default is dataclasses.MISSING]
@@ -227,14 +270,16 @@ def read_config(cls: type[T], file: str | Path, **instead: object) -> T:
     return make(cls, read_json(file) | instead, file)
 
 
-# ------------------------------------------------------------------------------------------------------- writing
+# ------------------------------------------------------------------------------------------ writing
+
 
 @contextlib.contextmanager
 def whole_file(file: str | Path, everywhere: bool = False) -> Iterator[BinaryIO]:
-    """A file to write into that takes its name only when it is complete and on the disk; else nothing is left.
+    """A file to write into that takes its name only when it is complete and on the disk; else
+    nothing is left.
 
-    Only a file is replaced, also one that a link points to; a device or a pipe is written to as it is. Of several
-    processes the first alone writes, unless `everywhere`. An OSError names the file.
+    Only a file is replaced, also one that a link points to; a device or a pipe is written to as it
+    is. Of several processes the first alone writes, unless `everywhere`. An OSError names the file.
     """
     if rank() and not everywhere:
         with tempfile.TemporaryFile() as nowhere:
@@ -244,7 +289,7 @@ def whole_file(file: str | Path, everywhere: bool = False) -> Iterator[BinaryIO]
     if path.is_dir():
         raise UserError(f"{file or repr(file)} is a folder; name a file to write")
     if is_stream(path):
-        with open(path, "ab") as stream:                # what an open file holds already stays
+        with open(path, "ab") as stream:  # what an open file holds already stays
             yield stream
         return
     path = Path(os.path.realpath(path))
@@ -257,7 +302,7 @@ def whole_file(file: str | Path, everywhere: bool = False) -> Iterator[BinaryIO]
             f.flush()
             os.fsync(f.fileno())
         finally:
-            with contextlib.suppress(OSError):          # it writes what a full disk has refused once more
+            with contextlib.suppress(OSError):  # it writes what a full disk has refused once more
                 f.close()
         os.replace(partial, path)
     except BaseException as error:
@@ -274,7 +319,9 @@ def name_file(error: BaseException, file: str | Path) -> None:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path is a device, a pipe or an open file (/dev/stdout), which cannot be replaced by a new file."""
+    """Whether a path is a device, a pipe or an open file (/dev/stdout), which cannot be replaced by
+    a new file.
+    """
     if path.is_dir() or not path.exists():
         return False
     while not OPEN_FILE.fullmatch(str(path.absolute())):
@@ -301,8 +348,10 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def whole_folder(folder: str | Path) -> Iterator[Path]:
-    """A folder to fill that takes its name only when it is complete; else nothing is left, or at most what the next one
-    to write it removes. Files in it are put on the disk by whoever writes them. An OSError names a file."""
+    """A folder to fill that takes its name only when it is complete; else nothing is left, or at
+    most what the next one to write it removes. Files in it are put on the disk by whoever writes
+    them. An OSError names a file.
+    """
     path = Path(os.path.realpath(folder))
     partial = path.with_name(f".{path.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
@@ -329,15 +378,17 @@ def remove_empty(folders: list[Path]) -> None:
 
 @contextlib.contextmanager
 def locked(file: Path, wait: bool = True) -> Iterator[None]:
-    """One process at a time, also of several machines that share the disk, by a lock file that names it.
+    """One process at a time, also of several machines that share the disk, by a lock file that
+    names it.
 
-    The system frees the lock of a process that has ended, however that was. Unless `wait`, a lock that is held is a
-    UserError with the holder's name.
+    The system frees the lock of a process that has ended, however that was. Unless `wait`, a lock
+    that is held is a UserError with the holder's name.
     """
     import fcntl
+
     new = [parent for parent in file.parents if not parent.exists()]
     while True:
-        with contextlib.suppress(FileNotFoundError):                    # the last holder removes what it has made
+        with contextlib.suppress(FileNotFoundError):  # the last holder removes what it has made
             file.parent.mkdir(parents=True, exist_ok=True)
             f = open(file, "a+")
             try:
@@ -347,7 +398,8 @@ def locked(file: Path, wait: bool = True) -> Iterator[None]:
                 holder = f.read(200).strip() or "another process"
                 f.close()
                 raise UserError(
-                    f"{file.parent} is in use by {holder}; wait for it to end, or name another folder"
+                    f"{file.parent} is in use by {holder}; wait for it to end, or name another "
+                    "folder"
                 ) from None
             if os.fstat(f.fileno()).st_ino == file.stat().st_ino:
                 break
@@ -383,8 +435,9 @@ def note(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Report progress on stdout. Work goes on where nobody can read of it (a full disk, a pipe that is closed); a command
-    ends with that error, in LOST_STDOUT, when its work is done."""
+    """Report progress on stdout. Work goes on where nobody can read of it (a full disk, a pipe that
+    is closed); a command ends with that error, in LOST_STDOUT, when its work is done.
+    """
     try:
         print(text, flush=True)
     except OSError as error:
@@ -396,14 +449,18 @@ LOST_STDOUT: list[OSError] = []
 
 
 def drop_stdout() -> None:
-    """Send what stdout has not taken, and whatever follows, nowhere: Python would try again when it ends."""
+    """Send what stdout has not taken, and whatever follows, nowhere: Python would try again when it
+    ends.
+    """
     if sys.stdout:
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def file_digest(file: str | Path) -> str:
-    """SHA-256 of a file, in hexadecimal. UserError for a pipe: what is digested is read elsewhere too."""
+    """SHA-256 of a file, in hexadecimal. UserError for a pipe: what is digested is read elsewhere
+    too.
+    """
     check_regular(file)
     with open(file, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
@@ -411,7 +468,7 @@ def file_digest(file: str | Path) -> str:
 
 # A digest at the end of a file notices every altered byte of it.
 
-DIGEST_SIZE = 64                        # SHA-256 in hexadecimal
+DIGEST_SIZE = 64  # SHA-256 in hexadecimal
 
 
 def append_digest(f: BinaryIO) -> None:
@@ -434,12 +491,13 @@ def digest_matches(file: str | Path) -> bool:
         return digest.hexdigest().encode() == f.read()
 
 
-# ------------------------------------------------------------------------------------------------------- signals
+# ------------------------------------------------------------------------------------------ signals
+
 
 class Interrupted(KeyboardInterrupt):
     """SIGINT, SIGTERM or SIGHUP has come; the message says what becomes of the work."""
 
-    raised = False                      # whether a signal has led to one
+    raised = False  # whether a signal has led to one
 
     def __init__(self, number: int, message: str = ""):
         super().__init__(message)
@@ -451,11 +509,12 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Signals:
-    """Within `with Signals() as asked:` a first SIGINT, SIGTERM or SIGHUP does no harm: `asked.number` tells of it, so
-    that the work can be brought to a good end. `at_once`: it raises Interrupted instead. A second one ends the process.
-    A SIGHUP that is ignored (nohup) stays so.
+    """Within `with Signals() as asked:` a first SIGINT, SIGTERM or SIGHUP does no harm:
+    `asked.number` tells of it, so that the work can be brought to a good end. `at_once`: it raises
+    Interrupted instead. A second one ends the process. A SIGHUP that is ignored (nohup) stays so.
 
-    What comes within a second of the first is the same one: a scheduler and torchrun may both send it.
+    What comes within a second of the first is the same one: a scheduler and torchrun may both send
+    it.
     """
 
     def __init__(self, at_once: bool = False):
@@ -472,8 +531,12 @@ class Signals:
         self.before, self.pipe, Interrupted.raised = {}, 0, False
         if threading.current_thread() is threading.main_thread():
             ignored = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else []
-            self.before = {number: signal.signal(number, self.handle) for number in ENDING if number not in ignored}
-            if (outer := signal.set_wakeup_fd(-1)) >= 0:        # somebody watches already
+            self.before = {
+                number: signal.signal(number, self.handle)
+                for number in ENDING
+                if number not in ignored
+            }
+            if (outer := signal.set_wakeup_fd(-1)) >= 0:  # somebody watches already
                 signal.set_wakeup_fd(outer)
             else:
                 read, self.pipe = os.pipe()
@@ -493,8 +556,8 @@ class Signals:
 def watch(signals: int) -> None:
     """End the process on a second signal, whatever it is at."""
     since = 0.0
-    while data := os.read(signals, 1):                          # until nobody writes any more
-        if data[0] not in ENDING:                               # any signal that Python handles comes this way
+    while data := os.read(signals, 1):  # until nobody writes any more
+        if data[0] not in ENDING:  # any signal that Python handles comes this way
             continue
         if since and time.monotonic() - since > 1:
             os._exit(128 + data[0])

@@ -1,8 +1,9 @@
 """Texts to vectors: what an encoder makes of them, token by token or one vector a text.
 
-    encoder = load("uncased_L-12_H-768_A-12")
-    for text in encoder.extract(["A line.", "Two ||| texts."], layers=[-1], pooling="mean"): text.values     # (1, D)
+encoder = load("uncased_L-12_H-768_A-12") for text in encoder.extract(["A line.", "Two ||| texts."],
+layers=[-1], pooling="mean"): text.values     # (1, D)
 """
+
 import dataclasses
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -14,22 +15,22 @@ from torch import Tensor, nn
 
 import checkpoint
 import models
-import start
+import pretrained as start
 import train
-from tasks import TASKS, Batches, Example, Features, Task, encode
+from tasks.sentences import TASKS, Batches, Example, Features, Task, encode
 from tokenization import FullTokenizer
 from utils import UserError
 
 POOLING = ("none", "cls", "mean")
-CHUNK = 32                              # batches of texts that are sorted by length together
-SEPARATOR = "|||"                       # between the two texts of a line
+CHUNK = 32  # batches of texts that are sorted by length together
+SEPARATOR = "|||"  # between the two texts of a line
 
 
 @dataclasses.dataclass(frozen=True)
 class Vectors:
     """A text's tokens, and its vectors of some layers: (tokens, layers, D), or pooled (layers, D)."""
 
-    tokens: list[str]                   # [CLS] and [SEP] included
+    tokens: list[str]  # [CLS] and [SEP] included
     values: np.ndarray
 
 
@@ -44,7 +45,9 @@ class Layers(nn.Module):
         # (B, S) x 3 -> (T, layers, D), or pooled (B, layers, D)
         outputs: list[Tensor] = []
         self.transformer(input_ids, segment_ids, input_mask, outputs=outputs)
-        chosen = torch.stack([outputs[1:][layer] for layer in self.layers], dim=1)              # [0] is the embeddings'
+        chosen = torch.stack(
+            [outputs[1:][layer] for layer in self.layers], dim=1
+        )  # [0] is the embeddings'
         lengths = input_mask.sum(1)
         if self.pooling == "cls":
             return chosen[lengths.cumsum(0) - lengths]
@@ -62,7 +65,7 @@ class Pool(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, *inputs: Tensor) -> Tensor:                       # (B, S) x 3 -> (B, D)
+    def forward(self, *inputs: Tensor) -> Tensor:  # (B, S) x 3 -> (B, D)
         return models.pool(self.model, *inputs)
 
 
@@ -81,17 +84,25 @@ class Encoder:
         """UserError where a layer is none of the model's."""
         n = self.model.transformer.cfg.n_layers
         if wrong := [layer for layer in layers if not -n <= layer < n]:
-            raise UserError(f"layers={wrong[0]}: the model has {n} layers; expected -{n} (the lowest) to -1, or 0 to "
-                            f"{n - 1}")
+            raise UserError(
+                f"layers={wrong[0]}: the model has {n} layers; expected -{n} (the lowest) to -1, "
+                "or 0 to "
+                f"{n - 1}"
+            )
 
     @torch.inference_mode()
-    def extract(self, lines: Iterable[str], layers: list[int], pooling: str = "none") -> Iterator[Vectors]:
+    def extract(
+        self, lines: Iterable[str], layers: list[int], pooling: str = "none"
+    ) -> Iterator[Vectors]:
         """The vectors of each line, in order; a line is a text, or two with ` ||| ` between them.
 
-        Only some thousand lines are in memory at a time, sorted by length, so that little is padded.
+        Only some thousand lines are in memory at a time, sorted by length, so that little is
+        padded.
         """
         self.check(layers)
-        model = train.Autocast(Layers(self.model.transformer, layers, pooling), self.device, self.dtype).eval()
+        model = train.Autocast(
+            Layers(self.model.transformer, layers, pooling), self.device, self.dtype
+        ).eval()
         rest = iter(lines)
         while chunk := list(islice(rest, CHUNK * self.batch_size)):
             ids, found = self.tokens(chunk), [np.empty(0)] * len(chunk)
@@ -106,7 +117,9 @@ class Encoder:
                 for row, part in zip(batches.rows(n), parts, strict=True):
                     found[row] = part
             for i, values in enumerate(found):
-                tokens = self.tokenizer.convert_ids_to_tokens(ids.ids[ids.starts[i]:ids.starts[i + 1]].tolist())
+                tokens = self.tokenizer.convert_ids_to_tokens(
+                    ids.ids[ids.starts[i] : ids.starts[i + 1]].tolist()
+                )
                 yield Vectors(tokens, values)
 
     @torch.inference_mode()
@@ -117,7 +130,9 @@ class Encoder:
         batches = Batches(features, self.batch_size)
         found = np.empty((len(features), self.model.transformer.cfg.dim), np.float32)
         for n in range(len(batches)):
-            found[batches.rows(n)] = model(*(t.to(self.device) for t in batches[n][:3])).float().cpu().numpy()
+            found[batches.rows(n)] = (
+                model(*(t.to(self.device) for t in batches[n][:3])).float().cpu().numpy()
+            )
         return found
 
     def tokens(self, lines: list[str]) -> Features:
@@ -129,9 +144,19 @@ class Encoder:
         return encode(examples, TASKS["mrpc"], self.tokenizer, self.max_len)
 
 
-def load(weights: str | Path, model_cfg: str | None = None, vocab: str | None = None, do_lower_case: bool | None = None,
-         max_len: int = 128, batch_size: int = 32, dtype: str = "fp32", head: str = "") -> Encoder:
-    """The encoder of a checkpoint: TensorFlow's, Hugging Face's or ours. `head`: one that it has to have."""
+def load(
+    weights: str | Path,
+    model_cfg: str | None = None,
+    vocab: str | None = None,
+    do_lower_case: bool | None = None,
+    max_len: int = 128,
+    batch_size: int = 32,
+    dtype: str = "fp32",
+    head: str = "",
+) -> Encoder:
+    """The encoder of a checkpoint: TensorFlow's, Hugging Face's or ours. `head`: one that it has to
+    have.
+    """
     begin = start.find(weights, model_cfg, vocab, do_lower_case, max_len, head)
     assert begin.source
     model, device = models.Classifier(begin.config), train.get_device()

@@ -1,12 +1,15 @@
-"""Dev results of GLUE's small tasks against transformers with the same recipe: weights, batch 32, rate, 3 epochs, linear
-schedule with a tenth of warm-up, Adam with bias correction, batches of similar length, the same seeds.
+"""Dev results of GLUE's small tasks against transformers with the same recipe: weights, batch 32,
+rate, 3 epochs, linear schedule with a tenth of warm-up, Adam with bias correction, batches of
+similar length, the same seeds.
 
     $ BERT_DATA=... python benchmarks/accuracy.py [--tasks RTE,MRPC,CoLA,STS-B] [--seeds 3] [--lr 5e-5] [--dtype bf16]
 
-Ours runs finetune.py; transformers a plain loop around its model and tokenizer, its rows read and its metrics computed
-without a line of ours. The initial classifier, the order and dropout differ between seeds and sides, as they do between any
-two runs. Runs are kept in a file a line each, so that a benchmark that was stopped goes on.
+Ours runs finetune.py; transformers a plain loop around its model and tokenizer, its rows read and
+its metrics computed without a line of ours. The initial classifier, the order and dropout differ
+between seeds and sides, as they do between any two runs. Runs are kept in a file a line each, so
+that a benchmark that was stopped goes on.
 """
+
 import json
 import random
 import statistics
@@ -21,33 +24,57 @@ from common import data, report
 import finetune
 import train
 from cli import command
-from tasks import get_task
+from tasks.sentences import get_task
 
 # columns of texts and label; labels, none: a number; the metric compared
-TASKS = {"RTE":   ((1, 2, 3),    ("entailment", "not_entailment"), "Accuracy"),
-         "MRPC":  ((3, 4, 0),    ("0", "1"), "Accuracy"),
-         "CoLA":  ((3, None, 1), ("0", "1"), "Matthews"),
-         "STS-B": ((7, 8, 9),    None, "Pearson")}
+TASKS = {
+    "RTE": ((1, 2, 3), ("entailment", "not_entailment"), "Accuracy"),
+    "MRPC": ((3, 4, 0), ("0", "1"), "Accuracy"),
+    "CoLA": ((3, None, 1), ("0", "1"), "Matthews"),
+    "STS-B": ((7, 8, 9), None, "Pearson"),
+}
 EPOCHS, BATCH, MAX_LEN, WARMUP = 3, 32, 128, 0.1
 
 
 def ours(task: str, seed: int, lr: float, dtype: str) -> dict[str, float]:
     """Metrics on dev of one run of ours."""
-    settings = {"seed": seed, "lr": lr, "dtype": dtype, "schedule": "linear", "bias_correction": True, "save_steps": 10**6,
-                "n_epochs": EPOCHS, "batch_size": BATCH, "warmup": WARMUP, "keep_checkpoints": 1}
+    settings = {
+        "seed": seed,
+        "lr": lr,
+        "dtype": dtype,
+        "schedule": "linear",
+        "bias_correction": True,
+        "save_steps": 10**6,
+        "n_epochs": EPOCHS,
+        "batch_size": BATCH,
+        "warmup": WARMUP,
+        "keep_checkpoints": 1,
+    }
     with tempfile.TemporaryDirectory() as folder:
-        run = finetune.prepare(get_task(task), data(f"glue/{task}/train.tsv"), pretrain_file=data("minilm"),
-                               max_len=MAX_LEN, dev_files=[data(f"glue/{task}/dev.tsv")], settings=settings)
+        run = finetune.prepare(
+            get_task(task),
+            data(f"glue/{task}/train.tsv"),
+            pretrain_file=data("minilm"),
+            max_len=MAX_LEN,
+            dev_files=[data(f"glue/{task}/dev.tsv")],
+            settings=settings,
+        )
         return run.fit(folder).last
 
 
 def their_rows(task: str, split: str, tokenizer) -> list:
     """Token ids, segment ids and label of every row."""
     (a, b, y), labels, _ = TASKS[task]
-    lines = [line for line in data(f"glue/{task}/{split}.tsv").read_text("utf-8-sig").split("\n") if line]
-    fields = [line.split("\t") for line in lines[task != "CoLA":]]
-    encoded = tokenizer([f[a] for f in fields], None if b is None else [f[b] for f in fields], truncation=True,
-                        max_length=MAX_LEN)
+    lines = [
+        line for line in data(f"glue/{task}/{split}.tsv").read_text("utf-8-sig").split("\n") if line
+    ]
+    fields = [line.split("\t") for line in lines[task != "CoLA" :]]
+    encoded = tokenizer(
+        [f[a] for f in fields],
+        None if b is None else [f[b] for f in fields],
+        truncation=True,
+        max_length=MAX_LEN,
+    )
     answers = [float(f[y]) if labels is None else labels.index(f[y]) for f in fields]
     return list(zip(encoded["input_ids"], encoded["token_type_ids"], answers, strict=True))
 
@@ -57,16 +84,30 @@ def their_batches(rows: list, seed: int, device: str) -> Iterator[dict[str, torc
     rng, order = random.Random(seed), rows[:]
     rng.shuffle(order)
     pool = 50 * BATCH
-    order = [row for i in range(0, len(order), pool) for row in sorted(order[i:i + pool], key=lambda row: -len(row[0]))]
-    batches = [order[i:i + BATCH] for i in range(0, len(order), BATCH)]
+    order = [
+        row
+        for i in range(0, len(order), pool)
+        for row in sorted(order[i : i + pool], key=lambda row: -len(row[0]))
+    ]
+    batches = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
     rng.shuffle(batches)
     for batch in batches:
         width = max(len(row[0]) for row in batch)
-        columns = [[row[0] for row in batch], [row[1] for row in batch], [[1] * len(row[0]) for row in batch]]
-        padded = [torch.tensor([values + [0] * (width - len(values)) for values in column], device=device)
-                  for column in columns]
-        yield {"input_ids": padded[0], "token_type_ids": padded[1], "attention_mask": padded[2],
-               "labels": torch.tensor([row[2] for row in batch], device=device)}
+        columns = [
+            [row[0] for row in batch],
+            [row[1] for row in batch],
+            [[1] * len(row[0]) for row in batch],
+        ]
+        padded = [
+            torch.tensor([values + [0] * (width - len(values)) for values in column], device=device)
+            for column in columns
+        ]
+        yield {
+            "input_ids": padded[0],
+            "token_type_ids": padded[1],
+            "attention_mask": padded[2],
+            "labels": torch.tensor([row[2] for row in batch], device=device),
+        }
 
 
 def theirs(task: str, seed: int, lr: float, dtype: str) -> dict[str, float]:
@@ -74,14 +115,22 @@ def theirs(task: str, seed: int, lr: float, dtype: str) -> dict[str, float]:
     from scipy import stats
     from sklearn import metrics
     from transformers import AutoTokenizer, BertForSequenceClassification
+
     torch.manual_seed(seed)
     device, labels = str(train.get_device()), TASKS[task][1]
     tokenizer = AutoTokenizer.from_pretrained(data("minilm"))
-    model = BertForSequenceClassification.from_pretrained(data("minilm"), num_labels=len(labels or "1")).to(device)
+    model = BertForSequenceClassification.from_pretrained(
+        data("minilm"), num_labels=len(labels or "1")
+    ).to(device)
     rows, dev = their_rows(task, "train", tokenizer), their_rows(task, "dev", tokenizer)
     plain = ("bias", "LayerNorm.weight")
-    groups = [{"params": [p for n, p in model.named_parameters() if n.endswith(plain) == exempt],
-               "weight_decay": 0.0 if exempt else 0.01} for exempt in (False, True)]
+    groups = [
+        {
+            "params": [p for n, p in model.named_parameters() if n.endswith(plain) == exempt],
+            "weight_decay": 0.0 if exempt else 0.01,
+        }
+        for exempt in (False, True)
+    ]
     optimizer = torch.optim.AdamW(groups, lr, eps=1e-6, fused=True)
     step, total = 0, EPOCHS * -(-len(rows) // BATCH)
     warm = int(WARMUP * total)
@@ -100,18 +149,32 @@ def theirs(task: str, seed: int, lr: float, dtype: str) -> dict[str, float]:
             step += 1
     model.eval()
     with torch.inference_mode(), autocast:
-        found = [(model(**batch).logits.float().cpu(), batch["labels"].cpu()) for batch in their_batches(dev, 0, device)]
+        found = [
+            (model(**batch).logits.float().cpu(), batch["labels"].cpu())
+            for batch in their_batches(dev, 0, device)
+        ]
     scores, right = (torch.cat(part).numpy() for part in zip(*found, strict=True))
     if labels is None:
-        return {"Pearson": float(stats.pearsonr(scores[:, 0], right)[0]),
-                "Spearman": float(stats.spearmanr(scores[:, 0], right)[0])}
+        return {
+            "Pearson": float(stats.pearsonr(scores[:, 0], right)[0]),
+            "Spearman": float(stats.spearmanr(scores[:, 0], right)[0]),
+        }
     predicted = scores.argmax(1)
-    return {"Accuracy": float((predicted == right).mean()), "F1": float(metrics.f1_score(right, predicted)),
-            "Matthews": float(metrics.matthews_corrcoef(right, predicted))}
+    return {
+        "Accuracy": float((predicted == right).mean()),
+        "F1": float(metrics.f1_score(right, predicted)),
+        "Matthews": float(metrics.matthews_corrcoef(right, predicted)),
+    }
 
 
-def run(tasks: str = "RTE,MRPC,CoLA,STS-B", seeds: int = 3, lr: float = 5e-5, dtype: str = "bf16",
-        sides: str = "ours,transformers", runs: str = "runs/accuracy.jsonl") -> None:
+def run(
+    tasks: str = "RTE,MRPC,CoLA,STS-B",
+    seeds: int = 3,
+    lr: float = 5e-5,
+    dtype: str = "bf16",
+    sides: str = "ours,transformers",
+    runs: str = "runs/accuracy.jsonl",
+) -> None:
     """Train both sides with every seed and compare the means.
 
     Args:
@@ -132,23 +195,36 @@ def run(tasks: str = "RTE,MRPC,CoLA,STS-B", seeds: int = 3, lr: float = 5e-5, dt
             for seed in range(seeds):
                 if (side, task, seed) not in done:
                     start = time.perf_counter()
-                    row = {"side": side, "task": task, "seed": seed,
-                           **(ours if side == "ours" else theirs)(task, seed, lr, dtype),
-                           "minutes": (time.perf_counter() - start) / 60}
+                    row = {
+                        "side": side,
+                        "task": task,
+                        "seed": seed,
+                        **(ours if side == "ours" else theirs)(task, seed, lr, dtype),
+                        "minutes": (time.perf_counter() - start) / 60,
+                    }
                     done[side, task, seed] = row
                     with open(file, "a") as f:
                         f.write(json.dumps(row) + "\n")
-    table = ["| task, metric | side | mean | standard deviation | each | minutes a run |", "|---|---|---|---|---|---|"]
+    table = [
+        "| task, metric | side | mean | standard deviation | each | minutes a run |",
+        "|---|---|---|---|---|---|",
+    ]
     for task in tasks.split(","):
         metric = TASKS[task][2]
         for side in ("ours", "transformers"):
             rows = [row for (s, t, _), row in sorted(done.items()) if (s, t) == (side, task)]
             if len(rows) > 1:
                 values = [row[metric] for row in rows]
-                table.append(f"| {task}, {metric} | {side} | {statistics.mean(values):.4f} "
-                             f"| {statistics.stdev(values):.4f} | {', '.join(f'{x:.4f}' for x in values)} "
-                             f"| {statistics.mean(row['minutes'] for row in rows):.1f} |")
-    report(f"accuracy_glue_{dtype}", f"Dev results, minilm, {seeds} seeds, rate {lr}, {dtype}", "\n".join(table))
+                table.append(
+                    f"| {task}, {metric} | {side} | {statistics.mean(values):.4f} "
+                    f"| {statistics.stdev(values):.4f} | {', '.join(f'{x:.4f}' for x in values)} "
+                    f"| {statistics.mean(row['minutes'] for row in rows):.1f} |"
+                )
+    report(
+        f"accuracy_glue_{dtype}",
+        f"Dev results, minilm, {seeds} seeds, rate {lr}, {dtype}",
+        "\n".join(table),
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""A frozen encoder, encoded once (--boost) and in every epoch: time and accuracy, IMDB reviews, minilm, 10 epochs.
+"""A frozen encoder, encoded once (--boost) and in every epoch: time and accuracy, IMDB reviews,
+minilm, 10 epochs.
 
-    $ BERT_DATA=... python benchmarks/boost.py [--rows 1000] [--max_len 64] [--dtype bf16]
+$ BERT_DATA=... python benchmarks/boost.py [--rows 1000] [--max_len 64] [--dtype bf16]
 """
+
 import contextlib
 import io
 import tempfile
@@ -11,7 +13,7 @@ from common import data, report, seconds
 
 import finetune
 from cli import command
-from tasks import TASKS
+from tasks.sentences import TASKS
 
 
 def run(rows: int = 1000, max_len: int = 64, dtype: str = "bf16", epochs: int = 10) -> None:
@@ -23,7 +25,10 @@ def run(rows: int = 1000, max_len: int = 64, dtype: str = "bf16", epochs: int = 
         dtype: fp32 or bf16.
         epochs: of training.
     """
-    table = ["| side | seconds | times faster | accuracy, last epoch | loss |", "|---|---|---|---|---|"]
+    table = [
+        "| side | seconds | times faster | accuracy, last epoch | loss |",
+        "|---|---|---|---|---|",
+    ]
     with tempfile.TemporaryDirectory() as name:
         folder, files = Path(name), []
         for split, n in (("train", rows), ("test", rows // 2)):
@@ -32,21 +37,43 @@ def run(rows: int = 1000, max_len: int = 64, dtype: str = "bf16", epochs: int = 
             files[-1].write_bytes(b"\r\n".join(lines[:n]) + b"\r\n")
         first = 0.0
         for side in (False, True):
+
             def fit(side=side, files=files, folder=folder) -> finetune.Result:
-                run = finetune.prepare(TASKS["csv"], files[0], pretrain_file=data("minilm"), max_len=max_len,
-                                       dev_files=[files[1]], freeze_encoder=True, boost=side,
-                                       settings={"lr": 1e-2, "n_epochs": epochs, "dtype": dtype, "save_steps": 10**6,
-                                                 "keep_checkpoints": 1})
+                run = finetune.prepare(
+                    TASKS["csv"],
+                    files[0],
+                    pretrain_file=data("minilm"),
+                    max_len=max_len,
+                    dev_files=[files[1]],
+                    freeze_encoder=True,
+                    boost=side,
+                    settings={
+                        "lr": 1e-2,
+                        "n_epochs": epochs,
+                        "dtype": dtype,
+                        "save_steps": 10**6,
+                        "keep_checkpoints": 1,
+                    },
+                )
                 return run.fit(folder / str(side))
 
             results = []
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            with (
+                contextlib.redirect_stdout(io.StringIO()),
+                contextlib.redirect_stderr(io.StringIO()),
+            ):
                 taken = seconds(lambda fit=fit, results=results: results.append(fit()))
             first = first or taken
-            table.append(f"| {'boost' if side else 'frozen'} | {taken:.1f} | {first / taken:.1f} "
-                         f"| {results[0].last['Accuracy']:.4f} | {results[0].last['loss']:.4f} |")
+            table.append(
+                f"| {'boost' if side else 'frozen'} | {taken:.1f} | {first / taken:.1f} "
+                f"| {results[0].last['Accuracy']:.4f} | {results[0].last['loss']:.4f} |"
+            )
             print(table[-1], flush=True)
-    report("boost", f"A frozen encoder, {rows} reviews, {epochs} epochs, max_len {max_len}, {dtype}", "\n".join(table))
+    report(
+        "boost",
+        f"A frozen encoder, {rows} reviews, {epochs} epochs, max_len {max_len}, {dtype}",
+        "\n".join(table),
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""What the benchmarks share: the real data, a description of the machine, and the files results go to."""
+"""What the benchmarks share: the real data, a description of the machine, and the files results go
+to.
+"""
+
 import datetime
 import importlib.metadata
 import os
@@ -19,23 +22,40 @@ def data(name: str) -> Path:
     """A file or folder of the real data, which BERT_DATA names."""
     folder = os.environ.get("BERT_DATA")
     if not folder or not (path := Path(folder) / name).exists():
-        sys.exit(f"benchmarks need the real data; set BERT_DATA to the folder that has {name} (BERT_DATA={folder})")
+        sys.exit(
+            f"benchmarks need the real data; set BERT_DATA to the folder that has {name} "
+            f"(BERT_DATA={folder})"
+        )
     return path
 
 
 def machine() -> str:
     """Date, processor, threads and versions, in a line."""
     import torch
-    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
+
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in open("/proc/cpuinfo")
+            if line.startswith("model name")
+        ),
+        "",
+    )
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "transformers", "tokenizers"))
-    return (f"{datetime.date.today()}, {model or platform.processor()} ({torch.get_num_threads()} threads){gpu}, "
-            f"Python {platform.python_version()}, {versions}")
+    versions = ", ".join(
+        f"{p} {importlib.metadata.version(p)}" for p in ("torch", "transformers", "tokenizers")
+    )
+    return (
+        f"{datetime.date.today()}, {model or platform.processor()} ({torch.get_num_threads()} "
+        f"threads){gpu}, "
+        f"Python {platform.python_version()}, {versions}"
+    )
 
 
 def seconds(function: Callable[[], object]) -> float:
     """How long one call takes, a GPU's work included."""
     import torch
+
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -53,8 +73,12 @@ def median_seconds(function: Callable[[], object], repeats: int = 9) -> float:
 
 
 def report(name: str, title: str, table: str) -> None:
-    """Print a result and write it to benchmarks/results/NAME.md, with what a reader needs to run it again."""
-    command = f"python {Path(sys.argv[0]).resolve().relative_to(ROOT)} {' '.join(sys.argv[1:])}".strip()
+    """Print a result and write it to benchmarks/results/NAME.md, with what a reader needs to run it
+    again.
+    """
+    command = (
+        f"python {Path(sys.argv[0]).resolve().relative_to(ROOT)} {' '.join(sys.argv[1:])}".strip()
+    )
     text = f"# {title}\n\n{machine()}\n\n    BERT_DATA=... {command}\n\n{table}\n"
     out = ROOT / "benchmarks" / "results" / f"{name}.md"
     out.write_text(text)

@@ -1,10 +1,13 @@
-"""Preparing text and making batches: how fast, and in how much memory, for a corpus and one twenty times as large.
+"""Preparing text and making batches: how fast, and in how much memory, for a corpus and one twenty
+times as large.
 
     $ BERT_DATA=... python benchmarks/corpus.py
 
-The larger corpus is corpus/wikipedia.txt twenty times over. Memory is the most that one process held (VmHWM); of training,
-what a process that only makes batches holds after having made many (VmRSS), less what it held before it opened the corpus.
+The larger corpus is corpus/wikipedia.txt twenty times over. Memory is the most that one process
+held (VmHWM); of training, what a process that only makes batches holds after having made many
+(VmRSS), less what it held before it opened the corpus.
 """
+
 import re
 import statistics
 import subprocess
@@ -15,10 +18,10 @@ from pathlib import Path
 
 from common import ROOT, data, report
 
-from batches import Batches
 from cli import command
-from pairs import Pairs
-from shards import Corpus
+from pretraining.batches import Batches
+from pretraining.pairs import Pairs
+from pretraining.shards import Corpus
 
 
 def held(pid: int | str, what: str) -> float:
@@ -31,14 +34,31 @@ def held(pid: int | str, what: str) -> float:
 
 
 def prepare(text: Path, out: str, split: bool, watch: bool) -> float:
-    """Seconds of corpus.py prepare with 2 workers, or, watching, which takes time, the MB of its largest process."""
-    arguments = [sys.executable, str(ROOT / "corpus.py"), "prepare", str(text), "--vocab",
-                 str(data("vocab/bert-base-uncased/vocab.txt")), "--out", out, "--workers", "2", "--split_sentences",
-                 str(split)]
+    """Seconds of corpus.py prepare with 2 workers, or, watching, which takes time, the MB of its
+    largest process.
+    """
+    arguments = [
+        sys.executable,
+        str(ROOT / "corpus.py"),
+        "prepare",
+        str(text),
+        "--vocab",
+        str(data("vocab/bert-base-uncased/vocab.txt")),
+        "--out",
+        out,
+        "--workers",
+        "2",
+        "--split_sentences",
+        str(split),
+    ]
     start, most = time.perf_counter(), 0.0
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     while watch and process.poll() is None:
-        pids = subprocess.run(["pgrep", "-s", str(process.pid)], capture_output=True, text=True).stdout.split()
+        pids = subprocess.run(
+            ["pgrep", "-s", str(process.pid)], capture_output=True, text=True
+        ).stdout.split()
         most = max([most, *(held(pid, "VmHWM") for pid in pids)])
         time.sleep(0.05)
     assert process.wait() == 0
@@ -66,7 +86,7 @@ def share(folder: str, processes: int, size: int = 4096, n: int = 30) -> float:
     batches = Batches(Pairs(Corpus(folder), 128), size, seed=1)
     len(batches), batches.part(0, 0, processes)
     rates = []
-    for i in range(n):                                          # some of them make a pool
+    for i in range(n):  # some of them make a pool
         start = time.perf_counter()
         batches.part(i, 0, processes)
         rates.append(time.perf_counter() - start)
@@ -76,31 +96,57 @@ def share(folder: str, processes: int, size: int = 4096, n: int = 30) -> float:
 def run() -> None:
     """Measure."""
     import torch
+
     torch.zeros(1)
     text = data("corpus/wikipedia.txt")
     size = text.stat().st_size / 1e6
     with tempfile.TemporaryDirectory() as folder:
         large = Path(folder) / "large.txt"
         large.write_bytes((text.read_bytes() + b"\n\n") * 20)
-        rows = ["| preparing, 2 workers | MB/s, the whole command | largest process, MB |", "|---|---|---|"]
-        for name, file, factor, split in (("wikipedia.txt", text, 1, False), ("wikipedia.txt, split", text, 1, True),
-                                          ("20 times", large, 20, False), ("20 times, split", large, 20, True)):
-            taken = [prepare(file, f"{folder}/{name}{i}", split, False) for i in range(9 if factor == 1 else 3)]
+        rows = [
+            "| preparing, 2 workers | MB/s, the whole command | largest process, MB |",
+            "|---|---|---|",
+        ]
+        for name, file, factor, split in (
+            ("wikipedia.txt", text, 1, False),
+            ("wikipedia.txt, split", text, 1, True),
+            ("20 times", large, 20, False),
+            ("20 times, split", large, 20, True),
+        ):
+            taken = [
+                prepare(file, f"{folder}/{name}{i}", split, False)
+                for i in range(9 if factor == 1 else 3)
+            ]
             most = prepare(file, f"{folder}/{name} watched", split, True)
             rows.append(f"| {name} | {size * factor / statistics.median(taken):.1f} | {most:.0f} |")
-        rows += ["", "| making batches, one process | max_len | million tokens/s | MB more |", "|---|---|---|---|"]
+        rows += [
+            "",
+            "| making batches, one process | max_len | million tokens/s | MB more |",
+            "|---|---|---|---|",
+        ]
         for name in ("wikipedia.txt, split", "20 times, split"):
             for max_len in (128, 512):
                 rate, more = make_batches(f"{folder}/{name}0", max_len)
                 rows.append(f"| {name} | {max_len} | {rate / 1e6:.1f} | {more:.0f} |")
-        rows += ["", "| batches of 4,096 at 128, a process's share | million tokens/s of the whole batch |", "|---|---|"]
-        rows += [f"| 1 of {n} | {share(f'{folder}/20 times, split0', n) / 1e6:.0f} |" for n in (1, 8, 64, 512)]
+        rows += [
+            "",
+            "| batches of 4,096 at 128, a process's share | million tokens/s of the whole batch |",
+            "|---|---|",
+        ]
+        rows += [
+            f"| 1 of {n} | {share(f'{folder}/20 times, split0', n) / 1e6:.0f} |"
+            for n in (1, 8, 64, 512)
+        ]
         start = time.perf_counter()
         found = Pairs(Corpus(f"{folder}/20 times, split0"), 128)
         opened = time.perf_counter()
         n = int(found.counts(0).sum())
-        rows += ["", f"Opening and checking the larger one: {opened - start:.2f} s; counting its {n} instances of an "
-                     f"epoch: {time.perf_counter() - opened:.2f} s."]
+        rows += [
+            "",
+            f"Opening and checking the larger one: {opened - start:.2f} s; counting its {n} "
+            "instances of an "
+            f"epoch: {time.perf_counter() - opened:.2f} s.",
+        ]
     report("corpus", "Preparing text and making batches", "\n".join(rows))
 
 

@@ -1,7 +1,8 @@
 """Reading, tokenising and batching many rows: MRPC's, repeated to 400,000.
 
-    $ BERT_DATA=... python benchmarks/reading.py [--rows 400000]
+$ BERT_DATA=... python benchmarks/reading.py [--rows 400000]
 """
+
 import resource
 import tempfile
 from itertools import cycle, islice
@@ -10,7 +11,7 @@ from pathlib import Path
 from common import data, report, seconds
 
 from cli import command
-from tasks import TASKS, Batches, encode, read_examples
+from tasks.sentences import TASKS, Batches, encode, read_examples
 from tokenization import FullTokenizer
 
 
@@ -32,8 +33,11 @@ def run(rows: int = 400_000) -> None:
         with open(file, "w") as f:
             f.writelines(f"{line}\n" for line in (header, *islice(cycle(lines), rows)))
         size, found = file.stat().st_size / 2**30, {}
-        table = ["| step | seconds | most memory so far, GB |", "|---|---|---|",
-                 f"| before | | {before:.2f} |"]
+        table = [
+            "| step | seconds | most memory so far, GB |",
+            "|---|---|---|",
+            f"| before | | {before:.2f} |",
+        ]
 
         def step(name: str, function) -> None:
             taken = seconds(lambda: found.update({name: function()}))
@@ -42,7 +46,10 @@ def run(rows: int = 400_000) -> None:
         step(f"read {rows} rows, {size:.2f} GB", lambda: read_examples(task, file))
         step("tokenise", lambda: encode(next(iter(found.values())), task, tokenizer, 128))
         batches = Batches(found["tokenise"], 32, seed=42)
-        step(f"an epoch of {len(batches)} batches", lambda: [batches[n] is None for n in range(len(batches))])
+        step(
+            f"an epoch of {len(batches)} batches",
+            lambda: [batches[n] is None for n in range(len(batches))],
+        )
     report("reading", f"Reading and batching {rows} rows, one core", "\n".join(table))
 
 

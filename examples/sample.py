@@ -1,20 +1,23 @@
-"""A little world to learn from without a download: people hand things to each other at places and times.
+"""A little world to learn from without a download: people hand things to each other at places and
+times.
 
     $ python examples/sample.py FOLDER      # writes train.tsv, dev.tsv (MRPC's columns), corpus.txt, vocab.txt, *.json
 
-Every sentence is made here, from the tables below, and every file follows from the seed: the same on every machine.
-A pair is a paraphrase (1) when both sentences tell the same event in other words and another order. It is none (0) when
-the second says that it did not come to it ("refused to sell"), which a small model soon learns to see, or when it tells
-another event with some of the same details. To see that takes comparing the two, which labels alone hardly teach. The
-corpus tells every event several times: whoever has learnt to guess its masked words, and which sentences belong
+Every sentence is made here, from the tables below, and every file follows from the seed: the same
+on every machine. A pair is a paraphrase (1) when both sentences tell the same event in other words
+and another order. It is none (0) when the second says that it did not come to it ("refused to
+sell"), which a small model soon learns to see, or when it tells another event with some of the same
+details. To see that takes comparing the two, which labels alone hardly teach. The corpus tells
+every event several times: whoever has learnt to guess its masked words, and which sentences belong
 together, has learnt to compare.
 """
+
 import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-if __name__ == "__main__":                                      # run as a script, the modules are one folder up
+if __name__ == "__main__":  # run as a script, the modules are one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cli import command
@@ -26,13 +29,20 @@ COLOURS = "red blue green yellow black white".split()
 PLACES = "harbour market library station garden bakery museum bridge".split()
 DAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
 HOURS = "morning noon evening night".split()
-DEALS = {   # what the giver and the taker did, and what each would do
-    "sale":     ("sold", "bought", "sell", "buy"),
-    "loan":     ("lent", "borrowed", "lend", "borrow"),
-    "gift":     ("gave", "received", "give", "receive"),
+DEALS = {  # what the giver and the taker did, and what each would do
+    "sale": ("sold", "bought", "sell", "buy"),
+    "loan": ("lent", "borrowed", "lend", "borrow"),
+    "gift": ("gave", "received", "give", "receive"),
     "delivery": ("sent", "got", "send", "get"),
 }
-DETAILS = {"thing": THINGS, "colour": COLOURS, "place": PLACES, "day": DAYS, "hour": HOURS, "deal": list(DEALS)}
+DETAILS = {
+    "thing": THINGS,
+    "colour": COLOURS,
+    "place": PLACES,
+    "day": DAYS,
+    "hour": HOURS,
+    "deal": list(DEALS),
+}
 FORMS = (
     "{giver} {gave} the {colour} {thing} to {taker} at the {place} on {day} {hour} .",
     "{taker} {took} the {colour} {thing} from {giver} at the {place} on {day} {hour} .",
@@ -57,7 +67,11 @@ def make_event(rng: random.Random) -> Event:
 def tell(event: Event, form: str, unreal: str | None = None) -> str:
     """The event as a sentence, or with `unreal` ("refused to") as one that did not happen."""
     gave, took, give, take = DEALS[event["deal"]]
-    verbs = {"gave": f"{unreal} {give}", "took": f"{unreal} {take}"} if unreal else {"gave": gave, "took": took}
+    verbs = (
+        {"gave": f"{unreal} {give}", "took": f"{unreal} {take}"}
+        if unreal
+        else {"gave": gave, "took": took}
+    )
     return form.format(**event, **verbs)
 
 
@@ -67,9 +81,18 @@ def pairs(n: int, seed: int) -> Iterator[tuple[int, str, str]]:
     for _ in range(n):
         event, (first, second) = make_event(rng), rng.sample(FORMS, 2)
         kind = rng.choices(("same", "unreal", "other"), (4, 1, 1))[0]
-        other = make_event(rng) | {detail: event[detail] for detail in DETAILS if rng.random() < 0.3}
-        yield int(kind == "same"), tell(event, first), tell(other if kind == "other" else event, second,
-                                                            rng.choice(UNREAL) if kind == "unreal" else None)
+        other = make_event(rng) | {
+            detail: event[detail] for detail in DETAILS if rng.random() < 0.3
+        }
+        yield (
+            int(kind == "same"),
+            tell(event, first),
+            tell(
+                other if kind == "other" else event,
+                second,
+                rng.choice(UNREAL) if kind == "unreal" else None,
+            ),
+        )
 
 
 def documents(n: int, seed: int) -> Iterator[list[str]]:
@@ -81,20 +104,22 @@ def documents(n: int, seed: int) -> Iterator[list[str]]:
 
 
 def vocabulary() -> list[str]:
-    """The special tokens, every word of the little world but names, and letters to spell those with."""
+    """The special tokens, every word of the little world but names, and letters to spell those
+    with.
+    """
     rng = random.Random(0)
     texts = [*FORMS, *UNREAL, *(" ".join(deal) for deal in DEALS.values())]
     words = {word for text in texts for word in text.split() if "{" not in word}
     words |= {word for table in DETAILS.values() for word in table}
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
     shuffled = sorted(words - set(letters) - set(".,"))
-    rng.shuffle(shuffled)                                       # so that nothing can be read off an id
+    rng.shuffle(shuffled)  # so that nothing can be read off an id
     return [*SPECIAL, ".", ",", *letters, *(f"##{c}" for c in letters), *shuffled]
 
 
 def write(folder: str, n_train: int = 4000, n_dev: int = 1000, n_documents: int = 4000) -> None:
-    """Write the sample: train.tsv, dev.tsv, corpus.txt, held_out.txt, vocab.txt, config.json (a small model), train.json
-    and pretrain.json.
+    """Write the sample: train.tsv, dev.tsv, corpus.txt, held_out.txt, vocab.txt, config.json (a
+    small model), train.json and pretrain.json.
 
     Args:
         folder: where; files of these names there are replaced.
@@ -103,21 +128,64 @@ def write(folder: str, n_train: int = 4000, n_dev: int = 1000, n_documents: int 
         n_documents: documents of the corpus.
     """
     if min(n_train, n_dev, n_documents) < 1:
-        raise UserError(f"n_train={n_train}, n_dev={n_dev}, n_documents={n_documents}; expected at least 1 of each")
+        raise UserError(
+            f"n_train={n_train}, n_dev={n_dev}, n_documents={n_documents}; expected at least 1 of "
+            "each"
+        )
     out, vocab = Path(folder), vocabulary()
     for name, n, seed in (("train.tsv", n_train, 1), ("dev.tsv", n_dev, 2)):
         lines = ["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String"]
-        lines += [f"{label}\t{2 * i}\t{2 * i + 1}\t{a}\t{b}" for i, (label, a, b) in enumerate(pairs(n, seed))]
+        lines += [
+            f"{label}\t{2 * i}\t{2 * i + 1}\t{a}\t{b}"
+            for i, (label, a, b) in enumerate(pairs(n, seed))
+        ]
         write_lines(out / name, lines)
-    for name, n, seed in (("corpus.txt", n_documents, 3), ("held_out.txt", max(10, n_documents // 20), 4)):
-        write_lines(out / name, [line for document in documents(n, seed) for line in (*document, "")])
+    for name, n, seed in (
+        ("corpus.txt", n_documents, 3),
+        ("held_out.txt", max(10, n_documents // 20), 4),
+    ):
+        write_lines(
+            out / name, [line for document in documents(n, seed) for line in (*document, "")]
+        )
     write_lines(out / "vocab.txt", vocab)
-    write_json(out / "config.json", {"vocab_size": len(vocab), "dim": 128, "n_layers": 2, "n_heads": 4, "dim_ff": 512,
-                                     "p_drop_hidden": 0.1, "p_drop_attn": 0.1, "max_len": 128, "n_segments": 2})
-    write_json(out / "train.json", {"seed": 42, "batch_size": 32, "lr": 5e-4, "n_epochs": 3, "warmup": 0.1,
-                                    "save_steps": 100, "bias_correction": True})
-    write_json(out / "pretrain.json", {"seed": 42, "batch_size": 64, "lr": 1e-3, "n_epochs": 8, "warmup": 0.1,
-                                       "save_steps": 500, "bias_correction": True})
+    write_json(
+        out / "config.json",
+        {
+            "vocab_size": len(vocab),
+            "dim": 128,
+            "n_layers": 2,
+            "n_heads": 4,
+            "dim_ff": 512,
+            "p_drop_hidden": 0.1,
+            "p_drop_attn": 0.1,
+            "max_len": 128,
+            "n_segments": 2,
+        },
+    )
+    write_json(
+        out / "train.json",
+        {
+            "seed": 42,
+            "batch_size": 32,
+            "lr": 5e-4,
+            "n_epochs": 3,
+            "warmup": 0.1,
+            "save_steps": 100,
+            "bias_correction": True,
+        },
+    )
+    write_json(
+        out / "pretrain.json",
+        {
+            "seed": 42,
+            "batch_size": 64,
+            "lr": 1e-3,
+            "n_epochs": 8,
+            "warmup": 0.1,
+            "save_steps": 500,
+            "bias_correction": True,
+        },
+    )
 
 
 def write_lines(file: Path, lines: list[str]) -> None:

@@ -1,4 +1,5 @@
 """What the tests share: a small sample, a small model, the real data where there is some."""
+
 import os
 import sys
 from collections.abc import Callable

@@ -1,11 +1,14 @@
-"""What happens to long runs, done to short ones: kills, saves cut short, full disks, damaged files, lost processes.
+"""What happens to long runs, done to short ones: kills, saves cut short, full disks, damaged files,
+lost processes.
 
     $ python tests/faults.py [--n 200] [--minutes 60] [--out FILE]
 
-`make soak` does all of it, the tests a little of each. Each function does its worst n times and raises AssertionError where
-something was lost; it returns what it saw, in words. Children are forked from a process that has torch loaded but has
-computed nothing, so that one starts in a moment.
+`make soak` does all of it, the tests a little of each. Each function does its worst n times and
+raises AssertionError where something was lost; it returns what it saw, in words. Children are
+forked from a process that has torch loaded but has computed nothing, so that one starts in a
+moment.
 """
+
 import builtins
 import contextlib
 import errno
@@ -42,10 +45,16 @@ from utils import UserError
 torch.set_num_threads(1)
 FLAGS = "--lr 1e-3 --total_steps 60 --save_steps 2 --log_steps 3 --keep_checkpoints 2"
 KINDS = {
-    "classify": (classify.main, "--data_file {s}/train.tsv --eval_file {s}/dev.tsv --model_cfg {s}/config.json "
-                 "--vocab {s}/vocab.txt --max_len 64 --batch_size 8 " + FLAGS),
-    "pretrain": (pretrain.main, "--data_file {s}/corpus.txt --eval_file {s}/held_out.txt --model_cfg {s}/config.json "
-                 "--vocab {s}/vocab.txt --max_len 48 --batch_size 8 --gradient_accumulation 2 " + FLAGS),
+    "classify": (
+        classify.main,
+        "--data_file {s}/train.tsv --eval_file {s}/dev.tsv --model_cfg {s}/config.json "
+        "--vocab {s}/vocab.txt --max_len 64 --batch_size 8 " + FLAGS,
+    ),
+    "pretrain": (
+        pretrain.main,
+        "--data_file {s}/corpus.txt --eval_file {s}/held_out.txt --model_cfg {s}/config.json "
+        "--vocab {s}/vocab.txt --max_len 48 --batch_size 8 --gradient_accumulation 2 " + FLAGS,
+    ),
 }
 
 
@@ -53,7 +62,10 @@ def flags(kind: str, sample: Path, folder: Path, **more: object) -> list[str]:
     """The flags of a short run that saves often; later ones instead of earlier."""
     words = KINDS[kind][1].format(s=sample).split()
     given = dict(zip(words[::2], words[1::2], strict=True))
-    given |= {"--save_dir": str(folder), **{f"--{name}": str(value) for name, value in more.items()}}
+    given |= {
+        "--save_dir": str(folder),
+        **{f"--{name}": str(value) for name, value in more.items()},
+    }
     return [word for pair in given.items() for word in pair]
 
 
@@ -66,12 +78,14 @@ def make_sample(folder: Path) -> Path:
     return folder
 
 
-def fork(kind: str, arguments: list[str], log: Path, before: Callable[[], None] = lambda: None) -> int:
+def fork(
+    kind: str, arguments: list[str], log: Path, before: Callable[[], None] = lambda: None
+) -> int:
     """Start a command in a child; its process number."""
     if child := os.fork():
         return child
     status = 70
-    signal.set_wakeup_fd(-1)                                    # the parent's
+    signal.set_wakeup_fd(-1)  # the parent's
     try:
         with open(log, "ab") as out:
             os.dup2(out.fileno(), 1)
@@ -85,6 +99,7 @@ def fork(kind: str, arguments: list[str], log: Path, before: Callable[[], None] 
         status = int(end.code or 0)
     except BaseException:
         import traceback
+
         traceback.print_exc()
     finally:
         os._exit(status)
@@ -102,7 +117,9 @@ def wait_for(what: Callable[[], bool], child: int) -> None:
 
 
 def streams(kind: str, folder: Path) -> str:
-    """A run whose messages cannot be written comes to the same end: full or closed stdin, stdout and stderr."""
+    """A run whose messages cannot be written comes to the same end: full or closed stdin, stdout
+    and stderr.
+    """
     sample = make_sample(folder / "sample")
     undisturbed(kind, sample, folder / "whole", total_steps=6)
 
@@ -113,12 +130,18 @@ def streams(kind: str, folder: Path) -> str:
     def closed() -> None:
         for number in range(3):
             os.close(number)
-        sys.stdin = sys.stdout = sys.stderr = None              # as Python has them then
+        sys.stdin = sys.stdout = sys.stderr = None  # as Python has them then
 
-    for name, before, expected in (("full stderr", lambda: full(2), 0), ("full stdout", lambda: full(1), 2),
-                                   ("both full", lambda: full(1, 2), 2), ("closed", closed, 0)):
+    for name, before, expected in (
+        ("full stderr", lambda: full(2), 0),
+        ("full stdout", lambda: full(1), 2),
+        ("both full", lambda: full(1, 2), 2),
+        ("closed", closed, 0),
+    ):
         run = folder / name.replace(" ", "_")
-        status = wait(fork(kind, flags(kind, sample, run, total_steps=6), run.with_suffix(".log"), before))
+        status = wait(
+            fork(kind, flags(kind, sample, run, total_steps=6), run.with_suffix(".log"), before)
+        )
         assert status == expected, (name, status, run.with_suffix(".log").read_text())
         assert_same(run, folder / "whole")
     return "the same end, whatever became of its messages"
@@ -133,7 +156,10 @@ def last(folder: Path) -> dict[str, torch.Tensor]:
 
 def assert_same(a: Path, b: Path) -> None:
     """The same last parameters to the bit, and the same metrics."""
-    assert checkpoint.saved(a)[-1].name == checkpoint.saved(b)[-1].name, (checkpoint.saved(a), checkpoint.saved(b))
+    assert checkpoint.saved(a)[-1].name == checkpoint.saved(b)[-1].name, (
+        checkpoint.saved(a),
+        checkpoint.saved(b),
+    )
     x, y = last(a), last(b)
     assert all(torch.equal(x[name], y[name]) for name in x), a
     assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes(), a
@@ -146,11 +172,14 @@ def undisturbed(kind: str, sample: Path, folder: Path, **more: object) -> float:
     return time.monotonic() - start
 
 
-# ---------------------------------------------------------------------------------------------------------- kills
+# -------------------------------------------------------------------------------------------- kills
+
 
 def kills(kind: str, n: int, folder: Path, seed: int = 0) -> str:
-    """SIGKILL at random moments, every second one once a checkpoint has been written; after each the same command goes on,
-    and comes to the same bits. There are more than n where no run was killed that had gone on from a checkpoint."""
+    """SIGKILL at random moments, every second one once a checkpoint has been written; after each
+    the same command goes on, and comes to the same bits. There are more than n where no run was
+    killed that had gone on from a checkpoint.
+    """
     rng, sample = random.Random(seed), make_sample(folder / "sample")
     seconds = undisturbed(kind, sample, folder / "whole")
     done = complete = went_on = 0
@@ -174,7 +203,7 @@ def kills(kind: str, n: int, folder: Path, seed: int = 0) -> str:
             went_on += bool(before)
             assert step(checkpoint.saved(run)) >= step(before), (before, checkpoint.saved(run))
             continue
-        assert status == 0, log.read_text()[-2000:]             # to its end, perhaps just before the kill
+        assert status == 0, log.read_text()[-2000:]  # to its end, perhaps just before the kill
         assert_same(run, folder / "whole")
         complete += 1
         log.unlink()
@@ -187,7 +216,8 @@ def step(files: list[Path]) -> int:
     return int(re.findall(r"\d+", files[-1].name)[0]) if files else 0
 
 
-# ---------------------------------------------------------------------------------------------- saves cut short
+# ---------------------------------------------------------------------------------- saves cut short
+
 
 class Faulty:
     """A file that does something when so many bytes are written."""
@@ -197,7 +227,7 @@ class Faulty:
 
     def write(self, data: bytes) -> int:
         if len(data := memoryview(data).cast("B")) >= self.left:
-            self.file.write(data[:self.left])
+            self.file.write(data[: self.left])
             self.file.flush()
             self.fault()
         self.left -= len(data)
@@ -209,11 +239,14 @@ class Faulty:
 
 def inject(name: str, after: int, fault: Callable[[], None]) -> Callable[[], None]:
     """Have a file's writing end in a fault, in this process from now on."""
+
     def before() -> None:
         def opened(file: str | Path, *arguments: object, **more: object) -> object:
-            real = builtins.open(file, *arguments, **more)      # type: ignore[call-overload]
+            real = builtins.open(file, *arguments, **more)  # type: ignore[call-overload]
             return Faulty(real, after, fault) if Path(file).name == name else real
-        utils.open = opened                                     # type: ignore[attr-defined]
+
+        utils.open = opened  # type: ignore[attr-defined]
+
     return before
 
 
@@ -227,27 +260,43 @@ def no_room() -> None:
 
 
 def cut_saves(kind: str, n: int, folder: Path, full: bool = False, seed: int = 0) -> str:
-    """A save that ends at a random byte, by SIGKILL or for want of room; the checkpoint before it is gone on from."""
-    rng, sample, short = random.Random(seed), make_sample(folder / "sample"), {"total_steps": 6, "save_steps": 2}
+    """A save that ends at a random byte, by SIGKILL or for want of room; the checkpoint before it
+    is gone on from.
+    """
+    rng, sample, short = (
+        random.Random(seed),
+        make_sample(folder / "sample"),
+        {"total_steps": 6, "save_steps": 2},
+    )
     undisturbed(kind, sample, folder / "whole", **short, keep_checkpoints=0)
     size = (folder / "whole/model_steps_4.pt").stat().st_size
     for i in range(n):
         run, log = folder / f"cut{i}", folder / f"cut{i}.log"
         at = rng.randrange(1, size + 1)
-        child = fork(kind, flags(kind, sample, run, **short), log,
-                     inject(".model_steps_4.pt.part", at, no_room if full else die))
+        child = fork(
+            kind,
+            flags(kind, sample, run, **short),
+            log,
+            inject(".model_steps_4.pt.part", at, no_room if full else die),
+        )
         status = wait(child)
         assert status == (2 if full else -signal.SIGKILL), (status, at, log.read_text())
         assert [file.name for file in checkpoint.saved(run)] == ["model_steps_2.pt"]
         if full:
             line = log.read_text().strip().split("\n")[-1]
-            assert re.match(rf"{kind}\.py: .*model_steps_4\.pt.*(could not be written whole|No space left)", line), line
+            assert re.match(
+                rf"{kind}\.py: .*model_steps_4\.pt.*(could not be written whole|No space left)",
+                line,
+            ), line
             assert not list(run.glob(".*.part"))
         log.unlink()
         assert wait(fork(kind, flags(kind, sample, run, **short), log)) == 0, log.read_text()
         text = log.read_text()
         assert f"Going on from {run}/model_steps_2.pt" in text
-        assert full or f"{run}/.model_steps_4.pt.part was not written to its end and is removed" in text, (at, text)
+        assert (
+            full
+            or f"{run}/.model_steps_4.pt.part was not written to its end and is removed" in text
+        ), (at, text)
         assert_same(run, folder / "whole")
         subprocess.run(["rm", "-r", str(run)], check=True)
     what = "a full disk" if full else "SIGKILL"
@@ -255,39 +304,68 @@ def cut_saves(kind: str, n: int, folder: Path, full: bool = False, seed: int = 0
 
 
 def damages(n: int, folder: Path, seed: int = 0) -> str:
-    """One flipped bit anywhere, and truncation anywhere: always noticed, the file named, the one before it gone on from."""
+    """One flipped bit anywhere, and truncation anywhere: always noticed, the file named, the one
+    before it gone on from.
+    """
     rng, sample = random.Random(seed), make_sample(folder / "sample")
     undisturbed("classify", sample, folder / "run", total_steps=6, save_steps=2, keep_checkpoints=0)
     (folder / "run/model_steps_6.pt").unlink()
     good, bad = (folder / f"run/model_steps_{k}.pt" for k in (2, 4))
     content = bad.read_bytes()
-    ends = [(i, 1 << rng.randrange(8)) for i in [0, 1, len(content) - 66, len(content) - 65, len(content) - 64,
-                                                 len(content) - 1]]
-    flips = (ends + [(rng.randrange(len(content)), 1 << rng.randrange(8)) for _ in range(n)])[:max(n, len(ends))]
-    cuts = ([0, 1, len(content) - 1, len(content) - 64, len(content) - 66, len(content) - 88]
-            + [rng.randrange(len(content)) for _ in range(n)])[:max(n, 6)]
+    ends = [
+        (i, 1 << rng.randrange(8))
+        for i in [0, 1, len(content) - 66, len(content) - 65, len(content) - 64, len(content) - 1]
+    ]
+    flips = (ends + [(rng.randrange(len(content)), 1 << rng.randrange(8)) for _ in range(n)])[
+        : max(n, len(ends))
+    ]
+    cuts = (
+        [0, 1, len(content) - 1, len(content) - 64, len(content) - 66, len(content) - 88]
+        + [rng.randrange(len(content)) for _ in range(n)]
+    )[: max(n, 6)]
     for place, change in [*flips, *((cut, 0) for cut in cuts)]:
         if change:
-            bad.write_bytes(content[:place] + bytes([content[place] ^ change]) + content[place + 1:])
+            bad.write_bytes(
+                content[:place] + bytes([content[place] ^ change]) + content[place + 1 :]
+            )
         else:
             bad.write_bytes(content[:place])
         with contextlib.redirect_stdout(io.StringIO()) as out:
             state = runs.newest(folder / "run", 6)
         assert (state or {}).get("file") == str(good), (place, change)
         assert str(bad) in out.getvalue(), (place, change)
-        with pytest.raises(UserError, match=re.escape(str(bad))):               # asked for by name
+        with pytest.raises(UserError, match=re.escape(str(bad))):  # asked for by name
             checkpoint.read(bad)
     return f"{len(flips)} flipped bits, {len(cuts)} truncations of {len(content):,} bytes: all noticed, the one before used"
 
 
-# ------------------------------------------------------------------------------------------- several processes
+# -------------------------------------------------------------------------------- several processes
+
 
 def torchrun(n: int, *words: object, restarts: int = 0, **variables: str) -> subprocess.Popen:
     """Start a script in n processes; FAULTS marks them, so that none can be left alone unseen."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
-    return subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(n), "--max_restarts",
-                             str(restarts), "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", *map(str, words)],
-                            cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc_per_node",
+            str(n),
+            "--max_restarts",
+            str(restarts),
+            "--rdzv_backend",
+            "c10d",
+            "--rdzv_endpoint",
+            "localhost:0",
+            *map(str, words),
+        ],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def marked(mark: str, rank: str | None = None) -> list[int]:
@@ -296,20 +374,31 @@ def marked(mark: str, rank: str | None = None) -> list[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             values = (folder / "environ").read_bytes().split(b"\0")
-            if f"FAULTS={mark}".encode() in values and (rank is None or f"RANK={rank}".encode() in values):
+            if f"FAULTS={mark}".encode() in values and (
+                rank is None or f"RANK={rank}".encode() in values
+            ):
                 found.append(int(folder.name))
     return found
 
 
 def restarted(kind: str, folder: Path, times: int = 1, seed: int = 0) -> str:
-    """Under torchrun --max_restarts, a worker killed now and then costs the steps since the last save, no more."""
+    """Under torchrun --max_restarts, a worker killed now and then costs the steps since the last
+    save, no more.
+    """
     rng, sample, mark = random.Random(seed), make_sample(folder / "sample"), f"{os.getpid()}-{kind}"
     script = ROOT / f"{kind}.py"
-    whole = torchrun(2, script, *flags(kind, sample, folder / "whole", total_steps=40 * (times + 1)))
+    whole = torchrun(
+        2, script, *flags(kind, sample, folder / "whole", total_steps=40 * (times + 1))
+    )
     output = whole.communicate(timeout=300)[0]
     assert whole.returncode == 0, output
-    process = torchrun(2, script, *flags(kind, sample, folder / "killed", total_steps=40 * (times + 1)), restarts=times,
-                       FAULTS=mark)
+    process = torchrun(
+        2,
+        script,
+        *flags(kind, sample, folder / "killed", total_steps=40 * (times + 1)),
+        restarts=times,
+        FAULTS=mark,
+    )
     for _ in range(times):
         seen, limit = step(checkpoint.saved(folder / "killed")), time.monotonic() + 120
         while step(checkpoint.saved(folder / "killed")) <= seen and process.poll() is None:
@@ -331,21 +420,23 @@ def restarted(kind: str, folder: Path, times: int = 1, seed: int = 0) -> str:
 
 # What ends a run of two processes, and what is told.
 LOST = {
-    "nan":      r"lost\.py: (process 1: )?loss or gradient is not finite at step 8 \(batch 2 of epoch 2, lines [\d, ]+\); "
-                r"stopped before that update; .*the last checkpoint is \S+/model_steps_5\.pt",
+    "nan": r"lost\.py: (process 1: )?loss or gradient is not finite at step 8 \(batch 2 of epoch 2, lines [\d, ]+\); "
+    r"stopped before that update; .*the last checkpoint is \S+/model_steps_5\.pt",
     "infinite": r"lost\.py: (process 1: )?loss or gradient is not finite at step 8 \(batch 2 of epoch 2, lines",
-    "hang":     r"lost\.py: process 1 of 2 did not answer within 6 seconds; see what it does, or set BERT_TIMEOUT",
-    "die":      r"lost\.py: process 1 of 2 has ended without a word \(killed\?\); the same command goes on",
-    "error":    r"lost\.py: process 1: rows\.tsv, line 3: two columns; expected 3; mend the line",
-    "crash":    r"ZeroDivisionError: a mistake of ours",
-    "flags":    r"lost\.py: (process 1: )?process 1 has other training \(lr is 0\.5, the first one's 0\.01\); start all",
-    "data":     r"lost\.py: (process 1: )?process 1 has other settings \(sha256 of data_file is '0123', the first one's",
-    "absent":   r"lost\.py: process 1 of 2 did not answer within 6 seconds",
+    "hang": r"lost\.py: process 1 of 2 did not answer within 6 seconds; see what it does, or set BERT_TIMEOUT",
+    "die": r"lost\.py: process 1 of 2 has ended without a word \(killed\?\); the same command goes on",
+    "error": r"lost\.py: process 1: rows\.tsv, line 3: two columns; expected 3; mend the line",
+    "crash": r"ZeroDivisionError: a mistake of ours",
+    "flags": r"lost\.py: (process 1: )?process 1 has other training \(lr is 0\.5, the first one's 0\.01\); start all",
+    "data": r"lost\.py: (process 1: )?process 1 has other settings \(sha256 of data_file is '0123', the first one's",
+    "absent": r"lost\.py: process 1 of 2 did not answer within 6 seconds",
 }
 
 
 def lost(mode: str, folder: Path) -> str:
-    """A process that fails ends them all in time, with the reason told once; the last checkpoint is whole."""
+    """A process that fails ends them all in time, with the reason told once; the last checkpoint is
+    whole.
+    """
     word, mark = mode.removesuffix("-sharded"), f"{os.getpid()}-{mode}"
     sample, out, start = make_sample(folder / "sample"), folder / mode, time.monotonic()
     process = torchrun(2, "tests/lost.py", mode, sample, out, BERT_TIMEOUT="6", FAULTS=mark)
@@ -362,13 +453,17 @@ def lost(mode: str, folder: Path) -> str:
     return f"{mode} {seconds:.0f} s"
 
 
-# --------------------------------------------------------------------------------------------------- memory, all
+# -------------------------------------------------------------------------------------- memory, all
+
 
 def memory(minutes: float, folder: Path) -> str:
     """The memory of a training process, every minute (a tenth of the time, if that is less)."""
     sample = make_sample(folder / "sample")
-    child = fork("pretrain", flags("pretrain", sample, folder / "run", total_steps=10**6, save_steps=500, batch_size=32),
-                 folder / "log")
+    child = fork(
+        "pretrain",
+        flags("pretrain", sample, folder / "run", total_steps=10**6, save_steps=500, batch_size=32),
+        folder / "log",
+    )
     seen, every = [], min(60, 6 * minutes)
     for _ in range(round(60 * minutes / every)):
         time.sleep(every)
@@ -377,9 +472,12 @@ def memory(minutes: float, folder: Path) -> str:
     os.kill(child, signal.SIGTERM)
     assert wait(child) == 143
     steps = step(checkpoint.saved(folder / "run"))
-    early = max(seen[:max(1, len(seen) // 6)])
-    return (f"{minutes:g} minutes, {steps:,} steps: {seen[0]:.0f} MB at first, {early:.0f} at most in the first sixth, "
-            f"{max(seen[len(seen) // 2:]):.0f} at most in the second half, {seen[-1]:.0f} at the end")
+    early = max(seen[: max(1, len(seen) // 6)])
+    return (
+        f"{minutes:g} minutes, {steps:,} steps: {seen[0]:.0f} MB at first, {early:.0f} at most in "
+        "the first sixth, "
+        f"{max(seen[len(seen) // 2 :]):.0f} at most in the second half, {seen[-1]:.0f} at the end"
+    )
 
 
 def soak(n: int = 200, minutes: float = 60, out: str | None = None) -> None:
@@ -397,7 +495,9 @@ def soak(n: int = 200, minutes: float = 60, out: str | None = None) -> None:
         "full disk in a save": lambda folder: cut_saves("pretrain", n, folder, full=True),
         "full and closed streams": lambda folder: streams("classify", folder),
         "damaged checkpoints": lambda folder: damages(n, folder),
-        "a process fails": lambda folder: ", ".join(lost(mode + how, folder) for mode in LOST for how in ("", "-sharded")),
+        "a process fails": lambda folder: ", ".join(
+            lost(mode + how, folder) for mode in LOST for how in ("", "-sharded")
+        ),
         "workers killed, classify.py": lambda folder: restarted("classify", folder, 4),
         "workers killed, pretrain.py": lambda folder: restarted("pretrain", folder, 4),
         **({"memory": lambda folder: memory(minutes, folder)} if minutes else {}),

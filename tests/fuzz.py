@@ -2,10 +2,11 @@
 
     $ python tests/fuzz.py [--n 20000] [--only READER] [--seed 0] [--out FILE.md]
 
-Each run takes a reader's seed, a small folder of valid files (tests/seeds.py), mutates one of them (tests/mutations.py)
-and reads the folder. That may succeed, or end in a UserError or in an OSError that names a file, which cli.py turns into
-one line. Any other exception is a traceback, and more than ten seconds of processor time are a hang. What a run does
-follows from the reader's name and the run's number: `--only READER --seed NUMBER --n 1` repeats it.
+Each run takes a reader's seed, a small folder of valid files (tests/seeds.py), mutates one of them
+(tests/mutations.py) and reads the folder. That may succeed, or end in a UserError or in an OSError
+that names a file, which cli.py turns into one line. Any other exception is a traceback, and more
+than ten seconds of processor time are a hang. What a run does follows from the reader's name and
+the run's number: `--only READER --seed NUMBER --n 1` repeats it.
 """
 
 import contextlib
@@ -41,19 +42,17 @@ import torch
 import checkpoint
 import corpus
 import finetune
-import inputs
-import instances
 import models
-import pairs
 import pretrain
-import shards
+import pretrained as start
 import squad
-import start
-import tasks
 import train
-from batches import Batches
 from cli import command
-from questions import Question
+from pretraining import instances, pairs, shards
+from pretraining.batches import Batches
+from tasks import records as inputs
+from tasks import sentences as tasks
+from tasks.questions import Question
 from tokenization import FullTokenizer, casing
 from utils import UserError
 
@@ -419,9 +418,15 @@ def main(n: int = 20000, only: str | None = None, seed: int = 0, out: str | None
         failures += [f"- {name}: {line}" for line in result.failures()]
     print("\n".join(["", *failures]))
     if out:
-        head = ["# Damaged files of every kind that is read", "", f"{datetime.date.today()}, torch {torch.__version__}"]
+        head = [
+            "# Damaged files of every kind that is read",
+            "",
+            f"{datetime.date.today()}, torch {torch.__version__}",
+        ]
         head += ["", f"    python tests/fuzz.py --n {n} --seed {seed}", ""]
-        Path(out).write_text("\n".join([*head, *lines, "", *(failures or ["No traceback, no hang."])]) + "\n")
+        Path(out).write_text(
+            "\n".join([*head, *lines, "", *(failures or ["No traceback, no hang."])]) + "\n"
+        )
     if failures:
         sys.exit(1)
 

@@ -1,7 +1,9 @@
-"""A short run of several processes in which the second one does something at step 7; started by tests/faults.py:
+"""A short run of several processes in which the second one does something at step 7; started by
+tests/faults.py:
 
-    $ torchrun --nproc_per_node 2 tests/lost.py MODE SAMPLE OUT
+$ torchrun --nproc_per_node 2 tests/lost.py MODE SAMPLE OUT
 """
+
 import os
 import signal
 import sys
@@ -26,8 +28,15 @@ def main(mode: str, sample: Path, out: Path) -> None:
     if second and word == "absent":
         time.sleep(1000)
     distributed.start()
-    one = trainer("classify", sample, out, word != mode, gradient_accumulation=1, save_steps=5,
-                  **({"lr": 0.5} if second and word == "flags" else {}))
+    one = trainer(
+        "classify",
+        sample,
+        out,
+        word != mode,
+        gradient_accumulation=1,
+        save_steps=5,
+        **({"lr": 0.5} if second and word == "flags" else {}),
+    )
     with runs.held(out, {"sha256 of data_file": "0123" if second and word == "data" else "4567"}):
         pass
 
@@ -36,7 +45,7 @@ def main(mode: str, sample: Path, out: Path) -> None:
         if second and one.step == 7:
             if word == "nan":
                 loss = loss * float("nan")
-            if word == "infinite":                              # the gradient alone
+            if word == "infinite":  # the gradient alone
                 loss = loss.clone()
                 loss.register_hook(lambda grad: grad * float("inf"))
             if word == "hang":

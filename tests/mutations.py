@@ -3,8 +3,9 @@
     mutate = random.Random(7).choice(JSON)
     mutate(Path("config.json"), random.Random(7))               # the file is another one now
 
-A mutation takes a file and a random generator, and writes the file anew. The tuples BYTES, TEXT, JSON ... list what may
-happen to files of a kind; what stands in one several times is as much more likely.
+A mutation takes a file and a random generator, and writes the file anew. The tuples BYTES, TEXT,
+JSON ... list what may happen to files of a kind; what stands in one several times is as much more
+likely.
 """
 
 import hashlib
@@ -29,7 +30,9 @@ Mutation = Callable[[Path, Random], None]
 
 
 def flip_bits(file: Path, rng: Random) -> None:
-    """Flip one to four bits, half of the time near an end of the file, where formats have their own notes."""
+    """Flip one to four bits, half of the time near an end of the file, where formats have their own
+    notes.
+    """
     content = bytearray(file.read_bytes())
     ends = [*range(len(content))[:100], *range(len(content))[-100:]]
     for _ in range(rng.randint(1, 4)):
@@ -169,7 +172,9 @@ def places(tree: Any) -> list[tuple[Any, Any]]:
 
 
 def change_tree(tree: Any, rng: Random, odd: Callable[[Any], Any]) -> None:
-    """Replace one to three values of nested dicts and lists by odd(value), add some, or leave some out."""
+    """Replace one to three values of nested dicts and lists by odd(value), add some, or leave some
+    out.
+    """
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         holder, key = rng.choice(places(tree) or [({"": 0}, "")])
         kind = rng.choice(("replaced",) * 7 + ("added", "left out", "as another"))
@@ -345,7 +350,9 @@ def change_arrays(file: Path, rng: Random) -> None:
 
 
 def change_archive(file: Path, rng: Random) -> None:
-    """An npz compressed otherwise, and perhaps an array that says it is far larger than it is, or unpacks to more."""
+    """An npz compressed otherwise, and perhaps an array that says it is far larger than it is, or
+    unpacks to more.
+    """
     with zipfile.ZipFile(file) as old:
         parts = {name: old.read(name) for name in old.namelist()}
     compression = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)

@@ -2,8 +2,10 @@
 
     $ torchrun --nproc_per_node 2 tests/processes.py SAMPLE OUT FROM
 
-trains in OUT, plain and sharded; then goes on from the checkpoints that another number of processes has left in FROM.
+trains in OUT, plain and sharded; then goes on from the checkpoints that another number of processes
+has left in FROM.
 """
+
 import contextlib
 import os
 import shutil
@@ -20,24 +22,46 @@ import distributed
 import finetune
 import models
 import pretrain
-import tasks
 import train
-from batches import Batches
 from corpus import prepare_text
-from pairs import Pairs
-from shards import Corpus
+from pretraining.batches import Batches
+from pretraining.pairs import Pairs
+from pretraining.shards import Corpus
+from tasks import sentences as tasks
 from tokenization import FullTokenizer
 from utils import Interrupted, size
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"]
+TORCHRUN = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--rdzv_backend",
+    "c10d",
+    "--rdzv_endpoint",
+    "localhost:0",
+]
 STEPS, HALF = 20, 10
 KINDS = ("classify", "pretrain")
 
 
-def trainer(kind: str, sample: Path, folder: Path, shard: bool = False, **settings: object) -> train.Trainer:
-    """A small model of a command, and what it learns from; the last batch of an epoch has three rows."""
-    cfg = train.Config(**{"batch_size": 10, "lr": 1e-2, "total_steps": STEPS, "save_steps": HALF, "log_steps": 1,
-                          "keep_checkpoints": 0, "gradient_accumulation": 2, **settings})
+def trainer(
+    kind: str, sample: Path, folder: Path, shard: bool = False, **settings: object
+) -> train.Trainer:
+    """A small model of a command, and what it learns from; the last batch of an epoch has three
+    rows.
+    """
+    cfg = train.Config(
+        **{
+            "batch_size": 10,
+            "lr": 1e-2,
+            "total_steps": STEPS,
+            "save_steps": HALF,
+            "log_steps": 1,
+            "keep_checkpoints": 0,
+            "gradient_accumulation": 2,
+            **settings,
+        }
+    )
     vocab = sample / "vocab.txt"
     torch.manual_seed(0)
     shape = models.Config(len(vocab.read_text().split()), 32, 2, 2, 64, 0.0, 0.0, 64)
@@ -47,7 +71,10 @@ def trainer(kind: str, sample: Path, folder: Path, shard: bool = False, **settin
         model, batches = models.Classifier(shape), tasks.Batches(features, 10, 1)
     else:
         prepare_text([sample / "corpus.txt"], vocab, sample / "prepared", True)
-        model, batches = models.PretrainModel(shape), Batches(Pairs(Corpus(sample / "prepared"), 48, seed=1), 10, seed=1)
+        model, batches = (
+            models.PretrainModel(shape),
+            Batches(Pairs(Corpus(sample / "prepared"), 48, seed=1), 10, seed=1),
+        )
     return train.Trainer(cfg, model.double(), batches, folder, shard=shard)
 
 
@@ -61,7 +88,9 @@ def exact_loss(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor
 
 
 def go_on(kind: str, sample: Path, start: Path, folder: Path, shard: bool) -> None:
-    """From another run's checkpoint in the middle: load it, save it again at once, then train to the end."""
+    """From another run's checkpoint in the middle: load it, save it again at once, then train to
+    the end.
+    """
     one = trainer(kind, sample, folder, shard)
     if not distributed.rank():
         folder.mkdir(parents=True)
@@ -83,8 +112,9 @@ def go_on(kind: str, sample: Path, start: Path, folder: Path, shard: bool) -> No
 
 def interrupt_evaluation(kind: str, sample: Path, folder: Path, shard: bool) -> None:
     """A signal comes in the first evaluation; going on begins with that one."""
+
     def predict(model: torch.nn.Module, batch: train.Batch) -> torch.Tensor:
-        model(*batch[:3 if kind == "classify" else 4])
+        model(*batch[: 3 if kind == "classify" else 4])
         return batch[0].sum(1)
 
     def check(one: train.Trainer, interrupt: bool) -> dict[str, float]:
@@ -103,7 +133,7 @@ def gloo_threads() -> int:
     """How many threads of this process may still drop a tensor of an exchange."""
     n = 0
     for file in Path("/proc/self/task").glob("*/comm"):
-        with contextlib.suppress(OSError):                      # it has ended
+        with contextlib.suppress(OSError):  # it has ended
             n += file.read_text().strip() == "pt_gloo_runloop"
     return n
 
@@ -117,7 +147,9 @@ if __name__ == "__main__":
             go_on(kind, sample, start / f"{kind}_plain", out / f"{kind}_{name}_on", shard)
             interrupt_evaluation(kind, sample, out / f"{kind}_{name}_due", shard)
     distributed.end()
-    until = time.monotonic() + 10                               # the system still lists a thread that has just ended
+    until = time.monotonic() + 10  # the system still lists a thread that has just ended
     while gloo_threads():
-        assert time.monotonic() < until, "a thread of gloo is left, which may abort the end of Python"
+        assert time.monotonic() < until, (
+            "a thread of gloo is left, which may abort the end of Python"
+        )
         time.sleep(0.01)

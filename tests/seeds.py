@@ -19,9 +19,9 @@ import checkpoint
 import corpus
 import finetune
 import models
-import tasks
 import train
 from examples import sample as world
+from tasks import sentences as tasks
 from utils import write_json
 
 VOCAB = world.vocabulary()
@@ -94,7 +94,8 @@ def hugging_face(folder: Path) -> None:
 def write_legacy(tensors: dict[str, torch.Tensor], file: Path) -> None:
     """PyTorch's format before 1.6, always the same bytes.
 
-    It names storages by their addresses and sorts them by these, so there is one storage, and another name for it.
+    It names storages by their addresses and sorts them by these, so there is one storage, and
+    another name for it.
     """
     flat = torch.cat([t.flatten() for t in tensors.values()])
     parts = flat.split([t.numel() for t in tensors.values()])

@@ -1,4 +1,7 @@
-"""Weights in and out: TensorFlow, Hugging Face, ours; what does not fit is named, what is damaged is noticed."""
+"""Weights in and out: TensorFlow, Hugging Face, ours; what does not fit is named, what is damaged
+is noticed.
+"""
+
 import contextlib
 import dataclasses
 import errno
@@ -38,17 +41,28 @@ def ours(tiny: Config, tmp_path: Path) -> Path:
     """A folder with a whole pre-trained checkpoint of ours and its vocabulary."""
     folder = tmp_path / "ours"
     tensors = dict(random_model(tiny).state_dict())
-    checkpoint.write_ours(folder / "model_steps_5.pt", {"step": 5, "config": dataclasses.asdict(tiny), "model": tensors})
+    checkpoint.write_ours(
+        folder / "model_steps_5.pt",
+        {"step": 5, "config": dataclasses.asdict(tiny), "model": tensors},
+    )
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(95))]
     (folder / "vocab.txt").write_text("\n".join(vocab) + "\n")
     return folder
 
 
-def tensorflow_checkpoint(tensors: dict[str, torch.Tensor], cfg: Config, folder: Path, extra: dict | None = None) -> Path:
-    """The weights as TensorFlow's own Saver writes them, under Google's names, with what a run leaves beside them."""
+def tensorflow_checkpoint(
+    tensors: dict[str, torch.Tensor], cfg: Config, folder: Path, extra: dict | None = None
+) -> Path:
+    """The weights as TensorFlow's own Saver writes them, under Google's names, with what a run
+    leaves beside them.
+    """
     import tensorflow.compat.v1 as tf
+
     d = cfg.dim
-    variables: dict[str, np.ndarray] = {"global_step": np.int64(7), "bert/pooler/dense/kernel/adam_m": np.ones((d, d))}
+    variables: dict[str, np.ndarray] = {
+        "global_step": np.int64(7),
+        "bert/pooler/dense/kernel/adam_m": np.ones((d, d)),
+    }
 
     def put(name: str, ours: str, kernel: bool = False) -> None:
         value = tensors[ours].numpy()
@@ -61,17 +75,28 @@ def tensorflow_checkpoint(tensors: dict[str, torch.Tensor], cfg: Config, folder:
     for i in range(cfg.n_layers):
         block, layer = f"transformer.blocks.{i}", f"bert/encoder/layer_{i}"
         for j, name in enumerate(("query", "key", "value")):
-            weight, bias = tensors[f"{block}.attention.qkv.weight"], tensors[f"{block}.attention.qkv.bias"]
-            variables[f"{layer}/attention/self/{name}/kernel"] = weight[j * d:(j + 1) * d].T.numpy()
-            variables[f"{layer}/attention/self/{name}/bias"] = bias[j * d:(j + 1) * d].numpy()
-        for name, mine in (("attention/output/dense", "attention.out"), ("intermediate/dense", "feed_forward.fc1"),
-                           ("output/dense", "feed_forward.fc2")):
+            weight, bias = (
+                tensors[f"{block}.attention.qkv.weight"],
+                tensors[f"{block}.attention.qkv.bias"],
+            )
+            variables[f"{layer}/attention/self/{name}/kernel"] = weight[
+                j * d : (j + 1) * d
+            ].T.numpy()
+            variables[f"{layer}/attention/self/{name}/bias"] = bias[j * d : (j + 1) * d].numpy()
+        for name, mine in (
+            ("attention/output/dense", "attention.out"),
+            ("intermediate/dense", "feed_forward.fc1"),
+            ("output/dense", "feed_forward.fc2"),
+        ):
             put(f"{layer}/{name}/kernel", f"{block}.{mine}.weight", kernel=True)
             put(f"{layer}/{name}/bias", f"{block}.{mine}.bias")
         for name, mine in (("attention/output/LayerNorm", "norm1"), ("output/LayerNorm", "norm2")):
             put(f"{layer}/{name}/gamma", f"{block}.{mine}.weight")
             put(f"{layer}/{name}/beta", f"{block}.{mine}.bias")
-    for name, mine in (("bert/pooler/dense", "pooler.dense"), ("cls/predictions/transform/dense", "masked_lm.dense")):
+    for name, mine in (
+        ("bert/pooler/dense", "pooler.dense"),
+        ("cls/predictions/transform/dense", "masked_lm.dense"),
+    ):
         put(f"{name}/kernel", f"{mine}.weight", kernel=True)
         put(f"{name}/bias", f"{mine}.bias")
     put("cls/predictions/transform/LayerNorm/gamma", "masked_lm.norm.weight")
@@ -96,7 +121,9 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_tensorflow_is_read_to_the_bit_with_all_heads_and_without_slots(tiny: Config, tmp_path: Path) -> None:
+def test_tensorflow_is_read_to_the_bit_with_all_heads_and_without_slots(
+    tiny: Config, tmp_path: Path
+) -> None:
     tensors = dict(random_model(tiny).state_dict())
     folder = tensorflow_checkpoint(tensors, tiny, tmp_path / "tf")
     for source in (folder, folder / "bert_model.ckpt", folder / "bert_model.ckpt.index"):
@@ -104,10 +131,14 @@ def test_tensorflow_is_read_to_the_bit_with_all_heads_and_without_slots(tiny: Co
         assert found.kind == "TensorFlow checkpoint"
         assert found.config == tiny
         assert equal(found.tensors, tensors)
-    stranger = tensorflow_checkpoint(tensors, tiny, tmp_path / "more", {"bert/encoder/extra": np.zeros(3, np.float32)})
+    stranger = tensorflow_checkpoint(
+        tensors, tiny, tmp_path / "more", {"bert/encoder/extra": np.zeros(3, np.float32)}
+    )
     with pytest.raises(UserError, match="bert/encoder/extra is left over"):
         checkpoint.read(stranger)
-    with pytest.raises(UserError, match="bert/encoder/layer_3/attention/self/query/kernel is missing"):
+    with pytest.raises(
+        UserError, match="bert/encoder/layer_3/attention/self/query/kernel is missing"
+    ):
         checkpoint.read(folder, dataclasses.replace(tiny, n_layers=4))
     data = folder / "bert_model.ckpt.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:-5000])
@@ -115,8 +146,9 @@ def test_tensorflow_is_read_to_the_bit_with_all_heads_and_without_slots(tiny: Co
         checkpoint.read(folder)
 
 
-def test_google_to_hugging_face_to_ours_to_hugging_face_is_bit_equal(tiny: Config, tmp_path: Path, ours: Path,
-                                                                     run: Callable) -> None:
+def test_google_to_hugging_face_to_ours_to_hugging_face_is_bit_equal(
+    tiny: Config, tmp_path: Path, ours: Path, run: Callable
+) -> None:
     commands = (checkpoint.convert, checkpoint.inspect, checkpoint.compare)
     google = tensorflow_checkpoint(dict(random_model(tiny).state_dict()), tiny, tmp_path / "tf")
     shutil.copy(ours / "vocab.txt", google)
@@ -125,7 +157,9 @@ def test_google_to_hugging_face_to_ours_to_hugging_face_is_bit_equal(tiny: Confi
         status, out, _ = run(f"convert {source} {target}", *commands)
         assert status == 0
         assert "heads: pooler, masked_lm, next_sentence" in out
-    assert (steps[1] / "model.safetensors").read_bytes() == (steps[3] / "model.safetensors").read_bytes()
+    assert (steps[1] / "model.safetensors").read_bytes() == (
+        steps[3] / "model.safetensors"
+    ).read_bytes()
     for step in steps[1:]:
         folder = step if step.is_dir() else step.parent
         assert (folder / "vocab.txt").read_bytes() == (ours / "vocab.txt").read_bytes()
@@ -135,41 +169,64 @@ def test_google_to_hugging_face_to_ours_to_hugging_face_is_bit_equal(tiny: Confi
     assert status == 0
     assert re.search(r"transformer.blocks.2.attention.qkv.weight +96x32 +float32", out)
     total = sum(p.numel() for p in PretrainModel(tiny).parameters())
-    assert f"pytorchic-bert checkpoint; heads: pooler, masked_lm, next_sentence; {total:,} parameters" in out
+    assert (
+        f"pytorchic-bert checkpoint; heads: pooler, masked_lm, next_sentence; {total:,} parameters"
+        in out
+    )
     status, _, err = run(f"convert {google} {steps[1]}", *commands)
     assert (status, "exists already" in err) == (2, True)
 
 
-def test_compare_finds_a_difference_and_a_missing_tensor(tiny: Config, ours: Path, tmp_path: Path, run: Callable) -> None:
+def test_compare_finds_a_difference_and_a_missing_tensor(
+    tiny: Config, ours: Path, tmp_path: Path, run: Callable
+) -> None:
     found = checkpoint.read(ours)
     found.tensors["pooler.dense.bias"] = found.tensors["pooler.dense.bias"] + 0.5
     del found.tensors["masked_lm.bias"]
-    checkpoint.write_ours(tmp_path / "b.pt", {"config": dataclasses.asdict(tiny), "model": found.tensors})
+    checkpoint.write_ours(
+        tmp_path / "b.pt", {"config": dataclasses.asdict(tiny), "model": found.tensors}
+    )
     line = f"compare {ours} {tmp_path / 'b.pt'}"
     status, out, _ = run(line, checkpoint.convert, checkpoint.compare)
     assert status == 1
     assert re.search(r"pooler.dense.bias +5.000e-01", out)
     assert re.search(rf"masked_lm.bias +only in {ours}", out)
     assert "largest difference 5.000e-01, 1 tensors without a partner" in out
-    assert run(f"compare {ours} {ours} --tolerance 0", checkpoint.convert, checkpoint.compare)[0] == 0
+    assert (
+        run(f"compare {ours} {ours} --tolerance 0", checkpoint.convert, checkpoint.compare)[0] == 0
+    )
 
 
-@pytest.mark.parametrize(("heads", "architecture"), [
-    (("pooler", "masked_lm", "next_sentence"), "BertForPreTraining"),
-    (("masked_lm",), "BertForMaskedLM"),
-    (("pooler",), "BertModel"),
-    (("pooler", "masked_lm"), "BertForMaskedLM"),
-    (("pooler", "next_sentence"), "BertForNextSentencePrediction"),
-    (("pooler", "answer"), "BertForQuestionAnswering"),
-    (("pooler", "masked_lm", "next_sentence", "classifier"), "BertForSequenceClassification"),
-    (("pooler", "classifier"), "BertForSequenceClassification"),
-    (("answer",), "BertForQuestionAnswering"),
-])
+@pytest.mark.parametrize(
+    ("heads", "architecture"),
+    [
+        (("pooler", "masked_lm", "next_sentence"), "BertForPreTraining"),
+        (("masked_lm",), "BertForMaskedLM"),
+        (("pooler",), "BertModel"),
+        (("pooler", "masked_lm"), "BertForMaskedLM"),
+        (("pooler", "next_sentence"), "BertForNextSentencePrediction"),
+        (("pooler", "answer"), "BertForQuestionAnswering"),
+        (("pooler", "masked_lm", "next_sentence", "classifier"), "BertForSequenceClassification"),
+        (("pooler", "classifier"), "BertForSequenceClassification"),
+        (("answer",), "BertForQuestionAnswering"),
+    ],
+)
 def test_transformers_loads_what_we_write_without_a_warning_and_with_equal_outputs(
-        tiny: Config, tmp_path: Path, padded_batch: tuple, ours: Path, heads: tuple[str, ...], architecture: str,
-        caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture) -> None:
-    tensors = {**random_model(tiny).state_dict(), **Classifier(tiny, 3).state_dict(),
-               "answer.weight": torch.randn(2, 32), "answer.bias": torch.randn(2)}
+    tiny: Config,
+    tmp_path: Path,
+    padded_batch: tuple,
+    ours: Path,
+    heads: tuple[str, ...],
+    architecture: str,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture,
+) -> None:
+    tensors = {
+        **random_model(tiny).state_dict(),
+        **Classifier(tiny, 3).state_dict(),
+        "answer.weight": torch.randn(2, 32),
+        "answer.bias": torch.randn(2),
+    }
     kept = {name: t for name, t in tensors.items() if name.split(".")[0] in ("transformer", *heads)}
     source = tmp_path / "model" / "m.pt"
     checkpoint.write_ours(source, {"config": dataclasses.asdict(tiny), "model": kept})
@@ -201,9 +258,19 @@ def test_transformers_loads_what_we_write_without_a_warning_and_with_equal_outpu
             assert (spans[..., 0] - output.start_logits)[real].abs().max() < 1e-5
         if "masked_lm" in heads and architecture != "BertForSequenceClassification":
             lm = models.MaskedLM(tiny)
-            lm.load_state_dict({n.removeprefix("masked_lm."): t for n, t in kept.items() if n.startswith("masked_lm.")})
-            logits = output.prediction_logits if architecture == "BertForPreTraining" else output.logits
-            assert (lm(hidden, kept["transformer.embedding.token.weight"]) - logits)[real].abs().max() < 1e-4
+            lm.load_state_dict(
+                {
+                    n.removeprefix("masked_lm."): t
+                    for n, t in kept.items()
+                    if n.startswith("masked_lm.")
+                }
+            )
+            logits = (
+                output.prediction_logits if architecture == "BertForPreTraining" else output.logits
+            )
+            assert (lm(hidden, kept["transformer.embedding.token.weight"]) - logits)[
+                real
+            ].abs().max() < 1e-4
     assert transformers.BertTokenizer.from_pretrained(tmp_path / "hf").do_lower_case is True
     written = checkpoint.read(tmp_path / "hf").tensors
     assert written.keys() <= kept.keys()
@@ -213,18 +280,30 @@ def test_transformers_loads_what_we_write_without_a_warning_and_with_equal_outpu
     assert all(head in said.split("left out")[-1] for head in left_out)
 
 
-def test_hugging_face_files_old_and_new_load(tiny: Config, tmp_path: Path, ours: Path,
-                                             capsys: pytest.CaptureFixture) -> None:
+def test_hugging_face_files_old_and_new_load(
+    tiny: Config, tmp_path: Path, ours: Path, capsys: pytest.CaptureFixture
+) -> None:
     checkpoint.convert(str(ours), str(tmp_path / "hf"))
     from safetensors.torch import load_file
+
     tensors = load_file(tmp_path / "hf/model.safetensors")
-    old = {re.sub("Norm.bias$", "Norm.beta", re.sub("Norm.weight$", "Norm.gamma", name.removeprefix("bert."))): t
-           for name, t in tensors.items()}
-    tied = {"cls.predictions.decoder.weight": tensors["bert.embeddings.word_embeddings.weight"],
-            "cls.predictions.decoder.bias": tensors["cls.predictions.bias"],
-            "bert.embeddings.position_ids": torch.arange(40)}
+    old = {
+        re.sub(
+            "Norm.bias$",
+            "Norm.beta",
+            re.sub("Norm.weight$", "Norm.gamma", name.removeprefix("bert.")),
+        ): t
+        for name, t in tensors.items()
+    }
+    tied = {
+        "cls.predictions.decoder.weight": tensors["bert.embeddings.word_embeddings.weight"],
+        "cls.predictions.decoder.bias": tensors["cls.predictions.bias"],
+        "bert.embeddings.position_ids": torch.arange(40),
+    }
     expected = checkpoint.read(ours).tensors
-    for n, (contents, zipped) in enumerate([(tensors, True), (tensors | tied, True), (old, True), (old, False)]):
+    for n, (contents, zipped) in enumerate(
+        [(tensors, True), (tensors | tied, True), (old, True), (old, False)]
+    ):
         folder = tmp_path / f"hf{n}"
         folder.mkdir()
         shutil.copy(tmp_path / "hf/config.json", folder)
@@ -233,8 +312,10 @@ def test_hugging_face_files_old_and_new_load(tiny: Config, tmp_path: Path, ours:
     half = {name: t.half() for name, t in tensors.items()}
     torch.save(half, tmp_path / "hf0/pytorch_model.bin")
     capsys.readouterr()
-    checkpoint.inspect(str(tmp_path / "hf0"))                   # shows the file, not what we make of it
-    assert re.search(r"bert.encoder.layer.2.attention.self.value.weight +32x32 +float16", capsys.readouterr().out)
+    checkpoint.inspect(str(tmp_path / "hf0"))  # shows the file, not what we make of it
+    assert re.search(
+        r"bert.encoder.layer.2.attention.self.value.weight +32x32 +float16", capsys.readouterr().out
+    )
     assert all(t.dtype == torch.float32 for t in checkpoint.read(tmp_path / "hf0").tensors.values())
     untied = tensors | {"cls.predictions.decoder.weight": torch.zeros(100, 32)}
     torch.save(untied, tmp_path / "hf0/pytorch_model.bin")
@@ -245,46 +326,76 @@ def test_hugging_face_files_old_and_new_load(tiny: Config, tmp_path: Path, ours:
 def test_whatever_does_not_fit_is_listed(tiny: Config, ours: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         checkpoint.read(ours, dataclasses.replace(tiny, dim_ff=48, vocab_size=90))
-    for part in ("contradicts the model configuration",
-                 "transformer.embedding.token.weight is (100, 32), expected (90, 32)",
-                 "transformer.blocks.0.feed_forward.fc1.weight is (64, 32), expected (48, 32)", "; and 6 more"):
+    for part in (
+        "contradicts the model configuration",
+        "transformer.embedding.token.weight is (100, 32), expected (90, 32)",
+        "transformer.blocks.0.feed_forward.fc1.weight is (64, 32), expected (48, 32)",
+        "; and 6 more",
+    ):
         assert part in str(error.value)
     assert "\n" not in str(error.value)
-    with pytest.raises(UserError) as error:                     # shapes, missing and left-over tensors together
+    with pytest.raises(UserError) as error:  # shapes, missing and left-over tensors together
         checkpoint.read(ours, dataclasses.replace(tiny, n_layers=5, dim=64))
     five, rest = str(error.value).split("; and ")
     assert five.count("is missing") == 5
-    # Two blocks of 12 parameters, and another width of all others but two heads' biases and three blocks' fc1.bias.
+    # Two blocks of 12 parameters, and another width of all others but two heads' biases and three
+    # blocks' fc1.bias.
     parameters = len(PretrainModel(tiny).state_dict())
     assert rest == f"{2 * 12 + parameters - 5 - 5} more"
-    with pytest.raises(UserError, match=r"transformer\.blocks\.2\.attention\.out\.bias is left over.*; and 7 more"):
+    with pytest.raises(
+        UserError, match=r"transformer\.blocks\.2\.attention\.out\.bias is left over.*; and 7 more"
+    ):
         checkpoint.read(ours, dataclasses.replace(tiny, n_layers=2))
     found = checkpoint.read(ours)
-    assert checkpoint.load(Classifier(tiny), found, fresh=("pooler", "classifier")) == ["classifier"]
-    with pytest.raises(UserError, match=r"classifier\.weight is missing; classifier\.bias is missing"):
+    assert checkpoint.load(Classifier(tiny), found, fresh=("pooler", "classifier")) == [
+        "classifier"
+    ]
+    with pytest.raises(
+        UserError, match=r"classifier\.weight is missing; classifier\.bias is missing"
+    ):
         checkpoint.load(Classifier(tiny), found)
     del found.tensors["transformer.blocks.1.norm1.bias"]
     with pytest.raises(UserError, match=r"transformer.blocks.1.norm1.bias is missing"):
         checkpoint.load(Classifier(tiny), found, fresh=("classifier",))
     checkpoint.convert(str(ours), str(tmp_path / "hf"))
     from safetensors.torch import load_file, save_file
+
     tensors = load_file(tmp_path / "hf/model.safetensors")
-    del tensors["bert.encoder.layer.1.output.dense.bias"], tensors["cls.predictions.transform.dense.bias"]
+    del (
+        tensors["bert.encoder.layer.1.output.dense.bias"],
+        tensors["cls.predictions.transform.dense.bias"],
+    )
     save_file(tensors | {"bert.surprise": torch.zeros(1)}, tmp_path / "hf/model.safetensors")
     with pytest.raises(UserError) as error:
         checkpoint.read(tmp_path / "hf")
-    for part in ("bert.encoder.layer.1.output.dense.bias is missing", "cls.predictions.transform.dense.bias is missing",
-                 "bert.surprise is left over"):
+    for part in (
+        "bert.encoder.layer.1.output.dense.bias is missing",
+        "cls.predictions.transform.dense.bias is missing",
+        "bert.surprise is left over",
+    ):
         assert part in str(error.value)
 
 
 def test_every_flipped_byte_and_every_truncation_of_a_checkpoint_is_noticed(ours: Path) -> None:
     file = ours / "model_steps_5.pt"
     content, rng = file.read_bytes(), random.Random(0)
-    assert torch.load(file, weights_only=True)["step"] == 5     # torch reads it too
-    places = [0, 1, 40, len(content) - 1, len(content) - 64, len(content) - 65, len(content) - 66, len(content) - 70]
+    assert torch.load(file, weights_only=True)["step"] == 5  # torch reads it too
+    places = [
+        0,
+        1,
+        40,
+        len(content) - 1,
+        len(content) - 64,
+        len(content) - 65,
+        len(content) - 66,
+        len(content) - 70,
+    ]
     for place in places + [rng.randrange(len(content)) for _ in range(80)]:
-        file.write_bytes(content[:place] + bytes([content[place] ^ (1 << rng.randrange(8))]) + content[place + 1:])
+        file.write_bytes(
+            content[:place]
+            + bytes([content[place] ^ (1 << rng.randrange(8))])
+            + content[place + 1 :]
+        )
         with pytest.raises(UserError, match=f"{file}.*altered|contradicts|not readable"):
             checkpoint.read(file)
     lengths = [0, 1, 22, 65, 66, len(content) - 1, len(content) - 64]
@@ -303,7 +414,11 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tiny: Config, tmp_path: 
             return os.mkdir, (str(tmp_path / "exploded"),)
 
     write_json(tmp_path / "config.json", dataclasses.asdict(tiny))
-    for name, zipped in (("pytorch_model.bin", True), ("pytorch_model.bin", False), ("model.pt", True)):
+    for name, zipped in (
+        ("pytorch_model.bin", True),
+        ("pytorch_model.bin", False),
+        ("model.pt", True),
+    ):
         bomb = {"bert.embeddings.word_embeddings.weight": Bomb()}
         torch.save(bomb, tmp_path / name, _use_new_zipfile_serialization=zipped)
         with pytest.raises(UserError, match="not readable as weights"):
@@ -313,12 +428,15 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tiny: Config, tmp_path: 
 
 def test_a_write_that_fails_leaves_the_earlier_file_and_no_rest(ours: Path) -> None:
     before = (ours / "model_steps_5.pt").read_bytes()
-    # a process that may write 20 kB a file, as on a full disk, overwrites the checkpoint with a larger one
-    code = ("import resource, signal, torch, checkpoint; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-            "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
-            "from cli import one_line_errors\n"
-            f"file = {str(ours / 'model_steps_5.pt')!r}\n"
-            "with one_line_errors('p'): checkpoint.write_ours(file, {'x': torch.zeros(99999)})")
+    # a process that may write 20 kB a file, as on a full disk, overwrites the checkpoint with a
+    # larger one
+    code = (
+        "import resource, signal, torch, checkpoint; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
+        "from cli import one_line_errors\n"
+        f"file = {str(ours / 'model_steps_5.pt')!r}\n"
+        "with one_line_errors('p'): checkpoint.write_ours(file, {'x': torch.zeros(99999)})"
+    )
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
     assert done.returncode == 2, done.stderr
@@ -327,15 +445,33 @@ def test_a_write_that_fails_leaves_the_earlier_file_and_no_rest(ours: Path) -> N
     assert sorted(p.name for p in ours.iterdir()) == ["model_steps_5.pt", "vocab.txt"]
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda folder: None, "has no checkpoint; expected model.safetensors"),
-    (lambda folder: torch.save({"a": torch.zeros(1)}, folder / "pytorch_model.bin"), "no config.json or bert_config.json"),
-    (lambda folder: [write_json(folder / "config.json", {"dim": 32, "n_heads": 2}),
-                     (folder / "model.safetensors").write_bytes(b"x" * 100)], "not readable as weights"),
-    (lambda folder: [write_json(folder / "config.json", {"dim": 32, "n_heads": 2}),
-                     torch.save([1, 2], folder / "pytorch_model.bin")], "expected names and tensors, found a list"),
-])
-def test_a_folder_without_a_usable_checkpoint_is_named(tmp_path: Path, make: Callable, message: str) -> None:
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: None, "has no checkpoint; expected model.safetensors"),
+        (
+            lambda folder: torch.save({"a": torch.zeros(1)}, folder / "pytorch_model.bin"),
+            "no config.json or bert_config.json",
+        ),
+        (
+            lambda folder: [
+                write_json(folder / "config.json", {"dim": 32, "n_heads": 2}),
+                (folder / "model.safetensors").write_bytes(b"x" * 100),
+            ],
+            "not readable as weights",
+        ),
+        (
+            lambda folder: [
+                write_json(folder / "config.json", {"dim": 32, "n_heads": 2}),
+                torch.save([1, 2], folder / "pytorch_model.bin"),
+            ],
+            "expected names and tensors, found a list",
+        ),
+    ],
+)
+def test_a_folder_without_a_usable_checkpoint_is_named(
+    tmp_path: Path, make: Callable, message: str
+) -> None:
     make(tmp_path)
     with pytest.raises(UserError, match=message) as error:
         checkpoint.read(tmp_path)
@@ -349,15 +485,21 @@ def test_a_folder_without_a_usable_checkpoint_is_named(tmp_path: Path, make: Cal
 
 @pytest.mark.real
 def test_real_checkpoints_agree(real: Path) -> None:
-    hugging_face, google = checkpoint.read(real / "minilm").tensors, checkpoint.read(real / "minilm_tf").tensors
-    assert set(google) - set(hugging_face) == {name for name in google if name.startswith(("masked_lm", "next_sentence"))}
+    hugging_face, google = (
+        checkpoint.read(real / "minilm").tensors,
+        checkpoint.read(real / "minilm_tf").tensors,
+    )
+    assert set(google) - set(hugging_face) == {
+        name for name in google if name.startswith(("masked_lm", "next_sentence"))
+    }
     assert all(torch.equal(t, google[name]) for name, t in hugging_face.items())
     legacy = checkpoint.read(real / "hf_fixtures")
     assert legacy.heads == ["pooler"]
     assert legacy.config.n_layers == 3
 
 
-# ------------------------------------------------------------------------------------------------ which one, and whole
+# ----------------------------------------------------------------------------- which one, and whole
+
 
 def write_vocab(folder: Path, n: int) -> None:
     """A vocabulary of n tokens."""
@@ -366,36 +508,57 @@ def write_vocab(folder: Path, n: int) -> None:
     (folder / "vocab.txt").write_text("\n".join(tokens) + "\n")
 
 
-def test_a_runs_folder_stands_for_its_best_checkpoint(tiny: Config, tmp_path: Path, run: Callable) -> None:
+def test_a_runs_folder_stands_for_its_best_checkpoint(
+    tiny: Config, tmp_path: Path, run: Callable
+) -> None:
     write_vocab(tmp_path, tiny.vocab_size)
     best = {"metric": "Accuracy", "value": 0.75, "step": 10, "since": 1}
     models = {step: random_model(tiny) for step in (5, 10, 20)}
     for step, model in models.items():
         model.masked_lm.bias.data.fill_(float(step))
-        contents = {"config": vars(tiny), "model": model.state_dict(), "step": step, "best": best if step >= 10 else {}}
+        contents = {
+            "config": vars(tiny),
+            "model": model.state_dict(),
+            "step": step,
+            "best": best if step >= 10 else {},
+        }
         checkpoint.write_ours(tmp_path / f"model_steps_{step}.pt", contents)
     found = checkpoint.read(tmp_path)
     assert found.file.name == "model_steps_10.pt"
     assert found.tensors["masked_lm.bias"][0] == 10
     assert found.words().endswith("model_steps_10.pt (the best of its run: Accuracy 0.7500)")
-    assert checkpoint.read(tmp_path / "model_steps_20.pt").file.name == "model_steps_20.pt"      # named, it is that one
-    status, out, _ = run(f"convert {tmp_path} {tmp_path}/hf", checkpoint.convert, checkpoint.inspect)
+    assert (
+        checkpoint.read(tmp_path / "model_steps_20.pt").file.name == "model_steps_20.pt"
+    )  # named, it is that one
+    status, out, _ = run(
+        f"convert {tmp_path} {tmp_path}/hf", checkpoint.convert, checkpoint.inspect
+    )
     assert (status, "model_steps_10.pt (the best of its run" in out) == (0, True)
-    (tmp_path / "model_steps_10.pt").unlink()                   # without it, or without evaluations, the last one
+    (tmp_path / "model_steps_10.pt").unlink()  # without it, or without evaluations, the last one
     assert checkpoint.read(tmp_path).file.name == "model_steps_20.pt"
     (tmp_path / "model_steps_20.pt").unlink()
     assert checkpoint.read(tmp_path).file.name == "model_steps_5.pt"
 
 
-@pytest.mark.parametrize(("architecture", "head", "n"), [
-    ("BertForTokenClassification", "tags", 5), ("BertForMultipleChoice", "choice", 1),
-    ("BertForSequenceClassification", "classifier", 3), ("BertForMaskedLM", "masked_lm", 0),
-    ("BertForQuestionAnswering", "answer", 0)])
-def test_every_head_of_transformers_survives_both_ways(tiny: Config, tmp_path: Path, architecture: str, head: str,
-                                                       n: int) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "head", "n"),
+    [
+        ("BertForTokenClassification", "tags", 5),
+        ("BertForMultipleChoice", "choice", 1),
+        ("BertForSequenceClassification", "classifier", 3),
+        ("BertForMaskedLM", "masked_lm", 0),
+        ("BertForQuestionAnswering", "answer", 0),
+    ],
+)
+def test_every_head_of_transformers_survives_both_ways(
+    tiny: Config, tmp_path: Path, architecture: str, head: str, n: int
+) -> None:
     import transformers
+
     names = {str(i): f"label {i}" for i in range(n or 2)}
-    settings = transformers.BertConfig(**tiny.to_released(), id2label=names, label2id={b: int(a) for a, b in names.items()})
+    settings = transformers.BertConfig(
+        **tiny.to_released(), id2label=names, label2id={b: int(a) for a, b in names.items()}
+    )
     torch.manual_seed(0)
     model = getattr(transformers, architecture)(settings)
     model.save_pretrained(tmp_path / "hf")
@@ -403,10 +566,14 @@ def test_every_head_of_transformers_survives_both_ways(tiny: Config, tmp_path: P
     found = checkpoint.read(tmp_path / "hf")
     assert head in found.heads
     assert not {"classifier", "tags", "choice"} & (set(found.heads) - {head})
-    assert found.labels == ([f"label {i}" for i in range(n)] if head in ("classifier", "tags") else None)
+    assert found.labels == (
+        [f"label {i}" for i in range(n)] if head in ("classifier", "tags") else None
+    )
     checkpoint.convert(str(tmp_path / "hf"), str(tmp_path / "ours/model.pt"))
     checkpoint.convert(str(tmp_path / "ours"), str(tmp_path / "again"))
-    again, loading = getattr(transformers, architecture).from_pretrained(tmp_path / "again", output_loading_info=True)
+    again, loading = getattr(transformers, architecture).from_pretrained(
+        tmp_path / "again", output_loading_info=True
+    )
     assert not any(loading.values())
     assert equal(again.state_dict(), model.state_dict())
     written = read_json(tmp_path / "again/config.json")
@@ -417,20 +584,30 @@ def test_every_head_of_transformers_survives_both_ways(tiny: Config, tmp_path: P
 
 def test_what_would_be_another_model_is_refused(tiny: Config, tmp_path: Path) -> None:
     import transformers
-    transformers.BertForMaskedLM(transformers.BertConfig(**tiny.to_released())).save_pretrained(tmp_path)
+
+    transformers.BertForMaskedLM(transformers.BertConfig(**tiny.to_released())).save_pretrained(
+        tmp_path
+    )
     settings = read_json(tmp_path / "config.json")
-    for change in ({"is_decoder": True}, {"add_cross_attention": True}, {"position_embedding_type": "relative_key"}):
+    for change in (
+        {"is_decoder": True},
+        {"add_cross_attention": True},
+        {"position_embedding_type": "relative_key"},
+    ):
         (tmp_path / "config.json").write_text(json.dumps(settings | change))
         with pytest.raises(UserError, match=f"{next(iter(change))} is .*; only .* is BERT"):
             checkpoint.read(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(settings))
     from safetensors.torch import load_file, save_file
+
     tensors = load_file(tmp_path / "model.safetensors")
     bias = tensors["cls.predictions.bias"] + 1
     save_file(tensors | {"cls.predictions.decoder.bias": bias}, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match=r"decoder\.bias differs from cls\.predictions\.bias; BERT shares them"):
+    with pytest.raises(
+        UserError, match=r"decoder\.bias differs from cls\.predictions\.bias; BERT shares them"
+    ):
         checkpoint.read(tmp_path)
-    del tensors["cls.predictions.bias"]                         # the decoder's is the only one
+    del tensors["cls.predictions.bias"]  # the decoder's is the only one
     save_file(tensors | {"cls.predictions.decoder.bias": bias}, tmp_path / "model.safetensors")
     assert torch.equal(checkpoint.read(tmp_path).tensors["masked_lm.bias"], bias)
     (tmp_path / "config.json").write_text(json.dumps(settings | {"id2label": {"0": "a", "2": "b"}}))
@@ -438,17 +615,24 @@ def test_what_would_be_another_model_is_refused(tiny: Config, tmp_path: Path) ->
         checkpoint.read(tmp_path)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda t: torch.zeros(1).expand(t.shape), "repeats few numbers as a tensor of"),
-    (lambda t: t.to_sparse(), "is cpu sparse_coo of float32; expected ordinary floating-point numbers"),
-    (lambda t: t.to("meta"), "is meta strided of float32"),
-    (lambda t: t.to(torch.int8), "is cpu strided of int8"),
-    (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "is quantised"),
-    (lambda t: t.to(torch.complex64), "is cpu strided of complex64"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: torch.zeros(1).expand(t.shape), "repeats few numbers as a tensor of"),
+        (
+            lambda t: t.to_sparse(),
+            "is cpu sparse_coo of float32; expected ordinary floating-point numbers",
+        ),
+        (lambda t: t.to("meta"), "is meta strided of float32"),
+        (lambda t: t.to(torch.int8), "is cpu strided of int8"),
+        (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "is quantised"),
+        (lambda t: t.to(torch.complex64), "is cpu strided of complex64"),
+    ],
+)
 @pytest.mark.filterwarnings("ignore")
-def test_tensors_that_are_not_plain_numbers_are_refused(tiny: Config, tmp_path: Path, change: Callable,
-                                                        message: str) -> None:
+def test_tensors_that_are_not_plain_numbers_are_refused(
+    tiny: Config, tmp_path: Path, change: Callable, message: str
+) -> None:
     tensors = random_model(tiny).state_dict()
     name = "transformer.blocks.1.feed_forward.fc1.weight"
     tensors[name] = change(tensors[name])
@@ -457,40 +641,55 @@ def test_tensors_that_are_not_plain_numbers_are_refused(tiny: Config, tmp_path: 
         checkpoint.read(tmp_path / "model.pt")
 
 
-def test_shapes_beyond_reason_are_refused_before_anything_is_made_of_them(tiny: Config, tmp_path: Path) -> None:
+def test_shapes_beyond_reason_are_refused_before_anything_is_made_of_them(
+    tiny: Config, tmp_path: Path
+) -> None:
     model = random_model(tiny).state_dict()
-    for change, message in (({"n_layers": 10**6}, "n_layers=1000000; expected at most 1,000"),
-                            ({"vocab_size": 10**12}, "vocab_size=1000000000000; expected at most"),
-                            ({"dim": 65536, "dim_ff": 10**6, "n_layers": 1000}, "has .* parameters; expected at most")):
-        checkpoint.write_ours(tmp_path / "model.pt", {"config": vars(tiny) | change, "model": model})
+    for change, message in (
+        ({"n_layers": 10**6}, "n_layers=1000000; expected at most 1,000"),
+        ({"vocab_size": 10**12}, "vocab_size=1000000000000; expected at most"),
+        ({"dim": 65536, "dim_ff": 10**6, "n_layers": 1000}, "has .* parameters; expected at most"),
+    ):
+        checkpoint.write_ours(
+            tmp_path / "model.pt", {"config": vars(tiny) | change, "model": model}
+        )
         with pytest.raises(UserError, match=message):
             checkpoint.read(tmp_path / "model.pt")
 
 
 @pytest.mark.parametrize("target", ["hf", "ours/model.pt"])
-def test_a_conversion_cut_short_leaves_nothing_and_can_be_done_again(tiny: Config, tmp_path: Path, target: str,
-                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conversion_cut_short_leaves_nothing_and_can_be_done_again(
+    tiny: Config, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_vocab(tmp_path / "from", tiny.vocab_size)
-    checkpoint.write_ours(tmp_path / "from/model.pt", {"config": vars(tiny), "model": random_model(tiny).state_dict()})
+    checkpoint.write_ours(
+        tmp_path / "from/model.pt", {"config": vars(tiny), "model": random_model(tiny).state_dict()}
+    )
     fsync, calls = os.fsync, iter(range(100))
     vocabulary = {"vocab.txt", "tokenizer_config.json"}
-    whole = {"hf": {"config.json", "model.safetensors", *vocabulary}, "ours/model.pt": {"model.pt", *vocabulary}}
+    whole = {
+        "hf": {"config.json", "model.safetensors", *vocabulary},
+        "ours/model.pt": {"model.pt", *vocabulary},
+    }
 
     def cut(at: int) -> Callable[[int], None]:
         def sync(number: int) -> None:
             if next(calls) == at:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             fsync(number)
+
         return sync
 
     cuts = 0
-    while True:                                                 # after every file that is put on the disk
+    while True:  # after every file that is put on the disk
         calls = iter(range(100))
         monkeypatch.setattr(os, "fsync", cut(cuts))
         with contextlib.suppress(OSError):
             checkpoint.convert(str(tmp_path / "from"), str(tmp_path / target))
             break
-        left = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "from"]
+        left = [
+            path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "from"
+        ]
         # Nothing, or all of it, where only the new name was not yet on the disk.
         if (tmp_path / target).exists():
             assert {path.name for path in left} == whole[target], cuts
@@ -503,21 +702,34 @@ def test_a_conversion_cut_short_leaves_nothing_and_can_be_done_again(tiny: Confi
     monkeypatch.undo()
     assert cuts >= 3
     assert checkpoint.read(tmp_path / target).heads == ["pooler", "masked_lm", "next_sentence"]
-    if target.endswith(".pt"):                                  # killed after the first files: they are the same again
+    if target.endswith(".pt"):  # killed after the first files: they are the same again
         (tmp_path / target).unlink()
         checkpoint.convert(str(tmp_path / "from"), str(tmp_path / target))
 
 
-def test_targets_and_names_that_mean_nothing_here_are_refused(tiny: Config, tmp_path: Path, run: Callable,
-                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_targets_and_names_that_mean_nothing_here_are_refused(
+    tiny: Config, tmp_path: Path, run: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_vocab(tmp_path / "from", tiny.vocab_size)
-    checkpoint.write_ours(tmp_path / "from/model.pt", {"config": vars(tiny), "model": random_model(tiny).state_dict()})
+    checkpoint.write_ours(
+        tmp_path / "from/model.pt", {"config": vars(tiny), "model": random_model(tiny).state_dict()}
+    )
     monkeypatch.chdir(tmp_path)
     for line, message in (
-            ("convert from m.onnx", "m.onnx: files ending in .onnx are not written here; expected a name ending in .pt"),
-            ("convert bert-base-uncased x", "weights are not downloaded by their names; fetch its config.json, vocab.txt"),
-            ("convert google/bert_uncased_L-2_H-128_A-2 x", "weights are not downloaded by their names"),
-            ("convert runs/mrpc x", "runs/mrpc does not exist; expected a TensorFlow checkpoint")):
+        (
+            "convert from m.onnx",
+            "m.onnx: files ending in .onnx are not written here; expected a name ending in .pt",
+        ),
+        (
+            "convert bert-base-uncased x",
+            "weights are not downloaded by their names; fetch its config.json, vocab.txt",
+        ),
+        (
+            "convert google/bert_uncased_L-2_H-128_A-2 x",
+            "weights are not downloaded by their names",
+        ),
+        ("convert runs/mrpc x", "runs/mrpc does not exist; expected a TensorFlow checkpoint"),
+    ):
         status, _, err = run(line, checkpoint.convert, checkpoint.inspect)
         assert (status, message in err) == (2, True), err
     (tmp_path / "empty.pt").mkdir()
@@ -544,4 +756,7 @@ def test_what_a_notebook_shows_of_a_checkpoint_is_a_line(ours: Path) -> None:
     shown = repr(checkpoint.read(ours))
     assert shown.count("\n") == 0
     assert len(shown) < 250
-    assert "42 tensors, heads: pooler, masked_lm, next_sentence>" in shown or "tensors, heads: " in shown
+    assert (
+        "42 tensors, heads: pooler, masked_lm, next_sentence>" in shown
+        or "tensors, heads: " in shown
+    )

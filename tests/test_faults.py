@@ -1,4 +1,5 @@
 """Nothing is lost: a little of what tests/faults.py does at length, signals, and hostile files."""
+
 import io
 import json
 import os
@@ -25,12 +26,12 @@ import torch
 import checkpoint
 import finetune
 import runs
-import shards
 import train
 import utils
 from models import Classifier
-from shards import Corpus
-from tasks import TASKS, Batches, encode, read_examples
+from pretraining import shards
+from pretraining.shards import Corpus
+from tasks.sentences import TASKS, Batches, encode, read_examples
 from tokenization import FullTokenizer
 from utils import Interrupted, Signals, UserError, locked
 
@@ -43,8 +44,13 @@ print(faults.{})"""
 
 def a_little(call: str) -> str:
     """Call a function of faults.py in a process of its own, since it forks."""
-    done = subprocess.run([sys.executable, "-c", LITTLE.format(call)], cwd=ROOT, capture_output=True, text=True,
-                          timeout=600)
+    done = subprocess.run(
+        [sys.executable, "-c", LITTLE.format(call)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -52,7 +58,11 @@ def a_little(call: str) -> str:
 @pytest.mark.parametrize("kind", ["classify", "pretrain"])
 def test_killed_at_random_moments_the_run_comes_to_the_same_bits(tmp_path: Path, kind: str) -> None:
     found = a_little(f"kills({kind!r}, 4, Path({str(tmp_path)!r}))")
-    assert re.match(r"[4-9]\d* kills, [1-9]\d* of them of runs that had gone on; [1-9]\d* runs came to the same", found)
+    assert re.match(
+        r"[4-9]\d* kills, [1-9]\d* of them of runs that had gone on; [1-9]\d* runs came to the "
+        r"same",
+        found,
+    )
 
 
 def test_messages_that_cannot_be_written_cost_no_work(tmp_path: Path) -> None:
@@ -61,11 +71,15 @@ def test_messages_that_cannot_be_written_cost_no_work(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("full", [False, True])
 def test_a_save_cut_short_is_told_and_the_one_before_it_used(tmp_path: Path, full: bool) -> None:
-    assert a_little(f"cut_saves('classify', 3, Path({str(tmp_path)!r}), {full})").startswith("3 saves")
+    assert a_little(f"cut_saves('classify', 3, Path({str(tmp_path)!r}), {full})").startswith(
+        "3 saves"
+    )
 
 
 def test_every_flipped_bit_and_every_truncation_is_noticed(tmp_path: Path) -> None:
-    assert a_little(f"damages(60, Path({str(tmp_path)!r}))").startswith("60 flipped bits, 60 truncations")
+    assert a_little(f"damages(60, Path({str(tmp_path)!r}))").startswith(
+        "60 flipped bits, 60 truncations"
+    )
 
 
 @pytest.mark.parametrize("mode", ["nan", "infinite-sharded", "hang", "die", "error", "data"])
@@ -82,7 +96,9 @@ def test_a_signal_to_torchrun_saves_and_the_same_command_goes_on(tmp_path: Path)
     flags = faults.flags("classify", sample, tmp_path / "run", save_steps=10**6, total_steps=100)
     process = faults.torchrun(2, "classify.py", *flags, FAULTS=mark)
     limit = time.monotonic() + 100
-    while not (file := tmp_path / "run/metrics.jsonl").is_file() or not file.read_text().count("\n"):
+    while not (file := tmp_path / "run/metrics.jsonl").is_file() or not file.read_text().count(
+        "\n"
+    ):
         assert time.monotonic() < limit
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
@@ -91,25 +107,46 @@ def test_a_signal_to_torchrun_saves_and_the_same_command_goes_on(tmp_path: Path)
     assert not faults.marked(mark)
     (saved,) = checkpoint.saved(tmp_path / "run")
     assert faults.torchrun(2, "classify.py", *flags).wait(timeout=120) == 0
-    assert faults.torchrun(2, "classify.py", *faults.flags("classify", sample, tmp_path / "whole", save_steps=10**6,
-                                                           total_steps=100)).wait(timeout=120) == 0
+    assert (
+        faults.torchrun(
+            2,
+            "classify.py",
+            *faults.flags(
+                "classify", sample, tmp_path / "whole", save_steps=10**6, total_steps=100
+            ),
+        ).wait(timeout=120)
+        == 0
+    )
     assert faults.step([saved]) < 100
     faults.assert_same(tmp_path / "run", tmp_path / "whole")
 
 
-# -------------------------------------------------------------------------------------------------------- signals
+# ------------------------------------------------------------------------------------------ signals
+
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., train.Trainer]:
     """A Trainer of a small classifier."""
     sample = faults.make_sample(tmp_path / "sample")
-    features = encode(read_examples(TASKS["mrpc"], sample / "train.tsv"), TASKS["mrpc"],
-                      FullTokenizer(sample / "vocab.txt"), 64)
+    features = encode(
+        read_examples(TASKS["mrpc"], sample / "train.tsv"),
+        TASKS["mrpc"],
+        FullTokenizer(sample / "vocab.txt"),
+        64,
+    )
     shape = train.read_config(faults.classify.finetune.models.Config, sample / "config.json")
 
     def trainer(folder: str, **settings: object) -> train.Trainer:
-        cfg = train.Config(**{"batch_size": 12, "total_steps": 20, "lr": 1e-3, "save_steps": 100, "log_steps": 2,
-                              **settings})
+        cfg = train.Config(
+            **{
+                "batch_size": 12,
+                "total_steps": 20,
+                "lr": 1e-3,
+                "save_steps": 100,
+                "log_steps": 2,
+                **settings,
+            }
+        )
         torch.manual_seed(0)
         return train.Trainer(cfg, Classifier(shape), Batches(features, 12, 1), tmp_path / folder)
 
@@ -119,11 +156,17 @@ def make(tmp_path: Path) -> Callable[..., train.Trainer]:
 def same_end(a: train.Trainer, b: train.Trainer) -> bool:
     x, y = a.model.state_dict(), b.model.state_dict()
     files = [(t.save_dir / "metrics.jsonl").read_bytes() for t in (a, b)]
-    return all(torch.equal(x[name], y[name]) for name in x) and files[0] == files[1] and a.best == b.best
+    return (
+        all(torch.equal(x[name], y[name]) for name in x)
+        and files[0] == files[1]
+        and a.best == b.best
+    )
 
 
 @pytest.mark.parametrize("where", ["check", "probe"])
-def test_a_signal_within_an_evaluation_leaves_it_due_and_the_end_the_same(make: Callable, where: str) -> None:
+def test_a_signal_within_an_evaluation_leaves_it_due_and_the_end_the_same(
+    make: Callable, where: str
+) -> None:
     def evaluations(trainer: train.Trainer, interrupt: bool) -> dict:
         data, calls = Batches(trainer.batches.features, 30), iter(range(100))
 
@@ -131,8 +174,15 @@ def test_a_signal_within_an_evaluation_leaves_it_due_and_the_end_the_same(make: 
             if interrupt and name == where and next(calls) == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(1)
-            return {f"{name}_mean": float(trainer.evaluate(finetune.predict, data, bar=False).mean())}
-        return {"check": lambda: score("check"), "each_epoch": True, "probe": (10, lambda: score("probe"))}
+            return {
+                f"{name}_mean": float(trainer.evaluate(finetune.predict, data, bar=False).mean())
+            }
+
+        return {
+            "check": lambda: score("check"),
+            "each_epoch": True,
+            "probe": (10, lambda: score("probe")),
+        }
 
     whole, broken, again = make("whole"), make("broken"), make("broken")
     whole.train(finetune.get_loss, **evaluations(whole, False))
@@ -140,15 +190,21 @@ def test_a_signal_within_an_evaluation_leaves_it_due_and_the_end_the_same(make: 
         broken.train(finetune.get_loss, **evaluations(broken, True))
     again.train(finetune.get_loss, **evaluations(again, False))
     assert same_end(whole, again)
-    lines = [json.loads(line) for line in (again.save_dir / "metrics.jsonl").read_text().splitlines()]
-    assert sum("probe_mean" in line for line in lines) == sum("eval_check_mean" in line for line in lines) == 2
+    lines = [
+        json.loads(line) for line in (again.save_dir / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert (
+        sum("probe_mean" in line for line in lines)
+        == sum("eval_check_mean" in line for line in lines)
+        == 2
+    )
 
 
 def test_a_signal_between_the_parts_of_a_batch_gives_the_step_up(make: Callable) -> None:
     calls = iter(range(1000))
 
     def get_loss(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
-        if next(calls) == 13:                                   # the second part of step 5's four
+        if next(calls) == 13:  # the second part of step 5's four
             os.kill(os.getpid(), signal.SIGINT)
         return finetune.get_loss(model, batch)
 
@@ -163,10 +219,13 @@ def test_a_signal_between_the_parts_of_a_batch_gives_the_step_up(make: Callable)
     assert same_end(whole, again)
 
 
-def test_a_signal_while_text_is_prepared_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                        run: Callable) -> None:
+def test_a_signal_while_text_is_prepared_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable
+) -> None:
     sample = faults.make_sample(tmp_path / "sample")
-    monkeypatch.setattr(FullTokenizer, "encode", lambda *_: os.kill(os.getpid(), signal.SIGTERM) or [1])
+    monkeypatch.setattr(
+        FullTokenizer, "encode", lambda *_: os.kill(os.getpid(), signal.SIGTERM) or [1]
+    )
     line = " ".join(faults.flags("pretrain", sample, tmp_path / "run", workers=1))
     status, _, err = run(line, faults.pretrain.main)
     assert (status, err.splitlines()[-1]) == (143, "prog.py: terminated")
@@ -174,11 +233,13 @@ def test_a_signal_while_text_is_prepared_leaves_nothing(tmp_path: Path, monkeypa
 
 
 def test_a_signal_sent_twice_still_saves(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(utils, "watch", lambda _: None)         # on a slow machine a second may pass between the two
+    monkeypatch.setattr(
+        utils, "watch", lambda _: None
+    )  # on a slow machine a second may pass between the two
     write, trainer = checkpoint.write_ours, make("run")
 
     def slow(file: Path, state: dict) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)                    # by a scheduler and by torchrun
+        os.kill(os.getpid(), signal.SIGTERM)  # by a scheduler and by torchrun
         time.sleep(0.5)
         write(file, state)
 
@@ -193,24 +254,31 @@ def test_a_signal_sent_twice_still_saves(make: Callable, monkeypatch: pytest.Mon
     assert [faults.step([file]) for file in checkpoint.saved(trainer.save_dir)] == [5]
 
 
-def test_a_signal_that_comes_late_is_heeded(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_that_comes_late_is_heeded(
+    make: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write = checkpoint.write_ours
-    monkeypatch.setattr(checkpoint, "write_ours",
-                        lambda *a: (os.kill(os.getpid(), signal.SIGINT), time.sleep(0.2), write(*a)))
+    monkeypatch.setattr(
+        checkpoint,
+        "write_ours",
+        lambda *a: (os.kill(os.getpid(), signal.SIGINT), time.sleep(0.2), write(*a)),
+    )
     with pytest.raises(Interrupted, match="at step 20 of 20"):
         make("run").train(finetune.get_loss)
     assert make("run").train(finetune.get_loss).name == "model_steps_20.pt"
 
 
 def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
-    code = ("import time, utils\n"
-            "with utils.Signals() as asked:\n"
-            "    print('ready', flush=True)\n"
-            "    while True: time.sleep(0.1)\n")
+    code = (
+        "import time, utils\n"
+        "with utils.Signals() as asked:\n"
+        "    print('ready', flush=True)\n"
+        "    while True: time.sleep(0.1)\n"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT)
     assert process.stdout
     process.stdout.readline()
-    for _ in range(2):                                          # the same one, sent by two: not yet
+    for _ in range(2):  # the same one, sent by two: not yet
         process.send_signal(signal.SIGTERM)
         time.sleep(0.1)
     time.sleep(1)
@@ -221,6 +289,7 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
 
 def test_signals_are_python_s_own_again_afterwards() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
     def receive() -> None:
         with Signals(at_once=True):
             os.kill(os.getpid(), signal.SIGTERM)
@@ -232,15 +301,18 @@ def test_signals_are_python_s_own_again_afterwards() -> None:
     assert signal.set_wakeup_fd(-1) == -1
 
 
-# ---------------------------------------------------------------------------------------------------------- saves
+# -------------------------------------------------------------------------------------------- saves
 
-def test_training_goes_on_while_a_checkpoint_is_written(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+
+def test_training_goes_on_while_a_checkpoint_is_written(
+    make: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer, whole = make("run", save_steps=5), make("whole", save_steps=5)
     write, reached = checkpoint.write_ours, threading.Event()
 
     def slow(file: Path, state: dict) -> None:
         if state["step"] == 5:
-            assert reached.wait(30)                             # by the loop, four steps on
+            assert reached.wait(30)  # by the loop, four steps on
         write(file, state)
 
     def get_loss(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
@@ -253,29 +325,41 @@ def test_training_goes_on_while_a_checkpoint_is_written(make: Callable, monkeypa
     trainer.train(get_loss)
     monkeypatch.undo()
     whole.train(finetune.get_loss)
-    for step in (10, 15, 20):                                   # what is written is the state of its step
-        states = [checkpoint.read_ours(t.save_dir / f"model_steps_{step}.pt") for t in (trainer, whole)]
-        assert all(torch.equal(states[0]["model"][name], tensor) for name, tensor in states[1]["model"].items())
+    for step in (10, 15, 20):  # what is written is the state of its step
+        states = [
+            checkpoint.read_ours(t.save_dir / f"model_steps_{step}.pt") for t in (trainer, whole)
+        ]
+        assert all(
+            torch.equal(states[0]["model"][name], tensor)
+            for name, tensor in states[1]["model"].items()
+        )
 
 
-def test_minutes_save_too_and_change_nothing(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(0, 10**6, 20))                           # each look at it is 20 seconds later
+def test_minutes_save_too_and_change_nothing(
+    make: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10**6, 20))  # each look at it is 20 seconds later
     monkeypatch.setattr(train.time, "monotonic", lambda: float(next(clock)))
     timed = make("timed", save_minutes=1, keep_checkpoints=0)
     timed.train(finetune.get_loss)
     monkeypatch.undo()
-    assert [faults.step([file]) for file in checkpoint.saved(timed.save_dir)] == [*range(4, 20, 4), 20]
+    assert [faults.step([file]) for file in checkpoint.saved(timed.save_dir)] == [
+        *range(4, 20, 4),
+        20,
+    ]
     whole = make("whole")
     whole.train(finetune.get_loss)
     assert same_end(timed, whole)
-    for minutes in (1, 3):                                      # may change
+    for minutes in (1, 3):  # may change
         with runs.held(timed.save_dir / "other", {"save_minutes": minutes}):
             pass
     with pytest.raises(UserError, match="save_minutes=0; expected more than 0"):
         train.Config(save_minutes=0)
 
 
-def test_a_failed_write_ends_the_run_and_keeps_the_one_before(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_ends_the_run_and_keeps_the_one_before(
+    make: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write = checkpoint.write_ours
 
     def full(file: Path, state: dict) -> None:
@@ -307,10 +391,15 @@ def test_one_process_prepares_and_the_others_find_it_done(tmp_path: Path) -> Non
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-# -------------------------------------------------------------------------------------------------- hostile files
+# ------------------------------------------------------------------------------------ hostile files
 
-def archive(file: Path, members: dict[str, bytes], digest: bool = True, claim: int | None = None) -> None:
-    """A .pt of ours with some members, its digest right; `claim`: the size that the last member says to have."""
+
+def archive(
+    file: Path, members: dict[str, bytes], digest: bool = True, claim: int | None = None
+) -> None:
+    """A .pt of ours with some members, its digest right; `claim`: the size that the last member
+    says to have.
+    """
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as z:
         for name, content in members.items():
@@ -319,11 +408,12 @@ def archive(file: Path, members: dict[str, bytes], digest: bool = True, claim: i
     content = bytearray(data.getvalue())
     if claim is not None:
         name = list(members)[-1].encode()
-        at = content.rindex(name) - 46                          # of the last entry of the directory: sizes at 20 and 24
-        assert content[at:at + 4] == b"PK\x01\x02"
-        content[at + 20:at + 28] = struct.pack("<II", claim, claim)
+        at = content.rindex(name) - 46  # of the last entry of the directory: sizes at 20 and 24
+        assert content[at : at + 4] == b"PK\x01\x02"
+        content[at + 20 : at + 28] = struct.pack("<II", claim, claim)
     if digest:
         import hashlib
+
         content[-64:] = hashlib.sha256(content[:-64]).hexdigest().encode()
     file.write_bytes(content)
 
@@ -336,7 +426,8 @@ class Bomb:
 
 
 def test_a_hostile_checkpoint_is_refused_in_one_line_and_nothing_is_done(
-        make: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    make: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.chdir(tmp_path)
     good = make("run", save_steps=10)
     good.train(finetune.get_loss)
@@ -355,19 +446,44 @@ def test_a_hostile_checkpoint_is_refused_in_one_line_and_nothing_is_done(
 
     # Each is refused by a guard of its own, which its message shows.
     cases: list[tuple[Callable[[], object], str]] = [
-        (lambda: archive(file, {"archive/data.pkl": pickle.dumps(Bomb()), "archive/version": b"3\n"}),
-         "not readable as weights (Weights only load failed"),
-        (lambda: archive(file, {**parts, "../../EXPLODED": b"x"}), "../../EXPLODED is no name of a part"),
-        (lambda: archive(file, {**parts, "/tmp/EXPLODED": b"x"}), "/tmp/EXPLODED is no name of a part"),
-        (lambda: archive(file, {**rest, storage: parts[storage]}, claim=2**32 - 2), "claims 4294967294 bytes"),
-        (lambda: archive(file, {"archive/data.pkl": b"\x80\x02.", "archive/version": b"3\n"}), "not readable as weights"),
-        (ours(model={"pooler.dense.weight": torch.zeros(1)}), "does not fit this run (Error(s) in loading state_dict"),
+        (
+            lambda: archive(
+                file, {"archive/data.pkl": pickle.dumps(Bomb()), "archive/version": b"3\n"}
+            ),
+            "not readable as weights (Weights only load failed",
+        ),
+        (
+            lambda: archive(file, {**parts, "../../EXPLODED": b"x"}),
+            "../../EXPLODED is no name of a part",
+        ),
+        (
+            lambda: archive(file, {**parts, "/tmp/EXPLODED": b"x"}),
+            "/tmp/EXPLODED is no name of a part",
+        ),
+        (
+            lambda: archive(file, {**rest, storage: parts[storage]}, claim=2**32 - 2),
+            "claims 4294967294 bytes",
+        ),
+        (
+            lambda: archive(file, {"archive/data.pkl": b"\x80\x02.", "archive/version": b"3\n"}),
+            "not readable as weights",
+        ),
+        (
+            ours(model={"pooler.dense.weight": torch.zeros(1)}),
+            "does not fit this run (Error(s) in loading state_dict",
+        ),
         (ours(model=[1, 2]), "does not fit this run ('list' object has no attribute 'items')"),
         (ours(step="../../x"), "holds no state to go on from"),
         (ours(step=-3), "holds no state to go on from"),
-        (ours(model={"../x": torch.zeros(3)}), "does not fit this run (Error(s) in loading state_dict"),
+        (
+            ours(model={"../x": torch.zeros(3)}),
+            "does not fit this run (Error(s) in loading state_dict",
+        ),
         (lambda: checkpoint.write_ours(file, {"step": 20}), "does not fit this run ('model')"),
-        (ours(optimizer={"state": {0: 1}, "param_groups": []}, sums={}, due=True), "does not fit this run"),
+        (
+            ours(optimizer={"state": {0: 1}, "param_groups": []}, sums={}, due=True),
+            "does not fit this run",
+        ),
     ]
     for write, message in cases:
         write()
@@ -382,9 +498,14 @@ def test_a_hostile_checkpoint_is_refused_in_one_line_and_nothing_is_done(
 
 def test_hostile_weights_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    header = json.dumps({"x": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}).encode()
-    for content in (struct.pack("<Q", 2**45) + b"{}", struct.pack("<Q", len(header)) + header,
-                    struct.pack("<Q", 2) + b"{}" + b"x" * 100):
+    header = json.dumps(
+        {"x": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}
+    ).encode()
+    for content in (
+        struct.pack("<Q", 2**45) + b"{}",
+        struct.pack("<Q", len(header)) + header,
+        struct.pack("<Q", 2) + b"{}" + b"x" * 100,
+    ):
         (tmp_path / "model.safetensors").write_bytes(content)
         with pytest.raises(UserError, match=r"model\.safetensors"):
             checkpoint.read(tmp_path)
@@ -392,6 +513,7 @@ def test_hostile_weights_are_refused(tmp_path: Path) -> None:
 
 def test_a_prepared_corpus_names_no_files_elsewhere(tmp_path: Path, sample: Path) -> None:
     from corpus import prepare_text
+
     prepare_text([sample / "corpus.txt"], sample / "vocab.txt", tmp_path, True)
     shard = tmp_path / "shard-0-of-1"
     about = json.loads((shard / "shard.json").read_text())
@@ -402,10 +524,12 @@ def test_a_prepared_corpus_names_no_files_elsewhere(tmp_path: Path, sample: Path
         Corpus(tmp_path)
 
 
-# -------------------------------------------------------------------------------------------- whole, and on the disk
+# --------------------------------------------------------------------------- whole, and on the disk
 
-def test_what_takes_its_name_is_on_the_disk_before_and_its_name_after(tmp_path: Path,
-                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+
+def test_what_takes_its_name_is_on_the_disk_before_and_its_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done: list[tuple[str, str]] = []
     fsync, replace = os.fsync, os.replace
 
@@ -429,8 +553,12 @@ def test_what_takes_its_name_is_on_the_disk_before_and_its_name_after(tmp_path: 
         array.append([1])
         array.close()
     b = tmp_path / "b"
-    assert done == [("sync", str(b / ".folder.part/x.bin")), ("sync", str(b / ".folder.part")),
-                    ("rename", str(b / "folder")), ("sync", str(b))]
+    assert done == [
+        ("sync", str(b / ".folder.part/x.bin")),
+        ("sync", str(b / ".folder.part")),
+        ("rename", str(b / "folder")),
+        ("sync", str(b)),
+    ]
 
 
 @pytest.fixture
@@ -438,20 +566,30 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of a megabyte, where one can be mounted."""
     folder = tmp_path / "small"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True
+    ).returncode:
         pytest.skip("no file system can be mounted here")
     yield folder
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_disk_that_is_full_keeps_what_was_saved_and_is_named(small_disk: Path, tmp_path: Path, run: Callable) -> None:
+def test_a_disk_that_is_full_keeps_what_was_saved_and_is_named(
+    small_disk: Path, tmp_path: Path, run: Callable
+) -> None:
     sample = faults.make_sample(tmp_path / "sample")
-    line = " ".join(faults.flags("classify", sample, small_disk / "run", keep_checkpoints=0, save_steps=1))
+    line = " ".join(
+        faults.flags("classify", sample, small_disk / "run", keep_checkpoints=0, save_steps=1)
+    )
     status, _, err = run(line, faults.classify.main)
     kept = checkpoint.saved(small_disk / "run")
     assert (status, len(kept) > 0) == (2, True)
-    assert re.fullmatch(r"prog\.py: \S+/model_steps_\d+\.pt could not be written whole; is the disk full\? Make room and "
-                        r"start the same command again: what was saved before is intact", err.splitlines()[-1])
+    assert re.fullmatch(
+        r"prog\.py: \S+/model_steps_\d+\.pt could not be written whole; is the disk full\? Make "
+        r"room and "
+        r"start the same command again: what was saved before is intact",
+        err.splitlines()[-1],
+    )
     assert not list((small_disk / "run").glob(".*.part"))
     for file in kept:
         assert checkpoint.read_ours(file)
@@ -462,8 +600,11 @@ def test_a_file_that_grows_too_large_is_named_and_not_left(tmp_path: Path, size:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
-        with pytest.raises(OSError, match=f"File too large: '{tmp_path}/file'"), utils.whole_file(tmp_path / "file") as f:
-            f.write(b"x" * (size + 1))                          # in the buffer, until it is closed
+        with (
+            pytest.raises(OSError, match=f"File too large: '{tmp_path}/file'"),
+            utils.whole_file(tmp_path / "file") as f,
+        ):
+            f.write(b"x" * (size + 1))  # in the buffer, until it is closed
         with pytest.raises(OSError, match="file could not be written whole; is the disk full"):
             checkpoint.write_ours(tmp_path / "file", {"model": torch.zeros(50_000)})
     finally:
@@ -471,7 +612,7 @@ def test_a_file_that_grows_too_large_is_named_and_not_left(tmp_path: Path, size:
     assert list(tmp_path.iterdir()) == []
 
 
-# ------------------------------------------------------------------------------------------------- one run a folder
+# --------------------------------------------------------------------------------- one run a folder
 
 HOLDER = """import sys, time
 from pathlib import Path
@@ -484,21 +625,30 @@ with utils.locked(Path(sys.argv[1]) / ".lock"):
 
 def test_a_folder_has_one_run_at_a_time_and_a_dead_ones_lock_is_taken_over(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    other = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, cwd=ROOT)
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, cwd=ROOT
+    )
     assert other.stdout
     other.stdout.readline()
     before = list(folder.iterdir())
     name = f"process {other.pid} on {socket.gethostname()}"
-    with pytest.raises(UserError, match=f"{folder} is in use by {name}; wait for it to end, or name another"), \
-            runs.held(folder, {"lr": 1}):
+    with (
+        pytest.raises(
+            UserError, match=f"{folder} is in use by {name}; wait for it to end, or name another"
+        ),
+        runs.held(folder, {"lr": 1}),
+    ):
         pass
     assert list(folder.iterdir()) == before
     other.kill()
     other.wait()
-    assert (folder / ".lock").read_text() == f"{name}\n"        # left behind
+    assert (folder / ".lock").read_text() == f"{name}\n"  # left behind
     with runs.held(folder, {"lr": 1}):
         assert (folder / ".lock").read_text().startswith(f"process {os.getpid()} on ")
-        with pytest.raises(UserError, match=f"in use by process {os.getpid()} on"), runs.held(folder, {"lr": 1}):
+        with (
+            pytest.raises(UserError, match=f"in use by process {os.getpid()} on"),
+            runs.held(folder, {"lr": 1}),
+        ):
             pass
     assert [path.name for path in folder.iterdir()] == ["run.json"]
 
@@ -522,7 +672,7 @@ def test_a_second_signal_of_another_kind_ends_nothing() -> None:
         with Signals() as asked:
             os.kill(os.getpid(), signal.SIGUSR1)
             time.sleep(1.2)
-            os.kill(os.getpid(), signal.SIGUSR1)                # would end the process, were it counted
+            os.kill(os.getpid(), signal.SIGUSR1)  # would end the process, were it counted
             time.sleep(0.2)
             assert asked.number == 0
     finally:
@@ -531,6 +681,10 @@ def test_a_second_signal_of_another_kind_ends_nothing() -> None:
 
 def test_results_are_utf_8_whatever_the_terminal_says() -> None:
     code = "import cli\ndef main() -> None:\n    print('좋음')\ncli.command(main)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT,
-                          env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
     assert (done.returncode, done.stdout.decode(), done.stderr) == (0, "좋음\n", b"")

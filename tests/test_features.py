@@ -15,9 +15,9 @@ from sklearn.linear_model import Ridge
 
 import checkpoint
 import features
-import fewshot
 import models
 import vectors
+from tasks import fewshot
 from tokenization import FullTokenizer
 
 WORDS = "the a film book was is and very it good fine great bad poor awful".split()
@@ -30,9 +30,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##s"]
     (folder / "vocab.txt").write_text("\n".join(tokens) + "\n")
     torch.manual_seed(0)
-    config = models.Config(vocab_size=len(tokens), dim=24, n_layers=3, n_heads=2, dim_ff=48, max_len=128, init_std=0.3)
+    config = models.Config(
+        vocab_size=len(tokens), dim=24, n_layers=3, n_heads=2, dim_ff=48, max_len=128, init_std=0.3
+    )
     model = models.Classifier(config)
-    checkpoint.write_ours(folder / "model.pt", {"config": vars(config), "model": model.state_dict()})
+    checkpoint.write_ours(
+        folder / "model.pt", {"config": vars(config), "model": model.state_dict()}
+    )
     rng = random.Random(1)
     lines = [" ".join(rng.choices(WORDS, k=rng.randint(1, 12))) for _ in range(70)]
     lines[3] = "good films ||| a bad book"
@@ -62,11 +66,15 @@ def expected(weights: Path, line: str, layers: list[int]) -> tuple[list[str], np
         segments += [1] * (len(tokens) - len(segments))
     ids = torch.tensor([tokenizer.convert_tokens_to_ids(tokens)])
     with torch.no_grad():
-        hidden = theirs(ids, token_type_ids=torch.tensor([segments]), output_hidden_states=True).hidden_states
+        hidden = theirs(
+            ids, token_type_ids=torch.tensor([segments]), output_hidden_states=True
+        ).hidden_states
     return tokens, torch.stack([hidden[1:][layer][0] for layer in layers], 1).numpy()
 
 
-def test_the_json_is_google_s_and_its_numbers_those_of_transformers(weights: Path, tmp_path: Path, run: Callable) -> None:
+def test_the_json_is_google_s_and_its_numbers_those_of_transformers(
+    weights: Path, tmp_path: Path, run: Callable
+) -> None:
     line = f"extract --pretrain_file {weights} --input_file {weights}/lines.txt --output_file {tmp_path}/out.jsonl"
     line += " --layers=-1,-3"
     status, _, err = run(line, features.extract, features.similar, features.fewshot)
@@ -77,20 +85,27 @@ def test_the_json_is_google_s_and_its_numbers_those_of_transformers(weights: Pat
     for i in (0, 3, 5, 69):
         tokens, values = expected(weights, lines[i], [-1, -3])
         assert [f["token"] for f in rows[i]["features"]] == tokens
-        assert [[layer["index"] for layer in f["layers"]] for f in rows[i]["features"]] == [[-1, -3]] * len(tokens)
+        assert [[layer["index"] for layer in f["layers"]] for f in rows[i]["features"]] == [
+            [-1, -3]
+        ] * len(tokens)
         got = np.array([[layer["values"] for layer in f["layers"]] for f in rows[i]["features"]])
         assert np.abs(got - values).max() < 5e-6
         assert (np.round(got, 6) == got).all()
 
 
 @pytest.mark.parametrize("pooling", ["none", "cls", "mean"])
-def test_arrays_have_the_same_numbers_in_every_form(weights: Path, tmp_path: Path, run: Callable, pooling: str) -> None:
+def test_arrays_have_the_same_numbers_in_every_form(
+    weights: Path, tmp_path: Path, run: Callable, pooling: str
+) -> None:
     found = {}
     for form in features.FORMATS:
         line = f"extract {weights} {weights}/lines.txt {tmp_path}/{form} --pooling {pooling} --format {form} --layers 0,-1"
         status, _, err = run(line, features.extract, features.similar)
         assert status == 0, err
-    found = {"npz": dict(np.load(tmp_path / "npz")), "safetensors": load_file(tmp_path / "safetensors")}
+    found = {
+        "npz": dict(np.load(tmp_path / "npz")),
+        "safetensors": load_file(tmp_path / "safetensors"),
+    }
     rows = [json.loads(text) for text in (tmp_path / "jsonl").read_text().splitlines()]
     lines = (weights / "lines.txt").read_text().splitlines()
     for arrays in found.values():
@@ -129,11 +144,25 @@ def test_lines_stream_and_keep_their_order(weights: Path, monkeypatch: pytest.Mo
 def test_the_most_similar_line_is_the_query_itself(weights: Path, run: Callable) -> None:
     lines = (weights / "lines.txt").read_text().splitlines()
     monkey = " ".join(reversed(lines[7].split()))
-    line = ["similar", "--pretrain_file", str(weights), "--input_file", str(weights / "lines.txt"), "--n", "3"]
-    status, out, err = run(" ".join(line) + f" --query={lines[7].replace(' ', '_')}", features.extract, features.similar)
+    line = [
+        "similar",
+        "--pretrain_file",
+        str(weights),
+        "--input_file",
+        str(weights / "lines.txt"),
+        "--n",
+        "3",
+    ]
+    status, out, err = run(
+        " ".join(line) + f" --query={lines[7].replace(' ', '_')}",
+        features.extract,
+        features.similar,
+    )
     assert status == 0, err
     encoder = vectors.load(weights / "model.pt")
-    found = np.stack([t.values[0] for t in encoder.extract([monkey, *lines], [-1], "mean")]).astype(np.float64)
+    found = np.stack([t.values[0] for t in encoder.extract([monkey, *lines], [-1], "mean")]).astype(
+        np.float64
+    )
     norms = found / np.linalg.norm(found, axis=1, keepdims=True)
     assert features.cosine(found[1:], found[:1]) == pytest.approx(norms[1:] @ norms[0], abs=1e-12)
     assert len(out.splitlines()) == 3
@@ -141,7 +170,7 @@ def test_the_most_similar_line_is_the_query_itself(weights: Path, run: Callable)
     assert scores == sorted(scores, reverse=True)
 
 
-# ------------------------------------------------------------------------------------------------------ few shots
+# ---------------------------------------------------------------------------------------- few shots
 
 
 def test_ridge_equals_scikit_learn_for_every_strength() -> None:
@@ -153,7 +182,9 @@ def test_ridge_equals_scikit_learn_for_every_strength() -> None:
         for weights, strength in zip(found, fewshot.STRENGTHS, strict=True):
             theirs = Ridge(alpha=strength, fit_intercept=False, solver="svd").fit(x, y).coef_.T
             assert np.abs(weights - theirs).max() < 1e-8
-            normal = x.T @ y - x.T @ x @ weights - strength * weights  # the gradient, zero at the solution
+            normal = (
+                x.T @ y - x.T @ x @ weights - strength * weights
+            )  # the gradient, zero at the solution
             assert np.abs(normal).max() < 1e-6 * max(1, np.abs(x.T @ y).max())
 
 
@@ -168,13 +199,17 @@ def test_a_sweep_is_the_protocol_written_out() -> None:
     assert np.array_equal(fewshot.draw(labels, 4, 0), draws[0][:, :4])
     for select in ("train", "dev"):
         for shot in fewshot.sweep(x, labels, draws, held, dev, (1, 5, 10), select):
-            for drawn, accuracy, strength in zip(draws, shot.accuracies, shot.strengths, strict=True):
+            for drawn, accuracy, strength in zip(
+                draws, shot.accuracies, shot.strengths, strict=True
+            ):
                 rows = drawn[:, : shot.k].ravel()
                 mean, deviation = x[rows].mean(0), x[rows].std(0) + 1e-5
                 scores = {}
                 for name, (v, y) in (("train", held), ("dev", dev)):
                     for value in 2.0 ** np.arange(-10, 20):
-                        a = np.hstack([(x[rows] - mean) / deviation, np.full((len(rows), 1), 100.0)])
+                        a = np.hstack(
+                            [(x[rows] - mean) / deviation, np.full((len(rows), 1), 100.0)]
+                        )
                         target = np.where(labels[rows][:, None] == np.arange(3), 1.0, -1.0)
                         w = np.linalg.solve(a.T @ a + value * np.eye(9), a.T @ target)
                         b = np.hstack([(v - mean) / deviation, np.full((len(v), 1), 100.0)])
@@ -183,13 +218,18 @@ def test_a_sweep_is_the_protocol_written_out() -> None:
                 assert (strength, accuracy) == (best, scores["dev", best])
 
 
-def test_few_shots_of_a_task_and_too_few_examples(weights: Path, tmp_path: Path, run: Callable) -> None:
+def test_few_shots_of_a_task_and_too_few_examples(
+    weights: Path, tmp_path: Path, run: Callable
+) -> None:
     rng = random.Random(2)
     for name, n in (("train", 120), ("dev", 40)):
         rows = []
         for _ in range(n):
             label = rng.choice("01")
-            words = [*rng.choices(WORDS[:9], k=3), rng.choice(WORDS[9:12] if label == "1" else WORDS[12:])]
+            words = [
+                *rng.choices(WORDS[:9], k=3),
+                rng.choice(WORDS[9:12] if label == "1" else WORDS[12:]),
+            ]
             rows.append(f"{' '.join(words)}\t{label}")
         (tmp_path / f"{name}.tsv").write_text("sentence\tlabel\n" + "\n".join(rows) + "\n")
     line = f"fewshot --pretrain_file {weights} --task sst2 --data_dir {tmp_path} --out {tmp_path}/out.json"
@@ -199,8 +239,13 @@ def test_few_shots_of_a_task_and_too_few_examples(weights: Path, tmp_path: Path,
     assert "examples to draw from; skipped: 100, 500, 1000 of each class" in err
     results = json.loads((tmp_path / "out.json").read_text())["shots"]
     for row, (k, shot) in zip(out.splitlines(), results.items(), strict=True):
-        assert row == f"{k:>5} of each class: {np.mean(shot['accuracies']):.4f} +- {np.std(shot['accuracies'], ddof=1):.4f}"
-    assert run(line, features.extract, features.similar, features.fewshot)[1] == out  # the draws are fixed
+        assert (
+            row
+            == f"{k:>5} of each class: {np.mean(shot['accuracies']):.4f} +- {np.std(shot['accuracies'], ddof=1):.4f}"
+        )
+    assert (
+        run(line, features.extract, features.similar, features.fewshot)[1] == out
+    )  # the draws are fixed
     on_dev = run(line + " --select dev", features.extract, features.similar, features.fewshot)[1]
     means = [[float(row.split()[4]) for row in text.splitlines()] for text in (out, on_dev)]
     assert all(b >= a for a, b in zip(*means, strict=True))
@@ -209,35 +254,61 @@ def test_few_shots_of_a_task_and_too_few_examples(weights: Path, tmp_path: Path,
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("extract {w} {w}/lines.txt {t}/o --layers=-4", "layers=-4: the model has 3 layers; expected -3"),
+        (
+            "extract {w} {w}/lines.txt {t}/o --layers=-4",
+            "layers=-4: the model has 3 layers; expected -3",
+        ),
         ("extract {w} {w}/lines.txt {t}/o --layers one", "--layers one: expected numbers"),
-        ("extract {w} {w}/lines.txt {t}/o --format csv", "--format csv: expected one of jsonl, npz, safetensors"),
-        ("extract {w} {w}/lines.txt {t}/o --pooling max", "--pooling max: expected one of none, cls, mean"),
+        (
+            "extract {w} {w}/lines.txt {t}/o --format csv",
+            "--format csv: expected one of jsonl, npz, safetensors",
+        ),
+        (
+            "extract {w} {w}/lines.txt {t}/o --pooling max",
+            "--pooling max: expected one of none, cls, mean",
+        ),
         ("extract {w} {w}/lines.txt - --format npz", "--format npz needs an --output_file"),
         ("extract {w} {w}/no.txt {t}/o --layers=-1", "no.txt does not exist"),
         ("extract {w} {t}/latin.txt {t}/o --layers=-1", "latin.txt, line 2: not UTF-8"),
-        ("extract {w} {w}/lines.txt {t}/o --max_len 140", "max_len=140 is more than the 128 positions"),
+        (
+            "extract {w} {w}/lines.txt {t}/o --max_len 140",
+            "max_len=140 is more than the 128 positions",
+        ),
         ("similar {w} {t}/empty.txt --query good", "has no lines; expected a text a line"),
         ("similar {w} {w}/lines.txt --query good --layer 7", "layers=7: the model has 3 layers"),
         ("fewshot {w} --task sst2", "fewshot needs --data_dir, or --data_file and --eval_file"),
-        ("fewshot {w} --task stsb --data_file {t}/s.tsv --eval_file {t}/s.tsv", "stsb has no classes"),
-        ("fewshot {w} --task sst2 --data_file {t}/few.tsv --eval_file {t}/few.tsv --shots 5", "expected 5 or more"),
+        (
+            "fewshot {w} --task stsb --data_file {t}/s.tsv --eval_file {t}/s.tsv",
+            "stsb has no classes",
+        ),
+        (
+            "fewshot {w} --task sst2 --data_file {t}/few.tsv --eval_file {t}/few.tsv --shots 5",
+            "expected 5 or more",
+        ),
         ("fewshot {w} --task sst2 --data_dir x --shots few", "--shots few: expected numbers"),
     ],
 )
-def test_a_mistake_ends_in_one_line(weights: Path, tmp_path: Path, run: Callable, line: str, message: str) -> None:
+def test_a_mistake_ends_in_one_line(
+    weights: Path, tmp_path: Path, run: Callable, line: str, message: str
+) -> None:
     (tmp_path / "latin.txt").write_bytes(b"good\n\xff\n")
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "s.tsv").write_text("sentence1\tsentence2\tscore\na\tb\t1.0\n")
     (tmp_path / "few.tsv").write_text("sentence\tlabel\na\t1\nb\t0\na film\t1\nb\t0\n")
     before = sorted(tmp_path.iterdir())
-    status, out, err = run(line.format(w=weights, t=tmp_path), features.extract, features.similar, features.fewshot)
+    status, out, err = run(
+        line.format(w=weights, t=tmp_path), features.extract, features.similar, features.fewshot
+    )
     assert message in err
     assert (status, "Traceback" in out + err) == (2, False)
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_vectors_stream_to_a_pipe(weights: Path, monkeypatch: pytest.MonkeyPatch, run: Callable) -> None:
+def test_vectors_stream_to_a_pipe(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, run: Callable
+) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"good\na bad film\n")))
-    status, out, _ = run(f"extract {weights} - - --pooling cls --layers=-1", features.extract, features.similar)
+    status, out, _ = run(
+        f"extract {weights} - - --pooling cls --layers=-1", features.extract, features.similar
+    )
     assert (status, [json.loads(row)["linex_index"] for row in out.splitlines()]) == (0, [0, 1])

@@ -1,4 +1,6 @@
-"""Fine-tuning as a user does it: own data, predictions, early stop, a frozen encoder, several seeds, what went wrong."""
+"""Fine-tuning as a user does it: own data, predictions, early stop, a frozen encoder, several
+seeds, what went wrong.
+"""
 
 import csv
 import json
@@ -18,9 +20,9 @@ import checkpoint
 import classify
 import finetune
 import models
-import reports
-from inputs import Reader
-from tasks import TASKS, Batches, own_task
+from tasks import reports
+from tasks.records import Reader
+from tasks.sentences import TASKS, Batches, own_task
 from tokenization import FullTokenizer
 from utils import read_json
 
@@ -31,7 +33,9 @@ WORDS = "the a film book was is and very it".split()
 
 @pytest.fixture(scope="module")
 def shape(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small vocabulary, the shape of a small model, and texts with labels that can be learnt."""
+    """A folder with a small vocabulary, the shape of a small model, and texts with labels that can
+    be learnt.
+    """
     folder = tmp_path_factory.mktemp("own")
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *GOOD, *BAD]
     (folder / "vocab.txt").write_text("\n".join(tokens) + "\n")
@@ -54,7 +58,9 @@ def shape(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows = []
         for _ in range(n):
             label = rng.choice(("pos", "neg"))
-            words = [rng.choice(WORDS) for _ in range(rng.randint(2, 12))] + [rng.choice(GOOD if label == "pos" else BAD)]
+            words = [rng.choice(WORDS) for _ in range(rng.randint(2, 12))] + [
+                rng.choice(GOOD if label == "pos" else BAD)
+            ]
             rng.shuffle(words)
             rows.append((" ".join(words), label))
         with open(folder / f"{name}.csv", "w", newline="") as f:
@@ -97,20 +103,30 @@ def trained(shape: Path, tmp_path_factory: pytest.TempPathFactory) -> finetune.R
     return run.fit(tmp_path_factory.mktemp("trained") / "run")
 
 
-# ------------------------------------------------------------------------------------------------- one's own data
+# ----------------------------------------------------------------------------------- one's own data
 
 
-def test_a_headerless_csv_trains_evaluates_and_predicts(shape: Path, tmp_path: Path, run: Callable) -> None:
+def test_a_headerless_csv_trains_evaluates_and_predicts(
+    shape: Path, tmp_path: Path, run: Callable
+) -> None:
     status, out, _ = run(flags(shape, tmp_path / "run", eval_file=shape / "dev.csv"), classify.main)
     assert status == 0
     epochs = re.findall(
-        r"^Epoch (\d)/4 : Average Loss [\d.]+\ndev\.csv: Accuracy ([\d.]+), loss ([\d.]+)$", out, re.MULTILINE
+        r"^Epoch (\d)/4 : Average Loss [\d.]+\ndev\.csv: Accuracy ([\d.]+), loss ([\d.]+)$",
+        out,
+        re.MULTILINE,
     )
     assert [int(n) for n, _, _ in epochs] == [1, 2, 3, 4]
     best = max(float(a) for _, a, _ in epochs)
     assert best > 0.9
-    assert re.search(rf"^Best: Accuracy {best:.4f}, {tmp_path}/run/model_steps_\d+\.pt$", out, re.MULTILINE)
-    assert json.loads((tmp_path / "run/task.json").read_text()) == {"task": "csv", "labels": ["neg", "pos"], "max_len": 32}
+    assert re.search(
+        rf"^Best: Accuracy {best:.4f}, {tmp_path}/run/model_steps_\d+\.pt$", out, re.MULTILINE
+    )
+    assert json.loads((tmp_path / "run/task.json").read_text()) == {
+        "task": "csv",
+        "labels": ["neg", "pos"],
+        "max_len": 32,
+    }
 
     model = f"--model_file {tmp_path}/run --data_file {shape}/dev.csv"
     status, out, _ = run(f"--mode eval {model}", classify.main)
@@ -158,12 +174,18 @@ def test_json_lines_with_several_labels_a_text(shape: Path, tmp_path: Path, run:
     }
     f1 = float(re.findall(r"dev.jsonl: F1 ([\d.]+), Accuracy [\d.]+, loss", out)[-1])
     assert f1 > 0.9
-    status, out, _ = run(f"--mode predict --model_file {tmp_path}/run --data_file {shape}/dev.jsonl", classify.main)
+    status, out, _ = run(
+        f"--mode predict --model_file {tmp_path}/run --data_file {shape}/dev.jsonl", classify.main
+    )
     rows = [line.split("\t") for line in out.splitlines()]
     assert rows.pop(0) == ["index", "prediction", "long", "neg", "pos"]
     for _, prediction, *chances in rows:
-        assert prediction == "+".join(n for n, p in zip(("long", "neg", "pos"), chances, strict=True) if float(p) > 0.5)
-    status, out, _ = run(f"--mode eval --model_file {tmp_path}/run --data_file {shape}/dev.jsonl", classify.main)
+        assert prediction == "+".join(
+            n for n, p in zip(("long", "neg", "pos"), chances, strict=True) if float(p) > 0.5
+        )
+    status, out, _ = run(
+        f"--mode eval --model_file {tmp_path}/run --data_file {shape}/dev.jsonl", classify.main
+    )
     assert float(re.search(r"^F1: ([\d.]+)", out, re.MULTILINE)[1]) == pytest.approx(f1, abs=5.1e-5)
 
 
@@ -183,15 +205,21 @@ def test_a_number_is_learnt_by_squared_error(shape: Path, tmp_path: Path, run: C
         classify.main,
     )
     assert status == 0, err
-    pearson, _, loss = re.findall(r"dev.jsonl: Pearson ([\d.]+), Spearman ([\d.]+), loss ([\d.]+)", out)[-1]
+    pearson, _, loss = re.findall(
+        r"dev.jsonl: Pearson ([\d.]+), Spearman ([\d.]+), loss ([\d.]+)", out
+    )[-1]
     assert float(pearson) > 0.9
-    status, out, _ = run(f"--mode predict --model_file {tmp_path}/run --data_file {shape}/dev.jsonl", classify.main)
+    status, out, _ = run(
+        f"--mode predict --model_file {tmp_path}/run --data_file {shape}/dev.jsonl", classify.main
+    )
     rows = [line.split("\t") for line in out.splitlines()]
     assert rows.pop(0) == ["index", "prediction"]
     wanted = [json.loads(line)["score"] for line in open(shape / "dev.jsonl")]
     errors = [(float(value) - score) ** 2 for (_, value), score in zip(rows, wanted, strict=True)]
     assert np.mean(errors) == pytest.approx(float(loss), abs=1e-4)
-    status, out, _ = run(f"--mode eval --model_file {tmp_path}/run --data_file {shape}/dev.jsonl", classify.main)
+    status, out, _ = run(
+        f"--mode eval --model_file {tmp_path}/run --data_file {shape}/dev.jsonl", classify.main
+    )
     lines = (tmp_path / "run/eval/dev_errors.tsv").read_text().splitlines()
     assert lines[0] == "line\tlabel\tprediction\tdifference\ttext_a\ttext_b"
     worst = [float(line.split("\t")[3]) for line in lines[1:]]
@@ -204,14 +232,20 @@ def test_losses_are_those_of_their_definitions() -> None:
     scores = rng.normal(size=(7, 3))
     ids = rng.integers(0, 3, 7)
     expected = np.mean([np.log(np.exp(s).sum()) - s[i] for s, i in zip(scores, ids, strict=True)])
-    assert float(finetune.loss_of(torch.tensor(scores), torch.tensor(ids))) == pytest.approx(expected, rel=1e-12)
+    assert float(finetune.loss_of(torch.tensor(scores), torch.tensor(ids))) == pytest.approx(
+        expected, rel=1e-12
+    )
     many = rng.integers(0, 2, (7, 3)).astype(np.float64)
     p = 1 / (1 + np.exp(-scores))
     expected = -np.mean(many * np.log(p) + (1 - many) * np.log(1 - p))
-    assert float(finetune.loss_of(torch.tensor(scores), torch.tensor(many))) == pytest.approx(expected, rel=1e-12)
+    assert float(finetune.loss_of(torch.tensor(scores), torch.tensor(many))) == pytest.approx(
+        expected, rel=1e-12
+    )
     numbers = rng.normal(size=7)
     expected = np.mean((scores[:, 0] - numbers) ** 2)
-    assert float(finetune.loss_of(torch.tensor(scores), torch.tensor(numbers))) == pytest.approx(expected, rel=1e-12)
+    assert float(finetune.loss_of(torch.tensor(scores), torch.tensor(numbers))) == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 def test_what_the_same_answer_always_scores() -> None:
@@ -220,10 +254,12 @@ def test_what_the_same_answer_always_scores() -> None:
     assert finetune.constant(TASKS["cola"], np.array([1, 0, 1])) == 0
     assert finetune.constant(TASKS["stsb"], np.array([1.0, 0, 3], np.float32)) == 0
     task = own_task(TASKS["csv"], labels="a,b", separator=";")
-    assert finetune.constant(task, np.array([[1, 0], [1, 0], [1, 1]], np.float32)) == pytest.approx(6 / 7)
+    assert finetune.constant(task, np.array([[1, 0], [1, 0], [1, 1]], np.float32)) == pytest.approx(
+        6 / 7
+    )
 
 
-# ---------------------------------------------------------------------------------------------------- predictions
+# -------------------------------------------------------------------------------------- predictions
 
 
 def test_predictions_need_no_label_and_come_in_order_from_every_source(
@@ -234,14 +270,27 @@ def test_predictions_need_no_label_and_come_in_order_from_every_source(
     texts = [row[0] for row in csv.reader(open(shape / "dev.csv", newline=""))]
     (tmp_path / "texts.csv").write_text("\n".join(texts) + "\n")
     assert run(f"{model} --data_file {tmp_path}/texts.csv", classify.main)[1] == whole
-    (tmp_path / "table.tsv").write_text("".join(f"{i}\t{text}\n" for i, text in enumerate(["text", *texts])))
-    assert run(f"{model} --data_file {tmp_path}/table.tsv --text_a 1 --header True", classify.main)[1] == whole
-    assert run(f"{model} --data_file {tmp_path}/texts.csv --out {tmp_path}/out/p.tsv", classify.main)[1] == ""
+    (tmp_path / "table.tsv").write_text(
+        "".join(f"{i}\t{text}\n" for i, text in enumerate(["text", *texts]))
+    )
+    assert (
+        run(f"{model} --data_file {tmp_path}/table.tsv --text_a 1 --header True", classify.main)[1]
+        == whole
+    )
+    assert (
+        run(f"{model} --data_file {tmp_path}/texts.csv --out {tmp_path}/out/p.tsv", classify.main)[
+            1
+        ]
+        == ""
+    )
     assert (tmp_path / "out/p.tsv").read_text() == whole
     labels = [line.split("\t")[:2] for line in whole.splitlines()]
     short = run(f"{model} --data_file {tmp_path}/texts.csv --probabilities False", classify.main)[1]
     assert [line.split("\t") for line in short.splitlines()] == labels
-    for more, content in (("", "\n".join(texts) + "\n"), (" --task csv", (shape / "dev.csv").read_text())):
+    for more, content in (
+        ("", "\n".join(texts) + "\n"),
+        (" --task csv", (shape / "dev.csv").read_text()),
+    ):
         done = subprocess.run(
             [sys.executable, str(ROOT / "classify.py"), *f"{model} --data_file -{more}".split()],
             input=content,
@@ -252,7 +301,9 @@ def test_predictions_need_no_label_and_come_in_order_from_every_source(
         assert done.returncode == 0, done.stderr
         assert [line.split("\t")[:2] for line in done.stdout.splitlines()] == labels
         chances = [
-            [float(x) for x in line.split("\t")[2:]] for text in (done.stdout, whole) for line in text.splitlines()[1:]
+            [float(x) for x in line.split("\t")[2:]]
+            for text in (done.stdout, whole)
+            for line in text.splitlines()[1:]
         ]
         assert np.abs(np.array(chances[:60]) - np.array(chances[60:])).max() < 1e-4
 
@@ -296,7 +347,12 @@ def test_a_pipe_is_answered_line_by_line_and_an_error_keeps_what_was_answered(
 @pytest.mark.parametrize(
     ("task", "train_rows", "test_rows", "names"),
     [
-        ("sst2", "sentence\tlabel\ngood film\t1\nbad film\t0\n", "index\tsentence\n0\tgood\n1\tbad\n", ["SST-2.tsv"]),
+        (
+            "sst2",
+            "sentence\tlabel\ngood film\t1\nbad film\t0\n",
+            "index\tsentence\n0\tgood\n1\tbad\n",
+            ["SST-2.tsv"],
+        ),
         (
             "stsb",
             "sentence1\tsentence2\tscore\ngood\tgood\t5.0\ngood\tbad\t0.5\n",
@@ -312,7 +368,13 @@ def test_a_pipe_is_answered_line_by_line_and_an_error_keeps_what_was_answered(
     ],
 )
 def test_test_files_of_glue_become_what_its_site_takes(
-    shape: Path, tmp_path: Path, run: Callable, task: str, train_rows: str, test_rows: str, names: list[str]
+    shape: Path,
+    tmp_path: Path,
+    run: Callable,
+    task: str,
+    train_rows: str,
+    test_rows: str,
+    names: list[str],
 ) -> None:
     data = tmp_path / "data"
     data.mkdir()
@@ -322,37 +384,57 @@ def test_test_files_of_glue_become_what_its_site_takes(
     for name in TASKS[task].test:
         (data / name).write_text(test_rows)
     status, out, err = run(
-        flags(shape, tmp_path / "run", task=task, data_file=None, data_dir=data, total_steps=2), classify.main
+        flags(shape, tmp_path / "run", task=task, data_file=None, data_dir=data, total_steps=2),
+        classify.main,
     )
     assert status == 0, err
     for name in TASKS[task].dev:  # every one is evaluated
         assert f"\n{name}: {TASKS[task].metrics[0]} " in out
-    assert run(f"--mode predict --model_file {tmp_path}/run --data_dir {data} --out {tmp_path}/in", classify.main)[0] == 0
+    assert (
+        run(
+            f"--mode predict --model_file {tmp_path}/run --data_dir {data} --out {tmp_path}/in",
+            classify.main,
+        )[0]
+        == 0
+    )
     assert sorted(path.name for path in (tmp_path / "in").iterdir()) == names
     for name in names:
         lines = [line.split("\t") for line in (tmp_path / "in" / name).read_text().splitlines()]
         assert [line[0] for line in lines] == ["index", "0", "1"]
         assert [len(line) for line in lines] == [2, 2, 2]
         assert lines[0][1] == "prediction"
-        assert all(math.isfinite(float(x[1])) if task == "stsb" else x[1] in TASKS[task].labels for x in lines[1:])
+        assert all(
+            math.isfinite(float(x[1])) if task == "stsb" else x[1] in TASKS[task].labels
+            for x in lines[1:]
+        )
     if task == "mnli":  # the diagnostic set is for its models too
         (data / "diagnostic.tsv").write_text(test_rows)
         assert (
             run(
-                f"--task ax --mode predict --model_file {tmp_path}/run --data_dir {data} --out {tmp_path}/in", classify.main
+                f"--task ax --mode predict --model_file {tmp_path}/run --data_dir {data} --out "
+                f"{tmp_path}/in",
+                classify.main,
             )[0]
             == 0
         )
         assert (tmp_path / "in/AX.tsv").read_text() == (tmp_path / "in/MNLI-m.tsv").read_text()
-        status, out, _ = run(f"--mode eval --model_file {tmp_path}/run --data_dir {data}", classify.main)
-        assert re.findall(r"^(dev_\w+\.tsv):\nAccuracy: [\d.]+$", out, re.MULTILINE) == list(TASKS[task].dev)
+        status, out, _ = run(
+            f"--mode eval --model_file {tmp_path}/run --data_dir {data}", classify.main
+        )
+        assert re.findall(r"^(dev_\w+\.tsv):\nAccuracy: [\d.]+$", out, re.MULTILINE) == list(
+            TASKS[task].dev
+        )
 
 
-# --------------------------------------------------------------------------------------------- training choices
+# --------------------------------------------------------------------------------- training choices
 
 
-def test_a_frozen_encoder_keeps_its_bits_and_boost_gives_the_same_model(shape: Path, tmp_path: Path) -> None:
-    def fit(name: str, boost: bool, seed: int = 1) -> tuple[finetune.Run, finetune.Result, dict[str, torch.Tensor]]:
+def test_a_frozen_encoder_keeps_its_bits_and_boost_gives_the_same_model(
+    shape: Path, tmp_path: Path
+) -> None:
+    def fit(
+        name: str, boost: bool, seed: int = 1
+    ) -> tuple[finetune.Run, finetune.Result, dict[str, torch.Tensor]]:
         run = finetune.prepare(
             TASKS["csv"],
             shape / "train.csv",
@@ -382,9 +464,13 @@ def test_a_frozen_encoder_keeps_its_bits_and_boost_gives_the_same_model(shape: P
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "pooled").iterdir()} == kept
     file = next(iter(kept))
     content = bytearray(file.read_bytes())
-    for i, damaged in enumerate((b"cut short", content[:-100], content[:200] + b"altered!" + content[208:])):
+    for i, damaged in enumerate(
+        (b"cut short", content[:-100], content[:200] + b"altered!" + content[208:])
+    ):
         file.write_bytes(damaged)
-        assert torch.equal(fit(f"third{i}", True)[2]["classifier.weight"], boosted["classifier.weight"])
+        assert torch.equal(
+            fit(f"third{i}", True)[2]["classifier.weight"], boosted["classifier.weight"]
+        )
         assert file.read_bytes() == content  # noticed by its digest, and made again
     assert repr(run).count("\n") == 0
     assert len(repr(run)) < 500
@@ -396,27 +482,43 @@ def test_top_layers_can_start_anew(shape: Path, trained: finetune.Result) -> Non
     def start(layers: int) -> dict[str, torch.Tensor]:
         return (
             finetune.prepare(
-                TASKS["csv"], shape / "train.csv", pretrain_file=trained.file, max_len=32, reinit_layers=layers
+                TASKS["csv"],
+                shape / "train.csv",
+                pretrain_file=trained.file,
+                max_len=32,
+                reinit_layers=layers,
             )
             .model()
             .state_dict()
         )
 
     old = checkpoint.read(trained.file).tensors
-    for layers, fresh in ((0, ()), (1, ("transformer.blocks.1.", "pooler.")), (2, ("transformer.blocks.", "pooler."))):
+    for layers, fresh in (
+        (0, ()),
+        (1, ("transformer.blocks.1.", "pooler.")),
+        (2, ("transformer.blocks.", "pooler.")),
+    ):
         model = start(layers)
         for name in old:
-            assert torch.equal(model[name], old[name]) == (not name.startswith(fresh or "none")), name
+            assert torch.equal(model[name], old[name]) == (not name.startswith(fresh or "none")), (
+                name
+            )
     assert torch.equal(model["transformer.blocks.0.norm1.weight"], torch.ones(32))
-    assert model["transformer.blocks.0.feed_forward.fc1.weight"].std() == pytest.approx(0.176, rel=0.05)  # .2, cut at two
+    assert model["transformer.blocks.0.feed_forward.fc1.weight"].std() == pytest.approx(
+        0.176, rel=0.05
+    )  # .2, cut at two
 
 
 def test_training_stops_when_patience_ends_and_keeps_the_best(
     shape: Path, tmp_path: Path, run: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = [0.9, 0.5, 0.6, 0.5, 0.7, 0.1]
-    monkeypatch.setattr(finetune, "evaluate", lambda *_: {"Accuracy": 0.5, "loss": losses[calls.pop(0)]})
-    (tmp_path / "six.json").write_text(json.dumps(read_json(shape / "train.json") | {"n_epochs": 6}))
+    monkeypatch.setattr(
+        finetune, "evaluate", lambda *_: {"Accuracy": 0.5, "loss": losses[calls.pop(0)]}
+    )
+    (tmp_path / "six.json").write_text(
+        json.dumps(read_json(shape / "train.json") | {"n_epochs": 6})
+    )
     line = flags(
         shape,
         tmp_path / "run",
@@ -463,8 +565,12 @@ def test_the_best_checkpoint_is_the_one_evaluation_says(shape: Path, tmp_path: P
     result = run.fit(tmp_path / "run")
     saved = finetune.load(result.best_file)
     data = saved.reader.read(shape / "dev.csv")
-    assert finetune.evaluate(saved.task, data.features, saved.scores(data)) == pytest.approx(result.best, abs=1e-6)
-    checks = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert finetune.evaluate(saved.task, data.features, saved.scores(data)) == pytest.approx(
+        result.best, abs=1e-6
+    )
+    checks = [
+        json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    ]
     checks = [line for line in checks if "eval_loss" in line]
     assert [line["step"] for line in checks] == [50, 100, 150, 200]
     assert result.best["Accuracy"] == max(line["eval_Accuracy"] for line in checks)
@@ -483,13 +589,19 @@ def test_several_seeds_are_compared_and_runs_that_failed_to_learn_counted(
     assert len(set(values)) > 1
     assert results["mean"]["Accuracy"] == pytest.approx(np.mean(values))
     assert results["spread"]["Accuracy"] == pytest.approx(np.std(values, ddof=1))
-    assert results["best"]["best"]["Accuracy"] == max(r["best"]["Accuracy"] for r in results["runs"])
+    assert results["best"]["best"]["Accuracy"] == max(
+        r["best"]["Accuracy"] for r in results["runs"]
+    )
     labels = [row[1] for row in csv.reader(open(shape / "dev.csv", newline=""))]
     assert results["always the same answer"] == max(labels.count("pos"), labels.count("neg")) / 60
     table = [line.split() for line in out[out.index("\nseed ") + 1 :].splitlines()]
     assert [row[0] for row in table[1:6]] == ["42", "43", "44", "mean", "spread"]
     assert [float(row[1]) for row in table[1:4]] == [round(value, 4) for value in values]
-    failed = [r["seed"] for r in results["runs"] if r["best"]["Accuracy"] <= results["always the same answer"]]
+    failed = [
+        r["seed"]
+        for r in results["runs"]
+        if r["best"]["Accuracy"] <= results["always the same answer"]
+    ]
     assert results["failed"] == failed
     assert f"Failed to learn: {len(failed)} of 3 runs" in out
     for seed in (42, 43, 44):  # each is a run of its own
@@ -499,7 +611,10 @@ def test_several_seeds_are_compared_and_runs_that_failed_to_learn_counted(
     line = flags(shape, tmp_path / "lame", eval_file=shape / "dev.csv", seeds=2, lr=0.0)
     status, out, _ = run(line, classify.main)
     values = [r["best"]["Accuracy"] for r in read_json(tmp_path / "lame/results.json")["runs"]]
-    assert f"Failed to learn: {sum(v <= results['always the same answer'] for v in values)} of 2 runs" in out
+    assert (
+        f"Failed to learn: {sum(v <= results['always the same answer'] for v in values)} of 2 runs"
+        in out
+    )
 
 
 @pytest.mark.parametrize("labels", ["ids", "numbers", "several"])
@@ -511,7 +626,10 @@ def test_accumulation_gives_the_same_parameters_and_loses_no_partial_group(
         "numbers": {"label": "score", "labels": "number"},
         "several": {"label": "tags", "separator": "+"},
     }[labels]
-    model = json.loads((shape / "model.json").read_text()) | {"p_drop_hidden": 0.0, "p_drop_attn": 0.0}
+    model = json.loads((shape / "model.json").read_text()) | {
+        "p_drop_hidden": 0.0,
+        "p_drop_attn": 0.0,
+    }
     (tmp_path / "model.json").write_text(json.dumps(model))
     found = []
     for parts in (1, 2, 4):  # 400 rows in batches of 22: the last has 4
@@ -532,7 +650,7 @@ def test_accumulation_gives_the_same_parameters_and_loses_no_partial_group(
             assert torch.allclose(other[name], expected, rtol=1e-4, atol=2e-5), name
 
 
-# ---------------------------------------------------------------------------------- TFRecords, long texts, pictures
+# ------------------------------------------------------------------ TFRecords, long texts, pictures
 
 
 @pytest.fixture(scope="module")
@@ -558,7 +676,8 @@ def records(shape: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                     tf.train.Example(
                         features=tf.train.Features(
                             feature={
-                                name: tf.train.Feature(int64_list=tf.train.Int64List(value=v)) for name, v in values.items()
+                                name: tf.train.Feature(int64_list=tf.train.Int64List(value=v))
+                                for name, v in values.items()
                             }
                         )
                     ).SerializeToString()
@@ -581,7 +700,14 @@ def records(shape: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_official_code_s_records_train_as_their_table_does(
     shape: Path, records: Path, tmp_path: Path, run: Callable
 ) -> None:
-    table = flags(shape, tmp_path / "table", max_len=24, eval_file=shape / "dev.csv", n_epochs=1, labels="neg,pos")
+    table = flags(
+        shape,
+        tmp_path / "table",
+        max_len=24,
+        eval_file=shape / "dev.csv",
+        n_epochs=1,
+        labels="neg,pos",
+    )
     assert run(table, classify.main)[0] == 0
     line = flags(
         shape,
@@ -598,12 +724,19 @@ def test_the_official_code_s_records_train_as_their_table_does(
     files = [tmp_path / f"{name}/model_steps_50.pt" for name in ("table", "run")]
     a, b = (checkpoint.read(file).tensors for file in files)
     assert all(torch.equal(a[name], b[name]) for name in a)
-    assert (tmp_path / "table/metrics.jsonl").read_text() == (tmp_path / "run/metrics.jsonl").read_text()
+    assert (tmp_path / "table/metrics.jsonl").read_text() == (
+        tmp_path / "run/metrics.jsonl"
+    ).read_text()
     model = f"--model_file {tmp_path}/run"
     assert run(f"--mode eval {model} --data_file {records}/dev.tf_record", classify.main)[0] == 0
     rows = [
-        run(f"--mode predict {m} --data_file {f} --probabilities False", classify.main)[1].splitlines()
-        for m, f in ((model, records / "dev.tf_record"), (f"--model_file {tmp_path}/table", shape / "dev.csv"))
+        run(f"--mode predict {m} --data_file {f} --probabilities False", classify.main)[
+            1
+        ].splitlines()
+        for m, f in (
+            (model, records / "dev.tf_record"),
+            (f"--model_file {tmp_path}/table", shape / "dev.csv"),
+        )
     ]
     assert [row.replace("\t1", "\tpos").replace("\t0", "\tneg") for row in rows[0]] == rows[1]
     status, _, err = run(line.replace("train.csv", "") + " --max_len 20", classify.main)
@@ -620,7 +753,8 @@ def test_long_texts_are_cut_and_told_or_averaged_over_windows(
     share = lost / (sum(map(len, texts)) + 2 * len(texts))
     assert (
         status,
-        f"{long} of 60 rows are longer than max_len=8; {lost} of their tokens are cut off, {share:.1%} of all",
+        f"{long} of 60 rows are longer than max_len=8; {lost} of their tokens are cut off, "
+        f"{share:.1%} of all",
     ) == (0, re.search(r"\d+ of 60 rows .* of all", err)[0])
     assert run(line + " --long window", classify.main)[1] != cut
     saved = finetune.load(trained.file, max_len=8, long="window")
@@ -628,11 +762,15 @@ def test_long_texts_are_cut_and_told_or_averaged_over_windows(
     scores = saved.scores(data)
     row = max(range(60), key=lambda i: len(texts[i]))
     ids = saved.reader.tokenizer.encode(" ".join(texts[row]))
-    starts = [round(i * (len(ids) - 6) / 2) for i in range(3)] if len(ids) > 10 else [0, len(ids) - 6]
+    starts = (
+        [round(i * (len(ids) - 6) / 2) for i in range(3)] if len(ids) > 10 else [0, len(ids) - 6]
+    )
     parts = [torch.tensor([[2, *ids[i : i + 6], 3]]) for i in starts]
     model = saved.trainer.model.eval()
     with torch.no_grad():
-        expected = torch.stack([model(p, torch.zeros_like(p), torch.ones_like(p))[0] for p in parts]).mean(0)
+        expected = torch.stack(
+            [model(p, torch.zeros_like(p), torch.ones_like(p))[0] for p in parts]
+        ).mean(0)
     assert scores[row] == pytest.approx(expected.numpy(), abs=1e-5)
 
 
@@ -647,8 +785,12 @@ def test_mistakes_are_written_with_the_most_confident_first_and_pictures_drawn(
     line = f"--mode eval --model_file {trained.file} --data_file {tmp_path}/dev.csv --out {tmp_path}/eval --plots"
     status, out, err = run(line, classify.main)
     assert status == 0, err
-    assert re.search(r"^label \\ predicted +neg +pos\nneg +\d+ +\d+\npos +\d+ +\d+$", out, re.MULTILINE)
-    mistakes = [line.split("\t") for line in (tmp_path / "eval/dev_errors.tsv").read_text().splitlines()[1:]]
+    assert re.search(
+        r"^label \\ predicted +neg +pos\nneg +\d+ +\d+\npos +\d+ +\d+$", out, re.MULTILINE
+    )
+    mistakes = [
+        line.split("\t") for line in (tmp_path / "eval/dev_errors.tsv").read_text().splitlines()[1:]
+    ]
     assert len(mistakes) >= 15
     confidence = [float(row[3]) for row in mistakes]
     assert confidence == sorted(confidence, reverse=True)
@@ -659,36 +801,60 @@ def test_mistakes_are_written_with_the_most_confident_first_and_pictures_drawn(
         assert (tmp_path / "eval" / name).read_bytes().startswith(b"\x89PNG")
 
 
-# ------------------------------------------------------------------------------------------------------- mistakes
+# ----------------------------------------------------------------------------------------- mistakes
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{train} --boost", "--boost encodes every text once, before training; it needs --freeze_encoder True"),
+        (
+            "{train} --boost",
+            "--boost encodes every text once, before training; it needs --freeze_encoder True",
+        ),
         ("{train} --freeze_encoder --reinit_layers 1", "leave one out"),
         ("{train} --reinit_layers 3", "reinit_layers=3; expected 0 to 2, the layers of the model"),
         ("{train} --seeds 3", "--seeds compares evaluations; name an --eval_file"),
         ("{train} --seeds 0", "--seeds 0: expected at least 1"),
-        ("{train} --patience 2", "patience and stop_metric are about evaluation; name an --eval_file"),
-        ("{train} --eval_file {own}/dev.csv --stop_metric F1", "stop_metric='F1'; expected one of Accuracy, loss"),
+        (
+            "{train} --patience 2",
+            "patience and stop_metric are about evaluation; name an --eval_file",
+        ),
+        (
+            "{train} --eval_file {own}/dev.csv --stop_metric F1",
+            "stop_metric='F1'; expected one of Accuracy, loss",
+        ),
         ("{train} --layer_decay 1.5", "layer_decay=1.5; expected more than 0 and at most 1"),
         ("{train} --head_lr high", "--head_lr high: expected float"),
         ("{train} --lr -1", "lr=-1.0; expected 0 or more"),
         ("{train} --long cut", "--long cut: expected truncate or window"),
         ("{train} --out x", "--mode train has no use for --out"),
-        ("{train} --eval_file {bad}/new.csv", "new.csv, line 2: unknown label 'neutral'; the labels of csv are neg, pos"),
+        (
+            "{train} --eval_file {bad}/new.csv",
+            "new.csv, line 2: unknown label 'neutral'; the labels of csv are neg, pos",
+        ),
         ("{train} --text_a body", "no column 'body'; the columns of its first row are "),
         ("{train} --data_dir {own}", "--data_file and --data_dir are both given"),
         ("--task mrpc --data_dir {bad}/nowhere", "nowhere has no dev.tsv"),
         ("--task sst2 --data_dir {bad}", "train.tsv does not exist"),
         ("{predict} --data_file {own}/dev.csv --boost", "--mode predict has no use for --boost"),
         ("{predict} --data_dir {own}", "--data_dir is predicted into a folder; name it with --out"),
-        ("--mode predict --model_file {bare} --data_file {own}/dev.csv", "has no classifier; train one first"),
-        ("--mode predict --model_file {model} --data_file {own}/dev.csv --task stsb", "was trained on csv, not on stsb"),
+        (
+            "--mode predict --model_file {bare} --data_file {own}/dev.csv",
+            "has no classifier; train one first",
+        ),
+        (
+            "--mode predict --model_file {model} --data_file {own}/dev.csv --task stsb",
+            "was trained on csv, not on stsb",
+        ),
         ("{predict} --data_file {bad}/few.csv", "few.csv, line 3: 1 columns; expected 2"),
-        ("--mode eval --model_file {model} --data_file {bad}/new.csv", "new.csv, line 2: unknown label 'neutral'"),
-        ("--mode eval --model_file {model} --data_file {bad}/texts.csv", "no column 'label' or '1'"),
+        (
+            "--mode eval --model_file {model} --data_file {bad}/new.csv",
+            "new.csv, line 2: unknown label 'neutral'",
+        ),
+        (
+            "--mode eval --model_file {model} --data_file {bad}/texts.csv",
+            "no column 'label' or '1'",
+        ),
         (
             "--data_file {own}/train.csv --meta_data_file {bad}/meta.json {rest}",
             "meta.json: num_labels is 3; mrpc has 0, 1",
@@ -710,7 +876,9 @@ def test_a_mistake_ends_in_one_line_and_writes_nothing(
         bare,
         {
             "config": vars(found.config),
-            "model": {name: t for name, t in found.tensors.items() if not name.startswith("classifier.")},
+            "model": {
+                name: t for name, t in found.tensors.items() if not name.startswith("classifier.")
+            },
         },
     )
     before = sorted(tmp_path.rglob("*"))
@@ -747,7 +915,16 @@ def test_every_setting_of_training_is_a_flag(shape: Path, tmp_path: Path, run: C
     assert status == 0, err
     settings = read_json(tmp_path / "run/run.json")
     assert [
-        settings[k] for k in ("lr", "n_epochs", "bias_correction", "layer_decay", "head_lr", "schedule", "batch_size")
+        settings[k]
+        for k in (
+            "lr",
+            "n_epochs",
+            "bias_correction",
+            "layer_decay",
+            "head_lr",
+            "schedule",
+            "batch_size",
+        )
     ] == [0.001, 1, True, 0.9, 0.002, "linear", 8]
     status, _, err = run(flags(shape, tmp_path / "run", n_epoch=1), classify.main)
     assert (status, "unknown flag --n_epoch (did you mean --n_epochs?)" in err) == (2, True)
@@ -757,7 +934,9 @@ def test_every_setting_of_training_is_a_flag(shape: Path, tmp_path: Path, run: C
 def test_every_small_task_of_glue_trains_evaluates_and_predicts_from_its_folder(
     real: Path, tmp_path: Path, run: Callable
 ) -> None:
-    """A few steps of each with its own configuration: the columns, metrics and files of the real data fit."""
+    """A few steps of each with its own configuration: the columns, metrics and files of the real
+    data fit.
+    """
     for folder, metric in (
         ("CoLA", "Matthews"),
         ("SST-2", "Accuracy"),
@@ -773,7 +952,8 @@ def test_every_small_task_of_glue_trains_evaluates_and_predicts_from_its_folder(
             lines = file.read_text(encoding="utf-8").split("\n")
             (data / file.name).write_text("\n".join(lines[:80]) + "\n", encoding="utf-8")
         status, out, err = run(
-            f"--task {folder} --data_dir {data} --pretrain_file {real}/minilm --save_dir {tmp_path}/run-{folder} "
+            f"--task {folder} --data_dir {data} --pretrain_file {real}/minilm --save_dir "
+            f"{tmp_path}/run-{folder} "
             f"--n_epochs 1",
             classify.main,
         )
@@ -781,7 +961,9 @@ def test_every_small_task_of_glue_trains_evaluates_and_predicts_from_its_folder(
         assert f"dev.tsv: {metric} " in out
         if (data / "test.tsv").is_file():
             status, out, err = run(
-                f"--mode predict --model_file {tmp_path}/run-{folder} --data_dir {data} --out {tmp_path}/in", classify.main
+                f"--mode predict --model_file {tmp_path}/run-{folder} --data_dir {data} --out "
+                f"{tmp_path}/in",
+                classify.main,
             )
             assert status == 0, err
             task = TASKS[folder.lower().replace("-", "")]
@@ -789,13 +971,20 @@ def test_every_small_task_of_glue_trains_evaluates_and_predicts_from_its_folder(
             assert [line.split("\t")[0] for line in lines] == ["index", *map(str, range(79))]
 
 
-def test_a_picture_of_one_evaluation_shows_its_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = [{"step": 5, "epoch": 1.0, "lr": 0.1, "loss": 0.5}, {"step": 5, "epoch": 1.0, "eval_F1": 0.7, "eval_loss": 0.6}]
+def test_a_picture_of_one_evaluation_shows_its_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [
+        {"step": 5, "epoch": 1.0, "lr": 0.1, "loss": 0.5},
+        {"step": 5, "epoch": 1.0, "eval_F1": 0.7, "eval_loss": 0.6},
+    ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     figures = []
     monkeypatch.setattr(reports, "save", lambda plt, figure, file: figures.append(figure))
     reports.plot_learning(tmp_path / "learning.png", tmp_path / "metrics.jsonl")
-    drawn = {line.get_label(): line.get_marker() for axes in figures[0].axes for line in axes.get_lines()}
+    drawn = {
+        line.get_label(): line.get_marker() for axes in figures[0].axes for line in axes.get_lines()
+    }
     assert set(drawn) == {"training", "loss on dev", "F1"}
     assert "None" not in drawn.values()
 
@@ -809,10 +998,21 @@ def test_a_header_in_other_capitals_trains_and_the_columns_belong_to_the_model(
     line = flags(shape, tmp_path / "run", data_file=tmp_path / "train.csv", n_epochs=1)
     status, out, err = run(line, classify.main)
     assert status == 0, err
-    assert re.search(r"train\.csv: \d+ rows; text: 'Text'; label: 'Label' \(neg \d+, pos \d+\)", out)
+    assert re.search(
+        r"train\.csv: \d+ rows; text: 'Text'; label: 'Label' \(neg \d+, pos \d+\)", out
+    )
     assert read_json(tmp_path / "run/task.json")["text_a"] == "Text"
-    status, out, err = run(f"--mode predict --model_file {tmp_path}/run --data_file {tmp_path}/other.csv", classify.main)
-    assert (status, out, "no column 'Text'; the columns of its first row are review, sentiment" in err) == (2, "", True)
-    status, _, err = run(flags(shape, tmp_path / "new", data_file=tmp_path / "other.csv"), classify.main)
+    status, out, err = run(
+        f"--mode predict --model_file {tmp_path}/run --data_file {tmp_path}/other.csv",
+        classify.main,
+    )
+    assert (
+        status,
+        out,
+        "no column 'Text'; the columns of its first row are review, sentiment" in err,
+    ) == (2, "", True)
+    status, _, err = run(
+        flags(shape, tmp_path / "new", data_file=tmp_path / "other.csv"), classify.main
+    )
     assert (status, "is its first row a header?" in err) == (2, True)
     assert not (tmp_path / "new").exists()

@@ -1,4 +1,6 @@
-"""Damaged files are read or refused in a line: a few of the mutations that tests/fuzz.py makes thousands of."""
+"""Damaged files are read or refused in a line: a few of the mutations that tests/fuzz.py makes
+thousands of.
+"""
 
 from pathlib import Path
 

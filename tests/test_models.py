@@ -1,4 +1,7 @@
-"""The model against transformers' BERT, in float64 and float32; what it computes and what it does not."""
+"""The model against transformers' BERT, in float64 and float32; what it computes and what it does
+not.
+"""
+
 import math
 from pathlib import Path
 
@@ -26,19 +29,23 @@ def theirs(kind: type, cfg: Config, **more: object) -> torch.nn.Module:
 def copy(model: torch.nn.Module, source: torch.nn.Module) -> None:
     """Their weights into our model, through the name table."""
     tensors = {checkpoint.modern_name(name): t for name, t in source.state_dict().items()}
-    tensors = {name: t for name, t in tensors.items() if not checkpoint.IGNORED_HUGGING_FACE.search(name)}
+    tensors = {
+        name: t for name, t in tensors.items() if not checkpoint.IGNORED_HUGGING_FACE.search(name)
+    }
     cfg = model.transformer.cfg
     found, problems = checkpoint.to_ours(tensors, checkpoint.HUGGING_FACE, cfg)
     assert problems == []
-    assert checkpoint.load(model, checkpoint.Checkpoint("", Path("memory"), cfg, found), fresh=("classifier",)) in (
-        [], ["classifier"])
+    assert checkpoint.load(
+        model, checkpoint.Checkpoint("", Path("memory"), cfg, found), fresh=("classifier",)
+    ) in ([], ["classifier"])
     model.to(next(source.parameters()).dtype)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_hidden_states_pooled_output_and_attention_equal_transformers(
-        tiny: Config, padded_batch: Batch, activation: str, dtype: torch.dtype, limit: float) -> None:
+    tiny: Config, padded_batch: Batch, activation: str, dtype: torch.dtype, limit: float
+) -> None:
     cfg = Config(**{**vars(tiny), "hidden_act": activation})
     reference, model = theirs(BertModel, cfg).double(), Classifier(cfg).eval()
     copy(model, reference)
@@ -47,7 +54,9 @@ def test_hidden_states_pooled_output_and_attention_equal_transformers(
     ids, segments, mask = padded_batch
     maps: list[torch.Tensor] = []
     with torch.no_grad():
-        expected = reference(ids, attention_mask=mask, token_type_ids=segments, output_attentions=True)
+        expected = reference(
+            ids, attention_mask=mask, token_type_ids=segments, output_attentions=True
+        )
         hidden = model.transformer(ids, segments, mask)
         with_maps = model.transformer(ids, segments, mask, maps=maps)
         pooled = model.pooler(hidden[:, 0])
@@ -101,17 +110,19 @@ def test_positions_asked_for_equal_the_whole_output(tiny: Config, padded_batch: 
     assert (some - whole[torch.arange(5)[:, None], positions]).abs().max() < 1e-12
 
 
-def test_an_example_does_not_depend_on_its_batch_nor_on_holes_in_the_mask(tiny: Config, padded_batch: Batch) -> None:
+def test_an_example_does_not_depend_on_its_batch_nor_on_holes_in_the_mask(
+    tiny: Config, padded_batch: Batch
+) -> None:
     model = Transformer(tiny).double().eval()
     with torch.no_grad():
         together = model(*padded_batch)
         for i, length in enumerate([17, 9, 3, 12, 1]):
-            alone = model(*(t[i:i + 1, :length] for t in padded_batch))
+            alone = model(*(t[i : i + 1, :length] for t in padded_batch))
             assert (together[i, :length] - alone[0]).abs().max() < 1e-12
         ids, segments, mask = (t[:1].clone() for t in padded_batch)
         mask[0, [2, 7]] = 0
         holes = model(ids, segments, mask)
-        ids[0, [2, 7]] = 99                                     # what is masked out must not matter
+        ids[0, [2, 7]] = 99  # what is masked out must not matter
         assert torch.equal(holes, model(ids, segments, mask))
 
 
@@ -133,7 +144,9 @@ def test_attention_weights_are_kept_nowhere(tiny: Config, padded_batch: Batch) -
     for module in model.modules():
         for value in vars(module).values():
             assert not isinstance(value, torch.Tensor) or id(value) in known
-            assert not isinstance(value, list | tuple) or not any(isinstance(v, torch.Tensor) for v in value)
+            assert not isinstance(value, list | tuple) or not any(
+                isinstance(v, torch.Tensor) for v in value
+            )
 
 
 def test_dropout_has_the_exact_rate_keeps_the_mean_and_follows_the_generator() -> None:
@@ -147,7 +160,7 @@ def test_dropout_has_the_exact_rate_keeps_the_mean_and_follows_the_generator() -
         torch.manual_seed(0)
         assert torch.equal(mask, keep_mask(x, p))
         assert not torch.equal(mask, keep_mask(x, p))
-    rows = (keep_mask(x, 0.1) == 0).double().mean(1)            # no pattern across rows or neighbours
+    rows = (keep_mask(x, 0.1) == 0).double().mean(1)  # no pattern across rows or neighbours
     assert abs(rows.std().item() - math.sqrt(0.09 / 1003)) < 1e-3
     dropped = (keep_mask(x, 0.1) == 0).double() - 0.1
     assert abs((dropped[:, 1:] * dropped[:, :-1]).mean().item()) < 4 * 0.09 / 1000
@@ -157,7 +170,9 @@ def test_dropout_has_the_exact_rate_keeps_the_mean_and_follows_the_generator() -
     assert bf16.dtype == torch.bfloat16
 
 
-def test_dropout_stands_where_googles_does(tiny: Config, padded_batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropout_stands_where_googles_does(
+    tiny: Config, padded_batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawn: list[tuple[tuple[int, ...], float]] = []
 
     def record(x: torch.Tensor, p: float) -> torch.Tensor:
@@ -167,10 +182,17 @@ def test_dropout_stands_where_googles_does(tiny: Config, padded_batch: Batch, mo
     monkeypatch.setattr(models, "keep_mask", record)
     cfg = Config(**{**vars(tiny), "n_layers": 2, "p_drop_hidden": 0.3, "p_drop_attn": 0.2})
     Classifier(cfg).train()(*padded_batch)
-    tokens, first = (42, 32), (5, 1, 32)                        # 42 real tokens; the last block goes on with [CLS] alone
-    assert drawn == [(tokens, 0.3),                                                  # embeddings
-                     ((5, 4, 17, 17), 0.2), (tokens, 0.3), (tokens, 0.3),            # attention, both sub-layers
-                     ((5, 4, 1, 17), 0.2), (first, 0.3), (first, 0.3), ((5, 32), 0.3)]      # and the pooled output
+    tokens, first = (42, 32), (5, 1, 32)  # 42 real tokens; the last block goes on with [CLS] alone
+    assert drawn == [
+        (tokens, 0.3),  # embeddings
+        ((5, 4, 17, 17), 0.2),
+        (tokens, 0.3),
+        (tokens, 0.3),  # attention, both sub-layers
+        ((5, 4, 1, 17), 0.2),
+        (first, 0.3),
+        (first, 0.3),
+        ((5, 32), 0.3),
+    ]  # and the pooled output
     drawn.clear()
     Classifier(cfg).eval()(*padded_batch)
     assert drawn == []
@@ -178,7 +200,10 @@ def test_dropout_stands_where_googles_does(tiny: Config, padded_batch: Batch, mo
 
 def test_a_position_that_is_padding_gives_zeros_not_another_examples_vector(tiny: Config) -> None:
     model = Transformer(tiny).eval()
-    ids, mask = torch.randint(1, 100, (3, 6)), torch.tensor([[1, 1, 1, 1, 0, 0], [1, 0, 0, 0, 0, 0], [1, 1, 0, 1, 1, 1]])
+    ids, mask = (
+        torch.randint(1, 100, (3, 6)),
+        torch.tensor([[1, 1, 1, 1, 0, 0], [1, 0, 0, 0, 0, 0], [1, 1, 0, 1, 1, 1]]),
+    )
     with torch.no_grad():
         some = model(ids, ids * 0, mask, positions=torch.tensor([[0, 4], [1, 5], [2, 5]]))
     assert not some[[0, 1, 1, 2], [1, 0, 1, 0]].any()
@@ -203,26 +228,39 @@ def test_fresh_weights_are_googles() -> None:
 
 def test_a_configuration_is_read_under_either_set_of_names(tmp_path: Path) -> None:
     ours, released = tmp_path / "ours.json", tmp_path / "bert_config.json"
-    ours.write_text('{"dim": 48, "n_layers": 2, "n_heads": 3, "dim_ff": 96, "vocab_size": 50, "p_drop_attn": 0.2}')
-    released.write_text('{"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 96, '
-                        '"vocab_size": 50, "attention_probs_dropout_prob": 0.2, "directionality": "bidi"}')
+    ours.write_text(
+        '{"dim": 48, "n_layers": 2, "n_heads": 3, "dim_ff": 96, "vocab_size": 50, "p_drop_attn": 0.2}'
+    )
+    released.write_text(
+        '{"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 96, '
+        '"vocab_size": 50, "attention_probs_dropout_prob": 0.2, "directionality": "bidi"}'
+    )
     assert Config.from_json(ours) == Config.from_json(released)
     assert Config.from_dict(Config(dim=48, n_heads=3).to_released()) == Config(dim=48, n_heads=3)
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ('{"n_layer": 2}', r"unknown key 'n_layer' \(did you mean n_layers\?\)"),
-    ('{"dim": 100, "n_heads": 12}', "dim=100 is not divisible by n_heads=12"),
-    ('{"dim": "768"}', "dim is '768'; expected int"),
-    ('{"p_drop_attn": 1.5}', "p_drop_attn=1.5; expected a probability"),
-    ('{"hidden_act": "swish"}', "expected one of gelu, gelu_new, relu"),
-    ('{"hidden_size": 768, "hidden_actt": "gelu"}', r"unknown key 'hidden_actt' \(did you mean hidden_act\?\)"),
-    ('{"hidden_size": 768, "model_type": "roberta"}', "model_type is 'roberta'"),
-    ('{"hidden_size": 768, "position_embedding_type": "relative_key"}', "only 'absolute' is BERT"),
-    ('{"n_layers": 0}', "n_layers=0; expected at least 1"),
-    ("[1]", "expected a JSON object"),
-    ('{"dim": 1,}', "line 1: not JSON"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"n_layer": 2}', r"unknown key 'n_layer' \(did you mean n_layers\?\)"),
+        ('{"dim": 100, "n_heads": 12}', "dim=100 is not divisible by n_heads=12"),
+        ('{"dim": "768"}', "dim is '768'; expected int"),
+        ('{"p_drop_attn": 1.5}', "p_drop_attn=1.5; expected a probability"),
+        ('{"hidden_act": "swish"}', "expected one of gelu, gelu_new, relu"),
+        (
+            '{"hidden_size": 768, "hidden_actt": "gelu"}',
+            r"unknown key 'hidden_actt' \(did you mean hidden_act\?\)",
+        ),
+        ('{"hidden_size": 768, "model_type": "roberta"}', "model_type is 'roberta'"),
+        (
+            '{"hidden_size": 768, "position_embedding_type": "relative_key"}',
+            "only 'absolute' is BERT",
+        ),
+        ('{"n_layers": 0}', "n_layers=0; expected at least 1"),
+        ("[1]", "expected a JSON object"),
+        ('{"dim": 1,}', "line 1: not JSON"),
+    ],
+)
 def test_a_wrong_configuration_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(UserError, match=message) as error:
@@ -241,37 +279,56 @@ def test_minilm_equals_transformers(real: Path, dtype: torch.dtype, limit: float
     torch.manual_seed(0)
     lengths = torch.randint(2, 129, (16, 1))
     mask = (torch.arange(128) < lengths).long()
-    ids, segments = torch.randint(1000, 30000, mask.shape) * mask, (torch.arange(128) > lengths // 2).long() * mask
+    ids, segments = (
+        torch.randint(1000, 30000, mask.shape) * mask,
+        (torch.arange(128) > lengths // 2).long() * mask,
+    )
     with torch.no_grad():
         expected = reference(ids, attention_mask=mask, token_type_ids=segments)
         hidden = model.transformer(ids, segments, mask)
-        pooled = model.pooler(model.transformer(ids, segments, mask, torch.zeros(16, 1, dtype=torch.long))[:, 0])
+        pooled = model.pooler(
+            model.transformer(ids, segments, mask, torch.zeros(16, 1, dtype=torch.long))[:, 0]
+        )
     assert (hidden - expected[0])[mask.bool()].abs().max() <= limit
     assert (pooled - expected[1]).abs().max() <= limit
 
 
-def test_the_names_of_transformers_are_understood_and_its_order_is_refused(tiny: Config, padded_batch: tuple) -> None:
+def test_the_names_of_transformers_are_understood_and_its_order_is_refused(
+    tiny: Config, padded_batch: tuple
+) -> None:
     ids, segments, mask = padded_batch
-    for kind, more in ((Transformer, {}), (Classifier, {}), (models.QuestionAnswering, {}),
-                       (PretrainModel, {"masked_positions": ids[:, :2] * 0})):
+    for kind, more in (
+        (Transformer, {}),
+        (Classifier, {}),
+        (models.QuestionAnswering, {}),
+        (PretrainModel, {"masked_positions": ids[:, :2] * 0}),
+    ):
         torch.manual_seed(0)
         model = kind(tiny).eval()
         expected = model(ids, segments, mask, **more)
-        for found in (model(input_ids=ids, attention_mask=mask, token_type_ids=segments, **more),
-                      model(ids, token_type_ids=segments, input_mask=mask, **more),
-                      model(ids, segment_ids=segments, attention_mask=mask, **more)):
-            assert torch.equal(torch.cat([t.flatten() for t in found]), torch.cat([t.flatten() for t in expected]))
+        for found in (
+            model(input_ids=ids, attention_mask=mask, token_type_ids=segments, **more),
+            model(ids, token_type_ids=segments, input_mask=mask, **more),
+            model(ids, segment_ids=segments, attention_mask=mask, **more),
+        ):
+            assert torch.equal(
+                torch.cat([t.flatten() for t in found]), torch.cat([t.flatten() for t in expected])
+            )
         with pytest.raises(TypeError, match="two names of the same input"):
             model(ids, segments, input_mask=mask, attention_mask=mask, **more)
-        with pytest.raises(UserError, match="input_mask does not begin with 1 in every row; the order is"):
+        with pytest.raises(
+            UserError, match="input_mask does not begin with 1 in every row; the order is"
+        ):
             model(ids, mask, segments, **more)
         with pytest.raises(UserError, match="input_mask does not begin with 1"):
             model(ids, mask, torch.zeros_like(ids), **more)
 
 
 def test_shapes_beyond_reason_are_refused() -> None:
-    for values, message in (({"n_layers": 10**6}, "n_layers=1000000; expected at most 1,000"),
-                            ({"vocab_size": 10**12}, "vocab_size=1000000000000; expected at most 10,000,000"),
-                            ({"hidden_size": 64, "num_attention_heads": 4, "is_decoder": True}, "is_decoder is True")):
+    for values, message in (
+        ({"n_layers": 10**6}, "n_layers=1000000; expected at most 1,000"),
+        ({"vocab_size": 10**12}, "vocab_size=1000000000000; expected at most 10,000,000"),
+        ({"hidden_size": 64, "num_attention_heads": 4, "is_decoder": True}, "is_decoder is True"),
+    ):
         with pytest.raises(UserError, match=message):
             Config.from_dict(values)

@@ -1,4 +1,5 @@
 """BertAdam against the formula in float64 and against PyTorch's AdamW; schedules; parameter groups."""
+
 import math
 
 import pytest
@@ -15,7 +16,10 @@ class Formula:
 
     def __init__(self, tensors: list[torch.Tensor], decays: list[float], bias_correction: bool):
         self.p = [t.detach().double().clone() for t in tensors]
-        self.m, self.v = [torch.zeros_like(p) for p in self.p], [torch.zeros_like(p) for p in self.p]
+        self.m, self.v = (
+            [torch.zeros_like(p) for p in self.p],
+            [torch.zeros_like(p) for p in self.p],
+        )
         self.decays, self.bias_correction, self.t = decays, bias_correction, 0
 
     def step(self, grads: list[torch.Tensor], lr: float) -> None:
@@ -33,14 +37,24 @@ class Formula:
 
 @pytest.mark.parametrize("bias_correction", [False, True])
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
-@pytest.mark.parametrize("scale", [1e-3, 1.0])                  # below and above the clipping length
-def test_fifty_steps_equal_the_formula(bias_correction: bool, dtype: torch.dtype, limit: float, scale: float) -> None:
+@pytest.mark.parametrize("scale", [1e-3, 1.0])  # below and above the clipping length
+def test_fifty_steps_equal_the_formula(
+    bias_correction: bool, dtype: torch.dtype, limit: float, scale: float
+) -> None:
     torch.manual_seed(0)
-    model = PretrainModel(Config(vocab_size=30, dim=16, n_layers=1, n_heads=2, dim_ff=32, max_len=8)).to(dtype)
+    model = PretrainModel(
+        Config(vocab_size=30, dim=16, n_layers=1, n_heads=2, dim_ff=32, max_len=8)
+    ).to(dtype)
     groups = parameter_groups(model)
-    optimizer = BertAdam(groups, lr=1e-2, total_steps=60, warmup=0.1, bias_correction=bias_correction)
+    optimizer = BertAdam(
+        groups, lr=1e-2, total_steps=60, warmup=0.1, bias_correction=bias_correction
+    )
     parameters = [p for group in groups for p in group["params"]]
-    formula = Formula(parameters, [group["weight_decay"] for group in groups for _ in group["params"]], bias_correction)
+    formula = Formula(
+        parameters,
+        [group["weight_decay"] for group in groups for _ in group["params"]],
+        bias_correction,
+    )
     for s in range(50):
         grads = [torch.randn_like(p) * scale / 10 for p in parameters]
         for p, g in zip(parameters, grads, strict=True):
@@ -48,18 +62,29 @@ def test_fifty_steps_equal_the_formula(bias_correction: bool, dtype: torch.dtype
         lr = 1e-2 * (s / 6 if s < 6 else 1 - s / 60)
         assert optimizer.lr == pytest.approx(lr, abs=1e-15)
         norm = optimizer.step()
-        assert norm.item() == pytest.approx(math.sqrt(sum((g.double() ** 2).sum().item() for g in grads)), rel=1e-6)
+        assert norm.item() == pytest.approx(
+            math.sqrt(sum((g.double() ** 2).sum().item() for g in grads)), rel=1e-6
+        )
         formula.step(grads, lr)
     assert optimizer.updates == 50
-    assert max((p - q).abs().max().item() for p, q in zip(parameters, formula.p, strict=True)) <= limit
+    assert (
+        max((p - q).abs().max().item() for p, q in zip(parameters, formula.p, strict=True)) <= limit
+    )
 
 
 def test_with_bias_correction_it_is_torchs_adamw() -> None:
     torch.manual_seed(0)
     ours, theirs = nn.Linear(20, 20).double(), nn.Linear(20, 20).double()
     theirs.load_state_dict(ours.state_dict())
-    a = BertAdam(ours.parameters(), 1e-2, 10**9, warmup=0, schedule="warmup_constant", bias_correction=True,
-                 max_grad_norm=1e9)
+    a = BertAdam(
+        ours.parameters(),
+        1e-2,
+        10**9,
+        warmup=0,
+        schedule="warmup_constant",
+        bias_correction=True,
+        max_grad_norm=1e9,
+    )
     b = torch.optim.AdamW(theirs.parameters(), 1e-2, eps=1e-6, weight_decay=0.01)
     for _ in range(20):
         for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
@@ -75,7 +100,9 @@ def test_every_bias_and_norm_is_exempt_from_decay() -> None:
     decaying, exempt = parameter_groups(model, 0.02)
     assert (decaying["weight_decay"], exempt["weight_decay"]) == (0.02, 0.0)
     names = {id(p): name for name, p in model.named_parameters()}
-    assert {names[id(p)] for p in exempt["params"]} == {n for n in names.values() if n.endswith("bias") or "norm" in n}
+    assert {names[id(p)] for p in exempt["params"]} == {
+        n for n in names.values() if n.endswith("bias") or "norm" in n
+    }
     assert len(decaying["params"]) + len(exempt["params"]) == len(names)
     assert "transformer.embedding.token.weight" in {names[id(p)] for p in decaying["params"]}
     assert "masked_lm.bias" in {names[id(p)] for p in exempt["params"]}
@@ -86,35 +113,59 @@ def test_rates_fall_from_block_to_block_and_the_head_has_its_own() -> None:
     groups = parameter_groups(model, 0.01, lr=1e-3, head_lr=5e-3, layer_decay=0.5)
     names = {id(p): name for name, p in model.named_parameters()}
     rates = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
-    expected = {"transformer.embedding.": 1e-3 / 8, "transformer.blocks.0.": 1e-3 / 4, "transformer.blocks.1.": 1e-3 / 2,
-                "transformer.blocks.2.": 1e-3, "pooler.": 5e-3, "classifier.": 5e-3}
-    assert rates == {name: next(r for start, r in expected.items() if name.startswith(start)) for name in names.values()}
+    expected = {
+        "transformer.embedding.": 1e-3 / 8,
+        "transformer.blocks.0.": 1e-3 / 4,
+        "transformer.blocks.1.": 1e-3 / 2,
+        "transformer.blocks.2.": 1e-3,
+        "pooler.": 5e-3,
+        "classifier.": 5e-3,
+    }
+    assert rates == {
+        name: next(r for start, r in expected.items() if name.startswith(start))
+        for name in names.values()
+    }
     for group in groups:
-        assert all((group["weight_decay"] == 0) == (names[id(p)].endswith("bias") or "norm" in names[id(p)])
-                   for p in group["params"])
-    optimizer = BertAdam(groups, 1e-3, 10**9, warmup=0, schedule="warmup_constant", bias_correction=True, weight_decay=0)
+        assert all(
+            (group["weight_decay"] == 0)
+            == (names[id(p)].endswith("bias") or "norm" in names[id(p)])
+            for p in group["params"]
+        )
+    optimizer = BertAdam(
+        groups,
+        1e-3,
+        10**9,
+        warmup=0,
+        schedule="warmup_constant",
+        bias_correction=True,
+        weight_decay=0,
+    )
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     for p in model.parameters():
         p.grad = torch.full_like(p, 1e-3)
-    optimizer.step()                                            # Adam's first step is the rate, whatever the gradient
+    optimizer.step()  # Adam's first step is the rate, whatever the gradient
     for name, p in model.named_parameters():
         if name.endswith("bias"):
             assert (before[name] - p).mean().item() == pytest.approx(rates[name], rel=2e-2)
     model.freeze()
-    assert {names[id(p)] for group in parameter_groups(model, lr=1e-3) for p in group["params"]} == {
-        "classifier.weight", "classifier.bias"}
+    assert {
+        names[id(p)] for group in parameter_groups(model, lr=1e-3) for p in group["params"]
+    } == {"classifier.weight", "classifier.bias"}
 
 
-@pytest.mark.parametrize(("schedule", "expected"), [
-    ("warmup_linear",   {0: 0.0, 5: 0.5, 10: 0.9, 50: 0.5, 99: 0.01, 100: 0.0, 150: 0.0}),
-    ("linear",          {0: 0.0, 5: 0.5, 10: 1.0, 55: 0.5, 100: 0.0, 150: 0.0}),
-    ("warmup_cosine",   {0: 0.0, 5: 0.5, 50: 0.5, 100: 0.0, 150: 0.0}),
-    ("warmup_constant", {0: 0.0, 5: 0.5, 10: 1.0, 99: 1.0, 150: 1.0}),
-])
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("warmup_linear", {0: 0.0, 5: 0.5, 10: 0.9, 50: 0.5, 99: 0.01, 100: 0.0, 150: 0.0}),
+        ("linear", {0: 0.0, 5: 0.5, 10: 1.0, 55: 0.5, 100: 0.0, 150: 0.0}),
+        ("warmup_cosine", {0: 0.0, 5: 0.5, 50: 0.5, 100: 0.0, 150: 0.0}),
+        ("warmup_constant", {0: 0.0, 5: 0.5, 10: 1.0, 99: 1.0, 150: 1.0}),
+    ],
+)
 def test_schedules_by_hand(schedule: str, expected: dict[int, float]) -> None:
     for step, share in expected.items():
         assert rate(schedule, step, 10, 100) == pytest.approx(share, abs=1e-12), step
-    assert rate(schedule, 0, 0, 100) == 1.0                     # without a warm-up the first step has the whole rate
+    assert rate(schedule, 0, 0, 100) == 1.0  # without a warm-up the first step has the whole rate
     assert rate(schedule, 1, 1, 1) in (0.0, 1.0)
 
 
@@ -134,7 +185,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_remembered(poison:
     assert int(optimizer.failed_step) == -1
     step(poison)
     assert int(optimizer.failed_step) == 1
-    step(1.0)                                                   # nor do the steps after it
+    step(1.0)  # nor do the steps after it
     assert int(optimizer.failed_step) == 1
     assert torch.equal(layer.weight, before)
     other = BertAdam(parameter_groups(layer), 0.1, 10, warmup=0)
@@ -166,7 +217,9 @@ def test_state_saved_and_loaded_goes_on_to_the_same_bits() -> None:
     again.load_state_dict(optimizer.state_dict())
     assert again.updates == 5
     steps(model, again, 5, 12)
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), model.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.parameters(), model.parameters(), strict=True)
+    )
 
 
 def test_the_norm_of_a_large_matrix_is_accurate_in_float32() -> None:

@@ -1,4 +1,6 @@
-"""Pre-training: losses equal the reference's, a run goes on to the bit, and the command does what its users expect."""
+"""Pre-training: losses equal the reference's, a run goes on to the bit, and the command does what
+its users expect.
+"""
 
 import json
 import math
@@ -22,11 +24,11 @@ import models
 import pretrain
 import runs
 import train
-from batches import Batches
 from corpus import prepare_text
 from optim import BertAdam, parameter_groups
-from pairs import Pairs
-from shards import Corpus
+from pretraining.batches import Batches
+from pretraining.pairs import Pairs
+from pretraining.shards import Corpus
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {"batch_size": 16, "n_epochs": 2, "lr": 1e-3, "save_steps": 5, "log_steps": 3}
@@ -54,7 +56,9 @@ def flags(sample: Path, tmp_path: Path) -> dict[str, object]:
 
 
 def line(flags: dict[str, object], **more: object) -> str:
-    return " ".join(f"--{name} {value}" for name, value in (flags | more).items() if value is not None)
+    return " ".join(
+        f"--{name} {value}" for name, value in (flags | more).items() if value is not None
+    )
 
 
 def last(folder: Path) -> checkpoint.Checkpoint:
@@ -63,10 +67,12 @@ def last(folder: Path) -> checkpoint.Checkpoint:
 
 def same(a: Path, b: Path) -> bool:
     x, y = last(a), last(b)
-    return x.file.name == y.file.name and all(torch.equal(x.tensors[name], y.tensors[name]) for name in x.tensors)
+    return x.file.name == y.file.name and all(
+        torch.equal(x.tensors[name], y.tensors[name]) for name in x.tensors
+    )
 
 
-# ------------------------------------------------------------------------------------------- against the reference
+# ---------------------------------------------------------------------------- against the reference
 
 
 def test_twenty_steps_in_float64_have_the_losses_of_transformers_with_google_s_update(
@@ -85,13 +91,23 @@ def test_twenty_steps_in_float64_have_the_losses_of_transformers_with_google_s_u
         p_drop_attn=0.0,
     )
     ours = models.PretrainModel(config)
-    checkpoint.write_hugging_face(checkpoint.Checkpoint("ours", tmp_path, config, dict(ours.state_dict())), tmp_path, None)
-    theirs = transformers.BertForPreTraining.from_pretrained(tmp_path, attn_implementation="eager").double().train()
-    theirs.bert.embeddings.word_embeddings.padding_idx = None  # a random word may be [PAD], and Google's learns that
+    checkpoint.write_hugging_face(
+        checkpoint.Checkpoint("ours", tmp_path, config, dict(ours.state_dict())), tmp_path, None
+    )
+    theirs = (
+        transformers.BertForPreTraining.from_pretrained(tmp_path, attn_implementation="eager")
+        .double()
+        .train()
+    )
+    theirs.bert.embeddings.word_embeddings.padding_idx = (
+        None  # a random word may be [PAD], and Google's learns that
+    )
     ours = ours.double().train()
     steps, lr, warmup = 20, 1e-2, 0.2
     optimizer = BertAdam(parameter_groups(ours), lr, steps, warmup)
-    moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in theirs.named_parameters()}
+    moments = {
+        name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in theirs.named_parameters()
+    }
     batches = Batches(Pairs(corpus, 48, seed=1), 16, seed=1)
     differences, values = [], []
     for step in range(steps):
@@ -105,8 +121,12 @@ def test_twenty_steps_in_float64_have_the_losses_of_transformers_with_google_s_u
         out = theirs(input_ids=ids, token_type_ids=segments, attention_mask=mask)
         used = (weights > 0).double()
         scores = out.prediction_logits[torch.arange(len(ids))[:, None], positions]
-        entropy = F.cross_entropy(scores.flatten(0, 1), words.flatten(), reduction="none").view(words.shape)
-        expected = (used * entropy).sum() / (float(used.sum()) + 1e-5) + F.cross_entropy(out.seq_relationship_logits, order)
+        entropy = F.cross_entropy(scores.flatten(0, 1), words.flatten(), reduction="none").view(
+            words.shape
+        )
+        expected = (used * entropy).sum() / (float(used.sum()) + 1e-5) + F.cross_entropy(
+            out.seq_relationship_logits, order
+        )
         expected.backward()
         norm = math.sqrt(sum(float(p.grad.pow(2).sum()) for p in theirs.parameters()))
         rate = lr * (step / (warmup * steps) if step < warmup * steps else 1 - step / steps)
@@ -151,16 +171,18 @@ def test_parts_of_a_batch_add_up_to_google_s_loss(corpus: Corpus, sample: Path) 
     batch = tuple(map(torch.from_numpy, Batches(Pairs(corpus, 48), 24, seed=1).arrays(0)))
     whole, _ = pretrain.get_loss(model, batch)
     parts = [tuple(t[i : i + 7] for t in batch) for i in range(0, 24, 7)]
-    assert sum(float(pretrain.get_loss(model, p)[0]) * len(p[0]) / 24 for p in parts) == pytest.approx(
-        float(whole), rel=1e-12
-    )
+    assert sum(
+        float(pretrain.get_loss(model, p)[0]) * len(p[0]) / 24 for p in parts
+    ) == pytest.approx(float(whole), rel=1e-12)
     word_loss, order_loss, *_ = pretrain.losses(model, batch)
     used = batch[5] > 0
     google = word_loss[used].sum() / (int(used.sum()) + 1e-5) + order_loss.mean()
     assert float(google) == pytest.approx(float(whole), rel=1e-12)
 
 
-def test_evaluation_is_the_plain_average_over_all_slots_and_pairs(corpus: Corpus, sample: Path) -> None:
+def test_evaluation_is_the_plain_average_over_all_slots_and_pairs(
+    corpus: Corpus, sample: Path
+) -> None:
     torch.manual_seed(0)
     config = models.Config.from_json(sample / "config.json")
     model = models.PretrainModel(config)
@@ -191,16 +213,25 @@ def test_evaluation_is_the_plain_average_over_all_slots_and_pairs(corpus: Corpus
     assert found["loss"] == pytest.approx(found["masked_lm_loss"] + found["next_sentence_loss"])
 
 
-# ------------------------------------------------------------------------------------------------------- the run
+# ------------------------------------------------------------------------------------------ the run
 
 
 def test_a_run_trains_evaluates_and_leaves_a_folder_to_fine_tune_from(
     flags: dict, sample: Path, tmp_path: Path, run: Callable
 ) -> None:
-    status, out, _ = run(line(flags, eval_file=sample / "held_out.txt", log_dir=tmp_path / "logs"), pretrain.main)
+    status, out, _ = run(
+        line(flags, eval_file=sample / "held_out.txt", log_dir=tmp_path / "logs"), pretrain.main
+    )
     assert status == 0
     folder = tmp_path / "run"
-    names = ["masked_lm_accuracy", "masked_lm_loss", "next_sentence_accuracy", "next_sentence_loss", "loss", "global_step"]
+    names = [
+        "masked_lm_accuracy",
+        "masked_lm_loss",
+        "next_sentence_accuracy",
+        "next_sentence_loss",
+        "loss",
+        "global_step",
+    ]
     results = json.loads((folder / "eval_results.json").read_text())
     assert list(results) == names
     assert [x.split(" = ")[0] for x in out.splitlines() if " = " in x] == names
@@ -211,14 +242,20 @@ def test_a_run_trains_evaluates_and_leaves_a_folder_to_fine_tune_from(
         *range(5, results["global_step"], 5),
         results["global_step"],
     ]
-    status, out, _ = run(f"--mode eval --model_file {folder} --data_file {sample / 'held_out.txt'}", pretrain.main)
+    status, out, _ = run(
+        f"--mode eval --model_file {folder} --data_file {sample / 'held_out.txt'}", pretrain.main
+    )
     again = {x.split(" = ")[0]: float(x.split(" = ")[1]) for x in out.splitlines() if " = " in x}
     assert again == pytest.approx(results)
     curves = next((tmp_path / "logs").iterdir()).read_bytes()
-    assert all(name in curves for name in (b"loss_lm", b"loss_clsf", b"loss_total", b"lr", b"tokens_per_second"))
+    assert all(
+        name in curves
+        for name in (b"loss_lm", b"loss_clsf", b"loss_total", b"lr", b"tokens_per_second")
+    )
     (tmp_path / "tune.json").write_text('{"batch_size": 32, "n_epochs": 1}')
     status, out, err = run(
-        f"--task mrpc --train_cfg {tmp_path}/tune.json --data_file {sample}/train.tsv --pretrain_file {folder} "
+        f"--task mrpc --train_cfg {tmp_path}/tune.json --data_file {sample}/train.tsv "
+        f"--pretrain_file {folder} "
         f"--save_dir {tmp_path}/tuned --max_len 48",
         classify.main,
     )
@@ -235,19 +272,37 @@ def test_the_corpus_is_prepared_once_and_a_prepared_one_gives_the_same_run(
     status, out, _ = run(line(flags), pretrain.main)
     assert (status, (prepared / "shard-0-of-1").stat().st_mtime_ns) == (0, made)
     assert "is there already, with all" in out
-    assert run(line(flags, data_file=prepared, vocab=None, save_dir=tmp_path / "other"), pretrain.main)[0] == 0
+    assert (
+        run(
+            line(flags, data_file=prepared, vocab=None, save_dir=tmp_path / "other"), pretrain.main
+        )[0]
+        == 0
+    )
     assert same(tmp_path / "run", tmp_path / "other")
-    assert run(line(flags, cache_dir=tmp_path / "cache", save_dir=tmp_path / "third"), pretrain.main)[0] == 0
+    assert (
+        run(line(flags, cache_dir=tmp_path / "cache", save_dir=tmp_path / "third"), pretrain.main)[
+            0
+        ]
+        == 0
+    )
     assert len(list((tmp_path / "cache").glob("corpus-*"))) == 1
     assert not list((tmp_path / "third").glob("corpus-*"))
 
 
-def test_killed_at_any_moment_and_started_again_gives_the_same_bits(flags: dict, sample: Path, tmp_path: Path) -> None:
+def test_killed_at_any_moment_and_started_again_gives_the_same_bits(
+    flags: dict, sample: Path, tmp_path: Path
+) -> None:
     flags["train_cfg"].write_text(json.dumps(SETTINGS | {"n_epochs": 3, "save_steps": 4}))
-    command = [sys.executable, "pretrain.py", *line(flags, eval_file=sample / "held_out.txt").split()]
+    command = [
+        sys.executable,
+        "pretrain.py",
+        *line(flags, eval_file=sample / "held_out.txt").split(),
+    ]
     rng, kills = random.Random(1), 0
     for i in range(3):
-        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + 60
         before = {p.name for p in (tmp_path / "run").glob("model_steps_*.pt")}
         while process.poll() is None and time.monotonic() < deadline:
@@ -259,7 +314,10 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_bits(flags: dict,
         kills += process.wait() == -signal.SIGKILL
     assert kills >= 1
     for folder in ("run", "whole"):
-        again = [*command[:2], *line(flags, eval_file=sample / "held_out.txt", save_dir=tmp_path / folder).split()]
+        again = [
+            *command[:2],
+            *line(flags, eval_file=sample / "held_out.txt", save_dir=tmp_path / folder).split(),
+        ]
         done = subprocess.run(again, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     assert same(tmp_path / "run", tmp_path / "whole")
@@ -274,7 +332,9 @@ def test_interrupted_between_epochs_and_started_again_gives_the_same_bits(
     tmp_path: Path,
     stop: int,
 ) -> None:
-    shape = dict.fromkeys(("max_len", "max_pred", "mask_prob", "short_seq_prob", "next_sentence", "whole_word_mask"))
+    shape = dict.fromkeys(
+        ("max_len", "max_pred", "mask_prob", "short_seq_prob", "next_sentence", "whole_word_mask")
+    )
 
     def start(folder: str) -> tuple[pretrain.Run, train.Trainer]:
         run = pretrain.prepare_run(
@@ -306,16 +366,22 @@ def test_interrupted_between_epochs_and_started_again_gives_the_same_bits(
     again.train(pretrain.get_loss)
     assert again.step == whole.step == whole.batches.first(2)
     assert all(
-        torch.equal(a, b) for a, b in zip(whole.model.state_dict().values(), again.model.state_dict().values(), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(
+            whole.model.state_dict().values(), again.model.state_dict().values(), strict=True
+        )
     )
-    assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "broken/metrics.jsonl").read_bytes()
+    assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (
+        tmp_path / "broken/metrics.jsonl"
+    ).read_bytes()
 
 
 def test_without_next_sentence_prediction_only_words_are_learnt(
     flags: dict, sample: Path, tmp_path: Path, run: Callable
 ) -> None:
     status, out, _ = run(
-        line(flags, next_sentence=False, whole_word_mask=True, eval_file=sample / "held_out.txt"), pretrain.main
+        line(flags, next_sentence=False, whole_word_mask=True, eval_file=sample / "held_out.txt"),
+        pretrain.main,
     )
     assert status == 0
     assert "next_sentence_" not in out.replace(str(tmp_path), "")
@@ -337,25 +403,33 @@ def test_weights_from_elsewhere_come_with_all_heads_and_ours_go_on_at_another_le
     flags: dict, sample: Path, tmp_path: Path, run: Callable
 ) -> None:
     assert run(line(flags), pretrain.main)[0] == 0
-    assert run(f"convert {tmp_path}/run {tmp_path}/hf", checkpoint.convert, checkpoint.inspect)[0] == 0
+    assert (
+        run(f"convert {tmp_path}/run {tmp_path}/hf", checkpoint.convert, checkpoint.inspect)[0] == 0
+    )
     more = {"model_cfg": None, "vocab": None}
-    status, out, err = run(line(flags | more, pretrain_file=tmp_path / "hf", save_dir=tmp_path / "on"), pretrain.main)
+    status, out, err = run(
+        line(flags | more, pretrain_file=tmp_path / "hf", save_dir=tmp_path / "on"), pretrain.main
+    )
     assert status == 0, err
     assert f"Hugging Face weights {tmp_path}/hf/model.safetensors, all heads" in out
     status, out, err = run(
-        line(flags | more, model_file=tmp_path / "run", save_dir=tmp_path / "longer", max_len=96), pretrain.main
+        line(flags | more, model_file=tmp_path / "run", save_dir=tmp_path / "longer", max_len=96),
+        pretrain.main,
     )
     assert status == 0, err
     assert "all heads" in out
     a, b = (
         run(
-            f"--mode eval --model_file {tmp_path}/{name} --data_file {sample}/held_out.txt --max_len 48 --save_dir "
+            f"--mode eval --model_file {tmp_path}/{name} --data_file {sample}/held_out.txt "
+            "--max_len 48 --save_dir "
             f"{tmp_path}/{name}-eval",
             pretrain.main,
         )[1].splitlines()
         for name in ("run", "hf")
     )
-    assert [x for x in a if " = " in x and "step" not in x] == [x for x in b if " = " in x and "step" not in x]
+    assert [x for x in a if " = " in x and "step" not in x] == [
+        x for x in b if " = " in x and "step" not in x
+    ]
 
 
 def test_fixed_instances_are_trained_on_through_the_command(
@@ -377,17 +451,23 @@ def test_fixed_instances_are_trained_on_through_the_command(
         assert __import__("re").search(message, err.splitlines()[-1])
 
 
-def test_a_corpus_smaller_than_a_batch_is_trained_on(flags: dict, tmp_path: Path, run: Callable) -> None:
-    (tmp_path / "small.txt").write_text("anna sold the red lamp to boris .\n\nboris bought the map .\n")
+def test_a_corpus_smaller_than_a_batch_is_trained_on(
+    flags: dict, tmp_path: Path, run: Callable
+) -> None:
+    (tmp_path / "small.txt").write_text(
+        "anna sold the red lamp to boris .\n\nboris bought the map .\n"
+    )
     status, _, err = run(line(flags, data_file=tmp_path / "small.txt"), pretrain.main)
     assert status == 0, err
     assert last(tmp_path / "run").extra["step"] == 2
 
 
-# ------------------------------------------------------------------------------------------------------ mistakes
+# ----------------------------------------------------------------------------------------- mistakes
 
 
-def test_every_mistake_is_one_line_and_nothing_is_left(flags: dict, sample: Path, tmp_path: Path, run: Callable) -> None:
+def test_every_mistake_is_one_line_and_nothing_is_left(
+    flags: dict, sample: Path, tmp_path: Path, run: Callable
+) -> None:
     (tmp_path / "empty.txt").write_text("\n\n")
     (tmp_path / "single.txt").write_text("anna sold the red lamp .\nit was red .\n")
     (tmp_path / "binary.txt").write_bytes(b"text\n\0\1")
@@ -419,16 +499,24 @@ def test_every_mistake_is_one_line_and_nothing_is_left(flags: dict, sample: Path
         assert status == 2, more
         assert message in lines[-1], lines
     left = [p for p in sorted(tmp_path.rglob("*")) if p not in before and "corpus-" not in str(p)]
-    assert [p.name for p in left] in ([], ["run"])  # a prepared text may stay: it is good for the next try
+    assert [p.name for p in left] in (
+        [],
+        ["run"],
+    )  # a prepared text may stay: it is good for the next try
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
     status, _, err = run(line(flags, data_file=tmp_path / "single.txt"), pretrain.main)
     assert status == 2
     assert "single document" in err
     assert "--next_sentence False" in err
-    assert run(line(flags, data_file=tmp_path / "single.txt", next_sentence=False), pretrain.main)[0] == 0
+    assert (
+        run(line(flags, data_file=tmp_path / "single.txt", next_sentence=False), pretrain.main)[0]
+        == 0
+    )
 
 
-def test_a_folder_of_another_run_is_refused_before_text_is_prepared(flags: dict, tmp_path: Path, run: Callable) -> None:
+def test_a_folder_of_another_run_is_refused_before_text_is_prepared(
+    flags: dict, tmp_path: Path, run: Callable
+) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/vocab.txt").write_text("x")
     status, _, err = run(line(flags), pretrain.main)
@@ -436,13 +524,16 @@ def test_a_folder_of_another_run_is_refused_before_text_is_prepared(flags: dict,
     assert "holds a model already" in err
 
 
-# ------------------------------------------------------------------------------------------------------- real text
+# ---------------------------------------------------------------------------------------- real text
 
 
 @pytest.mark.real
 def test_google_s_sample_text_is_learnt_by_heart(real: Path, tmp_path: Path) -> None:
     vocab = real / "vocab/bert-base-uncased/vocab.txt"
-    config = json.loads((ROOT / "config/bert_tiny.json").read_text()) | {"p_drop_hidden": 0.0, "p_drop_attn": 0.0}
+    config = json.loads((ROOT / "config/bert_tiny.json").read_text()) | {
+        "p_drop_hidden": 0.0,
+        "p_drop_attn": 0.0,
+    }
     (tmp_path / "model.json").write_text(json.dumps(config))
     settings = {"batch_size": 32, "lr": 3e-3, "total_steps": 1000, "save_steps": 1000}
     (tmp_path / "train.json").write_text(json.dumps(settings))
@@ -459,25 +550,42 @@ def test_google_s_sample_text_is_learnt_by_heart(real: Path, tmp_path: Path) -> 
     source = checkpoint.read(tmp_path / "run")
     model = models.PretrainModel(source.config)
     checkpoint.load(model, source)
-    instances = Pairs(Corpus(next((tmp_path / "run").glob("corpus-*"))), **saved, seed=42, fixed=True)
+    instances = Pairs(
+        Corpus(next((tmp_path / "run").glob("corpus-*"))), **saved, seed=42, fixed=True
+    )
     results = pretrain.score(train.Trainer(train.Config(), model), Batches(instances, 32), True)
     assert results["masked_lm_accuracy"] >= 0.98
     assert results["next_sentence_accuracy"] == 1.0
 
 
 @pytest.mark.real
-def test_wikipedia_a_paragraph_a_line_has_the_random_share_of_google_s_own_generator(real: Path, tmp_path: Path) -> None:
-    prepare_text([real / "corpus/wikipedia.txt"], real / "vocab/bert-base-uncased/vocab.txt", tmp_path, True, workers=2)
+def test_wikipedia_a_paragraph_a_line_has_the_random_share_of_google_s_own_generator(
+    real: Path, tmp_path: Path
+) -> None:
+    prepare_text(
+        [real / "corpus/wikipedia.txt"],
+        real / "vocab/bert-base-uncased/vocab.txt",
+        tmp_path,
+        True,
+        workers=2,
+    )
     pairs = Pairs(Corpus(tmp_path), 128)
     assert pairs.plan(np.arange(pairs.n_blocks), 0).order.mean() == pytest.approx(0.84, abs=0.01)
 
 
-def test_few_shots_are_logged_while_it_trains_and_change_nothing(tmp_path: Path, sample: Path, run: Callable) -> None:
+def test_few_shots_are_logged_while_it_trains_and_change_nothing(
+    tmp_path: Path, sample: Path, run: Callable
+) -> None:
     settings = {"batch_size": 16, "lr": 1e-3, "total_steps": 6, "save_steps": 100, "log_steps": 2}
     (tmp_path / "train.json").write_text(json.dumps(settings))
-    flags = (f"--train_cfg {tmp_path}/train.json --model_cfg {sample}/config.json --data_file {sample}/corpus.txt "
-             f"--vocab {sample}/vocab.txt --max_len 64 --workers 1 --save_dir ")
-    judged = f"{flags}{tmp_path}/judged --fewshot_steps 3 --fewshot_task mrpc --fewshot_dir {sample}"
+    flags = (
+        f"--train_cfg {tmp_path}/train.json --model_cfg {sample}/config.json --data_file "
+        f"{sample}/corpus.txt "
+        f"--vocab {sample}/vocab.txt --max_len 64 --workers 1 --save_dir "
+    )
+    judged = (
+        f"{flags}{tmp_path}/judged --fewshot_steps 3 --fewshot_task mrpc --fewshot_dir {sample}"
+    )
     status, out, err = run(judged, pretrain.main)
     assert status == 0, err
     assert run(f"{flags}{tmp_path}/plain", pretrain.main)[0] == 0
@@ -492,10 +600,12 @@ def test_few_shots_are_logged_while_it_trains_and_change_nothing(tmp_path: Path,
     assert (status, "expected 1 or more, and --fewshot_task and --fewshot_dir" in err) == (2, True)
 
 
-# ---------------------------------------------------------------------------------------------- what a run depends on
+# ---------------------------------------------------------------------------- what a run depends on
 
 
-def test_an_edited_eval_file_is_noticed(flags: dict, sample: Path, tmp_path: Path, run: Callable) -> None:
+def test_an_edited_eval_file_is_noticed(
+    flags: dict, sample: Path, tmp_path: Path, run: Callable
+) -> None:
     held_out = tmp_path / "held_out.txt"
     shutil.copy(sample / "held_out.txt", held_out)
     command = line(flags, eval_file=held_out, total_steps=2)
@@ -514,7 +624,10 @@ def test_an_edited_eval_file_is_noticed(flags: dict, sample: Path, tmp_path: Pat
 def test_flags_that_could_do_nothing_are_refused(flags: dict, sample: Path, run: Callable) -> None:
     for more, message in (
         ({"patience": 2}, "patience and stop_metric are about evaluation; name an --eval_file"),
-        ({"eval_file": sample / "held_out.txt", "stop_metric": "Accuracy"}, "expected one of masked_lm_accuracy"),
+        (
+            {"eval_file": sample / "held_out.txt", "stop_metric": "Accuracy"},
+            "expected one of masked_lm_accuracy",
+        ),
         ({"n_epochs": 3, "total_steps": 5}, "n_epochs and total_steps both say how long to train"),
     ):
         status, _, err = run(line(flags, **more), pretrain.main)
@@ -529,8 +642,12 @@ def test_n_epochs_on_the_command_line_goes_before_total_steps_in_the_file(
     assert (status, out.count("Epoch 1/1"), out.count("Epoch")) == (0, 1, 1)
 
 
-def test_what_a_notebook_shows_of_a_run_is_a_line(flags: dict, sample: Path, tmp_path: Path) -> None:
-    shape = dict.fromkeys(("max_pred", "mask_prob", "short_seq_prob", "next_sentence", "whole_word_mask"))
+def test_what_a_notebook_shows_of_a_run_is_a_line(
+    flags: dict, sample: Path, tmp_path: Path
+) -> None:
+    shape = dict.fromkeys(
+        ("max_pred", "mask_prob", "short_seq_prob", "next_sentence", "whole_word_mask")
+    )
     run = pretrain.prepare_run(
         str(flags["data_file"]),
         None,

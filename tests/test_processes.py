@@ -1,4 +1,7 @@
-"""Several processes are the same run as one: started by torchrun, plain and sharded, on a CPU by gloo."""
+"""Several processes are the same run as one: started by torchrun, plain and sharded, on a CPU by
+gloo.
+"""
+
 import json
 import os
 import shutil
@@ -12,11 +15,11 @@ import torch
 from processes import HALF, KINDS, STEPS
 
 import checkpoint
-import tasks
-from batches import Batches
-from instances import FixedInstances, prepare_instances
-from pairs import Pairs
-from shards import Corpus
+from pretraining.batches import Batches
+from pretraining.instances import FixedInstances, prepare_instances
+from pretraining.pairs import Pairs
+from pretraining.shards import Corpus
+from tasks import sentences as tasks
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = (2, 4)
@@ -24,8 +27,14 @@ SIZES = (2, 4)
 
 def torchrun(n: int, *arguments: object) -> subprocess.CompletedProcess:
     """Run a script in n processes, a core each."""
-    return subprocess.run([*processes.TORCHRUN, "--nproc_per_node", str(n), *map(str, arguments)], cwd=ROOT, timeout=300,
-                          capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.run(
+        [*processes.TORCHRUN, "--nproc_per_node", str(n), *map(str, arguments)],
+        cwd=ROOT,
+        timeout=300,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +53,11 @@ def numbers(file: Path) -> dict[str, torch.Tensor]:
     """The parameters and the optimizer's state of a checkpoint, by name."""
     state = checkpoint.read_ours(file)
     assert state
-    moments = {f"{i} {name}": tensor for i, values in state.get("optimizer", {}).get("state", {}).items()
-               for name, tensor in values.items()}
+    moments = {
+        f"{i} {name}": tensor
+        for i, values in state.get("optimizer", {}).get("state", {}).items()
+        for name, tensor in values.items()
+    }
     return state["model"] | moments
 
 
@@ -57,21 +69,36 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 @pytest.mark.parametrize("name", ["plain", "sharded", "plain_on", "sharded_on"])
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_losses_and_parameters_are_those_of_one_process(done: dict[int, Path], kind: str, n: int, name: str) -> None:
+def test_losses_and_parameters_are_those_of_one_process(
+    done: dict[int, Path], kind: str, n: int, name: str
+) -> None:
     one, several = done[1] / f"{kind}_plain", done[n] / f"{kind}_{name}"
     for step in (HALF, STEPS):
-        assert distance(*(numbers(folder / f"model_steps_{step}.pt") for folder in (one, several))) < 1e-10
-    expected, lines = ([json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-                       for folder in (one, several))
-    assert [line["step"] for line in lines] == [line["step"] for line in expected][STEPS - len(lines):]
-    assert len(lines) == (HALF if name.endswith("on") else STEPS)       # those that went on have logged their own half
-    for mine, theirs in zip(lines, expected[STEPS - len(lines):], strict=True):
-        for name, value in theirs.items():                      # the mean number of tokens is a float32
-            assert mine[name] == pytest.approx(value, rel=1e-6 if name == "tokens" else 0, abs=1e-10), (mine["step"], name)
+        assert (
+            distance(*(numbers(folder / f"model_steps_{step}.pt") for folder in (one, several)))
+            < 1e-10
+        )
+    expected, lines = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (one, several)
+    )
+    assert [line["step"] for line in lines] == [line["step"] for line in expected][
+        STEPS - len(lines) :
+    ]
+    assert len(lines) == (
+        HALF if name.endswith("on") else STEPS
+    )  # those that went on have logged their own half
+    for mine, theirs in zip(lines, expected[STEPS - len(lines) :], strict=True):
+        for name, value in theirs.items():  # the mean number of tokens is a float32
+            assert mine[name] == pytest.approx(
+                value, rel=1e-6 if name == "tokens" else 0, abs=1e-10
+            ), (mine["step"], name)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_checkpoint_loaded_by_others_is_the_same_to_the_bit(done: dict[int, Path], kind: str) -> None:
+def test_a_checkpoint_loaded_by_others_is_the_same_to_the_bit(
+    done: dict[int, Path], kind: str
+) -> None:
     expected = numbers(done[1] / f"{kind}_plain/model_steps_{HALF}.pt")
     for n in SIZES:
         for name in ("plain", "sharded"):
@@ -82,7 +109,9 @@ def test_a_checkpoint_loaded_by_others_is_the_same_to_the_bit(done: dict[int, Pa
 
 @pytest.mark.parametrize("name", ["plain", "sharded"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_interrupted_in_an_evaluation_they_go_on_with_it(done: dict[int, Path], kind: str, name: str) -> None:
+def test_interrupted_in_an_evaluation_they_go_on_with_it(
+    done: dict[int, Path], kind: str, name: str
+) -> None:
     for n in SIZES:
         folder = done[n] / f"{kind}_{name}_due"
         files = [f / f"model_steps_{STEPS}.pt" for f in (folder, done[1] / f"{kind}_plain")]
@@ -93,11 +122,19 @@ def test_interrupted_in_an_evaluation_they_go_on_with_it(done: dict[int, Path], 
 
 @pytest.mark.parametrize("name", ["plain", "sharded"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_process_goes_on_from_several(done: dict[int, Path], sample: Path, tmp_path: Path, kind: str,
-                                          name: str) -> None:
-    shutil.copytree(done[4] / f"{kind}_{name}", tmp_path / "run", ignore=lambda _, files: {f"model_steps_{STEPS}.pt"})
+def test_one_process_goes_on_from_several(
+    done: dict[int, Path], sample: Path, tmp_path: Path, kind: str, name: str
+) -> None:
+    shutil.copytree(
+        done[4] / f"{kind}_{name}",
+        tmp_path / "run",
+        ignore=lambda _, files: {f"model_steps_{STEPS}.pt"},
+    )
     processes.trainer(kind, sample, tmp_path / "run").train(processes.get_loss(kind))
-    ends = (numbers(folder / f"model_steps_{STEPS}.pt") for folder in (tmp_path / "run", done[1] / f"{kind}_plain"))
+    ends = (
+        numbers(folder / f"model_steps_{STEPS}.pt")
+        for folder in (tmp_path / "run", done[1] / f"{kind}_plain")
+    )
     assert distance(*ends) < 1e-10
 
 
@@ -105,8 +142,10 @@ def test_one_process_goes_on_from_several(done: dict[int, Path], sample: Path, t
 def test_the_processes_parts_are_the_batch(sample: Path, whole_word_mask: bool) -> None:
     features = processes.trainer("classify", sample, sample).batches
     assert isinstance(features, tasks.Batches)
-    processes.trainer("pretrain", sample, sample)               # prepares the text
-    pairs = Batches(Pairs(Corpus(sample / "prepared"), 48, seed=3, whole_word_mask=whole_word_mask), 10, seed=3)
+    processes.trainer("pretrain", sample, sample)  # prepares the text
+    pairs = Batches(
+        Pairs(Corpus(sample / "prepared"), 48, seed=3, whole_word_mask=whole_word_mask), 10, seed=3
+    )
     for batches in (features, pairs):
         for n in (0, 5, len(batches) - 1):
             whole = batches[n]
@@ -114,9 +153,9 @@ def test_the_processes_parts_are_the_batch(sample: Path, whole_word_mask: bool) 
                 for r in range(min(w, len(whole[0]))):
                     for tensor, part in zip(whole, batches.part(n, r, w), strict=True):
                         mine = tensor[r::w]
-                        if mine.ndim == 2:                      # fewer columns where the longest row is another's
-                            assert not mine[:, part.shape[1]:].any()
-                            mine = mine[:, :part.shape[1]]
+                        if mine.ndim == 2:  # fewer columns where the longest row is another's
+                            assert not mine[:, part.shape[1] :].any()
+                            mine = mine[:, : part.shape[1]]
                         assert torch.equal(mine, part)
 
 
@@ -124,12 +163,18 @@ def test_the_parts_of_fixed_instances_are_the_batch(tmp_path: Path) -> None:
     rng, length, n = np.random.default_rng(0), 12, 30
     mask = (np.arange(length) < rng.integers(6, length + 1, (n, 1))).astype(np.int64)
     weights = (np.arange(3) < rng.integers(1, 4, (n, 1))).astype(np.float32)
-    np.savez(tmp_path / "x.npz", input_ids=rng.integers(5, 90, (n, length)) * mask, valid_lengths=mask.sum(1),
-             segment_ids=(np.arange(length) > 3) * mask, masked_lm_positions=np.tile([1, 2, 4], (n, 1)),
-             masked_lm_ids=rng.integers(5, 90, (n, 3)), masked_lm_weights=weights,
-             next_sentence_labels=rng.integers(0, 2, n))
+    np.savez(
+        tmp_path / "x.npz",
+        input_ids=rng.integers(5, 90, (n, length)) * mask,
+        valid_lengths=mask.sum(1),
+        segment_ids=(np.arange(length) > 3) * mask,
+        masked_lm_positions=np.tile([1, 2, 4], (n, 1)),
+        masked_lm_ids=rng.integers(5, 90, (n, 3)),
+        masked_lm_weights=weights,
+        next_sentence_labels=rng.integers(0, 2, n),
+    )
     prepare_instances([tmp_path / "x.npz"], tmp_path / "prepared")
     batches = Batches(FixedInstances(Corpus(tmp_path / "prepared"), length), 7, seed=1)
     for r in range(3):
         expected, found = batches[1][5][r::3], batches.part(1, r, 3)[5]
-        assert torch.equal(expected[:, :found.shape[1]], found)
+        assert torch.equal(expected[:, : found.shape[1]], found)

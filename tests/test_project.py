@@ -1,4 +1,5 @@
 """The house: who may import whom, what importing costs, and that files which belong together agree."""
+
 import ast
 import json
 import re
@@ -21,7 +22,7 @@ import train
 from cli import parse_arguments
 
 ROOT = Path(__file__).resolve().parent.parent
-ROWS = (    # a module imports only from rows below its own
+ROWS = (  # a module imports only from rows below its own
     ("classify", "pretrain", "squad", "features"),
     ("finetune", "fewshot"),
     ("vectors",),
@@ -43,8 +44,17 @@ def test_modules_import_only_from_rows_below_their_own() -> None:
     assert set(height) == {path.stem for path in ROOT.glob("*.py")}
     for name in height:
         tree = ast.parse((ROOT / f"{name}.py").read_text())
-        imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-        imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+        imported = {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        }
+        imported |= {
+            node.module
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module
+        }
         for other in imported & set(height):
             assert height[other] < height[name], f"{name} imports {other}"
 
@@ -52,25 +62,54 @@ def test_modules_import_only_from_rows_below_their_own() -> None:
 @pytest.mark.parametrize("module", [name for row in ROWS for name in row])
 def test_importing_is_silent_and_light(module: str, tmp_path: Path) -> None:
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {module}; print('loaded:', *sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.stderr == ""
     assert done.stdout.startswith("loaded: ")
     loaded = set(done.stdout.split())
     assert not loaded & {"tensorflow", "transformers", "tensorboardX", "safetensors", "fire"}
-    if module in ("tokenization", "utils", "metrics", "tables", "records", "reports", "sentences", "shards", "batches",
-                  "pairs", "instances", "corpus"):
+    if module in (
+        "tokenization",
+        "utils",
+        "metrics",
+        "tables",
+        "records",
+        "reports",
+        "sentences",
+        "shards",
+        "batches",
+        "pairs",
+        "instances",
+        "corpus",
+    ):
         assert "torch" not in loaded
     assert list(tmp_path.iterdir()) == []
 
 
 def test_every_configuration_loads() -> None:
-    sizes = {"tiny": (128, 2), "mini": (256, 4), "small": (512, 4), "medium": (512, 8), "base": (768, 12),
-             "large": (1024, 24)}
+    sizes = {
+        "tiny": (128, 2),
+        "mini": (256, 4),
+        "small": (512, 4),
+        "medium": (512, 8),
+        "base": (768, 12),
+        "large": (1024, 24),
+    }
     for name, (dim, n_layers) in sizes.items():
         cfg = models.Config.from_json(ROOT / f"config/bert_{name}.json")
-        assert (cfg.dim, cfg.n_layers, cfg.dim_ff, cfg.n_heads) == (dim, n_layers, 4 * dim, dim // 64)
+        assert (cfg.dim, cfg.n_layers, cfg.dim_ff, cfg.n_heads) == (
+            dim,
+            n_layers,
+            4 * dim,
+            dim // 64,
+        )
         assert cfg.vocab_size == 30522
-    for name, vocab_size in (("base_cased", 28996), ("base_multilingual_cased", 119547), ("base_chinese", 21128)):
+    for name, vocab_size in (
+        ("base_cased", 28996),
+        ("base_multilingual_cased", 119547),
+        ("base_chinese", 21128),
+    ):
         cfg = models.Config.from_json(ROOT / f"config/bert_{name}.json")
         assert (cfg.dim, cfg.n_layers, cfg.vocab_size) == (768, 12, vocab_size)
     assert train.Config.from_json(ROOT / "config/train_mrpc.json") == train.Config(42, 32, 2e-5, 3)
@@ -94,21 +133,41 @@ def test_every_dependency_has_a_range_a_pin_and_a_reason() -> None:
     assert "make test" in (ROOT / ".ci/run").read_text()
 
 
-COMMANDS = {"classify": classify, "checkpoint": checkpoint, "corpus": corpus, "features": features, "pretrain": pretrain,
-            "squad": squad, "tokenization": tokenization}
+COMMANDS = {
+    "classify": classify,
+    "checkpoint": checkpoint,
+    "corpus": corpus,
+    "features": features,
+    "pretrain": pretrain,
+    "squad": squad,
+    "tokenization": tokenization,
+}
 
 
 @pytest.mark.parametrize("file", ["README.md", *(f"{name}.py" for name in COMMANDS)])
 def test_every_command_shown_has_flags_that_exist(file: str) -> None:
-    text = (ROOT / file).read_text().replace("\\\n", " ").replace("\\", "").replace("[", "").replace("]", "")
+    text = (
+        (ROOT / file)
+        .read_text()
+        .replace("\\\n", " ")
+        .replace("\\", "")
+        .replace("[", "")
+        .replace("]", "")
+    )
     started = r"(?:python|torchrun(?: --\w+ \S+)+)"
-    lines = re.findall(rf"^ *(?:\$ )?{started} +((?:{'|'.join(COMMANDS)})\.py.*)$", text, re.MULTILINE)
+    lines = re.findall(
+        rf"^ *(?:\$ )?{started} +((?:{'|'.join(COMMANDS)})\.py.*)$", text, re.MULTILINE
+    )
     assert lines
     for script, *arguments in (shlex.split(line, comments=True) for line in lines):
-        if "--maxlen" in arguments:                             # shown for its error message
+        if "--maxlen" in arguments:  # shown for its error message
             continue
         module = COMMANDS[script.removesuffix(".py")]
         function = module.main if hasattr(module, "main") else getattr(module, arguments.pop(0))
-        given = [v if isinstance(v, list) else [v] for v in
-                 parse_arguments(function, arguments, train.Config if hasattr(module, "main") else None).values()]
+        given = [
+            v if isinstance(v, list) else [v]
+            for v in parse_arguments(
+                function, arguments, train.Config if hasattr(module, "main") else None
+            ).values()
+        ]
         assert sum(map(len, given)) == sum(not a.startswith("--") or "=" in a for a in arguments)

@@ -1,4 +1,5 @@
 """Tokenization: Google's rule to the letter, whatever is remembered; offsets; casing."""
+
 import random
 import sys
 import unicodedata
@@ -31,7 +32,9 @@ class EveryWord(dict):
 
 
 @pytest.mark.parametrize("lower_case", [True, False])
-def test_every_unicode_character_alone_inside_a_word_and_between_words(tmp_path: Path, lower_case: bool) -> None:
+def test_every_unicode_character_alone_inside_a_word_and_between_words(
+    tmp_path: Path, lower_case: bool
+) -> None:
     tokenizer = make(tmp_path, [], lower_case)
     tokenizer.vocab = EveryWord(tokenizer.vocab)
     everything = [chr(code) for code in range(sys.maxunicode + 1)]
@@ -41,25 +44,68 @@ def test_every_unicode_character_alone_inside_a_word_and_between_words(tmp_path:
             expected = [tokenizer.vocab[word] for word in plain.words(text, lower_case)]
             assert tokenizer.encode(text) == expected, ascii(text)
 
-    for start in range(0, len(everything), 512):                # many at a time, and one by one where they differ
-        texts = [text for char in everything[start:start + 512] for text in (char, f"Ab{char}Cd", f"ab {char} cd")]
+    for start in range(0, len(everything), 512):  # many at a time, and one by one where they differ
+        texts = [
+            text
+            for char in everything[start : start + 512]
+            for text in (char, f"Ab{char}Cd", f"ab {char} cd")
+        ]
         joined = " ".join(texts)
-        if tokenizer.encode(joined) != [tokenizer.vocab[word] for word in plain.words(joined, lower_case)]:
+        if tokenizer.encode(joined) != [
+            tokenizer.vocab[word] for word in plain.words(joined, lower_case)
+        ]:
             check(texts)
             raise AssertionError(f"U+{start:04X} ff. differ together, not alone")
-    for char in everything:                                     # those that split, vanish or join what is around them
+    for char in everything:  # those that split, vanish or join what is around them
         if char.isspace() or unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp"):
-            check([char, f"a{char}b", f"a{char} {char}b", f"a {char}{char} b", f"{char}a", f"a{char}"])
+            check(
+                [char, f"a{char}b", f"a{char} {char}b", f"a {char}{char} b", f"{char}a", f"a{char}"]
+            )
 
 
 ALPHABET = "abXYZ019 \t\n.,-[]#'\x00\x07\x0b\x0c\x1c\x85\xa0\u2028\u200b\ufffd\xadé\u0301\u0323\u302eÉßİΣσς中文한글각\u1112"
 
 
 @pytest.mark.parametrize("lower_case", [True, False])
-def test_random_mixtures_equal_the_plain_rule_and_offsets_point_at_the_text(tmp_path: Path, lower_case: bool) -> None:
+def test_random_mixtures_equal_the_plain_rule_and_offsets_point_at_the_text(
+    tmp_path: Path, lower_case: bool
+) -> None:
     rng = random.Random(7)
-    vocab = ["a", "b", "c", "x", "##x", "X", "##Y", "ab", "##ab", "abc", "##c", "##a", "e", "##e", ".", ",",
-             "中", "σ", "##σ", "ς", "i", "##i", "0", "##1", "9", "#", "[", "]", "'", "-", "ᄒ", "##ᅡ", "##ᆫ"]
+    vocab = [
+        "a",
+        "b",
+        "c",
+        "x",
+        "##x",
+        "X",
+        "##Y",
+        "ab",
+        "##ab",
+        "abc",
+        "##c",
+        "##a",
+        "e",
+        "##e",
+        ".",
+        ",",
+        "中",
+        "σ",
+        "##σ",
+        "ς",
+        "i",
+        "##i",
+        "0",
+        "##1",
+        "9",
+        "#",
+        "[",
+        "]",
+        "'",
+        "-",
+        "ᄒ",
+        "##ᅡ",
+        "##ᆫ",
+    ]
     tokenizer = make(tmp_path, vocab, lower_case)
     for _ in range(20_000):
         text = "".join(rng.choices(ALPHABET, k=rng.randint(0, 14)))
@@ -68,25 +114,40 @@ def test_random_mixtures_equal_the_plain_rule_and_offsets_point_at_the_text(tmp_
         ids, spans = tokenizer.encode_with_offsets(text)
         assert tokenizer.convert_ids_to_tokens(ids) == tokens, repr(text)
         starts = [start for start, _ in spans]
-        assert starts == sorted(starts) or "\u0323" in text or "\u302e" in text        # canonical order may swap two
+        assert (
+            starts == sorted(starts) or "\u0323" in text or "\u302e" in text
+        )  # canonical order may swap two
         for token, (start, end) in zip(tokens, spans, strict=True):
             assert 0 <= start < end <= len(text)
             inside = "".join(plain.words(text[start:end], lower_case))
-            assert token == "[UNK]" or set(token.removeprefix("##")) <= set(inside + "ςσ"), (text, token, text[start:end])
+            assert token == "[UNK]" or set(token.removeprefix("##")) <= set(inside + "ςσ"), (
+                text,
+                token,
+                text[start:end],
+            )
 
 
 def test_offsets_worked_by_hand(tmp_path: Path) -> None:
-    tokenizer = make(tmp_path, ["un", "##ter", "baum", "##en", ",", "i", "##stanbul", "中", "a", "##b"])
+    tokenizer = make(
+        tmp_path, ["un", "##ter", "baum", "##en", ",", "i", "##stanbul", "中", "a", "##b"]
+    )
     cases = {
         "Ünter  Bäumen": [("un", 0, 2), ("##ter", 2, 5), ("baum", 7, 11), ("##en", 11, 13)],
-        "Ba\u0308umen,": [("baum", 0, 5), ("##en", 5, 7), (",", 7, 8)],             # the accent is a character of its own
-        "İstanbul": [("i", 0, 1), ("##stanbul", 1, 8)],                             # lower() makes two of the first
+        "Ba\u0308umen,": [
+            ("baum", 0, 5),
+            ("##en", 5, 7),
+            (",", 7, 8),
+        ],  # the accent is a character of its own
+        "İstanbul": [("i", 0, 1), ("##stanbul", 1, 8)],  # lower() makes two of the first
         "a\x07b 中a": [("a", 0, 1), ("##b", 2, 3), ("中", 4, 5), ("a", 5, 6)],
         "zzz a": [("[UNK]", 0, 3), ("a", 4, 5)],
     }
     for text, expected in cases.items():
         ids, spans = tokenizer.encode_with_offsets(text)
-        assert [(token, *span) for token, span in zip(tokenizer.convert_ids_to_tokens(ids), spans, strict=True)] == expected
+        assert [
+            (token, *span)
+            for token, span in zip(tokenizer.convert_ids_to_tokens(ids), spans, strict=True)
+        ] == expected
 
 
 def test_worked_example_of_the_paper_and_special_tokens_in_text(tmp_path: Path) -> None:
@@ -102,7 +163,9 @@ def test_words_over_200_characters_are_unknown(tmp_path: Path) -> None:
     assert tokenizer.tokenize("a" * 201) == ["[UNK]"]
 
 
-def test_memory_is_bounded_and_results_do_not_depend_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded_and_results_do_not_depend_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tokenization, "MEMO_SIZE", 10)
     tokenizer = make(tmp_path, ["a", "b", "##a", "##b"])
     rng = random.Random(0)
@@ -125,7 +188,9 @@ def test_tokens_and_ids_go_both_ways_and_strangers_are_named(tmp_path: Path) -> 
 
 def test_a_file_that_is_no_vocabulary_is_refused(tmp_path: Path) -> None:
     (tmp_path / "v.txt").write_text("hello\nworld\n")
-    with pytest.raises(UserError, match=r"no \[PAD\], \[UNK\], \[CLS\], \[SEP\], \[MASK\] among its 2 lines"):
+    with pytest.raises(
+        UserError, match=r"no \[PAD\], \[UNK\], \[CLS\], \[SEP\], \[MASK\] among its 2 lines"
+    ):
         FullTokenizer(tmp_path / "v.txt")
     (tmp_path / "v.txt").write_bytes(b"[PAD]\n\xff\xfe\n")
     with pytest.raises(UserError, match="line 2: not UTF-8"):
@@ -134,24 +199,30 @@ def test_a_file_that_is_no_vocabulary_is_refused(tmp_path: Path) -> None:
         FullTokenizer(tmp_path / "none.txt")
 
 
-@pytest.mark.parametrize(("folder", "tokens", "settings", "expected"), [
-    ("uncased_L-2", ["a"], None, True),
-    ("bert-base-cased", ["a"], None, False),
-    ("multi_cased_L-12", ["a"], None, False),
-    ("model", ["a", "b"], None, True),
-    ("model", ["a", "B"], None, False),
-    ("bert-x", ["a"], '{"do_lower_case": false}', False),
-])
-def test_casing_follows_from_the_checkpoint(tmp_path: Path, folder: str, tokens: list[str], settings: str | None,
-                                            expected: bool) -> None:
+@pytest.mark.parametrize(
+    ("folder", "tokens", "settings", "expected"),
+    [
+        ("uncased_L-2", ["a"], None, True),
+        ("bert-base-cased", ["a"], None, False),
+        ("multi_cased_L-12", ["a"], None, False),
+        ("model", ["a", "b"], None, True),
+        ("model", ["a", "B"], None, False),
+        ("bert-x", ["a"], '{"do_lower_case": false}', False),
+    ],
+)
+def test_casing_follows_from_the_checkpoint(
+    tmp_path: Path, folder: str, tokens: list[str], settings: str | None, expected: bool
+) -> None:
     (tmp_path / folder).mkdir()
     make(tmp_path / folder, tokens, expected)
     vocab = tmp_path / folder / "vocab.txt"
     if settings:
         (tmp_path / folder / "tokenizer_config.json").write_text(settings)
     assert casing(vocab) is expected
-    if folder != "model":                                       # told by a name or setting, not guessed from the tokens
-        with pytest.raises(UserError, match=f"do_lower_case={not expected} contradicts the vocabulary"):
+    if folder != "model":  # told by a name or setting, not guessed from the tokens
+        with pytest.raises(
+            UserError, match=f"do_lower_case={not expected} contradicts the vocabulary"
+        ):
             FullTokenizer(vocab, not expected)
     assert casing(vocab, expected) is expected
     with pytest.raises(UserError, match=f"do_lower_case={not expected} contradicts"):
@@ -161,13 +232,22 @@ def test_casing_follows_from_the_checkpoint(tmp_path: Path, folder: str, tokens:
 @pytest.mark.real
 def test_equal_to_tokenizers_on_wikipedia_and_the_released_vocabularies_load(real: Path) -> None:
     from tokenizers import BertWordPieceTokenizer
-    for name, size, lower_case in (("uncased", 30522, True), ("cased", 28996, False), ("chinese", 21128, True),
-                                   ("multilingual-cased", 119547, False)):
+
+    for name, size, lower_case in (
+        ("uncased", 30522, True),
+        ("cased", 28996, False),
+        ("chinese", 21128, True),
+        ("multilingual-cased", 119547, False),
+    ):
         vocab = real / f"vocab/bert-base-{name}/vocab.txt"
         ours = FullTokenizer(vocab, casing(vocab) if name != "chinese" else True)
         assert len(ours.vocab) == size
         assert ours.do_lower_case is lower_case
         theirs = BertWordPieceTokenizer(str(vocab), lowercase=lower_case, strip_accents=lower_case)
-        lines = (real / "corpus/wikipedia.txt").read_text(encoding="utf-8").split("\n")[::1 if name == "uncased" else 10]
+        lines = (
+            (real / "corpus/wikipedia.txt")
+            .read_text(encoding="utf-8")
+            .split("\n")[:: 1 if name == "uncased" else 10]
+        )
         for line in lines:
             assert ours.encode(line) == theirs.encode(line, add_special_tokens=False).ids

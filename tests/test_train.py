@@ -1,4 +1,5 @@
 """The loop: a run is one state, stops before a bad update, and counts its own steps."""
+
 import json
 import math
 import random
@@ -18,7 +19,7 @@ import finetune
 import runs
 import train
 from models import Classifier, Config
-from tasks import TASKS, Batches, encode, read_examples
+from tasks.sentences import TASKS, Batches, encode, read_examples
 from tokenization import FullTokenizer
 from utils import UserError
 
@@ -33,10 +34,21 @@ def make(sample: Path, tmp_path: Path) -> Callable[..., train.Trainer]:
     vocab_size = len((sample / "vocab.txt").read_text().split())
 
     def trainer(folder: str = "run", p_drop: float = 0.1, **settings: object) -> train.Trainer:
-        cfg = train.Config(**{"batch_size": 32, "n_epochs": 3, "lr": 1e-3, "save_steps": 5, "log_steps": 2, **settings})
+        cfg = train.Config(
+            **{
+                "batch_size": 32,
+                "n_epochs": 3,
+                "lr": 1e-3,
+                "save_steps": 5,
+                "log_steps": 2,
+                **settings,
+            }
+        )
         torch.manual_seed(cfg.seed)
         model = Classifier(Config(vocab_size, 32, 2, 2, 64, p_drop, p_drop, 64))
-        return train.Trainer(cfg, model, Batches(features, cfg.batch_size, cfg.seed), tmp_path / folder)
+        return train.Trainer(
+            cfg, model, Batches(features, cfg.batch_size, cfg.seed), tmp_path / folder
+        )
 
     return trainer
 
@@ -60,29 +72,44 @@ def interrupted_at(step: int, error: type[BaseException] = KeyboardInterrupt) ->
     return get_loss
 
 
-def test_total_steps_follow_from_the_data_and_name_the_last_file(make: Callable, capsys: pytest.CaptureFixture) -> None:
-    trainer = make()                                            # 200 rows: 7 batches, the last of 8 rows
+def test_total_steps_follow_from_the_data_and_name_the_last_file(
+    make: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    trainer = make()  # 200 rows: 7 batches, the last of 8 rows
     assert trainer.total_steps == 21
     assert trainer.train(finetune.get_loss).name == "model_steps_21.pt"
     out, err = capsys.readouterr()
-    assert [line.split(" : ")[0] for line in out.splitlines() if "Epoch" in line] == ["Epoch 1/3", "Epoch 2/3", "Epoch 3/3"]
+    assert [line.split(" : ")[0] for line in out.splitlines() if "Epoch" in line] == [
+        "Epoch 1/3",
+        "Epoch 2/3",
+        "Epoch 3/3",
+    ]
     assert "Average Loss 0." in out
     assert "100%" in err
     assert "7/7" in err
-    assert [p.name for p in checkpoint.saved(trainer.save_dir)] == [f"model_steps_{n}.pt" for n in (15, 20, 21)]
-    lines = [json.loads(line) for line in (trainer.save_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [p.name for p in checkpoint.saved(trainer.save_dir)] == [
+        f"model_steps_{n}.pt" for n in (15, 20, 21)
+    ]
+    lines = [
+        json.loads(line) for line in (trainer.save_dir / "metrics.jsonl").read_text().splitlines()
+    ]
     assert [line["step"] for line in lines] == [*range(2, 21, 2), 21]
     assert set(lines[0]) == {"step", "epoch", "lr", "loss", "grad_norm"}
     assert lines[0]["epoch"] == round(2 / len(trainer.batches), 4)
-    seconds = [json.loads(line) for line in (trainer.save_dir / "times.jsonl").read_text().splitlines()]
+    seconds = [
+        json.loads(line) for line in (trainer.save_dir / "times.jsonl").read_text().splitlines()
+    ]
     assert [line["step"] for line in seconds] == [line["step"] for line in lines]
     assert [line["seconds"] for line in seconds] == sorted(line["seconds"] for line in seconds)
-    assert lines[0]["lr"] == pytest.approx(1e-3 / 2)            # the rate of the second update, of two warming up
+    assert lines[0]["lr"] == pytest.approx(
+        1e-3 / 2
+    )  # the rate of the second update, of two warming up
 
 
 @pytest.mark.parametrize("stops", [[4], [5], [6, 3], [7], [14, 2, 3]])
-def test_interrupted_and_started_again_gives_the_same_bits_and_metrics(make: Callable, stops: list[int],
-                                                                       capsys: pytest.CaptureFixture) -> None:
+def test_interrupted_and_started_again_gives_the_same_bits_and_metrics(
+    make: Callable, stops: list[int], capsys: pytest.CaptureFixture
+) -> None:
     whole = make("whole")
     whole.train(finetune.get_loss)
     averages = [line for line in capsys.readouterr().out.splitlines() if "Average Loss" in line]
@@ -92,25 +119,44 @@ def test_interrupted_and_started_again_gives_the_same_bits_and_metrics(make: Cal
             make("broken").train(interrupted_at(stop))
     again = make("broken")
     again.train(finetune.get_loss)
-    assert {line for line in capsys.readouterr().out.splitlines() if "Average Loss" in line} == set(averages)
+    assert {line for line in capsys.readouterr().out.splitlines() if "Average Loss" in line} == set(
+        averages
+    )
     assert same(parameters(whole), parameters(again))
-    assert (again.save_dir / "metrics.jsonl").read_bytes() == (whole.save_dir / "metrics.jsonl").read_bytes()
+    assert (again.save_dir / "metrics.jsonl").read_bytes() == (
+        whole.save_dir / "metrics.jsonl"
+    ).read_bytes()
     finished = make("broken")
-    finished.train(interrupted_at(0))                           # nothing is left to do
+    finished.train(interrupted_at(0))  # nothing is left to do
     assert same(parameters(whole), parameters(finished))
 
 
-def test_killed_at_any_moment_and_started_again_gives_the_same_bits(sample: Path, tmp_path: Path) -> None:
+def test_killed_at_any_moment_and_started_again_gives_the_same_bits(
+    sample: Path, tmp_path: Path
+) -> None:
     settings = {"batch_size": 16, "n_epochs": 4, "lr": 1e-3, "save_steps": 3, "keep_checkpoints": 2}
     (tmp_path / "train.json").write_text(json.dumps(settings))
-    flags = {"data_file": sample / "train.tsv", "model_cfg": sample / "config.json", "vocab": sample / "vocab.txt",
-             "train_cfg": tmp_path / "train.json", "max_len": 64}
-    command = [sys.executable, "classify.py", *(f"--{name}={value}" for name, value in flags.items())]
+    flags = {
+        "data_file": sample / "train.tsv",
+        "model_cfg": sample / "config.json",
+        "vocab": sample / "vocab.txt",
+        "train_cfg": tmp_path / "train.json",
+        "max_len": 64,
+    }
+    command = [
+        sys.executable,
+        "classify.py",
+        *(f"--{name}={value}" for name, value in flags.items()),
+    ]
     rng, kills = random.Random(1), 0
     for _ in range(3):
-        process = subprocess.Popen([*command, "--save_dir", str(tmp_path / "killed")], cwd=ROOT, stderr=subprocess.DEVNULL,
-                                   stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60                        # let it get somewhere new, then kill it in mid-flight
+        process = subprocess.Popen(
+            [*command, "--save_dir", str(tmp_path / "killed")],
+            cwd=ROOT,
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 60  # let it get somewhere new, then kill it in mid-flight
         before = len(list((tmp_path / "killed").glob("model_steps_*.pt")))
         while process.poll() is None and time.monotonic() < deadline:
             if len(list((tmp_path / "killed").glob("model_steps_*.pt"))) > before or before == 2:
@@ -119,9 +165,14 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_bits(sample: Path
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
-    assert kills >= 1                                           # at least one of them hit a run in mid-flight
+    assert kills >= 1  # at least one of them hit a run in mid-flight
     for folder in ("killed", "whole"):
-        done = subprocess.run([*command, "--save_dir", str(tmp_path / folder)], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            [*command, "--save_dir", str(tmp_path / folder)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
     files = [checkpoint.saved(tmp_path / folder)[-1] for folder in ("killed", "whole")]
     assert files[0].name == files[1].name == "model_steps_52.pt"
@@ -131,7 +182,9 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_bits(sample: Path
     assert not list((tmp_path / "killed").glob(".*.part"))
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(make: Callable, capsys: pytest.CaptureFixture) -> None:
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+    make: Callable, capsys: pytest.CaptureFixture
+) -> None:
     whole = make("whole")
     whole.train(finetune.get_loss)
     with pytest.raises(KeyboardInterrupt):
@@ -154,7 +207,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(make: Callable
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
-def test_a_loss_or_gradient_not_finite_stops_before_the_update_and_names_the_batch(make: Callable, poison: str) -> None:
+def test_a_loss_or_gradient_not_finite_stops_before_the_update_and_names_the_batch(
+    make: Callable, poison: str
+) -> None:
     steps = iter(range(100))
 
     def get_loss(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
@@ -167,7 +222,9 @@ def test_a_loss_or_gradient_not_finite_stops_before_the_update_and_names_the_bat
 
     trainer = make()
     lines = ", ".join(map(str, sorted(trainer.batches.features.lines[trainer.batches.rows(8)])))
-    with pytest.raises(UserError, match=r"not finite at step 9 .*; stopped before that update") as error:
+    with pytest.raises(
+        UserError, match=r"not finite at step 9 .*; stopped before that update"
+    ) as error:
         trainer.train(get_loss)
     assert f"(batch 2 of epoch 2, lines {lines})" in str(error.value)
     assert "model_steps_5.pt" in str(error.value)
@@ -190,9 +247,14 @@ def test_accumulation_changes_nothing_but_memory(make: Callable, parts: int) -> 
 def test_settings_do_what_they_say(make: Callable) -> None:
     short = make("short", total_steps=9, keep_checkpoints=0)
     short.train(finetune.get_loss)
-    assert [p.name for p in checkpoint.saved(short.save_dir)] == ["model_steps_5.pt", "model_steps_9.pt"]
-    plain, again, saving = (make(name, n_epochs=1, **more) for name, more in
-                            (("p", {}), ("b", {"dtype": "bf16"}), ("c", {"checkpointing": True})))
+    assert [p.name for p in checkpoint.saved(short.save_dir)] == [
+        "model_steps_5.pt",
+        "model_steps_9.pt",
+    ]
+    plain, again, saving = (
+        make(name, n_epochs=1, **more)
+        for name, more in (("p", {}), ("b", {"dtype": "bf16"}), ("c", {"checkpointing": True}))
+    )
     for trainer in (plain, again, saving):
         trainer.train(finetune.get_loss)
     assert same(parameters(plain), parameters(saving))
@@ -202,11 +264,21 @@ def test_settings_do_what_they_say(make: Callable) -> None:
 
 
 def test_the_optimizer_gets_every_setting_and_the_groups(make: Callable) -> None:
-    trainer = make(n_epochs=1, schedule="warmup_cosine", weight_decay=0.05, max_grad_norm=0.7, bias_correction=True,
-                   warmup=0.3)
+    trainer = make(
+        n_epochs=1,
+        schedule="warmup_cosine",
+        weight_decay=0.05,
+        max_grad_norm=0.7,
+        bias_correction=True,
+        warmup=0.3,
+    )
     trainer.train(finetune.get_loss)
     optimizer = trainer.optimizer
-    assert (optimizer.schedule, optimizer.max_grad_norm, optimizer.bias_correction) == ("warmup_cosine", 0.7, True)
+    assert (optimizer.schedule, optimizer.max_grad_norm, optimizer.bias_correction) == (
+        "warmup_cosine",
+        0.7,
+        True,
+    )
     assert (optimizer.total_steps, optimizer.warmup_steps) == (7, 2)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.0]
 
@@ -225,9 +297,16 @@ def test_pruning_never_leaves_a_damaged_checkpoint_alone(make: Callable) -> None
     damaged = make().save_dir / "model_steps_6.pt"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     with pytest.raises(KeyboardInterrupt):
-        make(save_steps=1, keep_checkpoints=1).train(interrupted_at(2))         # goes on from 3, saves 4 and 5
-    assert [p.name for p in checkpoint.saved(damaged.parent)] == ["model_steps_5.pt", "model_steps_6.pt"]
-    assert make(save_steps=1, keep_checkpoints=1).train(finetune.get_loss).name == "model_steps_21.pt"
+        make(save_steps=1, keep_checkpoints=1).train(
+            interrupted_at(2)
+        )  # goes on from 3, saves 4 and 5
+    assert [p.name for p in checkpoint.saved(damaged.parent)] == [
+        "model_steps_5.pt",
+        "model_steps_6.pt",
+    ]
+    assert (
+        make(save_steps=1, keep_checkpoints=1).train(finetune.get_loss).name == "model_steps_21.pt"
+    )
 
 
 def test_curves_are_written_where_a_log_dir_is_given(make: Callable, tmp_path: Path) -> None:
@@ -239,13 +318,17 @@ def test_curves_are_written_where_a_log_dir_is_given(make: Callable, tmp_path: P
     assert b"grad_norm" in content
 
 
-def test_evaluation_returns_rows_in_the_order_of_the_data_and_draws_no_dropout(make: Callable) -> None:
+def test_evaluation_returns_rows_in_the_order_of_the_data_and_draws_no_dropout(
+    make: Callable,
+) -> None:
     trainer = make()
     data = Batches(trainer.batches.features, 7)
     scores = trainer.evaluate(finetune.predict, data)
     assert scores.shape == (200, 2)
     assert np.array_equal(scores, trainer.evaluate(finetune.predict, data))
-    first = trainer.evaluate(lambda model, batch: batch[0][:, :1] * 0 + batch[2].sum(1, keepdim=True), data)
+    first = trainer.evaluate(
+        lambda model, batch: batch[0][:, :1] * 0 + batch[2].sum(1, keepdim=True), data
+    )
     assert first[:, 0].tolist() == data.features.lengths.tolist()
 
 
@@ -255,8 +338,10 @@ def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
             pass
 
     begin(tmp_path, {"lr": 1e-3, "seed": 1, "save_steps": 10})
-    begin(tmp_path, {"lr": 1e-3, "seed": 1, "save_steps": 20})             # what is written may change
-    with pytest.raises(UserError, match=r"belongs to another run \(lr was 0.001, now 0.002; seed was 1, now None\)"):
+    begin(tmp_path, {"lr": 1e-3, "seed": 1, "save_steps": 20})  # what is written may change
+    with pytest.raises(
+        UserError, match=r"belongs to another run \(lr was 0.001, now 0.002; seed was 1, now None\)"
+    ):
         begin(tmp_path, {"lr": 2e-3, "save_steps": 10})
     # An earlier version did not record columns that had their usual names.
     begin(tmp_path, {"lr": 1e-3, "seed": 1, "save_steps": 20, "text_a": "text", "label": "label"})
@@ -271,29 +356,41 @@ def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
             begin(tmp_path / name[:3], {"lr": 1e-3})
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ('{"batchsize": 32}', r"unknown key 'batchsize' \(did you mean batch_size\?\)"),
-    ('{"batch_size": 0}', "batch_size=0; expected at least 1"),
-    ('{"lr": "2e-5"}', "lr is '2e-5'; expected float"),
-    ('{"lr": -1}', "lr=-1; expected 0 or more"),
-    ('{"dtype": "fp16"}', "dtype='fp16'; expected fp32 or bf16"),
-    ('{"schedule": "cosine"}', "schedule='cosine'.*expected one of warmup_linear"),
-    ('{"warmup": 100}', "warmup=100; expected a share"),
-    ('{"total_steps": 0}', "total_steps=0; expected at least 1"),
-    ('{"gradient_accumulation": 64}', "gradient_accumulation=64 is more than batch_size=32"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"batchsize": 32}', r"unknown key 'batchsize' \(did you mean batch_size\?\)"),
+        ('{"batch_size": 0}', "batch_size=0; expected at least 1"),
+        ('{"lr": "2e-5"}', "lr is '2e-5'; expected float"),
+        ('{"lr": -1}', "lr=-1; expected 0 or more"),
+        ('{"dtype": "fp16"}', "dtype='fp16'; expected fp32 or bf16"),
+        ('{"schedule": "cosine"}', "schedule='cosine'.*expected one of warmup_linear"),
+        ('{"warmup": 100}', "warmup=100; expected a share"),
+        ('{"total_steps": 0}', "total_steps=0; expected at least 1"),
+        ('{"gradient_accumulation": 64}', "gradient_accumulation=64 is more than batch_size=32"),
+    ],
+)
 def test_a_wrong_setting_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "t.json").write_text(text)
     with pytest.raises(UserError, match=message):
         train.Config.from_json(tmp_path / "t.json")
 
 
-@pytest.mark.parametrize(("given", "message"), [
-    ({"lr": math.inf}, "lr=inf; expected a finite number"), ({"lr": math.nan}, "lr=nan; expected a finite number"),
-    ({"weight_decay": math.inf}, "weight_decay=inf"), ({"save_minutes": math.nan}, "save_minutes=nan"),
-    ({"max_grad_norm": math.inf}, "max_grad_norm=inf"), ({"seed": 99999999999999999999}, "seed=99999999999999999999; exp"),
-    ({"batch_size": 2**70}, "batch_size=1180591620717411303424; expected a finite number of at most 2"),
-])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"lr": math.inf}, "lr=inf; expected a finite number"),
+        ({"lr": math.nan}, "lr=nan; expected a finite number"),
+        ({"weight_decay": math.inf}, "weight_decay=inf"),
+        ({"save_minutes": math.nan}, "save_minutes=nan"),
+        ({"max_grad_norm": math.inf}, "max_grad_norm=inf"),
+        ({"seed": 99999999999999999999}, "seed=99999999999999999999; exp"),
+        (
+            {"batch_size": 2**70},
+            "batch_size=1180591620717411303424; expected a finite number of at most 2",
+        ),
+    ],
+)
 def test_a_number_that_is_none_is_refused(given: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         train.Config(**given)
@@ -305,21 +402,30 @@ def test_an_n_epochs_that_is_given_goes_before_the_files_total_steps() -> None:
     given = train.Config.from_json(file, n_epochs=3)
     assert (given.n_epochs, given.total_steps) == (3, None)
     assert train.Config.from_json(file, total_steps=7).total_steps == 7
-    with pytest.raises(UserError, match="n_epochs and total_steps both say how long to train; give one of them"):
+    with pytest.raises(
+        UserError, match="n_epochs and total_steps both say how long to train; give one of them"
+    ):
         train.Config.from_json(file, n_epochs=3, total_steps=7)
 
 
-@pytest.mark.parametrize("end", [b'{"step": 8, "lo', b"\0\0\0\0\n", b"\xff\xfe\n", b'["step"]\n', b'{"loss": 1}\n'])
-def test_a_damaged_last_line_of_metrics_is_cut_off_and_reported(tmp_path: Path, end: bytes,
-                                                               capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "end", [b'{"step": 8, "lo', b"\0\0\0\0\n", b"\xff\xfe\n", b'["step"]\n', b'{"loss": 1}\n']
+)
+def test_a_damaged_last_line_of_metrics_is_cut_off_and_reported(
+    tmp_path: Path, end: bytes, capsys: pytest.CaptureFixture
+) -> None:
     file = tmp_path / "metrics.jsonl"
     whole = b'{"step": 4, "loss": 1.5}\n{"step": 6, "loss": 1.25}\n'
     file.write_bytes(whole + end)
     with runs.open_metrics(file, 10, False):
         pass
     assert file.read_bytes() == whole
-    assert capsys.readouterr().out == f"{file}: its last line was not written whole and is removed\n"
+    assert (
+        capsys.readouterr().out == f"{file}: its last line was not written whole and is removed\n"
+    )
     file.write_bytes(b"x\n" + whole)
-    with pytest.raises(UserError, match=r"metrics\.jsonl, line 1: 'x' is no line of metrics; remove it"):
+    with pytest.raises(
+        UserError, match=r"metrics\.jsonl, line 1: 'x' is no line of metrics; remove it"
+    ):
         runs.open_metrics(file, 10, False)
     assert file.read_bytes() == b"x\n" + whole

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import checkpoint
-import start
+import pretrained as start
 import tokenization
 from models import Config, PretrainModel
 from tokenization import FullTokenizer, casing, find_vocab_file, load_vocab, save_vocab
@@ -17,7 +17,8 @@ from utils import UserError, read_json, write_json
 
 TEXT = "Ünter Bäumen, THE cat 中国 naïve"
 PIECES = (
-    "unter bau ##men under ##ter ba the cat nai ##ve naive , 中国 中 国 ##国 Ü ü ünter bäumen ##nter the cats naïve"
+    "unter bau ##men under ##ter ba the cat nai ##ve naive , 中国 中 国 ##国 Ü ü ünter bäumen ##nter "
+    "the cats naïve"
 ).split()
 
 
@@ -38,7 +39,9 @@ def by_transformers(folder: Path) -> list[str]:
 
 
 def saved_by_transformers(vocab: Path, folder: Path, **settings: object) -> Path:
-    """What transformers writes of a tokenizer: tokenizer.json and tokenizer_config.json, no vocab.txt."""
+    """What transformers writes of a tokenizer: tokenizer.json and tokenizer_config.json, no
+    vocab.txt.
+    """
     from transformers import BertTokenizer
 
     settings = {"do_lower_case": True, "tokenizer_class": "BertTokenizer", **settings}
@@ -85,7 +88,8 @@ def test_a_tokenizer_of_transformers_is_read_as_it_is_and_survives_being_saved(
 
 def test_the_settings_matter(vocab: Path, tmp_path: Path) -> None:
     found = [
-        by_transformers(saved_by_transformers(vocab, tmp_path / str(i), **settings)) for i, settings in enumerate(SETTINGS)
+        by_transformers(saved_by_transformers(vocab, tmp_path / str(i), **settings))
+        for i, settings in enumerate(SETTINGS)
     ]
     assert len({tuple(tokens) for tokens in found}) == len(SETTINGS)
 
@@ -96,13 +100,17 @@ def test_two_files_that_disagree_are_refused(vocab: Path, tmp_path: Path) -> Non
     assert find_vocab_file(folder) == folder / "vocab.txt"
     settings = read_json(folder / "tokenizer_config.json")
     write_json(folder / "tokenizer_config.json", settings | {"strip_accents": True})
-    with pytest.raises(UserError, match=r"has strip_accents=False, and tokenizer_config\.json beside it True"):
+    with pytest.raises(
+        UserError, match=r"has strip_accents=False, and tokenizer_config\.json beside it True"
+    ):
         FullTokenizer(folder / "vocab.txt")
     write_json(folder / "tokenizer_config.json", settings)
     lines = (folder / "vocab.txt").read_text().splitlines()
     lines[6], lines[7] = lines[7], lines[6]
     (folder / "vocab.txt").write_text("\n".join(lines) + "\n")
-    with pytest.raises(UserError, match=r"vocab\.txt and tokenizer\.json beside it have different tokens"):
+    with pytest.raises(
+        UserError, match=r"vocab\.txt and tokenizer\.json beside it have different tokens"
+    ):
         find_vocab_file(folder)
 
 
@@ -110,7 +118,10 @@ def test_two_files_that_disagree_are_refused(vocab: Path, tmp_path: Path) -> Non
     ("changes", "message"),
     [
         ({"model": {"type": "BPE"}}, "type of its model is 'BPE'; only 'WordPiece' is BERT's"),
-        ({"model": {"continuing_subword_prefix": "@@"}}, "prefix of its model is '@@'; only '##' is"),
+        (
+            {"model": {"continuing_subword_prefix": "@@"}},
+            "prefix of its model is '@@'; only '##' is",
+        ),
         ({"normalizer": {"type": "NFC"}}, "type of its normalizer is 'NFC'"),
         ({"normalizer": {"clean_text": False}}, "clean_text of its normalizer is False"),
         ({"normalizer": {"strip_accents": "no"}}, "strip_accents is 'no'; expected bool"),
@@ -120,7 +131,9 @@ def test_two_files_that_disagree_are_refused(vocab: Path, tmp_path: Path) -> Non
         ({"model": None}, "model is None; expected a JSON object"),
     ],
 )
-def test_a_tokenizer_that_works_otherwise_is_refused(vocab: Path, tmp_path: Path, changes: dict, message: str) -> None:
+def test_a_tokenizer_that_works_otherwise_is_refused(
+    vocab: Path, tmp_path: Path, changes: dict, message: str
+) -> None:
     folder = saved_by_transformers(vocab, tmp_path / "hf")
     values = read_json(folder / "tokenizer.json")
     for part, change in changes.items():
@@ -131,14 +144,20 @@ def test_a_tokenizer_that_works_otherwise_is_refused(vocab: Path, tmp_path: Path
 
 
 def test_tokens_that_are_never_split_are_refused(vocab: Path) -> None:
-    write_json(vocab.parent / "tokenizer_config.json", {"do_lower_case": True, "never_split": ["<e1>"]})
-    with pytest.raises(UserError, match=r"never_split is \['<e1>'\]; such tokens are not supported"):
+    write_json(
+        vocab.parent / "tokenizer_config.json", {"do_lower_case": True, "never_split": ["<e1>"]}
+    )
+    with pytest.raises(
+        UserError, match=r"never_split is \['<e1>'\]; such tokens are not supported"
+    ):
         FullTokenizer(vocab)
 
 
 def test_a_token_on_two_lines_is_named(vocab: Path) -> None:
     vocab.write_text(vocab.read_text() + "naive\n")
-    with pytest.raises(UserError, match=r"the token 'naive' stands on line 16 and on line 29; expected each once"):
+    with pytest.raises(
+        UserError, match=r"the token 'naive' stands on line 16 and on line 29; expected each once"
+    ):
         load_vocab(vocab)
 
 
@@ -147,25 +166,47 @@ def test_a_converted_folder_tokenises_in_transformers_as_here(
     vocab: Path, tmp_path: Path, settings: dict, run: Callable
 ) -> None:
     source = saved_by_transformers(vocab, tmp_path / "hf", **settings)
-    cfg = Config(vocab_size=len(load_vocab(vocab)), dim=32, n_layers=1, n_heads=2, dim_ff=64, max_len=40)
+    cfg = Config(
+        vocab_size=len(load_vocab(vocab)), dim=32, n_layers=1, n_heads=2, dim_ff=64, max_len=40
+    )
     torch.manual_seed(0)
     model = PretrainModel(cfg)
     checkpoint.write_ours(source / "model.pt", {"config": vars(cfg), "model": model.state_dict()})
     begin = start.find(source)
     for target in ("there", "back.pt"):
-        assert run(f"convert {source} {tmp_path / target / target}", checkpoint.convert, checkpoint.inspect)[0] == 0
+        assert (
+            run(
+                f"convert {source} {tmp_path / target / target}",
+                checkpoint.convert,
+                checkpoint.inspect,
+            )[0]
+            == 0
+        )
     assert by_transformers(tmp_path / "there/there") == begin.tokenizer.tokenize(TEXT)
     again = start.find(tmp_path / "back.pt/back.pt")
     assert again.tokenizer.tokenize(TEXT) == begin.tokenizer.tokenize(TEXT)
 
 
-def test_no_folder_is_written_without_a_tokenizer(tiny: Config, tmp_path: Path, run: Callable) -> None:
-    checkpoint.write_ours(tmp_path / "a/model.pt", {"config": vars(tiny), "model": PretrainModel(tiny).state_dict()})
+def test_no_folder_is_written_without_a_tokenizer(
+    tiny: Config, tmp_path: Path, run: Callable
+) -> None:
+    checkpoint.write_ours(
+        tmp_path / "a/model.pt", {"config": vars(tiny), "model": PretrainModel(tiny).state_dict()}
+    )
     for target in ("hf", "ours.pt"):
-        status, _, err = run(f"convert {tmp_path}/a {tmp_path}/{target}", checkpoint.convert, checkpoint.inspect)
+        status, _, err = run(
+            f"convert {tmp_path}/a {tmp_path}/{target}", checkpoint.convert, checkpoint.inspect
+        )
         assert (status, "no vocab.txt or tokenizer.json beside" in err) == (2, True)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    lines = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(tiny.vocab_size - 5))]
+    lines = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *(f"w{i}" for i in range(tiny.vocab_size - 5)),
+    ]
     (tmp_path / "vocab.txt").write_text("\n".join(lines) + "\n")
     line = f"convert {tmp_path}/a {tmp_path}/hf --vocab {tmp_path}/vocab.txt"
     assert run(line, checkpoint.convert, checkpoint.inspect)[0] == 0
@@ -195,20 +236,28 @@ def test_the_same_text_gives_the_same_vocabulary(tmp_path: Path) -> None:
 def test_a_vocabulary_other_than_the_models_is_refused(tmp_path: Path, sample: Path) -> None:
     words = (sample / "vocab.txt").read_text().splitlines()
     cfg = Config(vocab_size=len(words), dim=32, n_layers=1, n_heads=2, dim_ff=64, max_len=40)
-    checkpoint.write_ours(tmp_path / "run/model.pt", {"config": vars(cfg), "model": PretrainModel(cfg).state_dict()})
+    checkpoint.write_ours(
+        tmp_path / "run/model.pt", {"config": vars(cfg), "model": PretrainModel(cfg).state_dict()}
+    )
     save_vocab(sample / "vocab.txt", tmp_path / "run", True)
     words[20], words[21] = words[21], words[20]
     (tmp_path / "swapped.txt").write_text("\n".join(words) + "\n")
-    with pytest.raises(UserError, match=rf"has '{words[20]}' as token 20, and \S+ beside the weights '{words[21]}'"):
+    with pytest.raises(
+        UserError, match=rf"has '{words[20]}' as token 20, and \S+ beside the weights '{words[21]}'"
+    ):
         start.find(tmp_path / "run", vocab=str(tmp_path / "swapped.txt"))
     # A run's own vocabulary has a digest in run.json.
     digest = tokenization.vocab_digest(tmp_path / "run/vocab.txt")[:16]
     (tmp_path / "run/run.json").write_text(json.dumps({"sha256 of vocab": digest}))
     start.find(tmp_path / "run")
     shutil.copy(tmp_path / "swapped.txt", tmp_path / "run/vocab.txt")
-    with pytest.raises(UserError, match="is not the vocabulary that the model was trained with, whose digest"):
+    with pytest.raises(
+        UserError, match="is not the vocabulary that the model was trained with, whose digest"
+    ):
         start.find(tmp_path / "run")
     (tmp_path / "run/vocab.txt").unlink()
-    with pytest.raises(UserError, match=r"swapped\.txt is not the vocabulary that the model was trained with"):
+    with pytest.raises(
+        UserError, match=r"swapped\.txt is not the vocabulary that the model was trained with"
+    ):
         start.find(tmp_path / "run", vocab=str(tmp_path / "swapped.txt"))
     start.find(tmp_path / "run", vocab=str(sample / "vocab.txt"))

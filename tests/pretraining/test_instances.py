@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import pretrain
-from batches import Batches
-from instances import FixedInstances, prepare_instances
-from shards import Corpus
+from pretraining.batches import Batches
+from pretraining.instances import FixedInstances, prepare_instances
+from pretraining.shards import Corpus
 from utils import UserError
 
 N, LENGTH, SLOTS = 70, 16, 4
@@ -24,7 +24,15 @@ def make_arrays() -> dict[str, np.ndarray]:
     second = rng.integers(2, lengths - 1)
     n = rng.integers(1, SLOTS + 1, N)
     used = np.arange(SLOTS) < n[:, None]
-    positions = np.stack([np.sort(rng.choice(np.arange(1, length - 1), SLOTS, replace=False)) for length in lengths]) * used
+    positions = (
+        np.stack(
+            [
+                np.sort(rng.choice(np.arange(1, length - 1), SLOTS, replace=False))
+                for length in lengths
+            ]
+        )
+        * used
+    )
     return {
         "input_ids": rng.integers(5, 40, (N, LENGTH)) * mask,
         "input_mask": mask,
@@ -51,14 +59,21 @@ def write_records(
 
     with tf.io.TFRecordWriter(str(file), compression) as writer:
         for i in range(len(next(iter(arrays.values())))):
-            features = {(rename or {}).get(name, name): feature(values[i]) for name, values in arrays.items()}
-            writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+            features = {
+                (rename or {}).get(name, name): feature(values[i])
+                for name, values in arrays.items()
+            }
+            writer.write(
+                tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+            )
 
 
 def instances(batches: Batches) -> Iterator[tuple]:
     """What a pass over the batches holds, without padding."""
     for n in range(len(batches)):
-        for ids, segments, mask, positions, words, weights, order in zip(*batches.arrays(n), strict=True):
+        for ids, segments, mask, positions, words, weights, order in zip(
+            *batches.arrays(n), strict=True
+        ):
             length, used = mask.sum(), weights > 0
             yield (
                 ids[:length].tolist(),
@@ -87,7 +102,10 @@ def expected(arrays: dict[str, np.ndarray]) -> list[tuple]:
 
 @pytest.mark.parametrize(
     ("name", "compression", "rename"),
-    [("a.tfrecord", "", {}), ("a.tf_record", "GZIP", {"input_ids": "input_word_ids", "segment_ids": "input_type_ids"})],
+    [
+        ("a.tfrecord", "", {}),
+        ("a.tf_record", "GZIP", {"input_ids": "input_word_ids", "segment_ids": "input_type_ids"}),
+    ],
 )
 def test_records_plain_or_zipped_with_old_or_new_names_are_trained_on_as_they_are(
     tmp_path: Path, name: str, compression: str, rename: dict
@@ -98,7 +116,10 @@ def test_records_plain_or_zipped_with_old_or_new_names_are_trained_on_as_they_ar
     batches = Batches(FixedInstances(Corpus(tmp_path / "ids"), LENGTH), 16, seed=1)
     assert len(batches) == 5
     assert sorted(instances(batches)) == sorted(expected(arrays))
-    lengths = [Batches(FixedInstances(Corpus(tmp_path / "ids"), LENGTH), 16).arrays(n)[2].sum(1) for n in range(5)]
+    lengths = [
+        Batches(FixedInstances(Corpus(tmp_path / "ids"), LENGTH), 16).arrays(n)[2].sum(1)
+        for n in range(5)
+    ]
     assert (np.diff(np.concatenate(lengths)) >= 0).all()
 
 
@@ -108,7 +129,8 @@ def test_gluonnlp_s_npz_is_the_same(tmp_path: Path) -> None:
     rest = {name: values for name, values in arrays.items() if name != "input_mask"}
     np.savez(
         tmp_path / "a.npz",
-        **rest | {"valid_lengths": lengths, "next_sentence_labels": arrays["next_sentence_labels"][:, 0]},
+        **rest
+        | {"valid_lengths": lengths, "next_sentence_labels": arrays["next_sentence_labels"][:, 0]},
     )
     prepare_instances([tmp_path / "a.npz"], tmp_path / "ids")
     batches = Batches(FixedInstances(Corpus(tmp_path / "ids"), LENGTH), 16, seed=1)
@@ -123,7 +145,9 @@ def test_several_files_are_one_corpus(tmp_path: Path) -> None:
     text = pretrain.Text(cache_dir=str(tmp_path / "cache"))
     found = text.prepare(f"{tmp_path}/x.tfrecord*", tmp_path)
     assert (found.kind, found.counts["instances"]) == ("instances", 70)
-    assert sorted(instances(Batches(FixedInstances(found, LENGTH), 16, seed=1))) == sorted(expected(arrays))
+    assert sorted(instances(Batches(FixedInstances(found, LENGTH), 16, seed=1))) == sorted(
+        expected(arrays)
+    )
     assert text.prepare(f"{tmp_path}/x.tfrecord*", tmp_path).folder == found.folder
 
 
@@ -135,13 +159,24 @@ def without(name: str) -> Callable[[dict], dict]:
     ("change", "message"),
     [
         (without("masked_lm_ids"), "no masked_lm_ids among its features"),
-        (lambda a: a | {"segment_ids": a["segment_ids"][:, :9]}, r"segment_ids has length \(9,\), expected 16"),
+        (
+            lambda a: a | {"segment_ids": a["segment_ids"][:, :9]},
+            r"segment_ids has length \(9,\), expected 16",
+        ),
         (lambda a: a | {"input_mask": a["input_mask"][:, ::-1]}, "zeros before ones"),
-        (lambda a: a | {"masked_lm_weights": a["masked_lm_weights"] * 0.5}, "weights other than 0 and 1"),
-        (lambda a: a | {"masked_lm_positions": a["masked_lm_positions"] + 20}, "positions beyond the tokens"),
+        (
+            lambda a: a | {"masked_lm_weights": a["masked_lm_weights"] * 0.5},
+            "weights other than 0 and 1",
+        ),
+        (
+            lambda a: a | {"masked_lm_positions": a["masked_lm_positions"] + 20},
+            "positions beyond the tokens",
+        ),
     ],
 )
-def test_records_that_are_none_are_named_and_nothing_is_left(tmp_path: Path, change: Callable, message: str) -> None:
+def test_records_that_are_none_are_named_and_nothing_is_left(
+    tmp_path: Path, change: Callable, message: str
+) -> None:
     write_records(tmp_path / "a.tfrecord", change(make_arrays()))
     with pytest.raises(UserError, match=message):
         prepare_instances([tmp_path / "a.tfrecord"], tmp_path / "ids")
@@ -151,7 +186,10 @@ def test_records_that_are_none_are_named_and_nothing_is_left(tmp_path: Path, cha
 def test_a_record_of_another_length_or_a_damaged_file_is_named(tmp_path: Path) -> None:
     tf = pytest.importorskip("tensorflow")
     arrays = make_arrays()
-    write_records(tmp_path / "long.tfrecord", {name: values[:, : LENGTH // 2] for name, values in arrays.items()})
+    write_records(
+        tmp_path / "long.tfrecord",
+        {name: values[:, : LENGTH // 2] for name, values in arrays.items()},
+    )
     write_records(tmp_path / "a.tfrecord", arrays)
     with tf.io.TFRecordWriter(str(tmp_path / "b.tfrecord")) as writer:
         for file in ("a", "long"):
@@ -171,7 +209,10 @@ def test_a_record_of_another_length_or_a_damaged_file_is_named(tmp_path: Path) -
     ):
         with pytest.raises(UserError, match=message):
             prepare_instances([tmp_path / name], tmp_path / "ids")
-    half = {name: values[:, :8] if values.shape[1] == LENGTH else values * 0 for name, values in arrays.items()}
+    half = {
+        name: values[:, :8] if values.shape[1] == LENGTH else values * 0
+        for name, values in arrays.items()
+    }
     write_records(tmp_path / "half.tfrecord", half)
     with pytest.raises(UserError, match=r"has instances of 8 tokens, .* of 16"):
         prepare_instances([tmp_path / "a.tfrecord", tmp_path / "half.tfrecord"], tmp_path / "ids")
@@ -180,7 +221,9 @@ def test_a_record_of_another_length_or_a_damaged_file_is_named(tmp_path: Path) -
 def test_max_len_must_be_the_instances_own(tmp_path: Path) -> None:
     write_records(tmp_path / "a.tfrecord", make_arrays())
     prepare_instances([tmp_path / "a.tfrecord"], tmp_path / "ids")
-    with pytest.raises(UserError, match=r"max_len=128, and the instances of .* have 16 tokens; set --max_len 16"):
+    with pytest.raises(
+        UserError, match=r"max_len=128, and the instances of .* have 16 tokens; set --max_len 16"
+    ):
         FixedInstances(Corpus(tmp_path / "ids"), 128)
 
 
@@ -204,12 +247,17 @@ def arrays(n: int = 6, length: int = 16, slots: int = 3) -> dict[str, np.ndarray
         ({"masked_lm_positions": -1}, "masked_lm_positions from -1 to .*; expected integers, 0 to"),
         ({"input_ids": -7}, "input_ids from -7 to"),
         ({"masked_lm_ids": 2**40}, "masked_lm_ids from .* to 1099511627776; expected integers"),
-        ({"next_sentence_labels": 2}, "next_sentence_labels from .* to 2; expected integers, 0 to 1"),
+        (
+            {"next_sentence_labels": 2},
+            "next_sentence_labels from .* to 2; expected integers, 0 to 1",
+        ),
         ({"segment_ids": 3}, "segment_ids from 0 to 3; expected integers, 0 to 1"),
         ({"masked_lm_positions": 16}, "masked_lm_positions beyond the tokens"),
     ],
 )
-def test_numbers_out_of_range_are_named_before_anything_is_prepared(tmp_path: Path, change: dict, message: str) -> None:
+def test_numbers_out_of_range_are_named_before_anything_is_prepared(
+    tmp_path: Path, change: dict, message: str
+) -> None:
     values = arrays()
     for name, value in change.items():
         values[name].flat[-1] = value
@@ -226,7 +274,10 @@ def test_an_npz_that_claims_or_unpacks_to_too_much_is_refused(tmp_path: Path) ->
     with pytest.raises(UserError, match=r"unpacks to over 200 times its .* bytes"):
         prepare_instances([tmp_path / "bomb.npz"], tmp_path / "ids")
     np.savez(tmp_path / "a.npz", **arrays())
-    with zipfile.ZipFile(tmp_path / "a.npz") as good, zipfile.ZipFile(tmp_path / "claim.npz", "w") as bad:
+    with (
+        zipfile.ZipFile(tmp_path / "a.npz") as good,
+        zipfile.ZipFile(tmp_path / "claim.npz", "w") as bad,
+    ):
         for entry in good.infolist():
             content = good.read(entry)
             if entry.filename == "input_ids.npy":

@@ -1,8 +1,10 @@
-"""Instances to batches: which share one, in which order, so that batch n is a function of the seed and n.
+"""Instances to batches: which share one, in which order, so that batch n is a function of the seed
+and n.
 
-    batches = Batches(Pairs(Corpus("books-ids")), batch_size=256, seed=42)
-    input_ids, segment_ids, input_mask, positions, words, weights, order = batches[0]   # (B, S) x 3, (B, P) x 3, (B,)
+batches = Batches(Pairs(Corpus("books-ids")), batch_size=256, seed=42) input_ids, segment_ids,
+input_mask, positions, words, weights, order = batches[0]   # (B, S) x 3, (B, P) x 3, (B,)
 """
+
 import bisect
 import dataclasses
 import functools
@@ -10,25 +12,27 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:                       # preparing a corpus needs no torch, which takes long to load
+if TYPE_CHECKING:  # preparing a corpus needs no torch, which takes long to load
     from torch import Tensor
 
-POOL = 64                               # blocks that are shuffled together
+POOL = 64  # blocks that are shuffled together
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """N instances before masking: where their tokens are. A is tokens[a:a + n_a], B likewise, after truncation."""
+    """N instances before masking: where their tokens are. A is tokens[a:a + n_a], B likewise, after
+    truncation.
+    """
 
-    keys: np.ndarray                    # (N,) what all later choices of an instance follow from
+    keys: np.ndarray  # (N,) what all later choices of an instance follow from
     a: np.ndarray
     n_a: np.ndarray
     b: np.ndarray
     n_b: np.ndarray
-    order: np.ndarray                   # 1 where B is random
-    block: np.ndarray                   # which of the blocks asked for it comes from
-    single: np.ndarray                  # True where B is random because a single sentence made the chunk
-    short: np.ndarray                   # True where the document's target length is not the full one
+    order: np.ndarray  # 1 where B is random
+    block: np.ndarray  # which of the blocks asked for it comes from
+    single: np.ndarray  # True where B is random because a single sentence made the chunk
+    short: np.ndarray  # True where the document's target length is not the full one
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -40,42 +44,54 @@ class Plan:
     @staticmethod
     def join(plans: list["Plan"]) -> "Plan":
         """The instances of all of them."""
-        return Plan(*(np.concatenate([getattr(p, field.name) for p in plans]) for field in dataclasses.fields(Plan)))
+        return Plan(
+            *(
+                np.concatenate([getattr(p, field.name) for p in plans])
+                for field in dataclasses.fields(Plan)
+            )
+        )
 
 
 class Instances(Protocol):
     """What Batches draws from."""
 
-    corpus: Any                                                         # shards.Corpus
+    corpus: Any  # shards.Corpus
     n_blocks: int
 
-    def counts(self, epoch: int) -> np.ndarray: ...                     # (n_blocks,) instances of each block
-    def plan(self, blocks: np.ndarray, epoch: int) -> "Plan": ...       # the instances of some blocks
-    def lengths(self, plan: "Plan") -> np.ndarray: ...                  # (N,) tokens, [CLS] and [SEP] included
-    def build(self, plan: "Plan", epoch: int) -> tuple[np.ndarray, ...]: ...    # the seven arrays of a batch
-    def slots(self, plan: "Plan", epoch: int) -> int: ...               # masked slots of all instances
+    def counts(self, epoch: int) -> np.ndarray: ...  # (n_blocks,) instances of each block
+    def plan(self, blocks: np.ndarray, epoch: int) -> "Plan": ...  # the instances of some blocks
+    def lengths(self, plan: "Plan") -> np.ndarray: ...  # (N,) tokens, [CLS] and [SEP] included
+    def build(
+        self, plan: "Plan", epoch: int
+    ) -> tuple[np.ndarray, ...]: ...  # the seven arrays of a batch
+    def slots(self, plan: "Plan", epoch: int) -> int: ...  # masked slots of all instances
 
 
 class Batches:
-    """An endless row of batches: batches[n] is a function of the seeds and n, whatever was asked for before.
+    """An endless row of batches: batches[n] is a function of the seeds and n, whatever was asked
+    for before.
 
-    Every epoch visits the whole corpus. Its blocks are shuffled and put together in pools, the instances of a pool are
-    shuffled and cut into batches of similar length, so that little is padded. Without a seed nothing is shuffled: for
-    evaluation.
+    Every epoch visits the whole corpus. Its blocks are shuffled and put together in pools, the
+    instances of a pool are shuffled and cut into batches of similar length, so that little is
+    padded. Without a seed nothing is shuffled: for evaluation.
     """
 
     def __init__(self, instances: Instances, batch_size: int, seed: int | None = None):
         self.instances, self.batch_size, self.seed = instances, batch_size, seed
-        self._pool = functools.lru_cache(2)(self._make_pool)                    # a batch may end one and begin the next
+        self._pool = functools.lru_cache(2)(
+            self._make_pool
+        )  # a batch may end one and begin the next
         self._epoch = functools.lru_cache(2)(self._make_epoch)
-        self._first = [0]                                                       # batch of each epoch, as far as known
+        self._first = [0]  # batch of each epoch, as far as known
 
     def __len__(self) -> int:
         """Batches of the first epoch; the last of an epoch may be smaller."""
         return self.first(1)
 
     def first(self, epoch: int) -> int:
-        """The number of an epoch's first batch. Epochs differ a little, since each makes its own pairs."""
+        """The number of an epoch's first batch. Epochs differ a little, since each makes its own
+        pairs.
+        """
         while len(self._first) <= epoch:
             n = int(self.instances.counts(len(self._first) - 1).sum())
             self._first.append(self._first[-1] - (-n // self.batch_size))
@@ -103,7 +119,7 @@ class Batches:
         pools, starts = self._epoch(epoch)
         plan = self.instances.plan(pools[number], epoch)
         n, size = len(plan), self.batch_size
-        head = min(n, int(-starts[number] % size))                              # ends the batch that the last pool began
+        head = min(n, int(-starts[number] % size))  # ends the batch that the last pool began
         lengths = self.instances.lengths(plan)
         if self.seed is None:
             return plan.take(np.argsort(lengths, kind="stable"))
@@ -126,16 +142,20 @@ class Batches:
         for number in range(int(np.searchsorted(starts, start, "right")) - 1, len(starts) - 1):
             if starts[number] >= end:
                 break
-            rows = np.arange(max(start, starts[number]), min(end, starts[number + 1])) - starts[number]
+            rows = (
+                np.arange(max(start, starts[number]), min(end, starts[number + 1])) - starts[number]
+            )
             parts.append(self._pool(epoch, number).take(rows))
         return Plan.join(parts), epoch
 
     def arrays(self, n: int, first: int = 0, step: int = 1) -> tuple[np.ndarray, ...]:
-        """Batch n as arrays: input_ids, segment_ids, input_mask (B, S), masked positions, words and weights (B, P), and
-        order (B,), 1 where the second text is random. The weights are such that the mean over the batch's rows of
-        (weights * cross-entropy).sum(1) is Google's loss, sum(used * cross-entropy) / (sum(used) + 1e-5).
+        """Batch n as arrays: input_ids, segment_ids, input_mask (B, S), masked positions, words and
+        weights (B, P), and order (B,), 1 where the second text is random. The weights are such that
+        the mean over the batch's rows of (weights * cross-entropy).sum(1) is Google's loss,
+        sum(used * cross-entropy) / (sum(used) + 1e-5).
 
-        Only every `step`-th row is built, from the first one on: a process's share of the batch."""
+        Only every `step`-th row is built, from the first one on: a process's share of the batch.
+        """
         plan, epoch = self.plan(n)
         mine = plan if step == 1 else plan.take(np.arange(first, len(plan), step))
         *arrays, used, order = self.instances.build(mine, epoch)
@@ -145,7 +165,10 @@ class Batches:
     def part(self, n: int, first: int, step: int) -> "tuple[Tensor, ...]":
         """arrays(...) as tensors on the CPU."""
         import torch
-        tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in self.arrays(n, first, step)]
+
+        tensors = [
+            torch.from_numpy(np.ascontiguousarray(array)) for array in self.arrays(n, first, step)
+        ]
         return tuple(t.float() if t.is_floating_point() else t for t in tensors)
 
     def __getitem__(self, n: int) -> "tuple[Tensor, ...]":

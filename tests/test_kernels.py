@@ -1,10 +1,13 @@
-"""The product by oneDNN: as exact as PyTorch's own, with its gradients, and taken only where it is meant."""
+"""The product by oneDNN: as exact as PyTorch's own, with its gradients, and taken only where it is
+meant.
+"""
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-import linear as module
-from linear import OneDNN, linear, product
+import kernels as module
+from kernels import OneDNN, linear, product
 
 available = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
 
@@ -22,20 +25,30 @@ def test_product_and_gradients_are_as_exact_as_pytorchs(rows: int, dim: int, out
     assert torch.equal(ours, product(x.detach(), weight.detach(), bias.detach()))
     wanted = [expected, *torch.autograd.grad(expected, exact, grad.double())]
     plain = [theirs, *torch.autograd.grad(theirs, inputs, grad)]
-    for value, other, right in zip([ours, *torch.autograd.grad(ours, inputs, grad)], plain, wanted, strict=True):
+    for value, other, right in zip(
+        [ours, *torch.autograd.grad(ours, inputs, grad)], plain, wanted, strict=True
+    ):
         assert value.shape == right.shape
         scale = right.detach().abs().max().item()
-        ours_off, theirs_off = ((v.detach() - right.detach()).abs().max().item() / scale for v in (value, other))
+        ours_off, theirs_off = (
+            (v.detach() - right.detach()).abs().max().item() / scale for v in (value, other)
+        )
         assert ours_off < max(2e-6, 3 * theirs_off)
 
 
 def test_what_needs_no_gradient_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "faster", lambda: available)
-    x, weight, bias = torch.randn(4, 64, 512), torch.randn(512, 512, requires_grad=True), torch.randn(512)
+    x, weight, bias = (
+        torch.randn(4, 64, 512),
+        torch.randn(512, 512, requires_grad=True),
+        torch.randn(512),
+    )
     out = linear(x, weight, bias)
     assert out.shape == (4, 64, 512)
     out.sum().backward()
-    assert torch.allclose(weight.grad, x.flatten(0, 1).sum(0).expand(512, 512), rtol=1e-4, atol=1e-3)
+    assert torch.allclose(
+        weight.grad, x.flatten(0, 1).sum(0).expand(512, 512), rtol=1e-4, atol=1e-3
+    )
     assert (x.grad, bias.grad) == (None, None)
     with torch.no_grad():
         assert linear(x, weight, bias).grad_fn is None

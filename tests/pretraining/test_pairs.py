@@ -1,4 +1,6 @@
-"""Pairs and masks: Google's rules, exactly where they are exact, within sampling error where they are chance."""
+"""Pairs and masks: Google's rules, exactly where they are exact, within sampling error where they
+are chance.
+"""
 
 import hashlib
 import math
@@ -11,13 +13,13 @@ import numpy as np
 import plain_pairs
 import pytest
 
-from batches import Batches, Plan
 from corpus import prepare_text
-from pairs import Pairs, choose, coin, draw, heads, truncate
-from shards import Corpus
+from pretraining.batches import Batches, Plan
+from pretraining.pairs import Pairs, choose, coin, draw, heads, truncate
+from pretraining.shards import Corpus
 from utils import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 WORDS = 500
 Documents = list[list[list[int]]]
 
@@ -27,7 +29,10 @@ def make_documents(n: int, seed: int = 1, longest: int = 30) -> Documents:
     rng = random.Random(seed)
     return [
         [
-            [rng.randrange(WORDS) for _ in range(rng.choice((rng.randint(1, longest), rng.randint(1, 6 * longest))))]
+            [
+                rng.randrange(WORDS)
+                for _ in range(rng.choice((rng.randint(1, longest), rng.randint(1, 6 * longest))))
+            ]
             for _ in range(rng.choice((1, 2, 5, 12, 40)))
         ]
         for _ in range(n)
@@ -41,7 +46,9 @@ def write(documents: Documents, folder: Path, shards: int = 1) -> Corpus:
     text = "\n".join("\n".join(" ".join(f"w{i}" for i in s) for s in d) + "\n" for d in documents)
     (folder / "text.txt").write_text(text)
     for i in range(shards):
-        prepare_text([folder / "text.txt"], folder / "vocab.txt", folder / "ids", True, shard=(i, shards))
+        prepare_text(
+            [folder / "text.txt"], folder / "vocab.txt", folder / "ids", True, shard=(i, shards)
+        )
     return Corpus(folder / "ids")
 
 
@@ -68,15 +75,19 @@ def close(found: np.ndarray, expected: np.ndarray, what: str, sigmas: float = 5)
     """Two samples' means agree within the sampling error of both."""
     found, expected = np.asarray(found, float), np.asarray(expected, float)
     error = math.sqrt(found.var() / len(found) + expected.var() / len(expected))
-    assert abs(found.mean() - expected.mean()) <= sigmas * error, f"{what}: {found.mean()} and {expected.mean()} +- {error}"
+    assert abs(found.mean() - expected.mean()) <= sigmas * error, (
+        f"{what}: {found.mean()} and {expected.mean()} +- {error}"
+    )
 
 
-# ------------------------------------------------------------------------------------------------------ the pairs
+# ---------------------------------------------------------------------------------------- the pairs
 
 
 def test_the_corpus_holds_the_text_and_nothing_else(corpus: Corpus, documents: Documents) -> None:
     ids = corpus.tokens[0 : len(corpus.tokens)]
-    assert ids.tolist() == [5 + word for document in documents for sentence in document for word in sentence]
+    assert ids.tolist() == [
+        5 + word for document in documents for sentence in document for word in sentence
+    ]
     assert len(corpus.documents) - 1 == len(documents)
     assert len(corpus.sentences) - 1 == sum(map(len, documents))
 
@@ -106,7 +117,9 @@ def test_chance_is_fair() -> None:
 
 
 @pytest.mark.parametrize("max_len", [24, 128])
-def test_a_hundred_thousand_pairs_have_google_s_statistics(corpus: Corpus, documents: Documents, max_len: int) -> None:
+def test_a_hundred_thousand_pairs_have_google_s_statistics(
+    corpus: Corpus, documents: Documents, max_len: int
+) -> None:
     ours: list[Plan] = []
     seed = 0
     while sum(map(len, ours)) < 100_000:  # epochs of several seeds, all different
@@ -120,7 +133,8 @@ def test_a_hundred_thousand_pairs_have_google_s_statistics(corpus: Corpus, docum
             theirs += plain_pairs.instances(documents, which, max_len, rng)
     a, b = (np.array([len(instance[i]) for instance in theirs]) for i in (0, 1))
     is_random, short = (np.array([instance[i] for instance in theirs]) for i in (2, 3))
-    # chance is drawn once a document for its target: its error is that of documents, not of instances
+    # chance is drawn once a document for its target: its error is that of documents, not of
+    # instances
     per_epoch = [part.short.mean() for part in ours]
     spread = np.std(per_epoch) * math.sqrt(1 / len(ours) + len(ours[0]) / len(theirs))
     assert abs(plan.short.mean() - short.mean()) < 5 * spread
@@ -164,7 +178,9 @@ def test_an_epoch_walks_through_the_whole_corpus(corpus: Corpus) -> None:
     assert end.max() == len(corpus.tokens)
 
 
-def test_without_pairs_an_instance_is_a_piece_of_a_document_and_nothing_is_cut_off(corpus: Corpus) -> None:
+def test_without_pairs_an_instance_is_a_piece_of_a_document_and_nothing_is_cut_off(
+    corpus: Corpus,
+) -> None:
     pairs = Pairs(corpus, 32, next_sentence=False)
     plan = whole_epoch(pairs)
     order = np.argsort(plan.a)
@@ -190,17 +206,19 @@ def test_a_document_longer_than_a_block_is_walked_in_parts(tmp_path: Path) -> No
     assert np.where(plan.order == 1, plan.n_a, plan.n_a + plan.n_b).sum() == len(corpus.tokens)
 
 
-def test_a_last_block_in_which_no_document_begins_is_empty_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_a_last_block_in_which_no_document_begins_is_empty_and_nothing_is_lost(
+    tmp_path: Path,
+) -> None:
     corpus = write([[[1] * 5] * 60, [[2] * 5] * 136], tmp_path)
     pairs = Pairs(corpus, 16)
-    pairs.block, pairs.n_blocks = 64, 4                         # the last has 4 sentences, of a document begun before
+    pairs.block, pairs.n_blocks = 64, 4  # the last has 4 sentences, of a document begun before
     assert [pairs.edge(k) for k in range(5)] == [0, 64, 128, 196, 196]
     assert pairs.counts(0)[3] == len(pairs.plan(np.array([3]), 0)) == 0
     plan = pairs._walk(np.arange(4), 0)
     assert np.where(plan.order == 1, plan.n_a, plan.n_a + plan.n_b).sum() == len(corpus.tokens)
 
 
-# ------------------------------------------------------------------------------------------------------ the masks
+# ---------------------------------------------------------------------------------------- the masks
 
 
 def test_masked_batches_have_google_s_numbers_and_shares(corpus: Corpus) -> None:
@@ -225,9 +243,9 @@ def test_masked_batches_have_google_s_numbers_and_shares(corpus: Corpus) -> None
             assert ends[-1] == lengths[row] - 1
             assert len(ends) == 2
             assert not set(ends) & set(chosen)
-            assert segments[row].tolist() == [0] * (ends[0] + 1) + [1] * (ends[1] - ends[0]) + [0] * (
-                len(mask[row]) - lengths[row]
-            )
+            assert segments[row].tolist() == [0] * (ends[0] + 1) + [1] * (ends[1] - ends[0]) + [
+                0
+            ] * (len(mask[row]) - lengths[row])
             assert original[row, 0] == 2
             assert ids[row, 0] == 2
         now = ids[rows, positions[used]]
@@ -236,7 +254,11 @@ def test_masked_batches_have_google_s_numbers_and_shares(corpus: Corpus) -> None
         same += int((now == words[used]).sum())
         other += int(((now != 4) & (now != words[used])).sum())
         assert set(order.tolist()) <= {0, 1}
-    for share, count in ((0.8 + 0.1 / 505, masked), (0.1 + 0.1 / 505, same), (0.1 - 0.2 / 505, other)):
+    for share, count in (
+        (0.8 + 0.1 / 505, masked),
+        (0.1 + 0.1 / 505, same),
+        (0.1 - 0.2 / 505, other),
+    ):
         assert abs(count / total - share) < 5 * math.sqrt(share * (1 - share) / total)
 
 
@@ -244,7 +266,14 @@ def test_every_place_is_masked_equally_often() -> None:
     ids = np.full((20_000, 20), 9)
     allowed = np.ones_like(ids, bool)
     allowed[:, [0, 7, 19]] = False
-    positions, used = choose(ids, allowed, np.full((20_000, 1), 20), draw(np.arange(20_000, dtype=np.uint64), 0), 20, 0.15)
+    positions, used = choose(
+        ids,
+        allowed,
+        np.full((20_000, 1), 20),
+        draw(np.arange(20_000, dtype=np.uint64), 0),
+        20,
+        0.15,
+    )
     counts = np.bincount(positions[used], minlength=20)
     assert not counts[[0, 7, 19]].any()
     assert used.sum(1).tolist() == [3] * 20_000
@@ -259,7 +288,13 @@ def test_whole_word_masks_take_all_of_a_word_or_none_and_never_too_many() -> Non
     allowed = np.ones_like(ids, bool)
     allowed[:, [0, 20, 39]] = False
     positions, used = choose(
-        ids, allowed, np.full((500, 1), 40), draw(np.arange(500, dtype=np.uint64), 0), 20, 0.15, continues
+        ids,
+        allowed,
+        np.full((500, 1), 40),
+        draw(np.arange(500, dtype=np.uint64), 0),
+        20,
+        0.15,
+        continues,
     )
     assert used.sum(1).max() == 6  # round(40 * .15)
     assert used.sum(1).mean() > 5.5  # what does not fit is passed over, not the end of it
@@ -275,7 +310,7 @@ def test_whole_word_masks_take_all_of_a_word_or_none_and_never_too_many() -> Non
         assert all(chosen >= set(word) or not chosen & set(word) for word in words)
 
 
-# -------------------------------------------------------------------------------------------------------- order
+# -------------------------------------------------------------------------------------------- order
 
 
 def test_a_batch_depends_on_the_seed_and_its_number_alone(corpus: Corpus) -> None:
@@ -287,7 +322,9 @@ def test_a_batch_depends_on_the_seed_and_its_number_alone(corpus: Corpus) -> Non
     forward = [batches.arrays(i) for i in range(2 * n + 3)]
     for i in (2 * n + 1, n, n - 1, 5, 0):  # backwards, each from nothing
         assert all(np.array_equal(x, y) for x, y in zip(fresh().arrays(i), forward[i], strict=True))
-    assert not np.array_equal(Batches(Pairs(corpus, 48, seed=5), 32, seed=5).arrays(0)[0], forward[0][0])
+    assert not np.array_equal(
+        Batches(Pairs(corpus, 48, seed=5), 32, seed=5).arrays(0)[0], forward[0][0]
+    )
 
 
 def test_another_process_makes_the_same_global_batches(corpus: Corpus) -> None:
@@ -295,13 +332,19 @@ def test_another_process_makes_the_same_global_batches(corpus: Corpus) -> None:
         f"import sys, hashlib; sys.path.insert(0, {str(ROOT)!r})\n"
         f"from batches import Batches; from pairs import Pairs; from shards import Corpus\n"
         f"b = Batches(Pairs(Corpus({str(corpus.folder)!r}), 48, seed=4), 32, seed=4)\n"
-        f"print(hashlib.sha256(b''.join(x.tobytes() for n in (7, 3, len(b) + 2) for x in b.arrays(n))).hexdigest())"
+        "print(hashlib.sha256(b''.join(x.tobytes() for n in (7, 3, len(b) + 2) for x in "
+        "b.arrays(n))).hexdigest())"
     )
     others = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
     ]
     batches = Batches(Pairs(corpus, 48, seed=4), 32, seed=4)
-    ours = hashlib.sha256(b"".join(x.tobytes() for n in (7, 3, len(batches) + 2) for x in batches.arrays(n))).hexdigest()
+    ours = hashlib.sha256(
+        b"".join(x.tobytes() for n in (7, 3, len(batches) + 2) for x in batches.arrays(n))
+    ).hexdigest()
     assert [o.strip() for o in others] == [ours, ours]
 
 
@@ -309,7 +352,7 @@ def test_an_epoch_has_every_instance_once_in_full_batches_of_similar_length(
     corpus: Corpus,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("batches.POOL", 2)  # several pools, so that batches span two
+    monkeypatch.setattr("pretraining.batches.POOL", 2)  # several pools, so that batches span two
     pairs = Pairs(corpus, 48, seed=4)
     pairs.block, pairs.n_blocks = 500, -(-pairs.n_sentences // 500)
     batches = Batches(pairs, 32, seed=4)
@@ -317,7 +360,9 @@ def test_an_epoch_has_every_instance_once_in_full_batches_of_similar_length(
         plans = [batches.plan(n)[0] for n in range(batches.first(epoch), batches.first(epoch + 1))]
         assert all(len(plan) == 32 for plan in plans[:-1])
         expected = whole_epoch(pairs, epoch)
-        assert sorted(np.concatenate([plan.keys for plan in plans]).tolist()) == sorted(expected.keys.tolist())
+        assert sorted(np.concatenate([plan.keys for plan in plans]).tolist()) == sorted(
+            expected.keys.tolist()
+        )
         spread = [np.ptp(pairs.lengths(plan)) for plan in plans]
         assert np.median(spread) <= 2
     assert batches.describe(batches.first(1)) == "batch 1 of epoch 2, instances 0 to 31"
@@ -325,7 +370,9 @@ def test_an_epoch_has_every_instance_once_in_full_batches_of_similar_length(
 
 
 def test_masks_are_new_in_every_epoch_or_fixed(corpus: Corpus) -> None:
-    new, fixed = (Batches(Pairs(corpus, 48, seed=4, fixed=fixed), 32, seed=4) for fixed in (False, True))
+    new, fixed = (
+        Batches(Pairs(corpus, 48, seed=4, fixed=fixed), 32, seed=4) for fixed in (False, True)
+    )
 
     def masks(batches: Batches, epoch: int) -> dict[bytes, bytes]:
         found = {}
@@ -356,10 +403,12 @@ def test_shards_together_are_the_corpus_in_one_piece(
     for value in (0, 1, 777, len(corpus.sentences) - 1):
         assert parts.documents.search(value) == corpus.documents.search(value)
     a, b = (Batches(Pairs(c, 48, seed=4), 32, seed=4) for c in (parts, corpus))
-    assert all(np.array_equal(x, y) for n in (0, 9) for x, y in zip(a.arrays(n), b.arrays(n), strict=True))
+    assert all(
+        np.array_equal(x, y) for n in (0, 9) for x, y in zip(a.arrays(n), b.arrays(n), strict=True)
+    )
 
 
-# -------------------------------------------------------------------------------------------------------- mistakes
+# ----------------------------------------------------------------------------------------- mistakes
 
 
 def test_a_single_document_has_no_random_second_text(tmp_path: Path) -> None:

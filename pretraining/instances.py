@@ -1,8 +1,10 @@
-"""Pre-training instances that were masked elsewhere: the official TensorFlow code's TFRecords and GluonNLP's npz.
+"""Pre-training instances that were masked elsewhere: the official TensorFlow code's TFRecords and
+GluonNLP's npz.
 
-    prepare_instances([Path("tf_examples.tfrecord")], "examples-ids")
-    batches = Batches(FixedInstances(Corpus("examples-ids"), max_len=128), batch_size=32, seed=42)
+prepare_instances([Path("tf_examples.tfrecord")], "examples-ids")
+batches = Batches(FixedInstances(Corpus("examples-ids"), max_len=128), batch_size=32, seed=42)
 """
+
 import math
 import re
 import zipfile
@@ -12,17 +14,24 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from batches import Plan
-from records import RECORDS, read_records
-from shards import FORMAT, ArrayFile, Corpus, write_shard
+from pretraining.batches import Plan
+from pretraining.shards import FORMAT, ArrayFile, Corpus, write_shard
+from tfrecords import RECORDS, read_records
 from utils import UserError, check_regular, file_digest, locked, short, whole_folder
 
-FIXED = re.compile(rf"{RECORDS.pattern}|\.npz$")        # names of files with fixed instances
+FIXED = re.compile(rf"{RECORDS.pattern}|\.npz$")  # names of files with fixed instances
 
 # What a TFRecord's example or an npz of pre-training has: our name, and others it goes by.
-FEATURES = {"input_ids": ("input_word_ids",), "input_mask": (), "segment_ids": ("input_type_ids",),
-            "masked_lm_positions": (), "masked_lm_ids": (), "masked_lm_weights": (), "next_sentence_labels": ()}
-Instances = dict[str, np.ndarray]       # the features above, each (n, L), (n, P) or (n, 1)
+FEATURES = {
+    "input_ids": ("input_word_ids",),
+    "input_mask": (),
+    "segment_ids": ("input_type_ids",),
+    "masked_lm_positions": (),
+    "masked_lm_ids": (),
+    "masked_lm_weights": (),
+    "next_sentence_labels": (),
+}
+Instances = dict[str, np.ndarray]  # the features above, each (n, L), (n, P) or (n, 1)
 
 
 def read_npz(file: Path) -> Iterator[Instances]:
@@ -35,18 +44,25 @@ def read_npz(file: Path) -> Iterator[Instances]:
             others = sorted(set(npz.files) - KNOWN)
     except UserError:
         raise
-    except Exception as error:                  # numpy and zipfile have many for a damaged file
+    except Exception as error:  # numpy and zipfile have many for a damaged file
         if isinstance(error, OSError) and error.filename:
             raise
-        raise UserError(f"{file}: not an npz of plain arrays ({short(' '.join(str(error).split()), 80)})") from None
+        raise UserError(
+            f"{file}: not an npz of plain arrays ({short(' '.join(str(error).split()), 80)})"
+        ) from None
     if "valid_lengths" in arrays and "input_ids" in arrays and arrays["input_ids"].ndim == 2:
-        arrays["input_mask"] = np.arange(arrays["input_ids"].shape[1]) < arrays["valid_lengths"].reshape(-1, 1)
+        arrays["input_mask"] = np.arange(arrays["input_ids"].shape[1]) < arrays[
+            "valid_lengths"
+        ].reshape(-1, 1)
     for ours, names in FEATURES.items():
         for name in names:
             if name in arrays:
                 arrays[ours] = arrays[name]
     if missing := [name for name in FEATURES if name not in arrays]:
-        raise UserError(f"{file}: no {', '.join(missing)} among its arrays {short(', '.join([*arrays, *others]), 100)}")
+        raise UserError(
+            f"{file}: no {', '.join(missing)} among its arrays "
+            f"{short(', '.join([*arrays, *others]), 100)}"
+        )
     arrays["next_sentence_labels"] = arrays["next_sentence_labels"].reshape(-1, 1)
     if len({array.shape[:1] for name, array in arrays.items() if name in FEATURES}) > 1:
         raise UserError(f"{file}: its arrays have different numbers of rows")
@@ -56,44 +72,78 @@ def read_npz(file: Path) -> Iterator[Instances]:
 
 
 KNOWN = {"valid_lengths", *FEATURES, *(name for names in FEATURES.values() for name in names)}
-MOST_PACKED = 200                       # times its size that an npz may unpack to; real ones take 5 to 20
+MOST_PACKED = 200  # times its size that an npz may unpack to; real ones take 5 to 20
 
 
 def check_archive(file: Path) -> None:
-    """UserError or ValueError where an npz does not hold what its headers claim, or unpacks to far more than it is."""
+    """UserError or ValueError where an npz does not hold what its headers claim, or unpacks to far
+    more than it is.
+    """
     size = file.stat().st_size
     with zipfile.ZipFile(file) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > MOST_PACKED * size + 2**20:
-            raise UserError(f"{file} unpacks to over {MOST_PACKED} times its {size:,} bytes; expected instances")
+            raise UserError(
+                f"{file} unpacks to over {MOST_PACKED} times its {size:,} bytes; expected instances"
+            )
         for entry in archive.infolist():
             if entry.filename.removesuffix(".npy") not in KNOWN:
                 continue
             with archive.open(entry) as member:
                 major, _ = np.lib.format.read_magic(member)
-                header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+                header = (
+                    np.lib.format.read_array_header_1_0
+                    if major == 1
+                    else np.lib.format.read_array_header_2_0
+                )
                 shape, _, dtype = header(member)
-                if dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize != entry.file_size - member.tell():
-                    raise ValueError(f"{entry.filename} is {dtype} {shape} in {entry.file_size} bytes")
+                if (
+                    dtype.kind not in "biuf"
+                    or math.prod(shape) * dtype.itemsize != entry.file_size - member.tell()
+                ):
+                    raise ValueError(
+                        f"{entry.filename} is {dtype} {shape} in {entry.file_size} bytes"
+                    )
 
 
 def check_instances(file: Path, rows: Instances) -> None:
     """UserError where instances cannot be what the format says."""
     if rows["input_ids"].ndim != 2 or rows["masked_lm_ids"].ndim != 2:
-        raise UserError(f"{file}: input_ids or masked_lm_ids are no table; expected a row for each instance")
+        raise UserError(
+            f"{file}: input_ids or masked_lm_ids are no table; expected a row for each instance"
+        )
     length, slots = rows["input_ids"].shape[1], rows["masked_lm_ids"].shape[1]
-    shapes = {"input_mask": length, "segment_ids": length, "masked_lm_positions": slots, "masked_lm_weights": slots,
-              "next_sentence_labels": 1}
+    shapes = {
+        "input_mask": length,
+        "segment_ids": length,
+        "masked_lm_positions": slots,
+        "masked_lm_weights": slots,
+        "next_sentence_labels": 1,
+    }
     for name, n in shapes.items():
         if rows[name].shape[1:] != (n,):
-            raise UserError(f"{file}: {name} has length {rows[name].shape[1:]}, expected {n} as its fellows have")
+            raise UserError(
+                f"{file}: {name} has length {rows[name].shape[1:]}, expected {n} as its fellows "
+                "have"
+            )
     if not np.isin(rows["masked_lm_weights"], (0, 1)).all():
         raise UserError(f"{file}: masked_lm_weights other than 0 and 1; expected Google's")
-    largest = {"input_ids": 2**31, "masked_lm_ids": 2**31, "masked_lm_positions": 2**31, "input_mask": 2, "segment_ids": 2,
-               "next_sentence_labels": 2}
+    largest = {
+        "input_ids": 2**31,
+        "masked_lm_ids": 2**31,
+        "masked_lm_positions": 2**31,
+        "input_mask": 2,
+        "segment_ids": 2,
+        "next_sentence_labels": 2,
+    }
     for name, end in largest.items():
         values = rows[name]
-        if not ((values >= 0) & (values < end)).all() or (values != np.floor(values)).any():    # nor is a NaN either
-            raise UserError(f"{file}: {name} from {values.min()} to {values.max()}; expected integers, 0 to {end - 1}")
+        if (
+            not ((values >= 0) & (values < end)).all() or (values != np.floor(values)).any()
+        ):  # nor is a NaN either
+            raise UserError(
+                f"{file}: {name} from {values.min()} to {values.max()}; expected integers, 0 to "
+                f"{end - 1}"
+            )
     mask, weights = rows["input_mask"], rows["masked_lm_weights"]
     if (np.diff(mask.astype(np.int8), axis=1) > 0).any() or not mask[:, 0].all():
         raise UserError(f"{file}: input_mask has zeros before ones; expected padding at the end")
@@ -104,12 +154,18 @@ def check_instances(file: Path, rows: Instances) -> None:
 
 
 def prepare_instances(files: list[Path], out: str | Path) -> Path:
-    """Take fixed instances, TFRecord or npz, into a prepared corpus as they are; returns the shard's folder."""
+    """Take fixed instances, TFRecord or npz, into a prepared corpus as they are; returns the
+    shard's folder.
+    """
     folder = Path(out) / "shard-0-of-1"
-    made_from = {"format": FORMAT, "kind": "instances", "shard": [0, 1],
-                 "text": [[file.name, file_digest(file)] for file in files]}
+    made_from = {
+        "format": FORMAT,
+        "kind": "instances",
+        "shard": [0, 1],
+        "text": [[file.name, file_digest(file)] for file in files],
+    }
     if not (folder / "shard.json").is_file():
-        with locked(folder.with_name(f".{folder.name}.lock")):        # others wait, and find it done
+        with locked(folder.with_name(f".{folder.name}.lock")):  # others wait, and find it done
             if not (folder / "shard.json").is_file():
                 write_instances(files, folder, made_from)
     return folder
@@ -117,19 +173,32 @@ def prepare_instances(files: list[Path], out: str | Path) -> Path:
 
 def write_instances(files: list[Path], folder: Path, made_from: dict) -> None:
     """Write the shard of prepare_instances()."""
-    types = {"tokens": "<u4", "instances": "<i8", "second": "<i4", "slots": "<i8", "positions": "<i4", "words": "<u4",
-             "order": "u1"}
+    types = {
+        "tokens": "<u4",
+        "instances": "<i8",
+        "second": "<i4",
+        "slots": "<i8",
+        "positions": "<i4",
+        "words": "<u4",
+        "order": "u1",
+    }
     length, most = 0, 0
     with whole_folder(folder) as partial:
-        arrays = {name: ArrayFile(partial / f"{name}.bin", np.dtype(dtype)) for name, dtype in types.items()}
+        arrays = {
+            name: ArrayFile(partial / f"{name}.bin", np.dtype(dtype))
+            for name, dtype in types.items()
+        }
         arrays["instances"].append([0])
         arrays["slots"].append([0])
         for file in tqdm(files, desc="Preparing", unit="file"):
             for rows in read_npz(file) if file.suffix == ".npz" else read_records(file, FEATURES):
                 check_instances(file, rows)
                 if length not in (0, rows["input_ids"].shape[1]):
-                    raise UserError(f"{file} has instances of {rows['input_ids'].shape[1]} tokens, {files[0]} of {length}; "
-                                    f"train on files of one length")
+                    raise UserError(
+                        f"{file} has instances of {rows['input_ids'].shape[1]} tokens, {files[0]} "
+                        f"of {length}; "
+                        f"train on files of one length"
+                    )
                 mask, real = rows["input_mask"] > 0, rows["masked_lm_weights"] > 0
                 length, most = rows["input_ids"].shape[1], max(most, int(rows["input_ids"].max()))
                 arrays["instances"].append(arrays["tokens"].size + np.cumsum(mask.sum(1)))
@@ -140,19 +209,30 @@ def write_instances(files: list[Path], folder: Path, made_from: dict) -> None:
                 arrays["words"].append(rows["masked_lm_ids"][real])
                 arrays["order"].append(rows["next_sentence_labels"][:, 0])
                 most = max(most, int(rows["masked_lm_ids"].max()))
-        counts = {"instances": arrays["order"].size, "tokens": arrays["tokens"].size, "masked": arrays["words"].size}
-        write_shard(partial, made_from | {"counts": counts, "max_len": length, "largest_id": most}, arrays)
+        counts = {
+            "instances": arrays["order"].size,
+            "tokens": arrays["tokens"].size,
+            "masked": arrays["words"].size,
+        }
+        write_shard(
+            partial, made_from | {"counts": counts, "max_len": length, "largest_id": most}, arrays
+        )
 
 
 class FixedInstances:
-    """Instances that were masked elsewhere, from a prepared corpus of the kind "instances"; trained on as they are."""
+    """Instances that were masked elsewhere, from a prepared corpus of the kind "instances"; trained
+    on as they are.
+    """
 
-    BLOCK = 512                         # instances
+    BLOCK = 512  # instances
 
     def __init__(self, corpus: Corpus, max_len: int):
         if (length := corpus.about["max_len"]) != max_len:
-            raise UserError(f"max_len={max_len}, and the instances of {corpus.folder} have {length} tokens; set --max_len "
-                            f"{length}")
+            raise UserError(
+                f"max_len={max_len}, and the instances of {corpus.folder} have {length} tokens; "
+                "set --max_len "
+                f"{length}"
+            )
         self.corpus, self.n = corpus, corpus.counts["instances"]
         self.n_blocks = -(-self.n // self.BLOCK)
 
@@ -161,12 +241,25 @@ class FixedInstances:
         return np.diff(np.append(np.arange(self.n_blocks) * self.BLOCK, self.n))
 
     def plan(self, blocks: np.ndarray, epoch: int) -> Plan:
-        """The instances of some blocks; the arrays of a plan that do not matter here are left at zero."""
-        rows = np.concatenate([np.arange(k * self.BLOCK, min(self.n, (k + 1) * self.BLOCK)) for k in blocks.tolist()])
+        """The instances of some blocks; the arrays of a plan that do not matter here are left at
+        zero.
+        """
+        rows = np.concatenate(
+            [np.arange(k * self.BLOCK, min(self.n, (k + 1) * self.BLOCK)) for k in blocks.tolist()]
+        )
         at = self.corpus.instances[rows]
         zeros = np.zeros(len(rows), np.int64)
-        return Plan(rows.astype(np.uint64), at, self.corpus.instances[rows + 1] - at, zeros, zeros, self.corpus.order[rows],
-                    np.repeat(np.arange(len(blocks)), self.counts(epoch)[blocks]), zeros > 0, zeros > 0)
+        return Plan(
+            rows.astype(np.uint64),
+            at,
+            self.corpus.instances[rows + 1] - at,
+            zeros,
+            zeros,
+            self.corpus.order[rows],
+            np.repeat(np.arange(len(blocks)), self.counts(epoch)[blocks]),
+            zeros > 0,
+            zeros > 0,
+        )
 
     def lengths(self, plan: Plan) -> np.ndarray:
         """(N,) tokens of each instance."""
@@ -189,10 +282,23 @@ class FixedInstances:
         slot = np.arange(max(1, n.max()))
         weights = slot < n
         index = np.where(weights, first + slot, 0)
-        positions, words = (np.where(weights, array[index], 0) if len(array) else np.zeros(index.shape, np.int64)
-                            for array in (corpus.positions, corpus.words))
+        positions, words = (
+            np.where(weights, array[index], 0) if len(array) else np.zeros(index.shape, np.int64)
+            for array in (corpus.positions, corpus.words)
+        )
         largest = max(int(ids.max()), int(words.max(initial=0)))
         if (positions >= lengths).any() or largest > corpus.about.get("largest_id", largest):
-            raise UserError(f"{corpus.folder} has positions beyond the tokens or ids beyond the largest; prepare it again")
+            raise UserError(
+                f"{corpus.folder} has positions beyond the tokens or ids beyond the largest; "
+                "prepare it again"
+            )
         corpus.release()
-        return ids, segments.astype(np.int64), real.astype(np.int64), positions, words, weights, plan.order
+        return (
+            ids,
+            segments.astype(np.int64),
+            real.astype(np.int64),
+            positions,
+            words,
+            weights,
+            plan.order,
+        )

@@ -1,4 +1,6 @@
-"""Questions about texts: windows, answers and their evaluation, against plain versions of the rules."""
+"""Questions about texts: windows, answers and their evaluation, against plain versions of the
+rules.
+"""
 
 import itertools
 import json
@@ -14,7 +16,7 @@ import torch
 import checkpoint
 import models
 import squad
-from questions import (
+from tasks.questions import (
     Question,
     evaluate,
     find_answers,
@@ -27,12 +29,16 @@ from questions import (
 from tokenization import FullTokenizer
 from utils import UserError, read_json
 
-WORDS = "the a cat dog bird fish red blue green sat ran flew on under over mat tree sky house".split()
+WORDS = (
+    "the a cat dog bird fish red blue green sat ran flew on under over mat tree sky house".split()
+)
 
 
 @pytest.fixture(scope="module")
 def shape(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a vocabulary, the shape of a small model, and questions that can be learnt: "which colour?"."""
+    """A folder with a vocabulary, the shape of a small model, and questions that can be learnt:
+    "which colour?".
+    """
     folder = tmp_path_factory.mktemp("squad")
     tokens = [
         "[PAD]",
@@ -64,13 +70,19 @@ def shape(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (folder / "model.json").write_text(json.dumps(vars(config)))
     rng = random.Random(0)
-    for name, n, two in (("train1", 300, False), ("dev1", 60, False), ("train2", 400, True), ("dev2", 80, True)):
+    for name, n, two in (
+        ("train1", 300, False),
+        ("dev1", 60, False),
+        ("train2", 400, True),
+        ("dev2", 80, True),
+    ):
         paragraphs = []
         for i in range(n):
             kinds = {"colour": ("red", "blue", "green"), "animal": ("cat", "dog", "bird", "fish")}
             asked = rng.choice(list(kinds))
             words = [
-                rng.choice(["the", "a", "sat", "ran", "on", "under", "mat", "tree"]) for _ in range(rng.randint(4, 30))
+                rng.choice(["the", "a", "sat", "ran", "on", "under", "mat", "tree"])
+                for _ in range(rng.randint(4, 30))
             ]
             none = two and rng.random() < 0.4
             other = rng.choice(kinds["animal" if asked == "colour" else "colour"])
@@ -93,7 +105,7 @@ def shape(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# ------------------------------------------------------------------------------------------------------- windows
+# ------------------------------------------------------------------------------------------ windows
 
 
 def test_windows_advance_by_the_stride_and_point_at_the_answer(shape: Path) -> None:
@@ -105,7 +117,11 @@ def test_windows_advance_by_the_stride_and_point_at_the_answer(shape: Path) -> N
     windows = make_windows([question], tokenizer, 12, 4, 3, training=True, keep_outside=True)
     assert windows.start.tolist() == [0, 4, 8]
     assert windows.size.tolist() == [6, 6, 4]
-    assert windows.features.labels.tolist() == [[0, 0], [6, 8], [0, 0]]  # [CLS] which colour ? [SEP] the red mat ##s
+    assert windows.features.labels.tolist() == [
+        [0, 0],
+        [6, 8],
+        [0, 0],
+    ]  # [CLS] which colour ? [SEP] the red mat ##s
     tokens = [
         tokenizer.convert_ids_to_tokens(windows.features.ids[a:b].tolist())
         for a, b in itertools.pairwise(windows.features.starts)
@@ -113,7 +129,10 @@ def test_windows_advance_by_the_stride_and_point_at_the_answer(shape: Path) -> N
     assert tokens[1] == "[CLS] which colour ? [SEP] the red mat ##s under the [SEP]".split()
     assert windows.features.second.tolist() == [5, 5, 5]
     impossible = Question("y", "Which animal?", context, (), True)
-    assert make_windows([impossible], tokenizer, 12, 4, 3, training=True).features.labels.tolist() == [[0, 0]] * 3
+    assert (
+        make_windows([impossible], tokenizer, 12, 4, 3, training=True).features.labels.tolist()
+        == [[0, 0]] * 3
+    )
     misplaced = Question("z", "Which animal?", context, (("dog", -1),))
     assert len(make_windows([misplaced], tokenizer, 12, 4, 3, training=True).features) == 0
 
@@ -158,18 +177,27 @@ def test_answers_are_those_of_a_plain_search(shape: Path, with_null: bool) -> No
         rows = [r for r in range(len(lengths)) if windows.question[r] == number]
         for row in rows:
             logits = tensors[row].numpy()
-            best = [sorted(range(width), key=lambda i, c=c, logits=logits: -logits[i, c])[:k] for c in (0, 1)]
+            best = [
+                sorted(range(width), key=lambda i, c=c, logits=logits: -logits[i, c])[:k]
+                for c in (0, 1)
+            ]
             for s, e in itertools.product(*best):
                 low, high = windows.shift[row], windows.shift[row] + windows.size[row]
                 if not (low <= s < high and low <= e < high and s <= e < s + longest):
                     continue
                 token = windows.start[row] + s - low
-                owner = rows[most_context(np.array([token]), windows.start[rows], windows.size[rows])[0]]
+                owner = rows[
+                    most_context(np.array([token]), windows.start[rows], windows.size[rows])[0]
+                ]
                 if owner == row:
-                    text = question.context[spans[token, 0] : spans[windows.start[row] + e - low, 1]]
+                    text = question.context[
+                        spans[token, 0] : spans[windows.start[row] + e - low, 1]
+                    ]
                     candidates.append((float(logits[s, 0] + logits[e, 1]), text))
         candidates.sort(key=lambda c: -c[0])
-        unique = list(dict.fromkeys(text for _, text in candidates))[: 5 - with_null]  # no answer takes a place
+        unique = list(dict.fromkeys(text for _, text in candidates))[
+            : 5 - with_null
+        ]  # no answer takes a place
         null = min(float(tensors[row, 0, 0] + tensors[row, 0, 1]) for row in rows)
         got = found[number]
         assert got.best == unique[0]
@@ -195,10 +223,12 @@ def test_an_answer_is_a_piece_of_the_text_whatever_lower_casing_did_to_it(shape:
     assert token_span(np.array([(0, 3)]), "x", 5) == (-1, -1)
 
 
-# ---------------------------------------------------------------------------------------------------- evaluation
+# --------------------------------------------------------------------------------------- evaluation
 
 
-def plainly(questions: list[Question], answers: dict, odds: dict | None, threshold: float) -> dict[str, float]:
+def plainly(
+    questions: list[Question], answers: dict, odds: dict | None, threshold: float
+) -> dict[str, float]:
     """The official evaluations' rules, written down slowly."""
     two = any(q.impossible for q in questions)
 
@@ -214,7 +244,11 @@ def plainly(questions: list[Question], answers: dict, odds: dict | None, thresho
             if word in left:
                 left.remove(word)
                 same += 1
-        return 0.0 if same == 0 else 2 * (same / len(a)) * (same / len(b)) / (same / len(a) + same / len(b))
+        return (
+            0.0
+            if same == 0
+            else 2 * (same / len(a)) * (same / len(b)) / (same / len(a) + same / len(b))
+        )
 
     exact, f1 = {}, {}
     for q in questions:
@@ -226,10 +260,15 @@ def plainly(questions: list[Question], answers: dict, odds: dict | None, thresho
     results = {}
     for name, raw in (("exact", exact), ("f1", f1)):
         used = {
-            i: float(not q.answers) if odds and odds[q.id] > threshold else raw[q.id] for q in questions for i in [q.id]
+            i: float(not q.answers) if odds and odds[q.id] > threshold else raw[q.id]
+            for q in questions
+            for i in [q.id]
         }
         groups = [("", questions)] + (
-            [("HasAns_", [q for q in questions if q.answers]), ("NoAns_", [q for q in questions if not q.answers])]
+            [
+                ("HasAns_", [q for q in questions if q.answers]),
+                ("NoAns_", [q for q in questions if not q.answers]),
+            ]
             if two
             else []
         )
@@ -240,8 +279,16 @@ def plainly(questions: list[Question], answers: dict, odds: dict | None, thresho
         if odds:
             best = []
             for limit in [0.0, *sorted(odds.values())]:
-                kept = {q.id for q in questions if odds[q.id] <= limit} if limit != 0.0 or best else set()
-                value = sum(raw[q.id] if q.answers else float(not answers[q.id]) for q in questions if q.id in kept)
+                kept = (
+                    {q.id for q in questions if odds[q.id] <= limit}
+                    if limit != 0.0 or best
+                    else set()
+                )
+                value = sum(
+                    raw[q.id] if q.answers else float(not answers[q.id])
+                    for q in questions
+                    if q.id in kept
+                )
                 value += sum(float(not q.answers) for q in questions if q.id not in kept)
                 best.append(100 * value / len(questions))
             results[f"best_{name}"] = max(best)
@@ -255,7 +302,8 @@ def test_em_and_f1_equal_a_plain_version_of_the_official_rules(seed: int) -> Non
 
     def text() -> str:
         return " ".join(
-            rng.choice([*WORDS[:6], "The", "cat,", "(dog)", "a-b", "it's", "A"]) for _ in range(rng.randint(1, 4))
+            rng.choice([*WORDS[:6], "The", "cat,", "(dog)", "a-b", "it's", "A"])
+            for _ in range(rng.randint(1, 4))
         )
 
     questions, answers, odds = [], {}, {}
@@ -263,16 +311,31 @@ def test_em_and_f1_equal_a_plain_version_of_the_official_rules(seed: int) -> Non
         none = two and rng.random() < 0.4
         golds = () if none else tuple((text(), 0) for _ in range(rng.randint(1, 3)))
         questions.append(Question(str(i), "?", "x", golds, none))
-        answers[str(i)] = rng.choice(golds)[0].upper() if golds and rng.random() < 0.4 else rng.choice([text(), text(), ""])
+        answers[str(i)] = (
+            rng.choice(golds)[0].upper()
+            if golds and rng.random() < 0.4
+            else rng.choice([text(), text(), ""])
+        )
         odds[str(i)] = rng.gauss(0, 1)
     for given in (None, odds) if two else (None,):
-        found, expected = evaluate(questions, answers, given, 0.3), plainly(questions, answers, given, 0.3)
-        for name, value in expected.items():  # to the last digit, but for what is searched for in another order
-            assert found[name] == (pytest.approx(value, abs=1e-9) if name.startswith("best") else value), name
+        found, expected = (
+            evaluate(questions, answers, given, 0.3),
+            plainly(questions, answers, given, 0.3),
+        )
+        for (
+            name,
+            value,
+        ) in expected.items():  # to the last digit, but for what is searched for in another order
+            assert found[name] == (
+                pytest.approx(value, abs=1e-9) if name.startswith("best") else value
+            ), name
 
 
 def test_evaluation_by_hand() -> None:
-    questions = [Question("1", "?", "x", (("the Cat", 0), ("dog", 3))), Question("2", "?", "x", (("red house", 0),))]
+    questions = [
+        Question("1", "?", "x", (("the Cat", 0), ("dog", 3))),
+        Question("2", "?", "x", (("red house", 0),)),
+    ]
     assert evaluate(questions, {"1": "cat!", "2": "a red tree house"}) == {
         "exact": 50.0,
         "f1": 100 * (1 + 0.8) / 2,
@@ -283,7 +346,7 @@ def test_evaluation_by_hand() -> None:
         evaluate(questions, {})
 
 
-# ------------------------------------------------------------------------------------------------------ the model
+# ---------------------------------------------------------------------------------------- the model
 
 
 def test_scores_and_loss_are_those_of_transformers(tiny: models.Config) -> None:
@@ -295,18 +358,28 @@ def test_scores_and_loss_are_those_of_transformers(tiny: models.Config) -> None:
     released = theirs.state_dict()
     for row in checkpoint.rows(tiny.n_layers):
         if row.ours in ours.state_dict():
-            for name, part in zip(row.hugging_face, ours.state_dict()[row.ours].chunk(len(row.hugging_face)), strict=True):
+            for name, part in zip(
+                row.hugging_face,
+                ours.state_dict()[row.ours].chunk(len(row.hugging_face)),
+                strict=True,
+            ):
                 released[name].copy_(part)
     ids = torch.randint(5, 100, (3, 17))
     ones, labels = torch.ones_like(ids), torch.tensor([[3, 5], [0, 0], [16, 16]])
     segments = (torch.arange(17) > 6).long().expand(3, 17)
     expected = theirs(
-        ids, attention_mask=ones, token_type_ids=segments, start_positions=labels[:, 0], end_positions=labels[:, 1]
+        ids,
+        attention_mask=ones,
+        token_type_ids=segments,
+        start_positions=labels[:, 0],
+        end_positions=labels[:, 1],
     )
     scores = ours(ids, segments, ones)
     assert torch.allclose(scores[..., 0], expected.start_logits, atol=1e-5)
     assert torch.allclose(scores[..., 1], expected.end_logits, atol=1e-5)
-    assert squad.get_loss(ours, (ids, segments, ones, labels))[0].item() == pytest.approx(expected.loss.item(), abs=1e-5)
+    assert squad.get_loss(ours, (ids, segments, ones, labels))[0].item() == pytest.approx(
+        expected.loss.item(), abs=1e-5
+    )
     padded = torch.cat([ids, torch.zeros(3, 4, dtype=torch.long)], 1)
     mask = torch.cat([ones, torch.zeros(3, 4, dtype=torch.long)], 1)
     wide = ours(padded, mask * 0 + torch.nn.functional.pad(segments, (0, 4)), mask)
@@ -314,7 +387,7 @@ def test_scores_and_loss_are_those_of_transformers(tiny: models.Config) -> None:
     assert (wide[:, 17:] == -torch.inf).all()
 
 
-# ---------------------------------------------------------------------------------------------------- the command
+# -------------------------------------------------------------------------------------- the command
 
 
 def flags(shape: Path, save_dir: Path, version: int = 1, **more: object) -> str:
@@ -335,19 +408,27 @@ def flags(shape: Path, save_dir: Path, version: int = 1, **more: object) -> str:
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_questions_are_learnt_answered_and_evaluated(shape: Path, tmp_path: Path, run: Callable, version: int) -> None:
+def test_questions_are_learnt_answered_and_evaluated(
+    shape: Path, tmp_path: Path, run: Callable, version: int
+) -> None:
     status, out, err = run(flags(shape, tmp_path / "run", version), squad.main)
     assert status == 0, err
     model = f"--model_file {tmp_path}/run --predict_file {shape}/dev{version}.json"
     status, out, err = run(f"--mode eval {model} --out {tmp_path}/out", squad.main)
     assert status == 0, err
     results = {
-        line.split(": ")[0]: float(line.split(": ")[1]) for line in out.splitlines() if re.match(r"\w+: [\d.e-]+$", line)
+        line.split(": ")[0]: float(line.split(": ")[1])
+        for line in out.splitlines()
+        if re.match(r"\w+: [\d.e-]+$", line)
     }
     assert results["f1"] > 90, out
     assert results["total"] == (60, 80)[version - 1]
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert files == ["nbest_predictions.json", *(["null_odds.json"] if version == 2 else []), "predictions.json"]
+    assert files == [
+        "nbest_predictions.json",
+        *(["null_odds.json"] if version == 2 else []),
+        "predictions.json",
+    ]
     predictions = read_json(tmp_path / "out/predictions.json")
     questions = read_squad(shape / f"dev{version}.json")
     assert all(predictions[q.id] in q.context for q in questions)
@@ -356,12 +437,20 @@ def test_questions_are_learnt_answered_and_evaluated(shape: Path, tmp_path: Path
         assert {"HasAns_f1", "NoAns_f1", "best_f1", "best_f1_thresh"} <= set(results)
         assert results["best_f1"] >= results["f1"]
     again = run(
-        f"--mode eval --predict_file {shape}/dev{version}.json --predictions {tmp_path}/out/predictions.json", squad.main
+        f"--mode eval --predict_file {shape}/dev{version}.json --predictions "
+        f"{tmp_path}/out/predictions.json",
+        squad.main,
     )
     assert f"f1: {results['f1']}" in again[1]
     (tmp_path / "text.txt").write_text("the GREEN mat sat on the dog")
-    status, out, _ = run(f"--question Colour --context_file {tmp_path}/text.txt --model_file {tmp_path}/run", squad.main)
-    assert (status, out.strip() == "(no answer)" or out.strip() in "the GREEN mat sat on the dog") == (0, True)
+    status, out, _ = run(
+        f"--question Colour --context_file {tmp_path}/text.txt --model_file {tmp_path}/run",
+        squad.main,
+    )
+    assert (
+        status,
+        out.strip() == "(no answer)" or out.strip() in "the GREEN mat sat on the dog",
+    ) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -369,15 +458,27 @@ def test_questions_are_learnt_answered_and_evaluated(shape: Path, tmp_path: Path
     [
         ("--mode answer", "--mode answer: expected train, predict or eval"),
         ("", "--mode train needs --train_file"),
-        ("--mode predict --model_file x", "--mode predict needs --model_file, and --predict_file or --question"),
+        (
+            "--mode predict --model_file x",
+            "--mode predict needs --model_file, and --predict_file or --question",
+        ),
         ("--train_file {bad}/no.json {more}", "no.json does not exist"),
         ("--train_file {bad}/list.json {more}", "has no 'data'; expected SQuAD's JSON"),
         ("--train_file {bad}/qas.json {more}", "qas.json: data[0].paragraphs[0] has no 'qas'"),
         ("--train_file {bad}/empty.json {more}", "data[0].paragraphs[0]: the context is empty"),
-        ("--train_file {bad}/question.json {more}", "data[0].paragraphs[0].qas[0]: the question x is empty"),
+        (
+            "--train_file {bad}/question.json {more}",
+            "data[0].paragraphs[0].qas[0]: the question x is empty",
+        ),
         ("--train_file {bad}/start.json {more}", "'answer_start' is 'one'; expected int"),
-        ("--train_file {own}/train1.json {more} --max_len 8", "max_len=8, doc_stride=8; expected max_len of at least"),
-        ("--train_file {own}/train1.json {more} --doc_stride 30", "doc_stride=30 is more than the 15 tokens"),
+        (
+            "--train_file {own}/train1.json {more} --max_len 8",
+            "max_len=8, doc_stride=8; expected max_len of at least",
+        ),
+        (
+            "--train_file {own}/train1.json {more} --doc_stride 30",
+            "doc_stride=30 is more than the 15 tokens",
+        ),
         (
             "--mode eval --predict_file {own}/dev1.json --predictions {bad}/none.json",
             "60 of 60 questions have no prediction",
@@ -388,7 +489,9 @@ def test_questions_are_learnt_answered_and_evaluated(shape: Path, tmp_path: Path
         ),
     ],
 )
-def test_a_mistake_ends_in_one_line(shape: Path, tmp_path: Path, run: Callable, line: str, message: str) -> None:
+def test_a_mistake_ends_in_one_line(
+    shape: Path, tmp_path: Path, run: Callable, line: str, message: str
+) -> None:
     def squad_file(name: str, paragraph: dict) -> None:
         (tmp_path / f"{name}.json").write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
 
@@ -398,7 +501,13 @@ def test_a_mistake_ends_in_one_line(shape: Path, tmp_path: Path, run: Callable, 
     squad_file("empty", {"context": " ", "qas": []})
     squad_file("question", {"context": "x", "qas": [{"id": "x", "question": " "}]})
     squad_file(
-        "start", {"context": "x", "qas": [{"id": "x", "question": "?", "answers": [{"text": "x", "answer_start": "one"}]}]}
+        "start",
+        {
+            "context": "x",
+            "qas": [
+                {"id": "x", "question": "?", "answers": [{"text": "x", "answer_start": "one"}]}
+            ],
+        },
     )
     more = " ".join(
         part
@@ -411,17 +520,21 @@ def test_a_mistake_ends_in_one_line(shape: Path, tmp_path: Path, run: Callable, 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_misplaced_answer_is_told_and_not_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_misplaced_answer_is_told_and_not_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     entry = {
         "id": "x",
         "question": "?",
         "answers": [{"text": "cat", "answer_start": 3}, {"text": "cat", "answer_start": 4}],
     }
-    (tmp_path / "x.json").write_text(json.dumps({"data": [{"paragraphs": [{"context": "the cat", "qas": [entry]}]}]}))
+    (tmp_path / "x.json").write_text(
+        json.dumps({"data": [{"paragraphs": [{"context": "the cat", "qas": [entry]}]}]})
+    )
     assert read_squad(tmp_path / "x.json")[0].answers == (("cat", -1), ("cat", 4))
     assert (
-        "1 answers do not stand where answer_start says and are not trained on, the first of them 'cat' at 3"
-        in capsys.readouterr().err
+        "1 answers do not stand where answer_start says and are not trained on, the first of them "
+        "'cat' at 3" in capsys.readouterr().err
     )
 
 
@@ -437,7 +550,9 @@ def test_a_misplaced_answer_is_told_and_not_trained_on(tmp_path: Path, capsys: p
         ("cased", "dev-v2.0", 0.995),
     ],
 )
-def test_real_answers_map_to_tokens_and_back(real: Path, casing: str, file: str, share: float) -> None:
+def test_real_answers_map_to_tokens_and_back(
+    real: Path, casing: str, file: str, share: float
+) -> None:
     tokenizer = FullTokenizer(real / f"vocab/bert-base-{casing}/vocab.txt", casing == "uncased")
     questions = read_squad(real / f"squad/{file}.json")
     spans: dict[str, np.ndarray] = {}
@@ -459,23 +574,33 @@ def test_real_answers_map_to_tokens_and_back(real: Path, casing: str, file: str,
     assert len(questions) == {"train-v1.1": 87599, "dev-v1.1": 10570, "dev-v2.0": 11873}[file]
 
 
-# ------------------------------------------------------------------------------------------- the official rules
+# ------------------------------------------------------------------------------- the official rules
 
 
 def test_equal_odds_count_in_the_order_of_their_file() -> None:
     questions = [Question("a", "?", "x", (("cat", 0),)), Question("b", "?", "x", (), True)]
     answers = {"a": "cat", "b": "dog"}
-    # With a first, its threshold has both right: a's answer, and none for b. With b first, answering b costs as much.
+    # With a first, its threshold has both right: a's answer, and none for b. With b first,
+    # answering b costs as much.
     found = evaluate(questions, answers, {"a": 0.5, "b": 0.5})
     assert (found["best_exact"], found["best_exact_thresh"]) == (100.0, 0.5)
     found = evaluate(questions, answers, {"b": 0.5, "a": 0.5})
     assert (found["best_exact"], found["best_exact_thresh"]) == (50.0, 0.0)
 
 
-def test_a_question_without_a_prediction_counts_nothing_and_is_noted(capsys: pytest.CaptureFixture) -> None:
+def test_a_question_without_a_prediction_counts_nothing_and_is_noted(
+    capsys: pytest.CaptureFixture,
+) -> None:
     questions = [Question(str(i), "?", "x", (("cat", 0),)) for i in range(4)]
-    assert evaluate(questions, {"0": "cat", "2": "a cat"}) == {"exact": 50.0, "f1": 50.0, "total": 4}
-    assert "2 of 4 questions have no prediction and count 0, the first of them 1" in capsys.readouterr().err
+    assert evaluate(questions, {"0": "cat", "2": "a cat"}) == {
+        "exact": 50.0,
+        "f1": 50.0,
+        "total": 4,
+    }
+    assert (
+        "2 of 4 questions have no prediction and count 0, the first of them 1"
+        in capsys.readouterr().err
+    )
     two = [*questions, Question("n", "?", "x", (), True)]
     found = evaluate(two, {"0": "cat", "2": "cat"}, {"0": -1.0, "2": -1.0})
     assert (found["exact"], found["HasAns_exact"], found["NoAns_exact"]) == (40.0, 50.0, 0.0)
@@ -488,7 +613,9 @@ def test_an_empty_list_of_answers_means_no_answer(tmp_path: Path) -> None:
         {"id": "a", "question": "?", "answers": [{"text": "cat", "answer_start": 4}]},
         {"id": "b", "question": "?", "answers": []},
     ]
-    (tmp_path / "x.json").write_text(json.dumps({"data": [{"paragraphs": [{"context": "the cat", "qas": qas}]}]}))
+    (tmp_path / "x.json").write_text(
+        json.dumps({"data": [{"paragraphs": [{"context": "the cat", "qas": qas}]}]})
+    )
     questions = read_squad(tmp_path / "x.json")
     assert [q.impossible for q in questions] == [False, True]
     found = evaluate(questions, {"a": "cat", "b": ""})
@@ -518,16 +645,31 @@ def test_a_file_of_another_kind_is_named(shape: Path, tmp_path: Path, run: Calla
     ("line", "message"),
     [
         ("--train_file {own}/train1.json --n_best 3", "--mode train has no use for --n_best"),
-        ("--train_file {own}/train1.json --null_score_diff_threshold 2", "no use for --null_score_diff_threshold"),
-        ("--mode predict --model_file x --predict_file y --lr 4", "--mode predict has no use for --lr"),
-        ("--mode predict --model_file x --predict_file y --predictions z", "no --mode eval --predictions, which is needed"),
         (
-            "--mode eval --predict_file {own}/dev2.json --predictions x --null_score_diff_threshold 3",
+            "--train_file {own}/train1.json --null_score_diff_threshold 2",
+            "no use for --null_score_diff_threshold",
+        ),
+        (
+            "--mode predict --model_file x --predict_file y --lr 4",
+            "--mode predict has no use for --lr",
+        ),
+        (
+            "--mode predict --model_file x --predict_file y --predictions z",
+            "no --mode eval --predictions, which is needed",
+        ),
+        (
+            "--mode eval --predict_file {own}/dev2.json --predictions x "
+            "--null_score_diff_threshold 3",
             "no --null_odds, which is needed with --null_score_diff_threshold",
         ),
-        ("--mode eval --predict_file {own}/dev2.json --predictions {own}/dev2.json --out x", "leave out --out"),
+        (
+            "--mode eval --predict_file {own}/dev2.json --predictions {own}/dev2.json --out x",
+            "leave out --out",
+        ),
     ],
 )
-def test_flags_that_could_do_nothing_are_refused(shape: Path, run: Callable, line: str, message: str) -> None:
+def test_flags_that_could_do_nothing_are_refused(
+    shape: Path, run: Callable, line: str, message: str
+) -> None:
     status, _, err = run(line.format(own=shape), squad.main)
     assert (status, message in err) == (2, True), err

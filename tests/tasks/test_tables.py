@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-import tables
+from tasks import tables
 from utils import UserError
 
 
-def rows(file: Path | str, form: str, header: bool | None = None, **wanted: str | None) -> list[tuple[int, list[str]]]:
+def rows(
+    file: Path | str, form: str, header: bool | None = None, **wanted: str | None
+) -> list[tuple[int, list[str]]]:
     table = tables.read(file, form, wanted, header)
     return [(line, [fields[i] for i in table.columns.values()]) for line, fields in table.rows]
 
@@ -25,11 +27,16 @@ def test_quotes_are_literal_in_tsv_and_fields_in_csv(tmp_path: Path) -> None:
     tsv = write(tmp_path, 'text\tlabel\nHe said "hi\tone\n"\ttwo\n')
     assert rows(tsv, "tsv", a="text", b="label") == [(2, ['He said "hi', "one"]), (3, ['"', "two"])]
     csv = write(tmp_path, 'text,label\n"He said ""hi"",\nand left",one\nplain,two\n')
-    assert rows(csv, "csv", a="text", b="label") == [(2, ['He said "hi",\nand left', "one"]), (4, ["plain", "two"])]
+    assert rows(csv, "csv", a="text", b="label") == [
+        (2, ['He said "hi",\nand left', "one"]),
+        (4, ["plain", "two"]),
+    ]
 
 
 @pytest.mark.parametrize("form", tables.FORMATS)
-def test_byte_order_marks_windows_line_ends_and_odd_separators_do_no_harm(tmp_path: Path, form: str) -> None:
+def test_byte_order_marks_windows_line_ends_and_odd_separators_do_no_harm(
+    tmp_path: Path, form: str
+) -> None:
     text = "a\u2028b\x0cc\x85d"
     content = {
         "tsv": f"text\tlabel\r\n{text}\tx\r\n",
@@ -43,21 +50,35 @@ def test_byte_order_marks_windows_line_ends_and_odd_separators_do_no_harm(tmp_pa
 def test_the_first_row_is_a_header_where_it_names_every_column(tmp_path: Path) -> None:
     wanted = {"a": "sentence|3", "b": "label|1"}
     assert rows(write(tmp_path, "x\t1\t\thello\n"), "tsv", **wanted) == [(1, ["hello", "1"])]
-    assert rows(write(tmp_path, "label\tsentence\n1\thello\n"), "tsv", **wanted) == [(2, ["hello", "1"])]
+    assert rows(write(tmp_path, "label\tsentence\n1\thello\n"), "tsv", **wanted) == [
+        (2, ["hello", "1"])
+    ]
     unsure = write(tmp_path, "x\tlabel\t\tone of two\n")
-    with pytest.raises(UserError, match=r"no column 'sentence'; .* the right one with --a, or if .* --header False"):
+    with pytest.raises(
+        UserError, match=r"no column 'sentence'; .* the right one with --a, or if .* --header False"
+    ):
         rows(unsure, "tsv", **wanted)
     assert rows(unsure, "tsv", header=False, **wanted) == [(1, ["one of two", "label"])]
-    assert rows(write(tmp_path, "x\ty\n1\t2\n"), "tsv", header=True, a="0", b="-1") == [(2, ["1", "2"])]
-    assert rows(write(tmp_path, "text\tlabel\n1\t2\n"), "tsv", header=False, a="0", b="1")[0] == (1, ["text", "label"])
+    assert rows(write(tmp_path, "x\ty\n1\t2\n"), "tsv", header=True, a="0", b="-1") == [
+        (2, ["1", "2"])
+    ]
+    assert rows(write(tmp_path, "text\tlabel\n1\t2\n"), "tsv", header=False, a="0", b="1")[0] == (
+        1,
+        ["text", "label"],
+    )
     assert rows(write(tmp_path, "text\tlabel\n1\t2\n"), "tsv", a="text", b="1") == [(2, ["1", "2"])]
 
 
 def test_json_values_become_text_and_lists_are_joined(tmp_path: Path) -> None:
     file = write(
-        tmp_path, '{"t": "x", "y": ["a", "b"], "n": 1.5}\n\n{"n": null, "t": "é", "y": []}\n{"y": true, "t": ""}\n'
+        tmp_path,
+        '{"t": "x", "y": ["a", "b"], "n": 1.5}\n\n{"n": null, "t": "é", "y": []}\n{"y": true, "t": ""}\n',
     )
-    assert rows(file, "jsonl", a="t", b="y") == [(1, ["x", "a,b"]), (3, ["é", ""]), (4, ["", "true"])]
+    assert rows(file, "jsonl", a="t", b="y") == [
+        (1, ["x", "a,b"]),
+        (3, ["é", ""]),
+        (4, ["", "true"]),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -67,23 +88,31 @@ def test_json_values_become_text_and_lists_are_joined(tmp_path: Path) -> None:
         (
             "tsv",
             "txt\tlabel\nx\ty\n",
-            r"no column 'text' \(did you mean txt\?\); the columns of its first row are txt, label; name "
+            r"no column 'text' \(did you mean txt\?\); the columns of its first row are txt, "
+            r"label; name "
             "the right one with --a",
         ),
         (
             "tsv",
             "text\ty\nx\ty\n",
-            "no column 'label'; the columns of its first row are text, y; name the right one with --b",
+            "no column 'label'; the columns of its first row are text, y; name the right one with "
+            "--b",
         ),
         ("csv", 'text,label\nx,y\n"open,z\n', "line 3: not csv"),
-        ("jsonl", '{"text": "x", "label": 1}\n{"text": "x"}\n', "line 2: no 'label'; expected text, label"),
+        (
+            "jsonl",
+            '{"text": "x", "label": 1}\n{"text": "x"}\n',
+            "line 2: no 'label'; expected text, label",
+        ),
         ("jsonl", '{"text": "x", "label": 1}\n{"text": \n', "line 2: not JSON"),
         ("jsonl", "[1]\n", r"line 1: found '\[1\]'; expected a JSON object"),
         ("tsv", b"text\tlabel\nx\ty\n\xff\ty\n", "line 3: not UTF-8"),
         ("csv", b"text,label\nx,y\n\xff,y\n", "line 3: not UTF-8"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, form: str, content: str | bytes, message: str) -> None:
+def test_what_is_wrong_is_named_with_its_line(
+    tmp_path: Path, form: str, content: str | bytes, message: str
+) -> None:
     file = write(tmp_path, content)
     with pytest.raises(UserError, match=message) as error:
         rows(file, form, a="text", b="label")

@@ -1,11 +1,14 @@
-"""The files of a prepared corpus: arrays that are mapped into memory instead of read, and a shard.json that describes them.
+"""The files of a prepared corpus: arrays that are mapped into memory instead of read, and a
+shard.json that describes them.
 
     corpus = Corpus("books-ids")
     corpus.tokens[corpus.sentences[0]:corpus.sentences[1]]      # the ids of the first sentence
 
-DIR/shard-I-of-N holds shard.json and raw little-endian arrays, and is written whole or not at all. Shards made apart, on
-other machines, are one corpus when they lie in one folder. ARCHITECTURE.md has the format.
+DIR/shard-I-of-N holds shard.json and raw little-endian arrays, and is written whole or not at all.
+Shards made apart, on other machines, are one corpus when they lie in one folder. ARCHITECTURE.md
+has the format.
 """
+
 import dataclasses
 import hashlib
 import json
@@ -19,7 +22,7 @@ import numpy as np
 from distributed import local_rank
 from utils import UserError, file_digest, make, read_json, short, show, typed, write_json
 
-FORMAT = 1                              # of the files; a reader refuses another
+FORMAT = 1  # of the files; a reader refuses another
 # Arrays that say where things start, and their end: sentences in tokens, documents in sentences ...
 OFFSETS = {"sentences": "tokens", "documents": "sentences", "instances": "tokens", "slots": "words"}
 
@@ -62,13 +65,17 @@ def write_shard(folder: Path, about: dict[str, Any], arrays: dict[str, ArrayFile
     write_json(folder / "shard.json", about, everywhere=True)
 
 
-# ---------------------------------------------------------------------------------------------- arrays to read
+# ----------------------------------------------------------------------------------- arrays to read
+
 
 class Joined:
     """Arrays of several shards, one after the other, addressed as one."""
 
     def __init__(self, parts: list[np.ndarray], shifts: list[int] | None = None):
-        self.parts, self.shifts = parts, shifts or [0] * len(parts)             # shift: added to a part's values
+        self.parts, self.shifts = (
+            parts,
+            shifts or [0] * len(parts),
+        )  # shift: added to a part's values
         self.starts = np.cumsum([0, *map(len, parts)])
 
     def __len__(self) -> int:
@@ -78,14 +85,21 @@ class Joined:
         """The values at an index, an array of them, or a slice (a copy)."""
         if isinstance(index, slice):
             start, stop, _ = index.indices(len(self))
-            pieces = [part[max(0, start - at):max(0, stop - at)].astype(np.int64) + shift
-                      for part, at, shift in zip(self.parts, self.starts, self.shifts, strict=False)]
+            pieces = [
+                part[max(0, start - at) : max(0, stop - at)].astype(np.int64) + shift
+                for part, at, shift in zip(self.parts, self.starts, self.shifts, strict=False)
+            ]
             return np.concatenate(pieces)
         if len(self.parts) == 1:
             return self.parts[0][index].astype(np.int64)
         index = np.asarray(index)
-        which, out = np.searchsorted(self.starts, index, "right") - 1, np.empty(index.shape, np.int64)
-        for k, (part, at, shift) in enumerate(zip(self.parts, self.starts, self.shifts, strict=False)):
+        which, out = (
+            np.searchsorted(self.starts, index, "right") - 1,
+            np.empty(index.shape, np.int64),
+        )
+        for k, (part, at, shift) in enumerate(
+            zip(self.parts, self.starts, self.shifts, strict=False)
+        ):
             chosen = which == k
             out[chosen] = part[index[chosen] - at].astype(np.int64) + shift
         return out
@@ -100,52 +114,78 @@ class Joined:
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """What shard.json says. Of text all but the last two, of instances all but the settings of the tokenizer."""
+    """What shard.json says. Of text all but the last two, of instances all but the settings of the
+    tokenizer.
+    """
 
     format: int
-    kind: str                           # text, or instances
-    shard: tuple[int, int]              # which one, of how many
-    text: list[tuple[str, str]]         # names and SHA-256 of the files it was made from
+    kind: str  # text, or instances
+    shard: tuple[int, int]  # which one, of how many
+    text: list[tuple[str, str]]  # names and SHA-256 of the files it was made from
     counts: dict[str, int]
-    arrays: dict[str, dict[str, Any]]   # of each the dtype, the size and the SHA-256
-    vocab: str | None = None            # SHA-256
+    arrays: dict[str, dict[str, Any]]  # of each the dtype, the size and the SHA-256
+    vocab: str | None = None  # SHA-256
     do_lower_case: bool | None = None
     strip_accents: bool | None = None
     tokenize_chinese_chars: bool | None = None
     split_sentences: str | None = None  # language
-    hard_wrapped: bool = False          # whether lines seem to end at a column
+    hard_wrapped: bool = False  # whether lines seem to end at a column
     max_len: int | None = None
     largest_id: int | None = None
 
 
-ARRAYS = {"text": {"tokens", "sentences", "documents"},
-          "instances": {"tokens", "instances", "second", "slots", "positions", "words", "order"}}
-COUNTS = {"text": {"documents", "sentences", "tokens", "unknown", "lines", "bytes"},
-          "instances": {"instances", "tokens", "masked"}}
+ARRAYS = {
+    "text": {"tokens", "sentences", "documents"},
+    "instances": {"tokens", "instances", "second", "slots", "positions", "words", "order"},
+}
+COUNTS = {
+    "text": {"documents", "sentences", "tokens", "unknown", "lines", "bytes"},
+    "instances": {"instances", "tokens", "masked"},
+}
 
 
 def read_about(file: Path) -> dict[str, Any]:
     """A shard.json, checked."""
     values = read_json(file)
     if values.get("format") != FORMAT:
-        raise UserError(f"{file} has format {show(values.get('format'))}; expected {FORMAT}, so prepare the corpus again")
+        raise UserError(
+            f"{file} has format {show(values.get('format'))}; expected {FORMAT}, so prepare the "
+            "corpus again"
+        )
     if lacking := {"kind", "shard", "counts", "arrays"} - values.keys():
         raise UserError(f"{file} lacks {', '.join(sorted(lacking))}; prepare the corpus again")
     about = dataclasses.asdict(make(About, {"text": [], **values}, file))
     kind = about["kind"]
-    if kind not in ARRAYS or set(about["arrays"]) != ARRAYS[kind] or not COUNTS[kind] <= set(about["counts"]):
+    if (
+        kind not in ARRAYS
+        or set(about["arrays"]) != ARRAYS[kind]
+        or not COUNTS[kind] <= set(about["counts"])
+    ):
         arrays = short(", ".join(about["arrays"]), 100)
-        raise UserError(f"{file}: {show(kind)} with the arrays {arrays} is no kind of corpus; prepare it again")
+        raise UserError(
+            f"{file}: {show(kind)} with the arrays {arrays} is no kind of corpus; prepare it again"
+        )
     for name, array in about["arrays"].items():
         where = f"{file}: {name}"
         typed(array, dict[str, str | int], where)
         dtype, size = array.get("dtype"), array.get("size")
-        if dtype not in DTYPES or type(size) is not int or not 0 <= size < 2**48 or type(array.get("sha256")) is not str:
-            raise UserError(f"{where} is {show(array)}; expected dtype, size and sha256, so prepare the corpus again")
+        if (
+            dtype not in DTYPES
+            or type(size) is not int
+            or not 0 <= size < 2**48
+            or type(array.get("sha256")) is not str
+        ):
+            raise UserError(
+                f"{where} is {show(array)}; expected dtype, size and sha256, so prepare the corpus "
+                "again"
+            )
     for name, count in about["counts"].items():
         array, ends = SIZES[kind].get(name, ("", 0))
         if not 0 <= count < 2**48 or (array and count != about["arrays"][array]["size"] - ends):
-            raise UserError(f"{file}: {short(name)} is {show(count)}, which its arrays contradict; prepare it again")
+            raise UserError(
+                f"{file}: {short(name)} is {show(count)}, which its arrays contradict; prepare it "
+                "again"
+            )
     if kind == "text" and about["do_lower_case"] is None:
         raise UserError(f"{file}: do_lower_case is missing; prepare the corpus again")
     if kind == "instances" and (about["max_len"] or 0) < 1:
@@ -154,13 +194,17 @@ def read_about(file: Path) -> dict[str, Any]:
 
 
 # Which array a count is the size of; one that says where things start has their end too.
-SIZES = {"text": {"documents": ("documents", 1), "sentences": ("sentences", 1), "tokens": ("tokens", 0)},
-         "instances": {"instances": ("order", 0), "tokens": ("tokens", 0), "masked": ("words", 0)}}
+SIZES = {
+    "text": {"documents": ("documents", 1), "sentences": ("sentences", 1), "tokens": ("tokens", 0)},
+    "instances": {"instances": ("order", 0), "tokens": ("tokens", 0), "masked": ("words", 0)},
+}
 DTYPES = ("|u1", "u1", "<u2", "<u4", "<i4", "<i8")
 
 
 def counts_up(starts: np.ndarray, end: int) -> bool:
-    """Whether an array rises from 0 to an end. It is looked at in parts, so that little of it is in memory."""
+    """Whether an array rises from 0 to an end. It is looked at in parts, so that little of it is in
+    memory.
+    """
     if not len(starts) or starts[0] != 0 or starts[-1] != end:
         return False
     parts = range(0, len(starts), 2**20)
@@ -179,50 +223,91 @@ class Corpus:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        folders = sorted(self.folder.glob("shard-*-of-*"), key=lambda path: [len(path.name), path.name])
+        folders = sorted(
+            self.folder.glob("shard-*-of-*"), key=lambda path: [len(path.name), path.name]
+        )
         if not folders:
-            raise UserError(f"{folder} holds no prepared corpus; make one with python corpus.py prepare TEXT --vocab V "
-                            f"--out DIR")
+            raise UserError(
+                f"{folder} holds no prepared corpus; make one with python corpus.py prepare TEXT "
+                "--vocab V "
+                f"--out DIR"
+            )
         abouts = [read_about(path / "shard.json") for path in folders]
         self.about = abouts[0]
         n = self.about["shard"][1]
         if {path.name for path in folders} != {f"shard-{i}-of-{n}" for i in range(n)}:
-            missing = [f"{i}/{n}" for i in range(n) if not (self.folder / f"shard-{i}-of-{n}").is_dir()]
-            raise UserError(f"{folder}: " + (f"shards {', '.join(missing)} are missing; prepare them too" if missing else
-                                             "shards of different splits; remove those of one"))
+            missing = [
+                f"{i}/{n}" for i in range(n) if not (self.folder / f"shard-{i}-of-{n}").is_dir()
+            ]
+            raise UserError(
+                f"{folder}: "
+                + (
+                    f"shards {', '.join(missing)} are missing; prepare them too"
+                    if missing
+                    else "shards of different splits; remove those of one"
+                )
+            )
         for path, about in zip(folders, abouts, strict=True):
             for name in ("format", "kind", "text", "vocab", "do_lower_case", "split_sentences"):
                 if about.get(name) != self.about.get(name):
-                    raise UserError(f"{path} differs from {folders[0]} in {name}; prepare all shards from the same text, "
-                                    f"vocabulary and settings")
+                    raise UserError(
+                        f"{path} differs from {folders[0]} in {name}; prepare all shards from the "
+                        "same text, "
+                        f"vocabulary and settings"
+                    )
         for path, about in zip(folders, abouts, strict=True):
-            if (path / "vocab.txt").is_file() and file_digest(path / "vocab.txt") != about.get("vocab"):
-                raise UserError(f"{path}/vocab.txt was altered (its digest differs); prepare the corpus again")
+            if (path / "vocab.txt").is_file() and file_digest(path / "vocab.txt") != about.get(
+                "vocab"
+            ):
+                raise UserError(
+                    f"{path}/vocab.txt was altered (its digest differs); prepare the corpus again"
+                )
         self.kind: str = self.about["kind"]
-        self.counts = {name: sum(about["counts"][name] for about in abouts) for name in self.about["counts"]}
+        self.counts = {
+            name: sum(about["counts"][name] for about in abouts) for name in self.about["counts"]
+        }
         self._maps: list[mmap.mmap] = []
-        parts = {name: [self._map(path / f"{name}.bin", about["arrays"][name])
-                        for path, about in zip(folders, abouts, strict=True)] for name in self.about["arrays"]}
+        parts = {
+            name: [
+                self._map(path / f"{name}.bin", about["arrays"][name])
+                for path, about in zip(folders, abouts, strict=True)
+            ]
+            for name in self.about["arrays"]
+        }
         for name, what in OFFSETS.items():
             for i, starts in enumerate(parts.get(name, [])):
-                if local_rank() == 0 and not counts_up(starts, len(parts[what][i]) - (what in OFFSETS)):
-                    raise UserError(f"{folders[i]}/{name}.bin does not say where things start; prepare the corpus again")
+                if local_rank() == 0 and not counts_up(
+                    starts, len(parts[what][i]) - (what in OFFSETS)
+                ):
+                    raise UserError(
+                        f"{folders[i]}/{name}.bin does not say where things start; prepare the "
+                        "corpus again"
+                    )
         self.release()
         self.arrays = {name: self._join(name, parts) for name in parts}
         self.vocab_file = folders[0] / "vocab.txt" if (folders[0] / "vocab.txt").is_file() else None
         if self.kind == "text" and not self.vocab_file:
             raise UserError(f"{folders[0]} has no vocab.txt; prepare the corpus again")
-        self.key = hashlib.sha256(json.dumps([a["arrays"] for a in abouts], sort_keys=True).encode()).hexdigest()
+        self.key = hashlib.sha256(
+            json.dumps([a["arrays"] for a in abouts], sort_keys=True).encode()
+        ).hexdigest()
 
     def __repr__(self) -> str:
-        return f"<corpus {self.folder}: {', '.join(f'{n} {name}' for name, n in self.counts.items())}>"
+        return (
+            f"<corpus {self.folder}: {', '.join(f'{n} {name}' for name, n in self.counts.items())}>"
+        )
 
     def _map(self, file: Path, about: dict[str, Any]) -> np.ndarray:
         dtype = np.dtype(about["dtype"])
         if not file.is_file() or file.stat().st_size != about["size"] * dtype.itemsize:
             size = f"{file.stat().st_size} bytes" if file.is_file() else "missing"
-            raise UserError(f"{file}: {size}; expected {about['size'] * dtype.itemsize} bytes, so prepare the corpus again")
-        if local_rank() == 0 and file_digest(file) != about["sha256"]:          # once on each machine is enough
+            raise UserError(
+                f"{file}: {size}; expected {about['size'] * dtype.itemsize} bytes, so prepare the "
+                "corpus again"
+            )
+        if (
+            local_rank() == 0 and file_digest(file) != about["sha256"]
+        ):  # once on each machine is enough
             raise UserError(f"{file} was altered (its digest differs); prepare the corpus again")
         if not about["size"]:
             return np.empty(0, dtype)
@@ -245,6 +330,8 @@ class Corpus:
             raise AttributeError(name) from None
 
     def release(self) -> None:
-        """Give the pages that were looked at back to the system, so that memory does not grow with the corpus."""
+        """Give the pages that were looked at back to the system, so that memory does not grow with
+        the corpus.
+        """
         for mapped in self._maps:
             mapped.madvise(mmap.MADV_DONTNEED)

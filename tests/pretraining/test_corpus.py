@@ -1,4 +1,6 @@
-"""From text to a prepared corpus: every token is kept, what is not text is named, nothing is left half."""
+"""From text to a prepared corpus: every token is kept, what is not text is named, nothing is left
+half.
+"""
 
 import errno
 import itertools
@@ -15,26 +17,33 @@ import numpy as np
 import pytest
 
 import corpus
-import shards
 from corpus import describe, look_into, prepare, prepare_text
-from sentences import Layout, layout, sentences
-from shards import Corpus
+from pretraining import shards
+from pretraining.sentences import Layout, layout, sentences
+from pretraining.shards import Corpus
 from tokenization import FullTokenizer, learn, load_vocab
 from utils import UserError, find
 
-ROOT = Path(__file__).resolve().parent.parent
-TEXT = "\n".join(f"the red lamp number {i} .{' it was sold .' * (i % 3)}{chr(10) * (i % 7 == 0)}" for i in range(300))
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = "\n".join(
+    f"the red lamp number {i} .{' it was sold .' * (i % 3)}{chr(10) * (i % 7 == 0)}"
+    for i in range(300)
+)
 
 
 @pytest.fixture
 def vocab(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample's vocabulary, with digits."""
     file = tmp_path_factory.mktemp("vocab") / "vocab.txt"
-    file.write_text((sample / "vocab.txt").read_text() + "".join(f"{i}\n##{i}\n" for i in range(10)))
+    file.write_text(
+        (sample / "vocab.txt").read_text() + "".join(f"{i}\n##{i}\n" for i in range(10))
+    )
     return file
 
 
-def make(folder: Path, vocab: Path, *texts: str | bytes, name: str = "ids", **settings: object) -> Corpus:
+def make(
+    folder: Path, vocab: Path, *texts: str | bytes, name: str = "ids", **settings: object
+) -> Corpus:
     """Write texts as files and prepare them."""
     files = []
     for i, text in enumerate(texts):
@@ -47,21 +56,41 @@ def make(folder: Path, vocab: Path, *texts: str | bytes, name: str = "ids", **se
 def content(found: Corpus) -> list[list[list[int]]]:
     """The documents of a corpus as sentences of ids."""
     tokens, starts, documents = (
-        getattr(found, name)[0 : len(getattr(found, name))] for name in ("tokens", "sentences", "documents")
+        getattr(found, name)[0 : len(getattr(found, name))]
+        for name in ("tokens", "sentences", "documents")
     )
-    return [[tokens[starts[s] : starts[s + 1]].tolist() for s in range(a, b)] for a, b in itertools.pairwise(documents)]
+    return [
+        [tokens[starts[s] : starts[s + 1]].tolist() for s in range(a, b)]
+        for a, b in itertools.pairwise(documents)
+    ]
 
 
-# ------------------------------------------------------------------------------------------------------- the text
+# ----------------------------------------------------------------------------------------- the text
 
 
 def test_a_corpus_is_the_sentences_and_documents_of_the_text(tmp_path: Path, vocab: Path) -> None:
     encode = FullTokenizer(vocab).encode
     found = make(tmp_path, vocab, "\n\nthe lamp\n \n\nthe map .\r\nred\n\u200b\n", "\ufeffgreen\n")
-    assert content(found) == [[encode("the lamp")], [encode("the map ."), encode("red")], [encode("green")]]
-    assert found.counts == {"documents": 3, "sentences": 4, "tokens": 7, "unknown": 0, "lines": 9, "bytes": 42}
+    assert content(found) == [
+        [encode("the lamp")],
+        [encode("the map ."), encode("red")],
+        [encode("green")],
+    ]
+    assert found.counts == {
+        "documents": 3,
+        "sentences": 4,
+        "tokens": 7,
+        "unknown": 0,
+        "lines": 9,
+        "bytes": 42,
+    }
     assert found.tokens.parts[0].dtype == np.uint8  # the smallest type for a small vocabulary
-    assert [str(shards.id_type(n)) for n in (256, 257, 65536, 65537)] == ["uint8", "uint16", "uint16", "uint32"]
+    assert [str(shards.id_type(n)) for n in (256, 257, 65536, 65537)] == [
+        "uint8",
+        "uint16",
+        "uint16",
+        "uint32",
+    ]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -75,7 +104,9 @@ def test_pieces_and_workers_do_not_change_the_result(
     assert content(make(tmp_path, vocab, *texts, name="pieces", workers=workers)) == content(whole)
 
 
-def test_lines_longer_than_a_piece_stay_whole(tmp_path: Path, vocab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_longer_than_a_piece_stay_whole(
+    tmp_path: Path, vocab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = "red lamp " * 500 + "\n" + "map\n" + "green " * 800
     monkeypatch.setattr(corpus, "JOB", 100)
     assert [[len(s) for s in d] for d in content(make(tmp_path, vocab, text))] == [[1000, 1, 800]]
@@ -93,7 +124,7 @@ def test_files_are_found_by_list_glob_and_folder(tmp_path: Path) -> None:
         find(f"{tmp_path}/nothing*.txt")
 
 
-# -------------------------------------------------------------------------------------------------- sentences
+# ---------------------------------------------------------------------------------------- sentences
 
 WRAPPED = """Mr. Smith went to the harbour on Monday. He had sold the old
 violin, which nobody wanted to have, for three pounds and was
@@ -119,8 +150,10 @@ def test_hard_wrapped_lines_are_joined_to_paragraphs_and_split() -> None:
     found = split(WRAPPED, Layout(61, True))
     assert found == [
         "Mr. Smith went to the harbour on Monday.",
-        "He had sold the old violin, which nobody wanted to have, for three pounds and was glad of it.",
-        "It rained, and so he walked along the harbour for a while, thought of his brother and of the old house in the "
+        "He had sold the old violin, which nobody wanted to have, for three pounds and was glad of "
+        "it.",
+        "It rained, and so he walked along the harbour for a while, thought of his brother and of "
+        "the old house in the "
         "north, where it had rained like this, and was in no hurry to come home.",
         "It stopped.",
         '"Good evening," said the baker, who had waited for him there since the morning; and both went home.',
@@ -141,7 +174,15 @@ def test_blank_lines_between_paragraphs_do_not_end_documents(tmp_path: Path) -> 
     (tmp_path / "book.txt").write_text(book * 3)
     form = layout(tmp_path / "book.txt")
     assert form == Layout(0, True)
-    assert split(book, form) == ["A title.", "It rains.", "He goes.", "She stays.", None, "A new chapter.", "It ends."]
+    assert split(book, form) == [
+        "A title.",
+        "It rains.",
+        "He goes.",
+        "She stays.",
+        None,
+        "A new chapter.",
+        "It ends.",
+    ]
 
 
 def test_the_layout_of_a_file_is_seen_from_its_beginning(tmp_path: Path) -> None:
@@ -158,10 +199,12 @@ def test_the_layout_of_a_file_is_seen_from_its_beginning(tmp_path: Path) -> None
         assert (form.width > 0, form.paragraphs) == (width > 0, between), text[:40]
 
 
-# ---------------------------------------------------------------------------------------- one file, one truth
+# ------------------------------------------------------------------------------ one file, one truth
 
 
-def test_a_corpus_is_prepared_once_and_only_from_the_same_text(tmp_path: Path, vocab: Path, run: Callable) -> None:
+def test_a_corpus_is_prepared_once_and_only_from_the_same_text(
+    tmp_path: Path, vocab: Path, run: Callable
+) -> None:
     first = make(tmp_path, vocab, TEXT)
     made = (first.folder / "shard-0-of-1").stat().st_mtime_ns
     assert (make(tmp_path, vocab, TEXT).folder / "shard-0-of-1").stat().st_mtime_ns == made
@@ -170,7 +213,10 @@ def test_a_corpus_is_prepared_once_and_only_from_the_same_text(tmp_path: Path, v
     (tmp_path / "text0.txt").write_text(TEXT)
     line = f"prepare {tmp_path}/text0.txt --vocab {vocab} --out {tmp_path}/new --workers 2"
     status, out, _ = run(line, prepare, describe)
-    assert (status, out) == (0, f"{tmp_path}/new/shard-0-of-1: 44 documents, 300 sentences, {len(first.tokens)} tokens\n")
+    assert (status, out) == (
+        0,
+        f"{tmp_path}/new/shard-0-of-1: 44 documents, 300 sentences, {len(first.tokens)} tokens\n",
+    )
 
 
 def test_shards_made_apart_are_used_together_and_a_missing_one_is_named(
@@ -180,16 +226,27 @@ def test_shards_made_apart_are_used_together_and_a_missing_one_is_named(
     monkeypatch.setattr(corpus, "JOB", 500)
     for i in (2, 0):
         assert (
-            run(f"prepare {tmp_path}/text0.txt --vocab {vocab} --out {tmp_path}/apart --shard {i}/3", prepare, describe)[0]
+            run(
+                f"prepare {tmp_path}/text0.txt --vocab {vocab} --out {tmp_path}/apart --shard "
+                f"{i}/3",
+                prepare,
+                describe,
+            )[0]
             == 0
         )
     with pytest.raises(UserError, match="shards 1/3 are missing"):
         Corpus(tmp_path / "apart")
-    run(f"prepare {tmp_path}/text0.txt --vocab {vocab} --out {tmp_path}/apart --shard 1/3", prepare, describe)
+    run(
+        f"prepare {tmp_path}/text0.txt --vocab {vocab} --out {tmp_path}/apart --shard 1/3",
+        prepare,
+        describe,
+    )
     assert content(Corpus(tmp_path / "apart")) == content(whole)
     for wrong in ("3/3", "1", "x/2"):
         status, _, err = run(
-            f"prepare {tmp_path}/text0.txt --vocab {vocab} --out {tmp_path}/apart --shard {wrong}", prepare, describe
+            f"prepare {tmp_path}/text0.txt --vocab {vocab} --out {tmp_path}/apart --shard {wrong}",
+            prepare,
+            describe,
         )
         assert (status, err.count("\n")) == (2, 1)
     prepare_text([tmp_path / "text0.txt"], vocab, tmp_path / "other", True, shard=(0, 2))
@@ -200,7 +257,9 @@ def test_shards_made_apart_are_used_together_and_a_missing_one_is_named(
 
 
 @pytest.mark.parametrize("array", ["tokens", "sentences", "documents"])
-def test_a_truncated_or_altered_corpus_is_named_when_opened(tmp_path: Path, vocab: Path, array: str) -> None:
+def test_a_truncated_or_altered_corpus_is_named_when_opened(
+    tmp_path: Path, vocab: Path, array: str
+) -> None:
     make(tmp_path, vocab, TEXT)
     file = tmp_path / "ids/shard-0-of-1" / f"{array}.bin"
     data = bytearray(file.read_bytes())
@@ -209,7 +268,9 @@ def test_a_truncated_or_altered_corpus_is_named_when_opened(tmp_path: Path, voca
     with pytest.raises(UserError, match=rf"{array}.bin was altered"):
         Corpus(tmp_path / "ids")
     file.write_bytes(data[:-1])
-    with pytest.raises(UserError, match=rf"{array}.bin: {len(data) - 1} bytes; expected {len(data)} bytes"):
+    with pytest.raises(
+        UserError, match=rf"{array}.bin: {len(data) - 1} bytes; expected {len(data)} bytes"
+    ):
         Corpus(tmp_path / "ids")
 
 
@@ -226,7 +287,11 @@ def test_another_format_is_refused(tmp_path: Path, vocab: Path) -> None:
 
 def test_pages_looked_at_are_given_back(tmp_path: Path, vocab: Path) -> None:
     def mapped() -> int:
-        return int(next(line for line in open("/proc/self/status") if line.startswith("RssFile")).split()[1])
+        return int(
+            next(line for line in open("/proc/self/status") if line.startswith("RssFile")).split()[
+                1
+            ]
+        )
 
     if not os.path.exists("/proc/self/status"):
         pytest.skip("needs Linux")
@@ -239,7 +304,7 @@ def test_pages_looked_at_are_given_back(tmp_path: Path, vocab: Path) -> None:
     assert mapped() - before < looked_at / 4
 
 
-# ----------------------------------------------------------------------------------------------------- mistakes
+# ----------------------------------------------------------------------------------------- mistakes
 
 
 @pytest.mark.parametrize(
@@ -247,19 +312,29 @@ def test_pages_looked_at_are_given_back(tmp_path: Path, vocab: Path) -> None:
     [
         (b"", "holds no text"),
         (b"\n \n\xe2\x80\x8b\n", "holds no text"),
-        (TEXT.encode() + "\nnaïve".encode("latin-1") + b"\nx", "text0.txt, line 344: not UTF-8 text"),
+        (
+            TEXT.encode() + "\nnaïve".encode("latin-1") + b"\nx",
+            "text0.txt, line 344: not UTF-8 text",
+        ),
         (TEXT.encode() + b"\n\n\0\1\2", "line 345: a zero byte, so a binary file or UTF-16"),
         (TEXT.encode("utf-16"), "line 1: "),
     ],
 )
 def test_what_is_not_text_is_named_and_nothing_is_left(
-    tmp_path: Path, vocab: Path, run: Callable, text: bytes, message: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    vocab: Path,
+    run: Callable,
+    text: bytes,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert TEXT.count("\n") == 342
     monkeypatch.setattr(corpus, "JOB", 700)
     (tmp_path / "text0.txt").write_bytes(text)
     status, _, err = run(
-        f"prepare {tmp_path}/text0.txt --vocab {vocab} --out {tmp_path}/deep/ids --workers 2", prepare, describe
+        f"prepare {tmp_path}/text0.txt --vocab {vocab} --out {tmp_path}/deep/ids --workers 2",
+        prepare,
+        describe,
     )
     line = err.splitlines()[-1]
     assert status == 2
@@ -267,18 +342,27 @@ def test_what_is_not_text_is_named_and_nothing_is_left(
     assert os.listdir(tmp_path) == ["text0.txt"]
 
 
-def test_a_full_disk_leaves_nothing(tmp_path: Path, vocab: Path, run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_nothing(
+    tmp_path: Path, vocab: Path, run: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "tokens.bin")
 
     (tmp_path / "text0.txt").write_text(TEXT)
     monkeypatch.setattr(shards.ArrayFile, "append", full)
-    status, _, err = run(f"prepare {tmp_path}/text0.txt --vocab {vocab} --out {tmp_path}/ids", prepare, describe)
-    assert (status, err.splitlines()[-1]) == (2, "prog.py: tokens.bin: No space left on device; make room and start again")
+    status, _, err = run(
+        f"prepare {tmp_path}/text0.txt --vocab {vocab} --out {tmp_path}/ids", prepare, describe
+    )
+    assert (status, err.splitlines()[-1]) == (
+        2,
+        "prog.py: tokens.bin: No space left on device; make room and start again",
+    )
     assert os.listdir(tmp_path) == ["text0.txt"]
 
 
-def test_killed_while_preparing_the_next_start_does_it_and_no_worker_stays(tmp_path: Path, vocab: Path) -> None:
+def test_killed_while_preparing_the_next_start_does_it_and_no_worker_stays(
+    tmp_path: Path, vocab: Path
+) -> None:
     (tmp_path / "text0.txt").write_text("\n".join(f"lamp{i} map{i}" for i in range(2_000_000)))
     command = [
         sys.executable,
@@ -298,7 +382,10 @@ def test_killed_while_preparing_the_next_start_does_it_and_no_worker_stays(tmp_p
     time.sleep(0.3)
     process.kill()
     process.wait()
-    assert {p.name for p in (tmp_path / "ids").iterdir()} == {".shard-0-of-1.part", ".shard-0-of-1.lock"}
+    assert {p.name for p in (tmp_path / "ids").iterdir()} == {
+        ".shard-0-of-1.part",
+        ".shard-0-of-1.lock",
+    }
     for _ in range(100):  # the workers notice within about a second
         if subprocess.run(["pgrep", "-s", str(process.pid)], capture_output=True).returncode:
             break
@@ -311,7 +398,7 @@ def test_killed_while_preparing_the_next_start_does_it_and_no_worker_stays(tmp_p
     assert [p.name for p in (tmp_path / "ids").iterdir()] == ["shard-0-of-1"]
 
 
-# ---------------------------------------------------------------------------------------------------- describe
+# ----------------------------------------------------------------------------------------- describe
 
 
 def warned(found: Corpus, max_len: int = 64, max_pred: int | None = None) -> str:
@@ -331,12 +418,21 @@ def test_describe_tells_what_will_be_trained_on(tmp_path: Path, vocab: Path, run
     assert "warning" not in out
 
 
-def test_the_share_of_duplicates_is_exact_and_estimated_where_there_are_many(tmp_path: Path, vocab: Path) -> None:
+def test_the_share_of_duplicates_is_exact_and_estimated_where_there_are_many(
+    tmp_path: Path, vocab: Path
+) -> None:
     found = make(
-        tmp_path, vocab, "\n".join(f"lamp {i}" for i in range(3000)) + "\n" + "\n".join(["the map"] * 1000) + "\nred\n\nx"
+        tmp_path,
+        vocab,
+        "\n".join(f"lamp {i}" for i in range(3000))
+        + "\n"
+        + "\n".join(["the map"] * 1000)
+        + "\nred\n\nx",
     )
     assert corpus.duplicates(found) == pytest.approx(999 / 4002)
-    found = make(tmp_path, vocab, "\n".join(f"lamp {i % 4000}" for i in range(8000)) + "\n\nx", name="twice")
+    found = make(
+        tmp_path, vocab, "\n".join(f"lamp {i % 4000}" for i in range(8000)) + "\n\nx", name="twice"
+    )
     assert corpus.duplicates(found, most=500) == pytest.approx(0.5, abs=0.08)
 
 
@@ -346,25 +442,39 @@ def test_describe_warns_of_what_looks_wrong(tmp_path: Path, vocab: Path) -> None
     assert "blank lines between documents missing" in warned(
         make(tmp_path, vocab, "the lamp\n" * 12000 + "\nmap", name="long")
     )
-    assert "most documents are a single sentence" in warned(make(tmp_path, vocab, "the lamp\n\n" * 50, name="short"))
+    assert "most documents are a single sentence" in warned(
+        make(tmp_path, vocab, "the lamp\n\n" * 50, name="short")
+    )
     assert "--split_sentences True" in warned(
         make(tmp_path, vocab, ((event * 6 + "\n") * 20 + "\n") * 9, name="paragraphs")
     )
-    assert "are [UNK]" in warned(make(tmp_path, vocab, ("the ☃ lamp\n" * 9 + "\n") * 9, name="unknown"))
+    assert "are [UNK]" in warned(
+        make(tmp_path, vocab, ("the ☃ lamp\n" * 9 + "\n") * 9, name="unknown")
+    )
     assert "max_pred=2 masks" in warned(make(tmp_path, vocab, TEXT), max_pred=2)
-    assert "are the same as another" in warned(make(tmp_path, vocab, ("the red lamp .\n" * 9 + "\n") * 9, name="same"))
+    assert "are the same as another" in warned(
+        make(tmp_path, vocab, ("the red lamp .\n" * 9 + "\n") * 9, name="same")
+    )
     cased = tmp_path / "vocab.txt"
-    cased.write_text("".join(f"{t}\n" for t in [*load_vocab(vocab), *(f"Word{i}" for i in range(50))]))
+    cased.write_text(
+        "".join(f"{t}\n" for t in [*load_vocab(vocab), *(f"Word{i}" for i in range(50))])
+    )
     found = make(tmp_path, cased, TEXT, name="casing")
     assert "do_lower_case=True, and 50 of the vocabulary's" in warned(found)
 
 
-# ------------------------------------------------------------------------------------------------- a vocabulary
+# ------------------------------------------------------------------------------------- a vocabulary
 
 
-def test_a_learned_vocabulary_spells_the_text_it_was_learned_from(tmp_path: Path, run: Callable) -> None:
-    (tmp_path / "text.txt").write_text("\ufeffDer Kaffee war heiß, der Tee kalt.\n여름 바다 여름 산\n" * 30)
-    status, out, _ = run(f"learn {tmp_path}/text.txt --vocab_size 68 --out {tmp_path}/v/vocab.txt", *([learn] * 2))
+def test_a_learned_vocabulary_spells_the_text_it_was_learned_from(
+    tmp_path: Path, run: Callable
+) -> None:
+    (tmp_path / "text.txt").write_text(
+        "\ufeffDer Kaffee war heiß, der Tee kalt.\n여름 바다 여름 산\n" * 30
+    )
+    status, out, _ = run(
+        f"learn {tmp_path}/text.txt --vocab_size 68 --out {tmp_path}/v/vocab.txt", *([learn] * 2)
+    )
     vocab = load_vocab(tmp_path / "v/vocab.txt")
     assert (status, len(vocab)) == (0, 68)
     assert f"{tmp_path}/v/vocab.txt: 68 tokens" in out
@@ -374,7 +484,12 @@ def test_a_learned_vocabulary_spells_the_text_it_was_learned_from(tmp_path: Path
     assert "[UNK]" not in tokens
     assert "kaffee" in tokens
     assert json.loads((tmp_path / "v/tokenizer_config.json").read_text()) == {"do_lower_case": True}
-    learn([str(tmp_path / "text.txt")], out=str(tmp_path / "cased/vocab.txt"), vocab_size=70, lower_case=False)
+    learn(
+        [str(tmp_path / "text.txt")],
+        out=str(tmp_path / "cased/vocab.txt"),
+        vocab_size=70,
+        lower_case=False,
+    )
     assert "Kaffee" in load_vocab(tmp_path / "cased/vocab.txt")
     for line, message in (
         (f"{tmp_path}/text.txt --out {tmp_path}/v/vocab.txt", "exists already"),
@@ -393,7 +508,9 @@ def test_the_vocabulary_of_a_corpus_has_a_digest_too(tmp_path: Path, vocab: Path
     lines = file.read_text().splitlines()
     lines[-1], lines[-2] = lines[-2], lines[-1]
     file.write_text("\n".join(lines) + "\n")
-    with pytest.raises(UserError, match=r"vocab\.txt was altered \(its digest differs\); prepare the corpus again"):
+    with pytest.raises(
+        UserError, match=r"vocab\.txt was altered \(its digest differs\); prepare the corpus again"
+    ):
         Corpus(tmp_path / "ids")
     file.unlink()
     with pytest.raises(UserError, match=r"has no vocab\.txt; prepare the corpus again"):
@@ -409,7 +526,10 @@ def test_hard_wrapped_lines_are_warned_of(tmp_path: Path, vocab: Path) -> None:
     prepare_text([tmp_path / "text.txt"], vocab, tmp_path / "wrapped", True)
     assert Corpus(tmp_path / "wrapped").about["hard_wrapped"]
     warned = look_into(Corpus(tmp_path / "wrapped"), 32, None, 0.15, 8).warnings
-    assert any(text.startswith("lines seem to be hard-wrapped, so sentences are cut at line ends") for text in warned)
+    assert any(
+        text.startswith("lines seem to be hard-wrapped, so sentences are cut at line ends")
+        for text in warned
+    )
     (tmp_path / "plain.txt").write_text(TEXT)
     prepare_text([tmp_path / "plain.txt"], vocab, tmp_path / "plain", True)
     assert not Corpus(tmp_path / "plain").about["hard_wrapped"]

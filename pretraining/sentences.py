@@ -1,8 +1,10 @@
-"""From the lines of a file to sentences: a line each, or split, with hard-wrapped lines joined first.
+"""From the lines of a file to sentences: a line each, or split, with hard-wrapped lines joined
+first.
 
-    list(sentences(["Mr. Smith went. He", "came back."], Layout(width=18, paragraphs=True), "en"))
-    # ['Mr. Smith went. ', 'He came back.']
+list(sentences(["Mr. Smith went. He", "came back."], Layout(width=18, paragraphs=True), "en"))
+# ['Mr. Smith went. ', 'He came back.']
 """
+
 import dataclasses
 import re
 from collections.abc import Iterator
@@ -10,15 +12,15 @@ from pathlib import Path
 
 from utils import UserError
 
-ENDS = ('.', '!', '?', ':', '"', "'", '”', '’', ')', '。', '！', '？')
+ENDS = (".", "!", "?", ":", '"', "'", "”", "’", ")", "。", "！", "？")
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """How a file's lines make sentences, where they have to be split: as its beginning looks."""
 
-    width: int = 0                      # of hard-wrapped lines, in characters; 0: a line is a paragraph
-    paragraphs: bool = False            # a blank line ends a paragraph, and only two or more end a document
+    width: int = 0  # of hard-wrapped lines, in characters; 0: a line is a paragraph
+    paragraphs: bool = False  # a blank line ends a paragraph, and only two or more end a document
 
 
 def layout(file: Path) -> Layout:
@@ -32,14 +34,19 @@ def layout(file: Path) -> Layout:
     open_ended = sum(not line.endswith(ENDS) for line in lines if line)
     if median >= 40 and widest <= 100 and open_ended > len(widths) / 3:
         return Layout(widest, True)
-    runs = [len(run.strip("\n").split("\n")) for run in re.split(r"\n{2,}", "\n".join(lines)) if run.strip()]
+    runs = [
+        len(run.strip("\n").split("\n"))
+        for run in re.split(r"\n{2,}", "\n".join(lines))
+        if run.strip()
+    ]
     return Layout(0, sum(n == 1 for n in runs) > len(runs) / 2 > 1)
 
 
 def paragraphs(lines: list[str], form: Layout) -> Iterator[str | None]:
     """The paragraphs of a text, and None where a document ends.
 
-    A hard-wrapped line goes on in the next one, unless it ends a sentence and the next word had fitted on it.
+    A hard-wrapped line goes on in the next one, unless it ends a sentence and the next word had
+    fitted on it.
     """
     blank, held = 0, ""
     for line in lines:
@@ -57,21 +64,28 @@ def paragraphs(lines: list[str], form: Layout) -> Iterator[str | None]:
             yield line
             continue
         last = held.rpartition("\n")[2]
-        if held and last.endswith(ENDS) and len(last) + 1 + len(line.split(None, 1)[0]) <= form.width:
+        if (
+            held
+            and last.endswith(ENDS)
+            and len(last) + 1 + len(line.split(None, 1)[0]) <= form.width
+        ):
             yield held
             held = ""
         held = f"{held}\n{line}" if held else line
-    if held:                            # the end of these lines need not be a document's
+    if held:  # the end of these lines need not be a document's
         yield held
 
 
 def sentences(lines: list[str], form: Layout, language: str | None) -> Iterator[str | None]:
-    """The sentences of a text, and None where a document ends; each line is one unless a language to split in is given."""
+    """The sentences of a text, and None where a document ends; each line is one unless a language
+    to split in is given.
+    """
     if language is None:
         for line in lines:
             yield line if line.strip() else None
         return
     import sentencex
+
     for paragraph in paragraphs(lines, form):
         if paragraph is None:
             yield None
@@ -82,8 +96,13 @@ def sentences(lines: list[str], form: Layout, language: str | None) -> Iterator[
 def check_splitter(language: str) -> None:
     """UserError where lines cannot be split into sentences."""
     if not re.fullmatch("[a-z]{2,3}", language):
-        raise UserError(f"--split_sentences {language}: expected True (English), False, or a language code such as de")
+        raise UserError(
+            f"--split_sentences {language}: expected True (English), False, or a language code "
+            "such as de"
+        )
     try:
         import sentencex  # noqa: F401
     except ImportError:
-        raise UserError("--split_sentences needs the package sentencex; pip install sentencex, or leave it out") from None
+        raise UserError(
+            "--split_sentences needs the package sentencex; pip install sentencex, or leave it out"
+        ) from None

@@ -1,12 +1,14 @@
-"""Rows of a table with the lines they stand on: tab-separated as GLUE has them, csv, or JSON lines; from a file or a pipe.
+"""Rows of a table with the lines they stand on: tab-separated as GLUE has them, csv, or JSON lines;
+from a file or a pipe.
 
     table = read("train.tsv", "tsv", {"text_a": "sentence|3", "label": "label|1"})
     for line, fields in table.rows: print(line, fields[table.columns["text_a"]])
 
-A column is named by a header's name, in capitals or not, or by its number from 0. Where it goes by several, `|` stands
-between them, and the first row decides: if it names all wanted columns, it is a header; if it names none, it is a row,
-and numbers count.
+A column is named by a header's name, in capitals or not, or by its number from 0. Where it goes by
+several, `|` stands between them, and the first row decides: if it names all wanted columns, it is a
+header; if it names none, it is a row, and numbers count.
 """
+
 import csv
 import dataclasses
 import io
@@ -20,60 +22,99 @@ from typing import TextIO
 from utils import UserError, check_file, nearest, parse_json, read_text, short, show
 
 FORMATS = ("tsv", "csv", "jsonl")
-Row = tuple[int, list[str]]             # line of the file, from 1, and fields
+Row = tuple[int, list[str]]  # line of the file, from 1, and fields
 
 
 @dataclasses.dataclass
 class Table:
     """A table being read: its rows can be gone through once."""
 
-    name: str                           # of the file, for messages
-    width: int                          # columns
-    columns: dict[str, int | None]      # which column each of the wanted ones is
-    names: dict[str, str]               # what it is called, by the header or by its number
-    header: bool                        # whether it has one
+    name: str  # of the file, for messages
+    width: int  # columns
+    columns: dict[str, int | None]  # which column each of the wanted ones is
+    names: dict[str, str]  # what it is called, by the header or by its number
+    header: bool  # whether it has one
     rows: Iterator[Row]
 
 
-def read(file: str | Path, form: str, wanted: dict[str, str | None], header: bool | None = None,
-         joint: str = ",", optional: tuple[str, ...] = ()) -> Table:
+def read(
+    file: str | Path,
+    form: str,
+    wanted: dict[str, str | None],
+    header: bool | None = None,
+    joint: str = ",",
+    optional: tuple[str, ...] = (),
+) -> Table:
     """Open a table; `-` is standard input, read as it comes.
 
-    In a tsv quotes are literal, and a row is a line. In a csv a quoted field may hold commas and line ends, and "" is a
-    quote. Of JSON lines the first object's keys are the columns; values become text, lists with `joint` between items.
+    In a tsv quotes are literal, and a row is a line. In a csv a quoted field may hold commas and
+    line ends, and "" is a quote. Of JSON lines the first object's keys are the columns; values
+    become text, lists with `joint` between items.
 
     Args:
-        wanted: what each column is for, and how it is named; None: not wanted. UserError if one is not there.
-        header: whether the first row has names; None: look. UserError where it names some of the wanted columns.
+        wanted: what each column is for, and how it is named; None: not wanted. UserError if one is
+            not there.
+        header: whether the first row has names; None: look. UserError where it names some of the
+            wanted columns.
         optional: columns that a row without a header may lack.
     """
     name, stream = open_text(file, form)
     specs = {use: [spec, *spec.split("|")] for use, spec in wanted.items() if spec is not None}
     names = {alternative for alternatives in specs.values() for alternative in alternatives}
-    rows = jsonl_rows(stream, name, joint, names) if form == "jsonl" else \
-        (csv_rows if form == "csv" else tsv_rows)(stream, name)
+    rows = (
+        jsonl_rows(stream, name, joint, names)
+        if form == "jsonl"
+        else (csv_rows if form == "csv" else tsv_rows)(stream, name)
+    )
     first = next(rows, None)
     if first is None:
-        raise UserError(f"{name} is empty; expected rows of {', '.join(filter(None, wanted.values()))}")
+        raise UserError(
+            f"{name} is empty; expected rows of {', '.join(filter(None, wanted.values()))}"
+        )
     fields = [field.strip() for field in first[1]]
     header, columns = choose(name, fields, specs, True if form == "jsonl" else header, optional)
-    names_of = {use: fields[column] if header else str(column) for use, column in columns.items() if column is not None}
-    return Table(name, len(fields), columns, names_of, header, rows if header else chain(first, rows))
+    names_of = {
+        use: fields[column] if header else str(column)
+        for use, column in columns.items()
+        if column is not None
+    }
+    return Table(
+        name, len(fields), columns, names_of, header, rows if header else chain(first, rows)
+    )
 
 
-def choose(name: str, fields: list[str], specs: dict[str, list[str]],
-           header: bool | None, optional: tuple[str, ...] = ()) -> tuple[bool, dict[str, int | None]]:
-    """Whether the first row is a header, and which column each use has; UserError lists the columns if one has none."""
-    by_name = {use: {a.casefold() for a in alternatives if not number(a)} for use, alternatives in specs.items()}
-    named = [use for use, alternatives in by_name.items() if not alternatives.isdisjoint(map(str.casefold, fields))]
+def choose(
+    name: str,
+    fields: list[str],
+    specs: dict[str, list[str]],
+    header: bool | None,
+    optional: tuple[str, ...] = (),
+) -> tuple[bool, dict[str, int | None]]:
+    """Whether the first row is a header, and which column each use has; UserError lists the columns
+    if one has none.
+    """
+    by_name = {
+        use: {a.casefold() for a in alternatives if not number(a)}
+        for use, alternatives in specs.items()
+    }
+    named = [
+        use
+        for use, alternatives in by_name.items()
+        if not alternatives.isdisjoint(map(str.casefold, fields))
+    ]
     unsure = header is None and 0 < len(named) < sum(map(bool, by_name.values()))
     header = len(named) > 0 if header is None else header
     columns = {use: find(alternatives, fields, header) for use, alternatives in specs.items()}
-    if missing := [use for use, column in columns.items() if column is None and (header or use not in optional)]:
+    if missing := [
+        use for use, column in columns.items() if column is None and (header or use not in optional)
+    ]:
         use = next((use for use in missing if use not in named), missing[0])
         usable = [a for a in specs[use][1:] if not (header and number(a))] or specs[use][1:]
-        message = (f"{name}: no column {' or '.join(map(repr, usable))}{nearest(usable[0], fields)}; the columns of its "
-                   f"first row are {short(', '.join(fields), 120)}; name the right one with --{use}")
+        message = (
+            f"{name}: no column {' or '.join(map(repr, usable))}{nearest(usable[0], fields)}; the "
+            "columns of its "
+            f"first row are {short(', '.join(fields), 120)}; name the right one with --{use}"
+        )
         if unsure:
             message += ", or if that row is no header, add --header False"
         raise UserError(message)
@@ -94,7 +135,11 @@ def find(alternatives: list[str], fields: list[str], header: bool) -> int | None
         if alternative.casefold() in lower:
             return lower.index(alternative.casefold())
     numbers = [int(a) for a in alternatives if number(a)]
-    if numbers and (not header or len(numbers) == len(alternatives)) and -len(fields) <= numbers[0] < len(fields):
+    if (
+        numbers
+        and (not header or len(numbers) == len(alternatives))
+        and -len(fields) <= numbers[0] < len(fields)
+    ):
         return numbers[0] % len(fields)
     return None
 
@@ -106,12 +151,16 @@ def chain(first: Row, rows: Iterator[Row]) -> Iterator[Row]:
 
 
 def open_text(file: str | Path, form: str) -> tuple[str, Iterator[str]]:
-    """The name of a file for messages, and its lines; without a byte order mark, and with their line ends."""
+    """The name of a file for messages, and its lines; without a byte order mark, and with their
+    line ends.
+    """
     newline = "" if form == "csv" else "\n"
     if str(file) == "-":
         if sys.stdin is None or sys.stdin.closed:
             raise UserError("standard input is closed; name a file instead of -")
-        return "standard input", lines(io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig", newline=newline), None)
+        return "standard input", lines(
+            io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig", newline=newline), None
+        )
     check_file(file, "a table or a text")
     return str(file), lines(open(file, encoding="utf-8-sig", newline=newline), file)
 
@@ -126,8 +175,10 @@ def lines(stream: TextIO, file: str | Path | None) -> Iterator[str]:
                 yield line
     except UnicodeDecodeError:
         if file is not None and Path(file).is_file():
-            read_text(file)                                     # knows the line
-        raise UserError(f"{file or 'standard input'}, after line {n}: not UTF-8 text; convert it to UTF-8") from None
+            read_text(file)  # knows the line
+        raise UserError(
+            f"{file or 'standard input'}, after line {n}: not UTF-8 text; convert it to UTF-8"
+        ) from None
 
 
 def tsv_rows(stream: Iterator[str], name: str) -> Iterator[Row]:
@@ -153,19 +204,27 @@ def csv_rows(stream: Iterator[str], name: str) -> Iterator[Row]:
 
 
 def jsonl_rows(stream: Iterator[str], name: str, joint: str, needed: set[str]) -> Iterator[Row]:
-    """First the keys of the first object, then the values of each under these keys, of which some are needed."""
+    """First the keys of the first object, then the values of each under these keys, of which some
+    are needed.
+    """
     keys: list[str] = []
     for number, line in enumerate(stream, start=1):
         if not line.strip():
             continue
         values = parse_json(line.strip(), f"{name}, line {number}")
         if not isinstance(values, dict):
-            raise UserError(f"{name}, line {number}: found {show(line.strip(), 40)}; expected a JSON object {{...}}")
+            raise UserError(
+                f"{name}, line {number}: found {show(line.strip(), 40)}; expected a JSON object "
+                f"{{...}}"
+            )
         if not keys:
             keys = list(values)
             yield number, keys
         if missing := [key for key in keys if key not in values and key in needed]:
-            raise UserError(f"{name}, line {number}: no {missing[0]!r}; expected {', '.join(keys)} as in the first row")
+            raise UserError(
+                f"{name}, line {number}: no {missing[0]!r}; expected {', '.join(keys)} as in the "
+                "first row"
+            )
         yield number, [as_text(values.get(key), joint) for key in keys]
 
 
@@ -173,4 +232,10 @@ def as_text(value: object, joint: str) -> str:
     """A JSON value as the text of a field."""
     if isinstance(value, list):
         return joint.join(as_text(item, joint) for item in value)
-    return value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
+    return (
+        value
+        if isinstance(value, str)
+        else ""
+        if value is None
+        else json.dumps(value, ensure_ascii=False)
+    )

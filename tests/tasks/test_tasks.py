@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks import (
+from tasks.sentences import (
     TASKS,
     Batches,
     Example,
@@ -39,7 +39,9 @@ def write(folder: Path, content: bytes | str) -> Path:
     return file
 
 
-def test_rows_survive_a_byte_order_mark_windows_line_ends_quotes_and_odd_characters(tmp_path: Path) -> None:
+def test_rows_survive_a_byte_order_mark_windows_line_ends_quotes_and_odd_characters(
+    tmp_path: Path,
+) -> None:
     rows = ['1\t7\t8\tHe said " hi\tshe "said\' hi', "0\t9\t10\ta\u2028b\x0cc\ta\x85b"]
     file = write(tmp_path, b"\xef\xbb\xbf" + "\r\n".join([HEADER, *rows]).encode())
     assert read_examples(MRPC, file) == [
@@ -53,14 +55,29 @@ def test_rows_survive_a_byte_order_mark_windows_line_ends_quotes_and_odd_charact
     [
         ("", "is empty; expected rows of #1 String, #2 String, Quality"),
         (HEADER + "\n", "has a header and no rows"),
-        (HEADER + "\n1\t2\t3\ta\tb\n1\t2\t3\ta\n", "line 3: 4 columns; expected 5 as in the first row"),
-        (HEADER + "\n1\t2\t3\ta\tb\n2\t2\t3\ta\tb\n", "line 3: unknown label '2'; the labels of mrpc are 0, 1"),
-        ("1\t2\t3\ta\tb\n", "no column '#1 String'; the columns of its first row are 1, 2, 3, a, b; name the right one"),
-        (HEADER.replace("Quality", "Qualty") + "\n", r"no column 'Quality' \(did you mean Qualty\?\)"),
+        (
+            HEADER + "\n1\t2\t3\ta\tb\n1\t2\t3\ta\n",
+            "line 3: 4 columns; expected 5 as in the first row",
+        ),
+        (
+            HEADER + "\n1\t2\t3\ta\tb\n2\t2\t3\ta\tb\n",
+            "line 3: unknown label '2'; the labels of mrpc are 0, 1",
+        ),
+        (
+            "1\t2\t3\ta\tb\n",
+            "no column '#1 String'; the columns of its first row are 1, 2, 3, a, b; name the right "
+            "one",
+        ),
+        (
+            HEADER.replace("Quality", "Qualty") + "\n",
+            r"no column 'Quality' \(did you mean Qualty\?\)",
+        ),
         (HEADER.encode() + b"\n1\t2\t3\t\xff\tb\n", "line 2: not UTF-8 text"),
     ],
 )
-def test_wrong_rows_are_named_with_file_and_line(tmp_path: Path, content: bytes | str, message: str) -> None:
+def test_wrong_rows_are_named_with_file_and_line(
+    tmp_path: Path, content: bytes | str, message: str
+) -> None:
     file = write(tmp_path, content)
     with pytest.raises(UserError, match=message) as error:
         read_examples(MRPC, file)
@@ -80,14 +97,22 @@ def test_wrong_rows_are_named_with_file_and_line(tmp_path: Path, content: bytes 
             "0\tg\tf\t2012\t1\tn\tn\tA\tB\t3.750\n",
             (2, "A", "B", "3.750"),
         ),
-        ("qqp", "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n1\t2\t3\tA\tB\t0\n", (2, "A", "B", "0")),
+        (
+            "qqp",
+            "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n1\t2\t3\tA\tB\t0\n",
+            (2, "A", "B", "0"),
+        ),
         ("qqp", "id\tquestion1\tquestion2\n0\tA\tB\n", (2, "A", "B", None)),
         (
             "mnli",
             "index\ts1\tsentence1\tsentence2\tlabel1\tgold_label\n0\tx\tA\tB\tneutral\tentailment\n",
             (2, "A", "B", "entailment"),
         ),
-        ("qnli", "index\tquestion\tsentence\tlabel\n0\tA\tB\tnot_entailment\n", (2, "A", "B", "not_entailment")),
+        (
+            "qnli",
+            "index\tquestion\tsentence\tlabel\n0\tA\tB\tnot_entailment\n",
+            (2, "A", "B", "not_entailment"),
+        ),
         ("wnli", "index\tsentence1\tsentence2\tlabel\n0\tA\tB\t1\n", (2, "A", "B", "1")),
         ("ax", "index\tsentence1\tsentence2\n0\tA\tB\n", (2, "A", "B", None)),
         ("xnli", "premise\thypo\tlabel\nA\tB\tcontradictory\n", (2, "A", "B", "contradiction")),
@@ -98,12 +123,18 @@ def test_wrong_rows_are_named_with_file_and_line(tmp_path: Path, content: bytes 
         ),
     ],
 )
-def test_every_layout_of_glue_is_read(tmp_path: Path, task: str, content: str, expected: tuple) -> None:
+def test_every_layout_of_glue_is_read(
+    tmp_path: Path, task: str, content: str, expected: tuple
+) -> None:
     file = write(tmp_path, content)
-    assert read_examples(TASKS[task], file, labelled=expected[3] is not None) == [Example(*expected)]
+    assert read_examples(TASKS[task], file, labelled=expected[3] is not None) == [
+        Example(*expected)
+    ]
 
 
-def test_short_rows_of_qqp_are_skipped_and_told_and_empty_texts_too(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_short_rows_of_qqp_are_skipped_and_told_and_empty_texts_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
     file = write(tmp_path, header + "1\t2\t3\tA\tB\t0\n1\t2\t3\tA B\t0\n1\t2\t3\t\tB\t0\n")
     assert [e.line for e in read_examples(TASKS["qqp"], file)] == [2, 4]
@@ -113,7 +144,7 @@ def test_short_rows_of_qqp_are_skipped_and_told_and_empty_texts_too(tmp_path: Pa
     ]
 
 
-# ------------------------------------------------------------------------------------------------- one's own data
+# ----------------------------------------------------------------------------------- one's own data
 
 
 def test_own_data_needs_no_flag_where_it_is_text_and_label(tmp_path: Path) -> None:
@@ -159,7 +190,11 @@ def test_several_labels_of_a_text_are_split_at_the_separator(tmp_path: Path) -> 
     ("flags", "content", "message"),
     [
         ({}, "a,x\nb,x\n", "has the label 'x' in all 2 rows; expected two labels or more"),
-        ({}, "".join(f"text {i},{i}\n" for i in range(30)), "has 30 labels in 30 rows, such as '0'; name the right column"),
+        (
+            {},
+            "".join(f"text {i},{i}\n" for i in range(30)),
+            "has 30 labels in 30 rows, such as '0'; name the right column",
+        ),
         ({"labels": "number"}, "a,1\nb,one\n", "line 2: label 'one'; expected a number"),
         ({"labels": "number"}, "a,1\nb,nan\n", "line 2: label 'nan'; expected a number"),
         (
@@ -173,7 +208,9 @@ def test_several_labels_of_a_text_are_split_at_the_separator(tmp_path: Path) -> 
         ({}, "a,x\nb\n", "line 2: 1 columns; expected 2"),
     ],
 )
-def test_mistakes_in_own_data_are_named(tmp_path: Path, flags: dict, content: str, message: str) -> None:
+def test_mistakes_in_own_data_are_named(
+    tmp_path: Path, flags: dict, content: str, message: str
+) -> None:
     (tmp_path / "x.csv").write_text(content)
 
     def read() -> None:
@@ -184,7 +221,9 @@ def test_mistakes_in_own_data_are_named(tmp_path: Path, flags: dict, content: st
         read()
 
 
-def test_lines_of_a_pipe_are_texts_or_pairs_or_a_table_with_the_task_s_header(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_of_a_pipe_are_texts_or_pairs_or_a_table_with_the_task_s_header(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def piped(task: str, text: str) -> list[tuple[str, str | None]]:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
         lines = dataclasses.replace(TASKS[task], form="lines")
@@ -194,17 +233,24 @@ def test_lines_of_a_pipe_are_texts_or_pairs_or_a_table_with_the_task_s_header(mo
     assert piped("mrpc", "a b\tc\nd\te\n") == [("a b", "c"), ("d", "e")]
     assert piped("cola", "index\tsentence\n0\ta b\n") == [("a b", None)]
     assert piped("csv", "a, b\nc\n") == [("a, b", None), ("c", None)]
-    with pytest.raises(UserError, match="line 1: one text, and the model compares two; put a tab between them"):
+    with pytest.raises(
+        UserError, match="line 1: one text, and the model compares two; put a tab between them"
+    ):
         piped("mrpc", "only one text\n")
     with pytest.raises(UserError, match="standard input, line 2: 1 columns; expected 2"):
         piped("mrpc", "a\tb\nonly one text\n")
 
 
-# ------------------------------------------------------------------------------------------------------- features
+# ----------------------------------------------------------------------------------------- features
 
 
 def test_windows_cover_a_text_evenly_and_overlap() -> None:
-    assert [windows(10, 12), windows(12, 12), windows(20, 12), windows(30, 12)] == [[0], [0], [0, 8], [0, 9, 18]]
+    assert [windows(10, 12), windows(12, 12), windows(20, 12), windows(30, 12)] == [
+        [0],
+        [0],
+        [0, 8],
+        [0, 9, 18],
+    ]
     for room in (1, 2, 3, 10, 126):
         for n in range(1, 400):
             starts = windows(n, room)
@@ -222,7 +268,10 @@ def test_long_texts_become_windows_whose_scores_are_averaged(sample: Path) -> No
     texts = [" ".join(words[:3]), " ".join(words), " ".join(words[:2])]
     examples = [Example(i, text, None, "ab"[i % 2]) for i, text in enumerate(texts)]
     data = encode(examples, task, tokenizer, 6, "window")  # 4 of 7 words fit
-    got = [tokenizer.convert_ids_to_tokens(data.ids[a:b].tolist())[1:-1] for a, b in itertools.pairwise(data.starts)]
+    got = [
+        tokenizer.convert_ids_to_tokens(data.ids[a:b].tolist())[1:-1]
+        for a, b in itertools.pairwise(data.starts)
+    ]
     assert got == [words[:3], words[0:4], words[3:7], words[:2]]
     assert data.labels.tolist() == [0, 1, 1, 0]
     assert data.example_labels.tolist() == [0, 1, 0]
@@ -232,7 +281,10 @@ def test_long_texts_become_windows_whose_scores_are_averaged(sample: Path) -> No
     assert (cut.cut, len(cut)) == ((1, 3), 3)
     pair = [Example(1, "green", " ".join(words), "1")]
     data = encode(pair, MRPC, tokenizer, 8, "window")  # green and 4 of 7 words
-    got = [tokenizer.convert_ids_to_tokens(data.ids[a:b].tolist()) for a, b in itertools.pairwise(data.starts)]
+    got = [
+        tokenizer.convert_ids_to_tokens(data.ids[a:b].tolist())
+        for a, b in itertools.pairwise(data.starts)
+    ]
     assert got == [["[CLS]", "green", "[SEP]", *words[i : i + 4], "[SEP]"] for i in (0, 3)]
     assert data.second.tolist() == [3, 3]
 
@@ -251,7 +303,9 @@ def test_long_texts_become_windows_whose_scores_are_averaged(sample: Path) -> No
         ((1, 1), 1, (1, 0)),
     ],
 )
-def test_pairs_are_truncated_by_googles_rule(lengths: tuple[int, int], room: int, kept: tuple[int, int]) -> None:
+def test_pairs_are_truncated_by_googles_rule(
+    lengths: tuple[int, int], room: int, kept: tuple[int, int]
+) -> None:
     a, b = truncate_pair(list(range(lengths[0])), list(range(lengths[1])), room)
     assert (a, b) == (list(range(kept[0])), list(range(kept[1])))
 
@@ -323,7 +377,8 @@ def test_an_unknown_task_is_answered_with_the_list() -> None:
     assert get_task("MRPC") is MRPC
     assert (get_task("SST-2"), get_task("sts_b")) == (TASKS["sst2"], TASKS["stsb"])
     with pytest.raises(
-        UserError, match=r"--task mprc: unknown task \(did you mean mrpc\?\); the tasks are cola, sst2, mrpc"
+        UserError,
+        match=r"--task mprc: unknown task \(did you mean mrpc\?\); the tasks are cola, sst2, mrpc",
     ):
         get_task("mprc")
 
@@ -369,7 +424,10 @@ def test_every_real_file_of_glue_is_read_in_full(real: Path, capsys: pytest.Capt
                 lines = len(file.read_text().splitlines())
                 assert len(examples) == lines - (file.parent.name != "CoLA" or file.stem == "test")
     assert found == ROWS
-    assert capsys.readouterr().err == f"{real}/glue/QQP/train.tsv: skipped 1 of its rows: line 15002 has 5 columns, not 6\n"
+    assert (
+        capsys.readouterr().err
+        == f"{real}/glue/QQP/train.tsv: skipped 1 of its rows: line 15002 has 5 columns, not 6\n"
+    )
 
 
 @pytest.mark.real
@@ -386,7 +444,7 @@ def test_the_reference_system_s_csv_and_a_korean_tsv_are_read_in_full(real: Path
         assert find_labels(task, examples).labels == labels
 
 
-# ------------------------------------------------------------------------------------------------------- headers
+# ------------------------------------------------------------------------------------------ headers
 
 REVIEWS = "a good film,pos\nso bad,neg\nfine,pos\nawful,neg\n"
 
@@ -395,7 +453,10 @@ REVIEWS = "a good film,pos\nso bad,neg\nfine,pos\nawful,neg\n"
 def test_a_header_with_other_names_is_asked_about(tmp_path: Path, header: str) -> None:
     (tmp_path / "x.csv").write_text(f"{header}\n{REVIEWS}")
     text, label = header.split(",")
-    with pytest.raises(UserError, match=f"is its first row a header\\? Its label, '{label}', is that of no other row"):
+    with pytest.raises(
+        UserError,
+        match=f"is its first row a header\\? Its label, '{label}', is that of no other row",
+    ):
         read_rows(TASKS["csv"], tmp_path / "x.csv")
     rows = read_rows(own_task(TASKS["csv"], text, label=label), tmp_path / "x.csv")
     assert [example.label for example in rows.examples] == ["pos", "neg", "pos", "neg"]
@@ -407,7 +468,12 @@ def test_a_header_with_other_names_is_asked_about(tmp_path: Path, header: str) -
 def test_names_match_in_capitals_or_not(tmp_path: Path, header: str) -> None:
     (tmp_path / "x.csv").write_text(f"{header}\n{REVIEWS}")
     rows = read_rows(TASKS["csv"], tmp_path / "x.csv")
-    assert [example.text_a for example in rows.examples] == ["a good film", "so bad", "fine", "awful"]
+    assert [example.text_a for example in rows.examples] == [
+        "a good film",
+        "so bad",
+        "fine",
+        "awful",
+    ]
     assert rows.header
 
 
@@ -424,11 +490,15 @@ def test_a_header_is_not_predicted_or_evaluated_as_a_row(tmp_path: Path) -> None
     task = dataclasses.replace(TASKS["csv"], labels=("neg", "pos"))
     with pytest.raises(UserError, match="is its first row a header\\? review, sentiment"):
         list(iterate(task, tmp_path / "x.csv", labelled=False))
-    with pytest.raises(UserError, match=r"line 1: unknown label 'sentiment'.*If the first row is a header, name"):
+    with pytest.raises(
+        UserError, match=r"line 1: unknown label 'sentiment'.*If the first row is a header, name"
+    ):
         read_rows(task, tmp_path / "x.csv")
     number = own_task(TASKS["csv"], labels="number")
     (tmp_path / "y.csv").write_text("review,stars\nfine,4\nbad,1.5\n")
-    with pytest.raises(UserError, match=r"line 1: label 'stars'; expected a number. If the first row is a header"):
+    with pytest.raises(
+        UserError, match=r"line 1: label 'stars'; expected a number. If the first row is a header"
+    ):
         read_rows(number, tmp_path / "y.csv")
 
 
@@ -436,21 +506,30 @@ def test_what_was_understood_is_a_line(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text(f"review,sentiment\n{REVIEWS}fine,pos\n")
     task = own_task(TASKS["csv"], "review", label="sentiment")
     rows = read_rows(task, tmp_path / "x.csv")
-    assert rows.describe() == f"{tmp_path}/x.csv: 5 rows; text: 'review'; label: 'sentiment' (neg 2, pos 3)"
+    assert (
+        rows.describe()
+        == f"{tmp_path}/x.csv: 5 rows; text: 'review'; label: 'sentiment' (neg 2, pos 3)"
+    )
     assert repr(rows) == f"<{rows.describe()}>"
     kept = with_columns(TASKS["csv"], rows)
-    assert (kept.text_a, kept.label) == ("review", "sentiment")     # which other files have to have
+    assert (kept.text_a, kept.label) == ("review", "sentiment")  # which other files have to have
     (tmp_path / "y.csv").write_text("fine,pos\nfine,neg\n")
-    with pytest.raises(UserError, match="no column 'review'; the columns of its first row are fine, pos"):
+    with pytest.raises(
+        UserError, match="no column 'review'; the columns of its first row are fine, pos"
+    ):
         read_rows(kept, tmp_path / "y.csv")
-    assert "2 rows without a header; text: column 0; label: column 1 (neg 1, pos 1)" in read_rows(
-        TASKS["csv"], tmp_path / "y.csv"
-    ).describe()
+    assert (
+        "2 rows without a header; text: column 0; label: column 1 (neg 1, pos 1)"
+        in read_rows(TASKS["csv"], tmp_path / "y.csv").describe()
+    )
     pairs = read_rows(own_task(TASKS["csv"], "0", "1", "1", header=False), tmp_path / "y.csv")
     assert "texts: column 0, column 1; label: column 1" in pairs.describe()
     numbers = "".join(f"text {i},{i / 2}\n" for i in range(20))
     (tmp_path / "z.csv").write_text(numbers)
-    assert "(0 to 9.5)" in read_rows(own_task(TASKS["csv"], labels="number"), tmp_path / "z.csv").describe()
+    assert (
+        "(0 to 9.5)"
+        in read_rows(own_task(TASKS["csv"], labels="number"), tmp_path / "z.csv").describe()
+    )
 
 
 def test_a_digit_of_another_script_is_no_column(tmp_path: Path) -> None:
@@ -460,11 +539,18 @@ def test_a_digit_of_another_script_is_no_column(tmp_path: Path) -> None:
 
 
 def test_a_header_is_asked_about_where_texts_have_several_labels(tmp_path: Path) -> None:
-    rows = [f"text {i},{';'.join(name for j, name in enumerate('abcdefg') if i >> j & 1) or 'a'}" for i in range(24)]
+    rows = [
+        f"text {i},{';'.join(name for j, name in enumerate('abcdefg') if i >> j & 1) or 'a'}"
+        for i in range(24)
+    ]
     (tmp_path / "x.csv").write_text("\n".join(["comment,tags", *rows]) + "\n")
-    with pytest.raises(UserError, match=r"is its first row a header\? Its label, 'tags', is that of no other row"):
+    with pytest.raises(
+        UserError, match=r"is its first row a header\? Its label, 'tags', is that of no other row"
+    ):
         read_rows(own_task(TASKS["csv"], separator=";"), tmp_path / "x.csv")
-    with pytest.raises(UserError, match="--separator is for data of your own; a text of mrpc has one label"):
+    with pytest.raises(
+        UserError, match="--separator is for data of your own; a text of mrpc has one label"
+    ):
         own_task(TASKS["mrpc"], separator=";")
 
 

@@ -1,4 +1,5 @@
 """Metrics against scikit-learn and scipy, on random and on degenerate input."""
+
 import warnings
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 
-from metrics import METRICS, accuracy, confusion, f1, matthews, pearson, ranks, spearman
+from tasks.metrics import METRICS, accuracy, confusion, f1, matthews, pearson, ranks, spearman
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -15,10 +16,14 @@ def test_metrics_equal_scikit_learn_and_scipy(seed: int) -> None:
     n, labels = rng.integers(2, 300), rng.integers(2, 5)
     predicted, right = rng.integers(0, labels, (2, n))
     exact = pytest.approx
-    assert accuracy(predicted, right) == exact(sklearn.metrics.accuracy_score(right, predicted), abs=1e-12)
+    assert accuracy(predicted, right) == exact(
+        sklearn.metrics.accuracy_score(right, predicted), abs=1e-12
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert matthews(predicted, right) == exact(sklearn.metrics.matthews_corrcoef(right, predicted), abs=1e-12)
+        assert matthews(predicted, right) == exact(
+            sklearn.metrics.matthews_corrcoef(right, predicted), abs=1e-12
+        )
         binary = sklearn.metrics.f1_score(right == 1, predicted == 1, zero_division=0)
         assert f1(predicted, right) == exact(binary, abs=1e-12)
     table = sklearn.metrics.confusion_matrix(right, predicted, labels=range(labels))
@@ -29,15 +34,27 @@ def test_metrics_equal_scikit_learn_and_scipy(seed: int) -> None:
         assert spearman(x, y) == exact(scipy.stats.spearmanr(x, y)[0], abs=1e-12)
     assert ranks(y).tolist() == scipy.stats.rankdata(y).tolist()
     several, true = rng.integers(0, 2, (2, n, 3))
-    assert accuracy(several, true) == exact(sklearn.metrics.accuracy_score(true, several), abs=1e-12)
+    assert accuracy(several, true) == exact(
+        sklearn.metrics.accuracy_score(true, several), abs=1e-12
+    )
     micro = sklearn.metrics.f1_score(true, several, average="micro", zero_division=0)
     assert f1(several, true) == exact(micro, abs=1e-12)
 
 
-@pytest.mark.parametrize(("metric", "predicted", "labels"), [
-    ("F1", [0, 0], [0, 0]), ("Matthews", [1, 1, 1], [0, 1, 1]), ("Matthews", [0, 1], [1, 1]), ("Matthews", [0], [0]),
-    ("Pearson", [2.0, 2.0, 2.0], [1.0, 2.0, 3.0]), ("Pearson", [0.1] * 3, [1.0, 2.0, 3.0]),
-    ("Spearman", [1.0, 2.0], [3.0, 3.0])])
-def test_what_is_not_defined_is_zero_with_a_warning(metric: str, predicted: list, labels: list) -> None:
+@pytest.mark.parametrize(
+    ("metric", "predicted", "labels"),
+    [
+        ("F1", [0, 0], [0, 0]),
+        ("Matthews", [1, 1, 1], [0, 1, 1]),
+        ("Matthews", [0, 1], [1, 1]),
+        ("Matthews", [0], [0]),
+        ("Pearson", [2.0, 2.0, 2.0], [1.0, 2.0, 3.0]),
+        ("Pearson", [0.1] * 3, [1.0, 2.0, 3.0]),
+        ("Spearman", [1.0, 2.0], [3.0, 3.0]),
+    ],
+)
+def test_what_is_not_defined_is_zero_with_a_warning(
+    metric: str, predicted: list, labels: list
+) -> None:
     with pytest.warns(RuntimeWarning, match="not defined"):
         assert METRICS[metric](np.array(predicted), np.array(labels)) == 0.0

@@ -1,11 +1,21 @@
-"""Google's rule for sentence pairs, written down plainly: one document, one sentence, one random number after the other."""
+"""Google's rule for sentence pairs, written down plainly: one document, one sentence, one random
+number after the other.
+"""
+
 import random
 
-Instance = tuple[list, list, bool, bool]        # tokens of A and of B, whether B is random, whether the target was short
+Instance = tuple[
+    list, list, bool, bool
+]  # tokens of A and of B, whether B is random, whether the target was short
 
 
-def instances(documents: list[list[list]], which: int, max_len: int, rng: random.Random, short_seq_prob: float = 0.1,
-              ) -> list[Instance]:
+def instances(
+    documents: list[list[list]],
+    which: int,
+    max_len: int,
+    rng: random.Random,
+    short_seq_prob: float = 0.1,
+) -> list[Instance]:
     """The pairs of one document; a token may be anything."""
     document, room, found, gathered, i = documents[which], max_len - 3, [], [], 0
     short = rng.random() < short_seq_prob
@@ -19,7 +29,7 @@ def instances(documents: list[list[list]], which: int, max_len: int, rng: random
             if is_random:
                 other = rng.choice([k for k in range(len(documents)) if k != which])
                 b: list = []
-                for sentence in documents[other][rng.randrange(len(documents[other])):]:
+                for sentence in documents[other][rng.randrange(len(documents[other])) :]:
                     b += sentence
                     if len(b) >= target - len(a):
                         break

@@ -1,0 +1,1 @@
+"""Pre-training data: text to shards, shards to masked sentence pairs, pairs to batches."""
