@@ -1,6 +1,6 @@
 # make demo    install what running needs, pre-train on the built-in corpus, fine-tune with and without
 # make test    install what the checks need too, then every check
-# make check   ruff and mypy alone
+# make check   formatting, ruff and mypy alone
 # make soak    kill, cut short and damage hundreds of short runs, read 20,000 damaged files, watch the memory of a long run
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,7 +13,7 @@ demo: $(VENV)/run
 	$(BIN)/python examples/demo.py
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 check: $(VENV)/test
 	$(BIN)/ruff format --check .

@@ -1,50 +1,46 @@
-"""Weights in and out: Google's TensorFlow checkpoints, Hugging Face folders and this project's .pt,
-by one name table.
+"""Weights by name: one table for Google's TensorFlow checkpoints, Hugging Face's folders and ours.
 
-$ python checkpoint.py convert uncased_L-12_H-768_A-12 bert/base.pt     # TensorFlow or Hugging Face
--> ours $ python checkpoint.py convert runs/mrpc my-model                       # anything -> a
-Hugging Face folder $ python checkpoint.py inspect FILE $ python checkpoint.py compare A B
+    $ python checkpoint.py convert uncased_L-12_H-768_A-12 bert/base.pt  # TensorFlow, HF -> ours
+    $ python checkpoint.py convert runs/mrpc my-model  # anything -> a Hugging Face folder
+    $ python checkpoint.py inspect FILE
+    $ python checkpoint.py compare A B
 
-found = read("uncased_L-12_H-768_A-12"); model = Classifier(found.config); load(model, found,
-fresh=("classifier",))
+    source = read("uncased_L-12_H-768_A-12")
+    model = Classifier(source.config)
+    load(model, source, fresh=("classifier",))
+
+Row: weights and runs. It imports only from rows below (ARCHITECTURE.md).
 """
 
-import contextlib
 import dataclasses
-import os
 import re
 import sys
-import warnings
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cli import command
-from models import Classifier, Config, PretrainModel
-from tokenization import casing, find_vocab_file, load_vocab, save_vocab, stated_rules, vocab_digest
-from utils import (
-    DIGEST_SIZE,
-    UserError,
-    append_digest,
-    check_file,
-    digest_matches,
-    read_json,
-    short,
-    show,
-    typed,
-    whole_file,
-    whole_folder,
-    write_json,
+from files import read_json, whole_file, whole_folder, write_json
+from formats import (
+    WEIGHTS,
+    check_tensors,
+    checkpoints_in,
+    read_pt,
+    read_tensorflow,
+    read_weights,
+    write_pt,
 )
+from models import Classifier, Config, PretrainModel
+from utils import UserError, short, typed
+from vocab import casing, check_size, find_vocab, load_vocab, save_vocab, stated_rules
+
+# ----------------------------------------------------------------------------------- the name table
 
 # One row a module: our name, Hugging Face's, what kind of parameters it has, and TensorFlow's name
-# where that is not Hugging Face's with slashes. N is a block's number, QKV the three that we keep
-# as one.   kind      ours and Hugging Face's    TensorFlow's
+# where that is not Hugging Face's with slashes. N is a block's number, QKV the three matrices that
+# we keep as one.
 TABLE = """
 transformer.embedding.token            bert.embeddings.word_embeddings                  weight
 transformer.embedding.position         bert.embeddings.position_embeddings              weight
@@ -56,81 +52,114 @@ transformer.blocks.N.norm1             bert.encoder.layer.N.attention.output.Lay
 transformer.blocks.N.feed_forward.fc1  bert.encoder.layer.N.intermediate.dense          linear
 transformer.blocks.N.feed_forward.fc2  bert.encoder.layer.N.output.dense                linear
 transformer.blocks.N.norm2             bert.encoder.layer.N.output.LayerNorm            norm
-pooler.dense                           bert.pooler.dense                                linear
-masked_lm.dense                        cls.predictions.transform.dense                  linear
-masked_lm.norm                         cls.predictions.transform.LayerNorm              norm
-masked_lm                              cls.predictions                                  bias    cls/predictions/output_bias
-next_sentence                          cls.seq_relationship                             output  cls/seq_relationship/output_
-classifier                             classifier                                       output  output_
-answer                                 qa_outputs                                       output  cls/squad/output_
-tags                                   tags                                             output  tags/output_
-choice                                 choice                                           output  choice/output_
+pooler.dense        bert.pooler.dense                    linear
+masked_lm.dense     cls.predictions.transform.dense      linear
+masked_lm.norm      cls.predictions.transform.LayerNorm  norm
+masked_lm           cls.predictions                      bias    cls/predictions/output_bias
+next_sentence       cls.seq_relationship                 output  cls/seq_relationship/output_
+classifier          classifier                           output  output_
+answer              qa_outputs                           output  cls/squad/output_
+tags                tags                                 output  tags/output_
+choice              choice                               output  choice/output_
 """
-# Hugging Face calls these heads "classifier" too; the class in config.json tells which it is.
-CLASSIFIERS = {"BertForTokenClassification": "tags", "BertForMultipleChoice": "choice"}
-KINDS = {  # our and Hugging Face's parameter: TensorFlow's ending
-    "linear": {"weight": "/kernel", "bias": "/bias"},  # a kernel is (in, out), our weight (out, in)
+
+# The parameters of each kind: our and Hugging Face's name -> TensorFlow's ending. A kernel is
+# (in, out) where our weight is (out, in); an output's weights are (out, in) in TensorFlow too.
+KINDS = {
+    "linear": {"weight": "/kernel", "bias": "/bias"},
     "norm": {"weight": "/gamma", "bias": "/beta"},
-    "output": {"weight": "weights", "bias": "bias"},  # (out, in) there too
+    "output": {"weight": "weights", "bias": "bias"},
     "weight": {"weight": ""},
     "bias": {"bias": ""},
 }
-OURS, HUGGING_FACE, TENSORFLOW = (
-    "pytorchic-bert checkpoint",
-    "Hugging Face weights",
-    "TensorFlow checkpoint",
-)
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
-HEADS = (
-    "pooler",
-    "masked_lm",
-    "next_sentence",
-    "classifier",
-    "answer",
-    "tags",
-    "choice",
-)  # what a checkpoint may lack
-LABELLED = ("classifier", "tags")  # the heads whose outputs have names
-IGNORED_TENSORFLOW = re.compile(r"(^|/)(adam_[mv]|Adam(_1)?|global_step|beta[12]_power)$")
-IGNORED_HUGGING_FACE = re.compile(r"cls\.predictions\.decoder\.(weight|bias)$")
+
+# What a checkpoint may lack, and which of these have names for their outputs.
+HEADS = ("pooler", "masked_lm", "next_sentence", "classifier", "answer", "tags", "choice")
+LABELLED = ("classifier", "tags")
+
+# Hugging Face calls these heads "classifier" too; the class in config.json says which it is.
+CLASSIFIERS = {"BertForTokenClassification": "tags", "BertForMultipleChoice": "choice"}
+
+# The classes of transformers and the heads they have; the first that a checkpoint fills is written.
+ARCHITECTURES: dict[str, set[str]] = {
+    "BertForSequenceClassification": {"pooler", "classifier"},
+    "BertForTokenClassification": {"tags"},
+    "BertForMultipleChoice": {"pooler", "choice"},
+    "BertForPreTraining": {"pooler", "masked_lm", "next_sentence"},
+    "BertForQuestionAnswering": {"answer"},
+    "BertForNextSentencePrediction": {"pooler", "next_sentence"},
+    "BertForMaskedLM": {"masked_lm"},
+    "BertModel": set(),
+}
+
+# What a file is called in messages, and by which its names are told apart.
+OURS = "pytorchic-bert checkpoint"
+HUGGING_FACE = "Hugging Face weights"
+TENSORFLOW = "TensorFlow checkpoint"
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One of our parameters and the names it has elsewhere: three for query, key, value. Is
-    TensorFlow's (in, out)?
-    """
+    """One of our parameters and the names it has elsewhere: three for query, key and value."""
 
     ours: str
     hugging_face: list[str]
     tensorflow: list[str]
-    transposed: bool
+    transposed: bool  # whether TensorFlow's is (in, out)
+
+    @property
+    def head(self) -> str:
+        """The module it belongs to: transformer, or a head."""
+        return self.ours.split(".")[0]
 
 
-def rows(n_layers: int) -> list[Row]:
+def table_rows(n_layers: int) -> list[Row]:
     """The name table written out for every parameter of every head."""
-    out = []
+    found = []
     for line in TABLE.strip().splitlines():
+        # The fourth column is there only where TensorFlow's name is not Hugging Face's with
+        # slashes.
         ours, hugging_face, kind, *other = line.split()
-        tensorflow = (
-            other[0] if other else hugging_face.replace(".", "/").replace("layer/N", "layer_N")
-        )
-        parts = ("query", "key", "value") if "QKV" in hugging_face else ("",)
+        tensorflow = hugging_face.replace(".", "/").replace("layer/N", "layer_N")
+        if other:
+            tensorflow = other[0]
         for n in range(n_layers) if ".N." in ours else [0]:
             a, b, c = (
                 re.sub(r"(?<=[._])N(?=[./])", str(n), name)
                 for name in (ours, hugging_face, tensorflow)
             )
-            out += [
-                Row(
-                    f"{a}.{name}",
-                    [f"{b.replace('QKV', part)}.{name}" for part in parts],
-                    [c.replace("QKV", part) + ending for part in parts],
-                    ending == "/kernel",
-                )
-                for name, ending in KINDS[kind].items()
-            ]
-    return out
+            found += rows_of_module(a, b, c, KINDS[kind])
+    return found
+
+
+def rows_of_module(
+    ours: str, hugging_face: str, tensorflow: str, kind: dict[str, str]
+) -> list[Row]:
+    """The rows of one module's parameters."""
+    parts = ("query", "key", "value") if "QKV" in hugging_face else ("",)
+    return [
+        Row(
+            f"{ours}.{name}",
+            [f"{hugging_face.replace('QKV', part)}.{name}" for part in parts],
+            [tensorflow.replace("QKV", part) + ending for part in parts],
+            transposed=ending == "/kernel",
+        )
+        for name, ending in kind.items()
+    ]
+
+
+def shapes(config: Config, n_labels: int = 2) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter that a model of this configuration may have."""
+    # On the meta device tensors have shapes and no memory, so that a large model costs nothing.
+    with torch.device("meta"):
+        # An answer has a start and an end, a choice one score; tags have as many as the file says.
+        sizes = {"answer": 2, "tags": n_labels, "choice": 1}
+        heads = {name: nn.Linear(config.dim, size) for name, size in sizes.items()}
+        modules = [Classifier(config, n_labels), PretrainModel(config), nn.ModuleDict(heads)]
+    return {name: tuple(t.shape) for module in modules for name, t in module.state_dict().items()}
+
+
+# ------------------------------------------------------------------------------------- a checkpoint
 
 
 @dataclasses.dataclass
@@ -142,17 +171,13 @@ class Checkpoint:
     config: Config
     tensors: dict[str, Tensor]
     labels: list[str] | None = None  # of the classifier, where known
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)  # of a .pt: step, optimizer ...
-
-    @property
-    def vocab(self) -> Path | None:
-        """The vocabulary beside the weights, vocab.txt or tokenizer.json, if there is one."""
-        return find_vocab_file(self.file.parent)
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)  # of a .pt: step, best ...
 
     @property
     def heads(self) -> list[str]:
         """Which heads it has."""
-        return [head for head in HEADS if any(name.startswith(head + ".") for name in self.tensors)]
+        present = {name.split(".")[0] for name in self.tensors}
+        return [head for head in HEADS if head in present]
 
     def without(self, head: str) -> "Checkpoint":
         """The same without one of its heads."""
@@ -160,29 +185,24 @@ class Checkpoint:
         return dataclasses.replace(self, tensors=kept)
 
     def __repr__(self) -> str:
-        parts = [f"{len(self.tensors)} tensors", f"heads: {', '.join(self.heads) or 'none'}"]
-        return f"<{self.kind} {self.file}, {', '.join(parts)}>"
+        heads = ", ".join(self.heads) or "none"
+        return f"<{self.kind} {self.file}, {len(self.tensors)} tensors, heads: {heads}>"
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """Which file it is, and of a run's best checkpoint what makes it the best."""
+        # Each checkpoint of a run holds the best evaluation so far, which is its own only at the
+        # same step.
         best = self.extra.get("best")
         if not isinstance(best, dict) or best.get("step") != self.extra.get("step"):
             return f"{self.kind} {self.file}"
-        value = best.get("value")
-        measured = (
-            f"{short(str(best.get('metric')))} {value:.4f}"
-            if isinstance(value, float)
-            else "its evaluations"
-        )
+        measured, value = "its evaluations", best.get("value")
+        if isinstance(value, float):
+            measured = f"{short(str(best.get('metric')))} {value:.4f}"
         return f"{self.kind} {self.file} (the best of its run: {measured})"
 
 
-# ------------------------------------------------------------------------------------------ reading
-
-
 def read(source: str | Path, config: Config | None = None) -> Checkpoint:
-    """Weights from a TensorFlow checkpoint (its prefix), a Hugging Face file, a .pt, or a folder
-    with one of them.
+    """Weights from a TensorFlow checkpoint (its prefix), a Hugging Face file, a .pt, or a folder.
 
     `config` says what the weights must fit; without it, the config.json or bert_config.json beside
     them does. UserError lists every tensor that is missing, left over or of another shape.
@@ -190,49 +210,93 @@ def read(source: str | Path, config: Config | None = None) -> Checkpoint:
     kind, file, theirs, extra = read_raw(source)
     beside, settings = settings_beside(file)
     if config is None:
-        if "config" in extra:
-            config = Config.from_dict(
-                typed(extra["config"], dict[str, Any], f"{file}: config"), file
-            )
-        elif beside:
-            config = Config.from_dict(settings, beside)
-        else:
-            raise UserError(
-                f"no config.json or bert_config.json beside {file}; name the configuration with "
-                "--model_cfg"
-            )
+        config = stated_config(file, extra, beside, settings)
+    # Nothing is read from a tensor before it is known to be made of plain numbers.
     check_tensors(theirs, file)
-    tensors, problems = (
-        (theirs, list[str]()) if kind == OURS else to_ours(theirs, kind, config, head_of(settings))
-    )
-    labels = saved_labels(file.parent) if kind == OURS else None
-    if kind != OURS and beside:
-        labels = released_labels(settings, beside)
-    labelled = next((head for head in LABELLED if f"{head}.bias" in tensors), None)
-    n_labels = len(tensors[f"{labelled}.bias"].flatten()) if labelled else 0
-    expected = shapes(config, n_labels or 2)
     if kind == OURS:
-        problems += [
-            f"{name} is missing"
-            for name in expected
-            if name.startswith("transformer.") and name not in tensors
-        ]
+        tensors, problems = theirs, list[str]()
+        # Our task.json and Hugging Face's id2label are two places for the same names.
+        labels = saved_labels(file.parent)
+    else:
+        tensors, problems = to_ours(theirs, kind, config, head_of(settings))
+        labels = released_labels(settings, beside) if beside else None
+    labelled = next((head for head in LABELLED if f"{head}.bias" in tensors), None)
+    # The head's own size says how many labels it has, which the configuration need not.
+    n_labels = tensors[f"{labelled}.bias"].numel() if labelled else 0
+    expected = shapes(config, n_labels or 2)
+    # to_ours() has found what is missing in other formats; ours needs no renaming.
+    if kind == OURS:
+        encoder = [name for name in expected if name.startswith("transformer.")]
+        problems += [f"{name} is missing" for name in encoder if name not in tensors]
     problems += differences(tensors, expected)
     problems += [f"{short(name)} is left over" for name in sorted(tensors.keys() - expected.keys())]
     refuse_problems(f"{file} contradicts the model configuration", problems)
-    if not labelled:
-        labels = None
-    if labels and len(labels) != n_labels:
+    if labelled and labels and len(labels) != n_labels:
         raise UserError(
             f"{file} has {n_labels} labels, and {len(labels)} names of labels lie beside it; mend "
             "id2label"
         )
-    return Checkpoint(kind, file, config, tensors, labels, extra)
+    return Checkpoint(kind, file, config, tensors, labels if labelled else None, extra)
+
+
+def load(model: nn.Module, source: Checkpoint, fresh: tuple[str, ...] = ()) -> list[str]:
+    """Copy weights into a model; returns which heads in `fresh` the checkpoint lacks.
+
+    These stay as they are. Heads of the checkpoint that the model has no use for are ignored;
+    UserError lists whatever else does not fit.
+    """
+    own = model.state_dict()
+    # Heads that the model has no use for are left alone: a classifier takes the encoder of a
+    # pre-trained model.
+    used = {name: t for name, t in source.tensors.items() if name in own}
+    missing = [name for name in own if name not in used]
+    new = sorted({name.split(".")[0] for name in missing} & set(fresh))
+    problems = [f"{name} is missing" for name in missing if name.split(".")[0] not in new]
+    problems += differences(used, {name: tuple(t.shape) for name, t in own.items()})
+    refuse_problems(f"{source.file} does not fit the {type(model).__name__}", problems)
+    # Every name was checked above; what is not loaded are the fresh heads.
+    model.load_state_dict(used, strict=False)
+    return new
+
+
+def differences(tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]]) -> list[str]:
+    """Which tensors have another shape than expected, in words."""
+    return [
+        f"{name} is {tuple(tensors[name].shape)}, expected {shape}"
+        for name, shape in expected.items()
+        if name in tensors and tuple(tensors[name].shape) != shape
+    ]
+
+
+def refuse_problems(what: str, problems: list[str]) -> None:
+    """UserError with the first five problems and the number of the rest, if there are any."""
+    if problems:
+        rest = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise UserError(f"{what}: {'; '.join(problems[:5])}{rest}")
+
+
+# ------------------------------------------------------------------------------ what lies beside it
+
+
+def stated_config(
+    file: Path, extra: dict[str, Any], beside: Path | None, settings: dict[str, Any]
+) -> Config:
+    """The configuration in a .pt, or the one beside weights."""
+    if "config" in extra:
+        values = typed(extra["config"], dict[str, Any], f"{file}: config")
+        return Config.from_dict(values, file)
+    if beside:
+        return Config.from_dict(settings, beside)
+    raise UserError(
+        f"no config.json or bert_config.json beside {file}; name the configuration with --model_cfg"
+    )
 
 
 def settings_beside(file: Path) -> tuple[Path | None, dict[str, Any]]:
     """The configuration beside weights, its file and what is in it."""
     for name in ("config.json", "bert_config.json"):
+        # Hugging Face's name comes first: a folder that was converted may still have Google's file
+        # too.
         if (beside := file.parent / name).is_file():
             return beside, read_json(beside)
     return None, {}
@@ -248,6 +312,7 @@ def saved_labels(folder: Path) -> list[str] | None:
 def released_labels(settings: dict[str, Any], file: Path) -> list[str] | None:
     """The labels in Hugging Face's configuration, in the order of their ids."""
     names = typed(settings.get("id2label") or {}, dict[str, str], f"{file}: id2label")
+    # Keys of a JSON object are text, and a gap would shift all labels after it.
     if sorted(names) != sorted(map(str, range(len(names)))):
         raise UserError(
             f"{file}: the keys of id2label are {short(', '.join(names))}; expected 0 to "
@@ -258,57 +323,92 @@ def released_labels(settings: dict[str, Any], file: Path) -> list[str] | None:
 
 def head_of(settings: dict[str, Any]) -> str:
     """Our name of the head that Hugging Face calls "classifier"."""
+    # Google's files name no class, and their classifier is one of whole inputs.
     classes = settings.get("architectures")
-    found = [
-        CLASSIFIERS[name] for name in CLASSIFIERS if isinstance(classes, list) and name in classes
-    ]
-    return found[0] if found else "classifier"
+    if isinstance(classes, list):
+        for name, head in CLASSIFIERS.items():
+            if name in classes:
+                return head
+    return "classifier"
 
 
-def check_tensors(tensors: dict[str, Tensor], file: Path) -> None:
-    """UserError where a tensor is not one of plain numbers with room for each of them."""
-    for name, t in tensors.items():
-        if t.layout != torch.strided or t.is_meta or t.is_quantized or not t.is_floating_point():
-            what = (
-                "quantised"
-                if t.is_quantized
-                else f"{t.device.type} {t.layout} of {t.dtype}".replace("torch.", "")
-            )
-            raise UserError(
-                f"{file}: {short(name)} is {what}; expected ordinary floating-point numbers"
-            )
-        if t.numel() * t.element_size() > t.untyped_storage().nbytes():
-            raise UserError(
-                f"{file}: {short(name)} repeats few numbers as a tensor of {t.numel()}; save a "
-                "contiguous copy"
-            )
+# ------------------------------------------------------------------------------ finding and reading
 
 
-def differences(tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]]) -> list[str]:
-    """In words, which tensors have another shape than expected."""
-    return [
-        f"{name} is {tuple(tensors[name].shape)}, expected {shape}"
-        for name, shape in expected.items()
-        if name in tensors and tuple(tensors[name].shape) != shape
-    ]
+def find_weights(source: Path) -> Path:
+    """The weights that a path means: the file, the checkpoint prefix, or the one in a folder."""
+    # A user may name any of the three files of a TensorFlow checkpoint, whose prefix they share.
+    source = Path(re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", str(source)))
+    is_weights = source.is_file() and source.suffix in WEIGHTS
+    if is_weights or Path(f"{source}.index").is_file():
+        return source
+    if source.is_file():
+        raise UserError(
+            f"{source} is no checkpoint; expected {', '.join(WEIGHTS)} or a TensorFlow "
+            "checkpoint's prefix"
+        )
+    if source.is_dir():
+        return find_in_folder(source)
+    # A name on Hugging Face's hub, such as bert-base-uncased: nothing is downloaded here.
+    looks_like_a_name = re.fullmatch(r"([\w-]+/)?[\w.-]*bert[\w.-]*", str(source), re.IGNORECASE)
+    if looks_like_a_name and not source.suffix:
+        raise UserError(
+            f"{source} does not exist here, and weights are not downloaded by their names; fetch "
+            "its config.json, vocab.txt and model.safetensors into a folder, and name that"
+        )
+    raise UserError(
+        f"{source} does not exist; expected a TensorFlow checkpoint, a Hugging Face folder or a "
+        ".pt file"
+    )
 
 
-def refuse_problems(what: str, problems: list[str]) -> None:
-    """UserError with the first five problems and the number of the rest, if there are any."""
-    if problems:
-        rest = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise UserError(f"{what}: {'; '.join(problems[:5])}{rest}")
+def find_in_folder(folder: Path) -> Path:
+    """The weights in a folder; of a run the best checkpoint."""
+    # safetensors first: it holds the same weights, and cannot run code.
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return folder / name
+    if files := checkpoints_in(folder):
+        return best_of(files)
+    if ours := sorted(folder.glob("*.pt")):
+        return ours[-1]
+    # By the numbers in the name: as text, step 900 would come after step 1000.
+    by_step = sorted(
+        folder.glob("*.ckpt*.index"), key=lambda p: [int(n) for n in re.findall(r"\d+", p.stem)]
+    )
+    if by_step:
+        return by_step[-1].with_suffix("")
+    # The folder of several seeds holds no model itself, and the message names one that does.
+    if seeds := sorted(folder.glob("seed-*/run.json")):
+        raise UserError(
+            f"{folder} holds the runs of {len(seeds)} seeds; name one, such as {seeds[0].parent}"
+        )
+    raise UserError(
+        f"{folder} has no checkpoint; expected model.safetensors, pytorch_model.bin, "
+        "model_steps_N.pt or NAME.ckpt.index in it"
+    )
+
+
+def best_of(files: list[Path]) -> Path:
+    """Which of a run's checkpoints its folder stands for: the best evaluated, else the last."""
+    # The newest file knows the best step of the whole run.
+    last = read_pt(files[-1])
+    best = last.get("best") if isinstance(last, dict) else None
+    if not isinstance(best, dict):
+        return files[-1]
+    file = files[-1].with_name(f"model_steps_{best.get('step')}.pt")
+    # An older best file may have been deleted; the newest stands for it.
+    return file if file in files else files[-1]
 
 
 def read_raw(source: str | Path) -> tuple[str, Path, dict[str, Tensor], dict[str, Any]]:
-    """The kind of a checkpoint, its file, its tensors under their names there, and what else a .pt
-    of ours holds.
-    """
-    file = find(Path(source))
-    if file.suffix == ".pt" and (contents := read_ours(file)) is not None:
+    """A checkpoint's kind, file, tensors under their names there, and what else our .pt holds."""
+    file = find_weights(Path(source))
+    # A .pt may be torch.save's file from elsewhere, for which read_pt() gives None.
+    if file.suffix == ".pt" and (contents := read_pt(file)) is not None:
         weights = contents.get("model") if isinstance(contents, dict) else None
         if not isinstance(weights, dict) or not all(
-            isinstance(tensor, Tensor) for tensor in weights.values()
+            isinstance(t, Tensor) for t in weights.values()
         ):
             raise UserError(
                 f"{file} has no entry 'model' of tensors; expected a checkpoint written by "
@@ -320,488 +420,183 @@ def read_raw(source: str | Path) -> tuple[str, Path, dict[str, Tensor], dict[str
     return TENSORFLOW, file, read_tensorflow(file), {}
 
 
-def find(source: Path) -> Path:
-    """The weights that a path means: the file, the checkpoint prefix, or the one in a folder."""
-    source = Path(re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", str(source)))
-    if Path(f"{source}.index").is_file() or (source.is_file() and source.suffix in WEIGHTS):
-        return source
-    if source.is_file():
-        raise UserError(
-            f"{source} is no checkpoint; expected {', '.join(WEIGHTS)} or a TensorFlow "
-            "checkpoint's prefix"
-        )
-    if not source.is_dir():
-        if (
-            re.fullmatch(r"([\w-]+/)?[\w.-]*bert[\w.-]*", str(source), re.IGNORECASE)
-            and not source.suffix
-        ):
-            raise UserError(
-                f"{source} does not exist here, and weights are not downloaded by their names; "
-                "fetch its "
-                f"config.json, vocab.txt and model.safetensors into a folder, and name that"
-            )
-        raise UserError(
-            f"{source} does not exist; expected a TensorFlow checkpoint, a Hugging Face folder or "
-            "a .pt file"
-        )
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (source / name).is_file():
-            return source / name
-    if files := saved(source):
-        return best_of(files)
-    if ours := sorted(source.glob("*.pt")):
-        return ours[-1]
-    if theirs := sorted(
-        source.glob("*.ckpt*.index"), key=lambda p: [int(n) for n in re.findall(r"\d+", p.stem)]
-    ):
-        return theirs[-1].with_suffix("")
-    if seeds := sorted(source.glob("seed-*/run.json")):
-        raise UserError(
-            f"{source} holds the runs of {len(seeds)} seeds; name one, such as {seeds[0].parent}"
-        )
-    raise UserError(
-        f"{source} has no checkpoint; expected model.safetensors, pytorch_model.bin, "
-        "model_steps_N.pt "
-        f"or NAME.ckpt.index in it"
-    )
-
-
-def best_of(files: list[Path]) -> Path:
-    """Which of a run's checkpoints its folder stands for: the best by its evaluations, else the
-    last one.
-    """
-    last = read_ours(files[-1])
-    best = last.get("best") if isinstance(last, dict) else None
-    file = (
-        files[-1].with_name(f"model_steps_{best.get('step')}.pt")
-        if isinstance(best, dict)
-        else files[-1]
-    )
-    return file if file in files else files[-1]
-
-
-def read_tensorflow(prefix: Path) -> dict[str, Tensor]:
-    """{TensorFlow's variable name: tensor}; optimizer slots and counters are left where they are."""
-    try:
-        with silent_stderr():  # TensorFlow greets there, whatever it is told
-            import tensorflow
-
-            reader = tensorflow.train.load_checkpoint(str(prefix))
-            return {
-                name: torch.from_numpy(np.array(reader.get_tensor(name)))
-                for name in sorted(reader.get_variable_to_shape_map())
-                if not IGNORED_TENSORFLOW.search(name)
-            }
-    except ImportError:
-        raise UserError(
-            f"{prefix} is a TensorFlow checkpoint; to read it, pip install tensorflow"
-        ) from None
-    except Exception as error:  # TensorFlow's reader turns its errors into many of Python's
-        raise UserError(f"{prefix} is truncated or altered ({error}); fetch it again") from None
-
-
-@contextlib.contextmanager
-def silent_stderr() -> Iterator[None]:
-    """Send what C++ code writes to stderr nowhere."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
 def read_hugging_face(file: Path) -> dict[str, Tensor]:
-    """{Hugging Face's name: tensor} from safetensors or PyTorch's format, old (before 1.6) or new."""
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        try:
-            tensors = load_file(file)
-        except Exception as error:  # the library has several for a broken file
-            if isinstance(error, OSError) and error.filename:
-                raise
-            raise unreadable(file, error) from None
-    else:
-        tensors = read_archive(file)
-    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
-        raise UserError(
-            f"{file}: expected names and tensors, found a {type(tensors).__name__} of other things"
-        )
+    """{Hugging Face's name of today: tensor}, without what is there twice."""
     tensors = {
-        modern_name(str(name)): t
-        for name, t in tensors.items()
-        if not str(name).endswith("position_ids")
+        modern_name(name): tensor
+        for name, tensor in read_weights(file).items()
+        if not name.endswith("position_ids")
     }
     check_tensors(tensors, file)
-    # Tied copies: a decoder of its own would give other scores.
+    # The decoder is a copy of the word embeddings, which models tie. One that differs would give
+    # other scores than the model here.
     table, decoder = "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder"
-    bias = (
+    if f"{decoder}.bias" in tensors:
         tensors.setdefault("cls.predictions.bias", tensors[f"{decoder}.bias"])
-        if f"{decoder}.bias" in tensors
-        else None
-    )
-    for name, own, what in (
-        (f"{decoder}.weight", tensors.get(table), "the word embeddings"),
-        (f"{decoder}.bias", bias, "cls.predictions.bias"),
-    ):
-        if own is not None and name in tensors and not torch.equal(own, tensors[name]):
-            raise UserError(f"{file}: {name} differs from {what}; BERT shares them")
-    return {name: t for name, t in tensors.items() if not IGNORED_HUGGING_FACE.search(name)}
+    check_tied(file, tensors, f"{decoder}.weight", table, "the word embeddings")
+    check_tied(file, tensors, f"{decoder}.bias", "cls.predictions.bias", "cls.predictions.bias")
+    copies = (f"{decoder}.weight", f"{decoder}.bias")
+    return {name: t for name, t in tensors.items() if name not in copies}
 
 
-def unreadable(file: Path, error: BaseException) -> UserError:
-    """What to say of weights that their library cannot read."""
-    reason = short(str(error).split("\n")[0].split(". ")[0], 100)
-    return UserError(
-        f"{file}: not readable as weights ({reason}); it is truncated, altered or something else"
-    )
-
-
-def read_archive(file: Path) -> Any:
-    """What torch.save has written, old format or new: tensors and plain values. UserError where a
-    file is damaged, or would have code run, room allocated that it does not fill, or other files
-    named.
-    """
-    check_file(file, "weights")
-    try:
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                for entry in archive.infolist():
-                    if (
-                        entry.compress_type != zipfile.ZIP_STORED
-                        or entry.file_size > file.stat().st_size
-                    ):
-                        raise ValueError(f"{entry.filename} claims {entry.file_size} bytes")
-                    if ".." in entry.filename.split("/") or entry.filename.startswith("/"):
-                        raise ValueError(f"{entry.filename} is no name of a part")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # each format has its own for a broken file; a pickle that runs code ends here too
-        if isinstance(error, OSError) and error.filename:
-            raise
-        raise unreadable(file, error) from None
+def check_tied(
+    file: Path, tensors: dict[str, Tensor], copy: str, original: str, words: str
+) -> None:
+    """UserError where a copy of a tensor differs from it."""
+    if copy not in tensors or original not in tensors:
+        return
+    if not torch.equal(tensors[original], tensors[copy]):
+        raise UserError(f"{file}: {copy} differs from {words}; BERT shares them")
 
 
 def modern_name(name: str) -> str:
-    """Hugging Face's name of today for an older one, or one without bert.:  pooler.dense.bias ->
-    bert.pooler.dense.bias
+    """Hugging Face's name of today for an older one, or one without bert.
+
+    pooler.dense.bias -> bert.pooler.dense.bias
     """
-    name = re.sub(
-        r"LayerNorm\.gamma$",
-        "LayerNorm.weight",
-        re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name),
-    )
+    # Hugging Face's first conversions, bert-base-uncased among them, have gamma and beta still.
+    name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
+    name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
+    # A bare BertModel has no prefix of its own.
     return re.sub(r"^(embeddings|encoder|pooler)\.", r"bert.\1.", name)
 
 
 def to_ours(
-    theirs: dict[str, Tensor], kind: str, config: Config, head: str = "classifier"
+    theirs: dict[str, Tensor], kind: str, config: Config, head: str
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Rename to our names, in float32; and in words what the encoder lacks, what is half there and
-    what is left over.
+    """Rename to our names, in float32; and what is missing or left over, in words.
 
     `head` is our name of the one that Hugging Face calls "classifier".
     """
     left = {re.sub(r"^classifier\.", f"{head}.", name): tensor for name, tensor in theirs.items()}
-    missing: list[tuple[str, str]] = []
+    missing: list[tuple[Row, str]] = []
     ours: dict[str, Tensor] = {}
-    for row in rows(config.n_layers):
+    for row in table_rows(config.n_layers):
         names = row.tensorflow if kind == TENSORFLOW else row.hugging_face
         absent = [name for name in names if name not in left]
-        missing += [(row.ours, name) for name in absent]
+        missing += [(row, name) for name in absent]
         parts = [left.pop(name) for name in names if name in left]
+        # nn.Linear keeps (out, in), TensorFlow's kernels (in, out).
         if kind == TENSORFLOW and row.transposed:
             parts = [part.T for part in parts]
-        if (
-            not absent
-            and all(part.ndim for part in parts)
-            and len({part.shape[1:] for part in parts}) == 1
-        ):
+        # Query, key and value are stacked, which only matrices of one width allow.
+        fit_together = len({part.shape[1:] for part in parts}) == 1
+        if not absent and fit_together and all(part.ndim for part in parts):
+            # In float32, whatever the file has: mixed types would fail in the first product.
             ours[row.ours] = torch.cat([part.float() for part in parts]).contiguous()
-    present = {name.split(".")[0] for name in ours}
-    problems = [
-        f"{name} is missing"
-        for mine, name in missing
-        if mine.split(".")[0] in present | {"transformer"}
-    ]
+    # Of a head that is there, and of the encoder, nothing may be missing.
+    needed = {name.split(".")[0] for name in ours} | {"transformer"}
+    problems = [f"{name} is missing" for row, name in missing if row.head in needed]
     return ours, problems + [f"{short(name)} is left over" for name in left]
-
-
-def shapes(config: Config, n_labels: int = 2) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter that a model of this configuration may have."""
-    with torch.device("meta"):
-        sizes = {"answer": 2, "tags": n_labels, "choice": 1}
-        others = nn.ModuleDict({name: nn.Linear(config.dim, size) for name, size in sizes.items()})
-        modules = [Classifier(config, n_labels), PretrainModel(config), others]
-    return {name: tuple(t.shape) for module in modules for name, t in module.state_dict().items()}
-
-
-def load(model: nn.Module, checkpoint: Checkpoint, fresh: tuple[str, ...] = ()) -> list[str]:
-    """Copy weights into a model; returns the names of the heads in `fresh` that the checkpoint
-    lacks and that stay new.
-
-    Heads of the checkpoint that the model has no use for are passed over; UserError lists whatever
-    else does not fit.
-    """
-    own = model.state_dict()
-    used = {name: t for name, t in checkpoint.tensors.items() if name in own}
-    missing = [name for name in own if name not in used]
-    new = sorted({name.split(".")[0] for name in missing} & set(fresh))
-    problems = [f"{name} is missing" for name in missing if name.split(".")[0] not in new]
-    problems += differences(used, {name: tuple(t.shape) for name, t in own.items()})
-    refuse_problems(f"{checkpoint.file} does not fit the {type(model).__name__}", problems)
-    model.load_state_dict(used, strict=False)
-    return new
-
-
-# --------------------------------------------------------------------------- this project's own .pt
-
-
-def saved(folder: str | Path) -> list[Path]:
-    """The model_steps_N.pt of a folder, fewest steps first."""
-    found = [
-        (int(match[1]), file)
-        for file in Path(folder).glob("model_steps_*.pt")
-        if (match := re.fullmatch(r"model_steps_(\d+)\.pt", file.name))
-    ]
-    return [file for _, file in sorted(found)]
-
-
-def write_ours(file: str | Path, contents: dict[str, Any]) -> None:
-    """Write a .pt, whole or not at all, that torch.load can read and that notices every altered
-    byte.
-
-    torch.save makes a zip archive; its comment, the last bytes of the file, takes the SHA-256 of
-    all bytes before it.
-    """
-    with whole_file(file) as f:
-        try:
-            torch.save(contents, f)
-            f.seek(-2, os.SEEK_END)
-            f.write(bytes([DIGEST_SIZE, 0]))  # the length of the comment
-            append_digest(f)
-        except (OSError, RuntimeError) as error:  # torch.save has the second for a full disk
-            raise OSError(
-                f"{file} could not be written whole; is the disk full? Make room and start the "
-                "same command "
-                f"again: what was saved before is intact"
-            ) from error
-
-
-def read_ours(file: Path) -> dict[str, Any] | None:
-    """The contents of a .pt of ours, its digest checked; None if the file is something else that
-    ends in .pt.
-    """
-    with open(file, "rb") as f:
-        start = f.read(2)
-        size = f.seek(0, os.SEEK_END)
-        f.seek(max(0, size - DIGEST_SIZE - 2))
-        tail = f.read()
-    if not re.fullmatch(rb"\x40\x00[0-9a-f]{64}", tail):
-        if b"PK\x05\x06" in tail[-22:] or (
-            start and not start.startswith(b"PK")
-        ):  # a whole archive, or none at all
-            return None
-        raise UserError(
-            f"{file} is truncated or altered: it has no digest at its end; use an earlier "
-            "checkpoint"
-        )
-    if not digest_matches(file):
-        raise UserError(
-            f"{file} is altered: its digest does not match its contents; use an earlier checkpoint"
-        )
-    return read_archive(file)
 
 
 # ------------------------------------------------------------------------------------------ writing
 
-# The classes of transformers and the heads they have; the first that a checkpoint fills is written.
-ARCHITECTURES: tuple[tuple[str, set[str]], ...] = (
-    ("BertForSequenceClassification", {"pooler", "classifier"}),
-    ("BertForTokenClassification", {"tags"}),
-    ("BertForMultipleChoice", {"pooler", "choice"}),
-    ("BertForPreTraining", {"pooler", "masked_lm", "next_sentence"}),
-    ("BertForQuestionAnswering", {"answer"}),
-    ("BertForNextSentencePrediction", {"pooler", "next_sentence"}),
-    ("BertForMaskedLM", {"masked_lm"}),
-    ("BertModel", set()),
-)
-
 
 def write_hugging_face(
-    checkpoint: Checkpoint, folder: Path, lower_case: bool | None, vocab: Path | None = None
+    source: Checkpoint, folder: Path, lower_case: bool, vocab: Path | None = None
 ) -> list[str]:
-    """A folder that `transformers` loads: config.json, model.safetensors, and of a vocabulary
-    vocab.txt and tokenizer_config.json.
+    """A folder that `transformers` loads: config.json, model.safetensors, vocabulary, casing.
 
     Returns the heads left out, which the class of transformers that fits best has no place for.
     """
     from safetensors.torch import save
 
-    architecture, heads = next(
-        (name, heads) for name, heads in ARCHITECTURES if heads <= set(checkpoint.heads)
-    )
+    # ARCHITECTURES ends with BertModel, which needs no head, so that there is always one.
+    architecture = next(name for name, heads in ARCHITECTURES.items() if heads <= set(source.heads))
+    heads = ARCHITECTURES[architecture]
+    prefix = ""
+    # BertModel's own names have no prefix, and its pooler is optional.
     if architecture == "BertModel":
-        heads = {"pooler"}
-    prefix = "bert." if architecture == "BertModel" else ""  # the bare encoder goes without it
+        heads, prefix = {"pooler"}, "bert."  # the bare encoder goes without it
     own = CLASSIFIERS.get(architecture, "classifier")
     tensors: dict[str, Tensor] = {}
-    for row in rows(checkpoint.config.n_layers):
-        if row.ours in checkpoint.tensors and row.ours.split(".")[0] in heads | {"transformer"}:
-            parts = checkpoint.tensors[row.ours].float().chunk(len(row.hugging_face))
-            names = [
-                re.sub(rf"^{own}\.", "classifier.", name.removeprefix(prefix))
-                for name in row.hugging_face
-            ]
-            tensors |= {name: part.contiguous() for name, part in zip(names, parts, strict=True)}
+    for row in table_rows(source.config.n_layers):
+        if row.ours in source.tensors and row.head in heads | {"transformer"}:
+            parts = source.tensors[row.ours].float().chunk(len(row.hugging_face))
+            for name, part in zip(row.hugging_face, parts, strict=True):
+                # Our tags and choice are called "classifier" by their own classes.
+                name = re.sub(rf"^{own}\.", "classifier.", name.removeprefix(prefix))
+                # safetensors writes contiguous memory alone.
+                tensors[name] = part.contiguous()
     settings = {
         "architectures": [architecture],
         "model_type": "bert",
         "pad_token_id": 0,
         "position_embedding_type": "absolute",
-        **checkpoint.config.to_released(),
+        **source.config.to_released(),
+        **label_settings(source, heads),
     }
-    if labelled := [head for head in LABELLED if head in heads]:
-        labels = checkpoint.labels or [
-            f"LABEL_{i}" for i in range(len(checkpoint.tensors[f"{labelled[0]}.bias"]))
-        ]
-        settings["id2label"] = {str(i): label for i, label in enumerate(labels)}
-        settings["label2id"] = {label: i for i, label in enumerate(labels)}
+    # transformers reads the metadata to know that the tensors are laid out as PyTorch's are.
     with whole_file(folder / "model.safetensors") as f:
         f.write(save(tensors, metadata={"format": "pt"}))
     if vocab:
-        more = {"tokenizer_class": "BertTokenizer", "model_max_length": checkpoint.config.max_len}
-        save_vocab(vocab, folder, bool(lower_case), more)
+        more = {"tokenizer_class": "BertTokenizer", "model_max_length": source.config.max_len}
+        save_vocab(vocab, folder, lower_case, more)
+    # Last, since a folder with a config.json passes for a model.
     write_json(folder / "config.json", settings)
-    return [head for head in checkpoint.heads if head not in heads]
+    return [head for head in source.heads if head not in heads]
 
 
-def write_beside(out: Path, checkpoint: Checkpoint, vocab: Path, lower_case: bool) -> None:
+def label_settings(source: Checkpoint, heads: set[str]) -> dict[str, dict]:
+    """Hugging Face's id2label and label2id, where one of the heads has labels."""
+    for head in LABELLED:
+        if head in heads:
+            n_labels = len(source.tensors[f"{head}.bias"])
+            labels = source.labels or [f"LABEL_{i}" for i in range(n_labels)]
+            return {
+                "id2label": {str(i): label for i, label in enumerate(labels)},
+                "label2id": {label: i for i, label in enumerate(labels)},
+            }
+    return {}
+
+
+def write_with_vocab(out: Path, source: Checkpoint, vocab: Path, lower_case: bool) -> None:
     """A .pt, and before it what belongs to it: whoever finds the .pt finds the rest too."""
-    folder, own = out.parent, {path: path.exists() for path in map(out.with_name, BESIDE)}
-    labels = {"labels": checkpoint.labels}
-    rules, _ = stated_rules(folder / "vocab.txt")
+    folder = out.parent
+    labels = {"labels": source.labels}
+    rules, unusual = stated_rules(folder / "vocab.txt")[0], stated_rules(vocab)[0].unusual()
     fits = {
         "vocab.txt": lambda: load_vocab(folder / "vocab.txt") == load_vocab(vocab),
         "tokenizer_config.json": lambda: (
-            rules.do_lower_case in (None, lower_case)
-            and rules.unusual() == stated_rules(vocab)[0].unusual()
+            rules.do_lower_case in (None, lower_case) and rules.unusual() == unusual
         ),
         "task.json": lambda: read_json(folder / "task.json") == labels,
     }
-    for path, there in own.items():
-        if there and not fits[path.name]():
+    # What is there already must fit, and what is new is removed again if writing fails.
+    new = []
+    for name, fits_ours in fits.items():
+        if not (folder / name).exists():
+            new.append(folder / name)
+        elif not fits_ours():
             raise UserError(
-                f"{folder} holds another model's {path.name} already; name a target in a folder of "
-                "its own"
+                f"{folder} holds another model's {name} already; name a target in a folder of its "
+                "own"
             )
     try:
         save_vocab(vocab, folder, lower_case)
-        if checkpoint.labels:
+        if source.labels:
             write_json(folder / "task.json", labels)
-        write_ours(
-            out, {"config": dataclasses.asdict(checkpoint.config), "model": checkpoint.tensors}
-        )
+        contents = {"config": dataclasses.asdict(source.config), "model": source.tensors}
+        write_pt(out, contents)
     except BaseException:
-        out.unlink(missing_ok=True)  # it may have its name, though that is not on the disk
-        for path, there in own.items():
-            if not there:
-                path.unlink(missing_ok=True)
+        # The file may have its name already, when flushing the folder to the disk has failed.
+        out.unlink(missing_ok=True)
+        for path in new:
+            path.unlink(missing_ok=True)
         raise
-
-
-BESIDE = ("vocab.txt", "tokenizer_config.json", "task.json")
-
-
-def find_vocab(
-    vocab: str | Path | None, source: Checkpoint | None, other: Path | None = None
-) -> Path:
-    """The vocabulary named, or the one beside the weights, or another that is known.
-
-    UserError where there is none, and where it is not the one that the weights beside a run.json
-    were trained with.
-    """
-    beside = source.vocab if source else None
-    if source and (own := beside or vocab):
-        check_own_vocab(source.file.with_name("run.json"), Path(own))
-    if vocab:
-        if beside:
-            check_same_tokens(Path(vocab), beside)
-        return Path(vocab)
-    if (found := beside or other) is None:
-        where = (
-            f"no vocab.txt or tokenizer.json beside {source.file}"
-            if source
-            else "neither --vocab nor --pretrain_file"
-        )
-        raise UserError(f"{where}; name a vocab.txt with --vocab")
-    return found
-
-
-def check_same_tokens(vocab: Path, own: Path) -> None:
-    """UserError where a vocabulary has other tokens than the model's own, as many as these;
-    [unused1] and so on are free for new ones.
-    """
-    theirs, ours = list(load_vocab(own)), list(load_vocab(vocab))
-    if len(theirs) == len(ours):
-        for i, (old, new) in enumerate(zip(theirs, ours, strict=True)):
-            if old != new and not old.startswith("[unused"):
-                raise UserError(
-                    f"{vocab} has {show(new)} as token {i}, and {own} beside the weights "
-                    f"{show(old)}; "
-                    f"leave --vocab out"
-                )
-
-
-def check_own_vocab(run: Path, vocab: Path) -> None:
-    """UserError where a run's vocabulary is not the one that its run.json, if there is one, has the
-    digest of.
-    """
-    known = read_json(run).get("sha256 of vocab") if run.is_file() else None
-    if known is not None and not vocab_digest(vocab).startswith(str(known)):
-        raise UserError(
-            f"{vocab} is not the vocabulary that the model was trained with, whose digest {run} "
-            "has; use that "
-            f"one"
-        )
-
-
-def check_fit(config: Config, vocab_file: Path, max_len: int) -> None:
-    """UserError where the vocabulary or max_len contradict the model."""
-    if (n := len(load_vocab(vocab_file))) != config.vocab_size:
-        raise UserError(f"{vocab_file} has {n} tokens, the model {config.vocab_size}; use its own")
-    check_length(config, max_len)
-
-
-def check_length(config: Config, max_len: int) -> None:
-    """UserError where inputs could be longer than the model takes."""
-    if max_len > config.max_len:
-        raise UserError(
-            f"max_len={max_len} is more than the {config.max_len} positions of the model; lower "
-            "--max_len"
-        )
 
 
 # ----------------------------------------------------------------------------------------- commands
 
 # Endings of files that are not written here; a folder may have any other in its name.
-OTHER_FILES = (
-    ".onnx .bin .safetensors .pth .ckpt .h5 .msgpack .tflite .pb .npz .zip .json"
-).split()
+OTHER_FILES = ".onnx .bin .safetensors .pth .ckpt .h5 .msgpack .tflite .pb .npz .zip .json".split()
 
 
 def convert(
     source: str, target: str, model_cfg: str | None = None, vocab: str | None = None
 ) -> None:
-    """Convert weights: TARGET ending in .pt is this project's format, any other a Hugging Face
-    folder.
+    """Convert weights: TARGET.pt is this project's format, any other name a Hugging Face folder.
 
     Args:
         source: a TensorFlow checkpoint, a Hugging Face folder or file, a .pt, or a folder with one
@@ -812,80 +607,83 @@ def convert(
         vocab: vocab.txt, where none lies beside SOURCE.
     """
     out = Path(target)
-    if out.exists() and (
-        not out.is_dir() or any(out.iterdir()) or out.suffix == ".pt" or out.samefile(".")
-    ):
+    # The working folder is not replaced: the shell would be left in a folder that is gone.
+    is_empty_folder = out.is_dir() and not any(out.iterdir()) and not out.samefile(".")
+    if out.exists() and not (is_empty_folder and out.suffix != ".pt"):
         raise UserError(f"{target} exists already; name another target")
     if out.suffix.lower() in OTHER_FILES:
         raise UserError(
             f"{target}: files ending in {out.suffix} are not written here; expected a name ending "
-            "in .pt, or a "
-            f"folder's"
+            "in .pt, or a folder's"
         )
     found = read(source, Config.from_json(model_cfg) if model_cfg else None)
-    vocab_file = find_vocab(vocab, found)
-    check_fit(found.config, vocab_file, 0)
-    lower_case = casing(vocab_file, None, found.file)
+    vocab_file = find_vocab(vocab, found.file)
+    check_size(vocab_file, found.config.vocab_size)
+    lower_case = casing(vocab_file, found.file)
     left_out: list[str] = []
     if out.suffix == ".pt":
-        write_beside(out, found, vocab_file, lower_case)
+        write_with_vocab(out, found, vocab_file, lower_case)
     else:
+        # A folder is renamed when it is complete, so that nobody finds half a model.
         with whole_folder(out) as folder:
             left_out = write_hugging_face(found, folder, lower_case, vocab_file)
     heads = ", ".join(head for head in found.heads if head not in left_out) or "none"
-    print(
-        f"{found.words()} -> {target}: {len(found.tensors)} tensors, heads: {heads}"
-        + (
-            f"; left out, as transformers has no class with all of them: {', '.join(left_out)}"
-            if left_out
-            else ""
-        )
-    )
+    message = f"{found.describe()} -> {target}: {len(found.tensors)} tensors, heads: {heads}"
+    if left_out:
+        message += "; left out, as transformers has no class with all of them: "
+        message += ", ".join(left_out)
+    print(message)
 
 
 def inspect(file: str) -> None:
-    """Print what a checkpoint is: names, shapes and types as they stand in the file, and the number
-    of parameters.
+    """Print what a file holds: names, shapes and types as they stand there, and the parameters.
+
+    Args:
+        file: a TensorFlow checkpoint, a Hugging Face folder or file, a .pt, or a folder.
     """
     kind, path, tensors, extra = read_raw(file)
     for name, t in tensors.items():
-        print(f"{name:55} {'x'.join(map(str, t.shape)):>12}  {str(t.dtype).removeprefix('torch.')}")
-    total = sum(t.numel() for t in tensors.values())
-    step = f", step {extra['step']}" if "step" in extra else ""
-    heads = {
-        row.ours.split(".")[0]
-        for row in rows(1)
-        if {OURS: row.ours, HUGGING_FACE: row.hugging_face[0], TENSORFLOW: row.tensorflow[0]}[kind]
-        in tensors
-    }
+        shape, dtype = "x".join(map(str, t.shape)), str(t.dtype).removeprefix("torch.")
+        print(f"{name:55} {shape:>12}  {dtype}")
+    heads = set()
+    for row in table_rows(1):
+        first = {OURS: row.ours, HUGGING_FACE: row.hugging_face[0], TENSORFLOW: row.tensorflow[0]}
+        if first[kind] in tensors:
+            heads.add(row.head)
+    # Hugging Face calls several heads "classifier"; the class in config.json tells them apart.
     if kind == HUGGING_FACE and "classifier" in heads:
-        heads = heads - {"classifier"} | {head_of(settings_beside(path)[1])}
-    print(
-        f"{path}: {kind}{step}; "
-        f"heads: {', '.join(head for head in HEADS if head in heads) or 'none'}; {total:,} "
-        "parameters"
-    )
+        _, settings = settings_beside(path)
+        heads = heads - {"classifier"} | {head_of(settings)}
+    names = ", ".join(head for head in HEADS if head in heads) or "none"
+    step = f", step {extra['step']}" if "step" in extra else ""
+    total = sum(t.numel() for t in tensors.values())
+    print(f"{path}: {kind}{step}; heads: {names}; {total:,} parameters")
 
 
 def compare(a: str, b: str, tolerance: float = 0.0) -> None:
-    """Print the largest difference, tensor by tensor; exit status 1 if one is over the tolerance or
-    has no partner.
+    """Print the largest difference, tensor by tensor.
+
+    Exit status 1 if one is over the tolerance or has no partner.
+
+    Args:
+        a: a checkpoint, as for convert.
+        b: another one.
+        tolerance: the largest difference that is none.
     """
     left, right = read(a).tensors, read(b).tensors
     worst, alone = 0.0, 0
     for name in left | right:
-        if name in left and name in right and left[name].shape == right[name].shape:
-            difference = (left[name].double() - right[name].double()).abs().max().item()
-            worst = difference if not difference <= worst else worst  # a NaN is worst of all
-            print(f"{name:45} {difference:.3e}")
-        else:
+        if name not in left or name not in right:
             alone += 1
-            what = (
-                "of two shapes"
-                if name in left and name in right
-                else f"only in {a if name in left else b}"
-            )
-            print(f"{name:45} {what}")
+            print(f"{name:45} only in {a if name in left else b}")
+        elif left[name].shape != right[name].shape:
+            alone += 1
+            print(f"{name:45} of two shapes")
+        else:
+            difference = (left[name].double() - right[name].double()).abs().max().item()
+            # A NaN compares with nothing, and counts as the largest difference.
+            worst = difference if not difference <= worst else worst
+            print(f"{name:45} {difference:.3e}")
     print(f"largest difference {worst:.3e}, {alone} tensors without a partner")
     if alone or not worst <= tolerance:
         sys.exit(1)

@@ -1,10 +1,11 @@
 """Fine-tune BERT on a sentence task, evaluate it, predict with it.
 
-$ python classify.py                                    # the built-in sample: makes it, trains,
-evaluates $ python classify.py --task mrpc --data_dir GLUE/MRPC --pretrain_file FOLDER --save_dir
-runs/mrpc $ python classify.py --mode eval --model_file runs/mrpc/model_steps_345.pt --data_file
-GLUE/MRPC/dev.tsv $ python classify.py --mode predict --model_file runs/mrpc/model_steps_345.pt
---data_file GLUE/MRPC/test.tsv
+    $ python classify.py  # the built-in sample: makes it, trains, evaluates
+    $ python classify.py --task mrpc --data_dir GLUE/MRPC --pretrain_file BERT --save_dir runs/mrpc
+    $ python classify.py --mode eval --model_file runs/mrpc --data_file GLUE/MRPC/dev.tsv
+    $ python classify.py --mode predict --model_file runs/mrpc --data_file GLUE/MRPC/test.tsv
+
+Row: commands. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import collections
@@ -16,26 +17,49 @@ import threading
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 import distributed
 import finetune
+import pretrained
 import runs
 import train
 from cli import command
+from files import whole_file, write_json
 from finetune import Result, Run, Saved
-from tasks import reports
+from flags import check_mode, check_sample
+from tasks import TASKS, SentenceTask, get_task, own_task, reports
 from tasks.metrics import confusion
-from tasks.records import Data, tell_cut
-from tasks.sentences import Example, Task, get_task, open_rows, own_task, read_examples, understood
+from tasks.rows import Example, describe_table, open_rows, read_examples
+from tasks.sentences import find_task, task_of_meta_data
+from tasks.task import Data
 from tfrecords import RECORDS
-from utils import UserError, note, rank, refuse, say, size, whole_file, write_json
+from utils import UserError, note, rank, say, size
 
 SAMPLE = Path("runs/sample")
 CHUNK = 64  # batches of rows that are predicted at a time
 WORST = 100  # mistakes that are written down
+
+# Which modes have a use for a flag; those that are not here are for all.
+USED_IN = {
+    "pretrain_file": "train",
+    "save_dir": "train",
+    "log_dir": "train",
+    "eval_file": "train",
+    "meta_data_file": "train",
+    "freeze_encoder": "train",
+    "boost": "train",
+    "reinit_layers": "train",
+    "seeds": "train",
+    "shard": "train",
+    "model_file": "eval predict",
+    "out": "eval predict",
+    "plots": "train eval",
+    **train.TRAINING_FLAGS,
+}
 
 
 def main(
@@ -51,7 +75,6 @@ def main(
     save_dir: str | None = None,
     log_dir: str | None = None,
     max_len: int | None = None,
-    do_lower_case: bool | None = None,
     data_dir: str | None = None,
     eval_file: str | None = None,
     text_a: str | None = None,
@@ -64,209 +87,96 @@ def main(
     meta_data_file: str | None = None,
     freeze_encoder: bool = False,
     boost: bool = False,
-    cache_dir: str | None = None,
     reinit_layers: int = 0,
     seeds: int | None = None,
     out: str | None = None,
-    probabilities: bool | None = None,
     plots: bool = False,
     shard: bool = False,
     settings: dict[str, Any] | None = None,
 ) -> None:
-    """Fine-tune BERT on a sentence task, evaluate it, or predict with it. Without a flag: train on
-    the built-in sample.
+    """Fine-tune BERT on a sentence task, evaluate it, or predict with it.
+
+    Without a flag: make the built-in sample, train on it, evaluate.
 
     Args:
-        task: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, ax or xnli; csv, tsv or jsonl for
-            data of your own. A saved model knows its task.
-        mode: train, eval or predict.
-        train_cfg: JSON of train.Config; default config/train_TASK.json, train_own.json for data of
-            your own.
-        model_cfg: JSON of the model's shape, ours or Google's bert_config.json; default: what lies
-            beside the weights.
-        data_file: the file to train on, to evaluate or to predict; `-` predicts lines of standard
-            input.
-        model_file: a model trained here, to evaluate or predict with.
-        pretrain_file: weights to start from: a TensorFlow checkpoint, a Hugging Face folder, a .pt.
-            None: from scratch.
-        data_parallel: use all visible GPUs.
-        vocab: vocab.txt; default: what lies beside the weights.
-        save_dir: folder of the run, which the same command goes on with; default runs/TASK.
-        log_dir: folder for TensorBoard's curves.
-        max_len: longest input in tokens; default 128, or what the model was trained with.
-        do_lower_case: only to insist; it follows from the checkpoint.
-        data_dir: a folder of GLUE: train.tsv to train on, dev.tsv to evaluate, test.tsv to predict.
-        eval_file: evaluated after every epoch; several with commas between them.
-        text_a: column of the text, by name or by number from 0; default text, or the first.
-        text_b: column of a second text.
-        label: column of the label; default label, or the second.
-        labels: the labels, with commas between them, or `number`; default: those of the training
-            data, sorted.
-        header: whether the file has one; default: if all columns are named in its first row.
-        separator: what stands between several labels of one text; default: a text has one.
-        long: what to do with texts longer than max_len: truncate, or `window`: average over
-            overlapping parts.
-        meta_data_file: the JSON beside a .tf_record of the official code.
-        freeze_encoder: train the last layer alone.
-        boost: with a frozen encoder, encode every text once and keep the vectors.
-        cache_dir: where boost keeps them; default `pooled` beside the save_dir.
-        reinit_layers: how many of the top layers start anew.
-        seeds: train so many times, from so many seeds, into SAVE_DIR/seed-N.
-        out: predict: the file (for a data_dir: folder) to write, default standard output; eval: the
-            folder for metrics, confusion matrix and errors, default `eval` beside the model.
-        probabilities: whether to write the probability of every label; default: but for GLUE's test
-            files.
-        plots: write pictures too (needs matplotlib).
-        shard: started by torchrun, divide the model among the processes, where it does not fit into
-            one GPU.
-        settings: no flag of its own: every setting of train_cfg is one, such as --lr 3e-5
-            (config/README.md).
+        What to do:
+            mode: train, eval or predict.
+            task: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, ax or xnli; csv, tsv or jsonl
+                for data of your own. Default: mrpc, or the task of the saved model.
+        Data:
+            data_file: the file to train on, to evaluate or to predict; `-` predicts lines of
+                standard input.
+            data_dir: a folder of GLUE, instead of data_file: train.tsv to train on, dev.tsv to
+                evaluate, test.tsv to predict.
+            eval_file: evaluated after every epoch of training; several with commas between them.
+            max_len: longest input in tokens; default 128, or what the model was trained with.
+            long: what to do with texts longer than max_len: truncate, or window: average over
+                overlapping parts. Default: truncate, or what the model was trained with.
+            meta_data_file: the JSON beside a .tf_record of the official code.
+        Your own columns:
+            text_a: column of the text, by name or by number from 0; default: text, or the first.
+            text_b: column of a second text.
+            label: column of the label; default: label, or the second.
+            labels: the labels, with commas between them, or `number`; default: those of the
+                training data, sorted.
+            header: whether the first row names the columns; default: if it has all columns named
+                here.
+            separator: what stands between several labels of one text; default: a text has one.
+        Weights:
+            pretrain_file: weights to start training from: a TensorFlow checkpoint, a Hugging Face
+                folder, a .pt; default: none, so that training starts from scratch.
+            model_file: a model trained here, to evaluate or predict with: its folder or its .pt.
+            model_cfg: JSON of the model's shape, ours or Google's bert_config.json; default: what
+                lies beside the weights.
+            vocab: vocab.txt; default: what lies beside the weights.
+        Training:
+            train_cfg: JSON of train.Config; default: config/train_TASK.json, or train_own.json for
+                data of your own.
+            freeze_encoder: train the last layer alone.
+            boost: with a frozen encoder, encode every text once and keep the vectors.
+            reinit_layers: how many of the top layers start anew.
+            seeds: how often to train, each time from another seed, into SAVE_DIR/seed-N; default:
+                once, into SAVE_DIR.
+            data_parallel: use all visible GPUs.
+            shard: started by torchrun, divide the model among the processes, where it does not fit
+                into one GPU.
+            settings: settings that replace those of train_cfg, as {"lr": 3e-5}.
+        Output:
+            save_dir: folder of the run, which the same command resumes; default: runs/TASK.
+            log_dir: folder for TensorBoard's curves.
+            out: of predict, the file (for a data_dir: the folder) to write; default: standard
+                output. Of eval, the folder for metrics, confusion matrix and errors; default: eval
+                beside the model.
+            plots: write pictures too (needs matplotlib).
     """
-    if mode not in ("train", "eval", "predict"):
+    flags = SimpleNamespace(**locals())
+    modes = {"train": fit, "eval": evaluate_files, "predict": predict_files}
+    if mode not in modes:
         raise UserError(f"--mode {mode}: expected train, eval or predict")
+    if model_file and mode == "train":
+        raise UserError(
+            "--model_file is for --mode eval and predict; to start from weights use --pretrain_file"
+        )
+    # A flag that another mode alone reads would be ignored silently, so it is an error here.
+    check_mode(main, mode, vars(flags), USED_IN)
     if data_file and data_dir:
         raise UserError("--data_file and --data_dir are both given; keep one")
-    table: dict[str, Any] = {
-        "text_a": text_a,
-        "text_b": text_b,
-        "label": label,
-        "labels": labels,
-        "header": header,
-        "separator": separator,
-    }
-    if mode == "train":
-        refuse("--mode train has no use for", out=out, probabilities=probabilities)
-        if model_file:
-            raise UserError(
-                "--model_file is for --mode eval and predict; to start from weights use "
-                "--pretrain_file"
-            )
-        if data_file == "-":
-            raise UserError(
-                "--data_file -: standard input is for --mode predict; training reads its data more "
-                "than once"
-            )
-        if not boost:
-            refuse("no --boost, which is needed with", cache_dir=cache_dir)
-        if not data_file and not data_dir:
-            refuse(
-                "no --data_file, which is needed with",
-                task=task,
-                train_cfg=train_cfg,
-                model_cfg=model_cfg,
-                pretrain_file=pretrain_file,
-                vocab=vocab,
-                max_len=max_len,
-                do_lower_case=do_lower_case,
-                seeds=seeds,
-                eval_file=eval_file,
-                meta_data_file=meta_data_file,
-                **table,
-                **(settings or {}),
-            )
-            run_sample(save_dir, log_dir, shard)
-            return
-        chosen = own_task(get_task(task or "mrpc"), **table) if task or not meta_data_file else None
-        dev = eval_file.split(",") if eval_file else []
-        if data_dir:
-            data_file, dev = (
-                f"{data_dir}/train.tsv",
-                dev or in_folder(data_dir, chosen.dev if chosen else ("dev.tsv",)),
-            )
-        run = finetune.prepare(
-            chosen,
-            str(data_file),
-            train_cfg,
-            model_cfg,
-            pretrain_file,
-            vocab,
-            max_len,
-            do_lower_case,
-            dev_files=dev,
-            long=long or "truncate",
-            meta_data_file=meta_data_file,
-            freeze_encoder=freeze_encoder,
-            boost=boost,
-            reinit_layers=reinit_layers,
-            settings=settings,
-        )
-        if plots:
-            reports.pyplot()  # before a day is spent, not after
-        folder = Path(save_dir or f"runs/{run.task.name}")
-        results = fit_seeds(
-            run, 1 if seeds is None else seeds, folder, log_dir, data_parallel, cache_dir, shard
-        )
-        for result in results if plots and rank() == 0 else []:
-            reports.plot_learning(
-                result.file.parent / "learning.png", result.file.parent / "metrics.jsonl"
-            )
-        return
-    if not model_file or not (data_file or data_dir):
+    if mode != "train" and not (model_file and (data_file or data_dir)):
         raise UserError(f"--mode {mode} needs --model_file and --data_file or --data_dir")
-    refuse(
-        f"--mode {mode} has no use for",
-        pretrain_file=pretrain_file,
-        save_dir=save_dir,
-        log_dir=log_dir,
-        seeds=seeds,
-        eval_file=eval_file,
-        cache_dir=cache_dir,
-        freeze_encoder=freeze_encoder or None,
-        boost=boost or None,
-        reinit_layers=reinit_layers or None,
-        meta_data_file=meta_data_file,
-        shard=shard or None,
-    )
-    train.refuse_training_settings(mode, settings)
-    if mode == "eval":
-        refuse("--mode eval has no use for", probabilities=probabilities)
-    else:
-        refuse("--mode predict has no use for", plots=plots or None)
-        if size() > 1 and data_file == "-":
-            raise UserError(
-                f"--data_file -: {size()} processes cannot share standard input; start one, "
-                "without torchrun"
-            )
-        if data_dir and not out:
-            raise UserError("--data_dir is predicted into a folder; name it with --out")
-    saved = finetune.load(
-        model_file,
-        task,
-        table,
-        train_cfg,
-        model_cfg,
-        vocab,
-        max_len,
-        do_lower_case,
-        long,
-        data_parallel,
-        settings,
-    )
-    if mode == "eval":
-        say(saved.source)
-        say(saved.device)
-        for name in in_folder(data_dir, saved.task.dev) if data_dir else [str(data_file)]:
-            evaluate(saved, name, Path(out or saved.file.parent / "eval"), plots)
-        return
-    if data_dir:
-        for name, target in zip(
-            saved.task.test, saved.task.hand_in or saved.task.test, strict=True
-        ):
-            if (file := Path(data_dir) / name).is_file() or name == saved.task.test[0]:
-                predict_into(saved, str(file), f"{out}/{target}", probabilities)
-    else:
-        if str(data_file) == "-" and not task:
-            saved.reader = dataclasses.replace(
-                saved.reader, task=dataclasses.replace(saved.task, form="lines")
-            )
-        predict_into(saved, str(data_file), out, probabilities)
+    modes[mode](flags)
+
+
+def columns_of(flags: SimpleNamespace) -> dict[str, Any]:
+    """The flags that say what the columns of a table are."""
+    names = ("text_a", "text_b", "label", "labels", "header", "separator")
+    return {name: getattr(flags, name) for name in names}
 
 
 def in_folder(folder: str, names: tuple[str, ...]) -> list[str]:
     """Those of the files that are there; UserError where none is."""
-    if not (
-        found := [str(Path(folder) / name) for name in names if (Path(folder) / name).is_file()]
-    ):
+    # A copy of GLUE may lack one of MNLI's two development sets; the other one is enough.
+    found = [str(Path(folder) / name) for name in names if (Path(folder) / name).is_file()]
+    if not found:
         raise UserError(f"{folder} has no {' or '.join(names)}; expected a folder of GLUE")
     return found
 
@@ -274,35 +184,86 @@ def in_folder(folder: str, names: tuple[str, ...]) -> list[str]:
 # ----------------------------------------------------------------------------------------- training
 
 
-def fit_seeds(
-    run: Run,
-    n: int,
-    folder: Path,
-    log_dir: str | None = None,
-    data_parallel: bool = True,
-    cache_dir: str | None = None,
-    shard: bool = False,
-) -> list[Result]:
+def fit(flags: SimpleNamespace) -> None:
+    """--mode train"""
+    if flags.data_file == "-":
+        raise UserError(
+            "--data_file -: standard input is for --mode predict; training reads its data more "
+            "than once"
+        )
+    # Without data the command shows what it does. Flags about data would have no effect there.
+    if not flags.data_file and not flags.data_dir:
+        check_sample(main, vars(flags))
+        run_sample(flags)
+        return
+    if flags.seeds is not None and flags.seeds < 1:
+        raise UserError(f"--seeds {flags.seeds}: expected at least 1")
+    run = prepare(flags)
+    if flags.plots:
+        # matplotlib may be missing. Better to learn that now than after a day of training.
+        reports.pyplot()
+    results = fit_seeds(run, flags)
+    # All processes return the same results; one of them writes the pictures.
+    if flags.plots and rank() == 0:
+        for result in results:
+            folder = result.file.parent
+            reports.plot_learning(folder / "learning.png", folder / "metrics.jsonl")
+
+
+def prepare(flags: SimpleNamespace) -> Run:
+    """Everything that training needs, read and checked."""
+    task = None
+    # The meta data may name the task itself; the default, MRPC, must not hide that.
+    if flags.task or not flags.meta_data_file:
+        task = own_task(get_task(flags.task or "mrpc"), **columns_of(flags))
+    if flags.meta_data_file:
+        task = task_of_meta_data(flags.meta_data_file, task)
+    assert task
+    task = with_length(task, flags)
+    eval_files = flags.eval_file.split(",") if flags.eval_file is not None else []
+    data_file = flags.data_file
+    if flags.data_dir:
+        data_file = f"{flags.data_dir}/train.tsv"
+        # Files that were named replace those of the folder.
+        eval_files = eval_files or in_folder(flags.data_dir, task.dev)
+    tuning = finetune.Tuning(flags.freeze_encoder, flags.boost, flags.reinit_layers)
+    # Where --train_cfg is given the task's usual configuration is not asked for: AX has none.
+    usual = None if flags.train_cfg else task.train_cfg
+    cfg = train.Config.from_flags(flags.train_cfg, flags.settings, usual)
+    start = pretrained.find(flags.pretrain_file, flags.model_cfg, flags.vocab)
+    return finetune.prepare(task, data_file, start, eval_files, cfg, tuning)
+
+
+def with_length(task: SentenceTask, flags: SimpleNamespace) -> SentenceTask:
+    """A task with the max_len and long that were given."""
+    given = {"max_len": flags.max_len, "long": flags.long}
+    # None means "not given", which leaves the task's own value alone.
+    changes: dict[str, Any] = {name: v for name, v in given.items() if v is not None}
+    return dataclasses.replace(task, **changes)
+
+
+def fit_seeds(run: Run, flags: SimpleNamespace) -> list[Result]:
     """Train from one seed, or from several and compare them; returns what each came to."""
-    if n < 1:
-        raise UserError(f"--seeds {n}: expected at least 1")
-    if n == 1:
-        return [run.fit(folder, log_dir, data_parallel, cache_dir, shard)]
-    if not run.dev:
+    folder = Path(flags.save_dir or f"runs/{run.task.name}")
+    log_dir, parallel, shard = flags.log_dir, flags.data_parallel, flags.shard
+    if flags.seeds is None or flags.seeds == 1:
+        return [run.fit(folder, log_dir, parallel, shard)]
+    # The table of seeds has a column for each metric, so without an evaluation it would be empty.
+    if not run.eval_data:
         raise UserError("--seeds compares evaluations; name an --eval_file or a --data_dir")
+    # Beside some other model, results.json and the seeds' folders would be taken for its own.
     runs.check_free(folder)
     results, outcomes = [], []
-    for seed in range(run.cfg.seed, run.cfg.seed + n):
-        name = f"seed-{seed}"
+    # Seeds are consecutive from the configuration's own, so that --seeds 5 contains the run of
+    # --seeds 3.
+    for seed in range(run.cfg.seed, run.cfg.seed + flags.seeds):
         say(f"Seed {seed}")
+        name = f"seed-{seed}"
+        # The data were read once. Each seed differs in its initial weights, the order and dropout
+        # alone.
         one = dataclasses.replace(run, cfg=dataclasses.replace(run.cfg, seed=seed))
-        result = one.fit(
-            folder / name,
-            f"{log_dir}/{name}" if log_dir else None,
-            data_parallel,
-            cache_dir or folder / "pooled",
-            shard,
-        )
+        logs = f"{log_dir}/{name}" if log_dir else None
+        result = one.fit(folder / name, logs, parallel, shard)
         results.append(result)
         outcomes.append(
             {
@@ -313,225 +274,269 @@ def fit_seeds(
                 "best_file": str(result.best_file),
             }
         )
-    text, summary = reports.over_seeds(
-        outcomes,
-        run.task.metrics[0],
-        finetune.constant(run.task, run.dev[0].features.example_labels),
-    )
+    task = run.task
+    # A constant answer shows which seeds failed to learn: BERT-large collapses on small data sets
+    # at some seeds.
+    assert isinstance(task, SentenceTask)
+    constant = task.constant_metric(run.eval_data[0].features.example_labels)
+    text, summary = reports.over_seeds(outcomes, task.metric_names[0], constant)
     write_json(folder / "results.json", summary)
     print(f"{text}\nSaved {folder / 'results.json'}")
     return results
 
 
-def run_sample(save_dir: str | None, log_dir: str | None, shard: bool = False) -> None:
-    """The main job on the built-in sample, from scratch: make it, train, evaluate, tell what comes
-    next.
-    """
+def run_sample(flags: SimpleNamespace) -> None:
+    """The main job on the built-in sample, from scratch: make it, train, evaluate."""
     from examples import sample
 
     print(f"No --data_file: training on the built-in sample in {SAMPLE}")
     sample.write(str(SAMPLE))
-    distributed.meet()
-    task = get_task("mrpc")
-    run = finetune.prepare(
-        task,
-        f"{SAMPLE}/train.tsv",
-        f"{SAMPLE}/train.json",
-        f"{SAMPLE}/config.json",
-        None,
-        f"{SAMPLE}/vocab.txt",
-        64,
-        True,
-    )
-    result = run.fit(save_dir or "runs/sample_model", log_dir, shard=shard)
-    evaluate(finetune.load(result.file), f"{SAMPLE}/dev.tsv", result.file.parent / "eval")
-    labels = [example.label for example in read_examples(task, f"{SAMPLE}/dev.tsv")]
+    # The first process writes the sample; the others must not read it half written.
+    distributed.wait_for_all()
+    task = dataclasses.replace(TASKS["mrpc"], max_len=64)
+    start = pretrained.find(None, f"{SAMPLE}/config.json", f"{SAMPLE}/vocab.txt")
+    # The sample has a configuration of its own: a tiny model needs a higher rate than a pre-trained
+    # BERT.
+    cfg = train.Config.from_json(SAMPLE / "train.json")
+    run = finetune.prepare(task, f"{SAMPLE}/train.tsv", start, cfg=cfg)
+    save_dir = flags.save_dir or "runs/sample_model"
+    result = run.fit(save_dir, flags.log_dir, flags.data_parallel, flags.shard)
+    dev = f"{SAMPLE}/dev.tsv"
+    # The model is loaded from its file, as the user's next command would do it.
+    evaluate(finetune.load(result.file), dev, result.file.parent / "eval")
+    labels = [example.label for example in read_examples(task, dev)]
     majority = max(map(labels.count, set(labels))) / len(labels)
     print(
         f"Always answering the most frequent label would give an accuracy of {majority}\n\n"
-        f"Next, with data of your own and weights from Google or Hugging Face:\n"
-        "  python classify.py --task mrpc --data_file MRPC/train.tsv --pretrain_file FOLDER "
-        "--save_dir runs/mrpc\n"
-        "  python classify.py --mode eval --model_file runs/mrpc/model_steps_345.pt --data_file "
-        "MRPC/dev.tsv"
+        "Next, with data of your own and weights from Google or Hugging Face:\n"
+        "  python classify.py --task csv --data_file train.csv --eval_file dev.csv "
+        "--pretrain_file FOLDER --save_dir runs/mine\n"
+        "  python classify.py --mode predict --model_file runs/mine --data_file new.csv"
     )
 
 
-# --------------------------------------------------------------------------------------- evaluation
+# ---------------------------------------------------------------------------------------- answering
+
+
+def load(flags: SimpleNamespace) -> Saved:
+    """The saved model, with whatever flags say of its task."""
+    start = pretrained.find(flags.model_file, flags.model_cfg, flags.vocab, head="classifier")
+    # --task may name a task whose files have other columns; the labels stay those of the model.
+    assert start.source
+    named = get_task(flags.task) if flags.task else None
+    # What the flags say of columns wins over the task.json that lies beside the model.
+    task = find_task(start.source, named, flags.separator)
+    task = with_length(own_task(task, **columns_of(flags)), flags)
+    # A model of another program has no task.json, but Hugging Face's config.json names its labels.
+    if task.lacks_labels and start.source.labels:
+        task = dataclasses.replace(task, labels=tuple(start.source.labels))
+    # Of the configuration only the batch size and dtype matter now, and a file need not be named.
+    cfg = train.Config.from_flags(flags.train_cfg, flags.settings)
+    return finetune.load(
+        flags.model_file, task, start, cfg.batch_size, cfg.dtype, flags.data_parallel
+    )
+
+
+def evaluate_files(flags: SimpleNamespace) -> None:
+    """--mode eval"""
+    saved = load(flags)
+    say(saved.describe())
+    say(train.device_name(saved.device, saved.n_gpus))
+    files = in_folder(flags.data_dir, saved.task.dev) if flags.data_dir else [flags.data_file]
+    for file in files:
+        evaluate(saved, file, Path(flags.out or saved.file.parent / "eval"), flags.plots)
 
 
 def evaluate(saved: Saved, data_file: str, folder: Path, plots: bool = False) -> dict[str, float]:
-    """Print and return a saved model's metrics; write them, the confusion matrix and the worst
-    mistakes into a folder.
+    """Print and return a saved model's metrics.
+
+    They, the confusion matrix and the worst mistakes are written into a folder.
     """
+    # matplotlib is needed last, but its absence has to be noticed first.
     if plots:
         reports.pyplot()
-    task, data = saved.task, saved.reader.read(data_file)
+    task, data = saved.task, saved.load(data_file)
     say(data.summary)
-    scores, labels = saved.scores(data), data.features.example_labels
-    predicted = finetune.predictions(task, scores)
-    results = finetune.measure(task, predicted, labels)
+    # A text in several windows has several inputs; its score is their mean. Metrics count texts.
+    scores, labels = data.features.average(saved.outputs(data)), data.features.example_labels
+    predicted = task.predicted(scores)
+    results = task.measure(predicted, labels)
+    # MNLI evaluates two files, whose metrics have the same names.
     if len(task.dev) > 1:
         print(f"{data.file.name}:")
     for name, value in results.items():
         print(f"{name}: {value}")
-    report: dict[str, Any] = {
-        "model_file": str(saved.file),
-        "data_file": data_file,
-        "examples": len(labels),
-        **results,
-    }
     stem = data.file.stem
-    if task.labels and not task.separator:
+    report: dict[str, Any] = {"model_file": str(saved.file), "data_file": data_file}
+    report |= {"examples": len(labels), **results}
+    # Only with one label a text are label and prediction the row and column of a matrix.
+    if task.kind == "class":
         matrix = confusion(predicted, labels, len(task.labels))
         report |= {"labels": task.labels, "confusion": matrix.tolist()}
+        # More columns would not fit a terminal; the JSON has all of them.
         if len(task.labels) <= 10:
             print(reports.confusion_table(task.labels, matrix))
         if plots:
-            reports.plot_confusion(
-                folder / f"{stem}_confusion.png",
-                task.labels,
-                matrix,
-                f"{task.name}, {data.file.name}",
-            )
+            title = f"{task.name}, {data.file.name}"
+            reports.plot_confusion(folder / f"{stem}_confusion.png", task.labels, matrix, title)
     write_json(folder / f"{stem}.json", report)
-    measure = "difference" if task.labels is None else "probability"
-    reports.write_tsv(
-        folder / f"{stem}_errors.tsv",
-        ["line", "label", "prediction", measure, "text_a", "text_b"],
-        worst(task, data, scores, predicted),
-    )
-    if plots and (metrics_file := saved.file.parent / "metrics.jsonl").is_file():
-        reports.plot_learning(folder / "learning.png", metrics_file)
+    measure = "difference" if task.number else "probability"
+    header = ["line", "label", "prediction", measure, "text_a", "text_b"]
+    mistakes = worst(task, data, scores, predicted)
+    reports.write_tsv(folder / f"{stem}_errors.tsv", header, mistakes)
+    # A model from elsewhere has no metrics.jsonl beside it.
+    if plots and (log := saved.file.parent / "metrics.jsonl").is_file():
+        reports.plot_learning(folder / "learning.png", log)
     print(f"Saved {folder / stem}.json, {folder / stem}_errors.tsv")
     return results
 
 
-def worst(task: Task, data: Data, scores: np.ndarray, predicted: np.ndarray) -> list[list[object]]:
-    """Mistakes, the most confident first (of numbers, the furthest off): line, label, prediction,
-    confidence, texts.
+def worst(
+    task: SentenceTask, data: Data, scores: np.ndarray, predicted: np.ndarray
+) -> list[list[object]]:
+    """Mistakes, the most confident first; of numbers, the furthest off.
+
+    Each is line, label, prediction, confidence and texts.
     """
-    labels, features = data.features.example_labels, data.features
-    if task.labels is None:
+    labels, lines = data.features.example_labels, data.features.example_lines
+    wrong = predicted != labels
+    if task.kind == "number":
         confidence = np.abs(predicted - labels)
-        wrong = confidence > 0
+    elif task.kind == "class":
+        confidence = task.probabilities(scores).max(1)
     else:
-        chances = finetune.probabilities(task, scores)
-        wrong = predicted != labels
-        if task.separator:  # of the label that it is most wrong about
-            confidence, wrong = (np.maximum(chances, 1 - chances) * wrong).max(1), wrong.any(1)
-        else:
-            confidence = chances.max(1)
+        # Of the label that it is most wrong about.
+        chances = task.probabilities(scores)
+        confidence = (np.maximum(chances, 1 - chances) * wrong).max(1)
+        wrong = wrong.any(1)
     order = np.argsort(-confidence, kind="stable")
-    lines = features.lines if features.first is None else features.lines[features.first]
     rows: list[list[object]] = []
+    # Sorting all examples and keeping the wrong ones leaves the stable order of equal confidences
+    # alone.
     for i in order[wrong[order]][:WORST]:
-        texts = (
-            [data.examples[i].text_a, data.examples[i].text_b or ""] if data.examples else ["", ""]
-        )
-        rows.append(
-            [
-                lines[i],
-                name_of(task, labels[i]),
-                name_of(task, predicted[i]),
-                f"{confidence[i]:.4f}",
-                *texts,
-            ]
-        )
+        texts = ["", ""]
+        if data.examples:
+            texts = [data.examples[i].text_a, data.examples[i].text_b or ""]
+        names = task.name_of(labels[i]), task.name_of(predicted[i])
+        rows.append([lines[i], *names, f"{confidence[i]:.4f}", *texts])
     return rows
 
 
-def name_of(task: Task, answer: Any) -> str:
-    """A label or prediction in words."""
-    if task.labels is None:
-        return f"{answer:.6g}"
-    if task.separator:
-        return task.separator.join(
-            name for name, has in zip(task.labels, answer, strict=True) if has
+def predict_files(flags: SimpleNamespace) -> None:
+    """--mode predict"""
+    # Each process would take some of the lines, and no two the same.
+    if size() > 1 and flags.data_file == "-":
+        raise UserError(
+            f"--data_file -: {size()} processes cannot share standard input; start one, without "
+            "torchrun"
         )
-    return task.labels[answer]
-
-
-# -------------------------------------------------------------------------------------- predictions
-
-
-def predict_into(saved: Saved, data_file: str, out: str | None, probabilities: bool | None) -> None:
-    """Predict a file, or `-`, into another, which is whole or absent, or to standard output as it
-    goes.
-    """
-    if probabilities is None:
-        probabilities = not (saved.task.hand_in and Path(data_file).name in saved.task.test)
-    if out is None and sys.stdout is None:
-        raise UserError("standard output is closed; name a file with --out")
-    if out is None:
-        for line in predictions(saved, data_file, probabilities):
-            sys.stdout.write(line)
-            sys.stdout.flush()
+    if flags.data_dir and not flags.out:
+        raise UserError("--data_dir is predicted into a folder; name it with --out")
+    saved = load(flags)
+    if flags.data_dir:
+        # GLUE's site expects file names of its own, one for each test file of the task.
+        names = saved.task.hand_in or saved.task.test
+        for name, target in zip(saved.task.test, names, strict=True):
+            file = Path(flags.data_dir) / name
+            # Only the first test file is required: a folder may have MNLI's matched set alone.
+            if file.is_file() or name == saved.task.test[0]:
+                predict_into(saved, str(file), f"{flags.out}/{target}")
         return
-    with whole_file(out) as f:
-        for line in predictions(saved, data_file, probabilities):
-            f.write(line.encode())
-    note(f"Saved {out}")
+    # Lines typed or piped have no columns, unless the user says of which task they are.
+    if flags.data_file == "-" and not flags.task:
+        saved.task = dataclasses.replace(saved.task, form="lines")
+    predict_into(saved, flags.data_file, flags.out)
 
 
-def predictions(saved: Saved, data_file: str, probabilities: bool) -> Iterator[str]:
-    """The lines of a table, some at a time: index and prediction, as GLUE takes them, and the
-    probability of every label.
+def predict_into(saved: Saved, data_file: str, out: str | None) -> None:
+    """Predict a file, or `-`, into another, whole or absent, or to standard output as it goes."""
+    # GLUE's site accepts no columns beside index and prediction.
+    for_site = saved.task.hand_in and Path(data_file).name in saved.task.test
+    lines = prediction_lines(saved, data_file, probabilities=not for_site)
+    if out is not None:
+        # A pipe that ends early, or an error in a late row, must not leave half a file.
+        with whole_file(out) as f:
+            for line in lines:
+                f.write(line.encode())
+        note(f"Saved {out}")
+        return
+    if sys.stdout is None:
+        raise UserError("standard output is closed; name a file with --out")
+    # Flushing after each part lets a program that reads the other end go on at once.
+    for line in lines:
+        sys.stdout.write(line)
+        sys.stdout.flush()
 
-    Rows come in the order of the file, counted from 0.
+
+def prediction_lines(saved: Saved, data_file: str, probabilities: bool) -> Iterator[str]:
+    """The lines of a table, some at a time: index, prediction, and the probability of each label.
+
+    There is a row for each row of the file, in its order, counted from 0.
     """
-    task, index, cut = saved.task, 0, np.zeros(3, int)
-    names = task.labels if probabilities and task.labels else ()
-    header, table = "\t".join(["index", "prediction", *names]) + "\n", None
+    task, tokenizer = saved.task, saved.start.tokenizer
+    # Columns of probabilities need names, and a number has none.
+    names = task.labels if probabilities else ()
+    header = "\t".join(["index", "prediction", *names]) + "\n"
+    table, index = None, 0
+    truncation = np.zeros(3, int)
+    # A TFRecord's records are read as a whole, since it has no lines that a pipe could deliver.
     if RECORDS.search(data_file):
-        parts: Iterator[Data] = iter([saved.reader.read(data_file, labelled=False)])
+        parts: Iterator[Data] = iter([saved.load(data_file, labelled=False)])
     else:
+        # Rows are read as needed, so a file of any size is predicted in the memory of one chunk.
         table, examples = open_rows(task, data_file, labelled=False)
-        size = CHUNK * saved.trainer.cfg.batch_size
-        chunks = (
-            at_hand(examples, size)
-            if data_file == "-"
-            else iter(lambda: list(islice(examples, size)), [])
-        )
-        parts = (saved.reader.encode(data_file, chunk) for chunk in chunks)
+        most = CHUNK * saved.batch_size
+        # A chunk has many batches: rows are sorted by length within it, and little is padded.
+        chunks = iter(lambda: list(islice(examples, most)), [])
+        if data_file == "-":
+            # From a pipe nothing is waited for: an interactive user wants an answer to each line.
+            chunks = available(examples, most)
+        parts = (task.encode_examples(data_file, chunk, tokenizer) for chunk in chunks)
+    # A part's answers are in the order of its rows, though its batches were sorted by length.
     for data in parts:
-        scores = saved.scores(data, bar=False)
-        predicted = finetune.predictions(task, scores)
-        chances = finetune.probabilities(task, scores) if names else np.empty((len(scores), 0))
-        if header:  # now that there is something to predict
-            note(saved.source)
-        lines, header = [header], ""
-        for answer, row in zip(predicted, chances, strict=True):
-            lines.append(
-                "\t".join([str(index), name_of(task, answer), *(f"{chance:.6f}" for chance in row)])
-                + "\n"
-            )
+        answers = task.answers(data, saved.outputs(data, bar=False))
+        lines = []
+        if index == 0:
+            # The first rows have been read without an error, so the model's name is worth a line.
+            note(saved.describe())
+            lines.append(header)
+        for answer, chances in answers:
+            shown = [f"{chance:.6f}" for chance in chances] if names else []
+            lines.append("\t".join([str(index), answer, *shown]) + "\n")
             index += 1
-        cut += (*data.features.cut, len(data.features.ids))
+        # Features of each part count what was cut off; the message comes once for the whole file.
+        truncation += data.features.truncation
         yield "".join(lines)
-    if header:
+    # A file without rows still becomes a table, since another program may read it.
+    if index == 0:
         yield header
     if table and data_file != "-":
-        note(understood(data_file, index, table.names, table.header, collections.Counter()))
-    tell_cut(data_file, index, saved.reader.max_len, *cut)
+        note(describe_table(data_file, index, table.names, table.header, collections.Counter()))
+    task.report_truncation(data_file, index, truncation)
 
 
-def at_hand(examples: Iterator[Example], most: int) -> Iterator[list[Example]]:
+def available(examples: Iterator[Example], most: int) -> Iterator[list[Example]]:
     """What a pipe has delivered since the last look, at least one and at most so many."""
+    # A bounded queue: a producer that is faster than the model must not fill the memory.
     waiting: queue.Queue = queue.Queue(most)
 
     def read() -> None:
         try:
             for example in examples:
                 waiting.put(example)
+            # None marks the end of the stream.
             waiting.put(None)
-        except BaseException as error:  # for the thread that waits
+        except BaseException as error:
+            # Raised here the error would end this thread alone; the reader of the queue raises it
+            # instead.
             waiting.put(error)
 
+    # A daemon, since a thread blocked in reading standard input could not be stopped at exit.
     threading.Thread(target=read, daemon=True).start()
     item = None
     while True:
         chunk = []
+        # The first row is waited for, all others are taken only if they are there already.
         item = waiting.get()
         with contextlib.suppress(queue.Empty):
             while isinstance(item, Example):
@@ -539,6 +544,7 @@ def at_hand(examples: Iterator[Example], most: int) -> Iterator[list[Example]]:
                 if len(chunk) == most:
                     break
                 item = waiting.get_nowait()
+        # Rows that came before an error are answered first.
         if chunk:
             yield chunk
         if isinstance(item, BaseException):

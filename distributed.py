@@ -1,14 +1,16 @@
-"""Which process this is and of how many, and what they tell each other: torch.distributed, started
-by torchrun.
+"""Which process this is and of how many, and what they tell each other.
 
-    $ torchrun --nproc_per_node 2 classify.py --task mrpc --data_dir GLUE/MRPC --pretrain_file FOLDER
+    $ torchrun --nproc_per_node 2 classify.py --task mrpc --data_dir GLUE/MRPC --pretrain_file BERT
 
 A single process needs none of it: there, every function returns at once. What the processes agree
 on (flags, settings, numbers to print) travels between CPUs by gloo, so that no GPU has to wait for
 it; gradients by nccl where there are GPUs.
+
+Row: ground. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import contextlib
+import dataclasses
 import gc
 import os
 import signal
@@ -17,13 +19,21 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from utils import UserError, rank, size
 
-STORE: list[Any] = []  # where processes leave words for each other; empty until start()
-MESHES: list[Any] = []  # what shard() has made
+
+@dataclasses.dataclass
+class Group:
+    """What this process holds of the group that it has joined."""
+
+    store: Any = None  # where processes leave words for each other; None until start()
+    meshes: list[Any] = dataclasses.field(default_factory=list)  # what shard() has made
+
+
+GROUP = Group()
 
 
 def timeout() -> float:
@@ -39,84 +49,94 @@ def timeout() -> float:
 
 
 def start() -> None:
-    """Join the other processes, if a launcher has started several; the first alone prints from now
-    on.
-    """
-    if size() == 1 or STORE:
+    """Join the other processes, if a launcher has started several; then only the first prints."""
+    # A single process, or a group that has been joined already: a notebook may ask twice.
+    if size() == 1 or GROUP.store:
         return
     from datetime import timedelta
 
     import torch
     import torch.distributed as dist
 
-    # before there is a group, which its functions would keep as their default
+    # Before there is a group, which its functions would keep as their default argument.
     import torch.distributed.nn.functional
 
     wait = timedelta(seconds=timeout())
+    # gloo carries what processes tell each other between CPUs, nccl the gradients.
+    backend = "gloo"
     if torch.cuda.is_available():
-        if local_rank() >= (n := torch.cuda.device_count()):
-            raise UserError(
-                f"process {local_rank()} of this machine has no GPU, of which it has {n}; start "
-                f"{n} processes "
-                f"(--nproc_per_node), or hide the GPUs (CUDA_VISIBLE_DEVICES=)"
-            )
-        torch.cuda.set_device(local_rank())
+        backend = "cpu:gloo,cuda:nccl"
+        claim_gpu()
     try:
         store, _, _ = next(dist.rendezvous("env://", timeout=wait))
     except ValueError as error:
         raise UserError(
             f"WORLD_SIZE={size()}, but {error}; start the processes by torchrun"
         ) from None
-    STORE[:] = [
-        dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    ]
-    store = dist.PrefixStore(generation(store), store)
-    STORE[:] = [dist.PrefixStore("bert", store)]
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-        timeout=wait,
-        store=store,
-        rank=rank(),
-        world_size=size(),
-    )
+    # Each start of torchrun's gets names of its own in the store, which outlives them.
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    GROUP.store = dist.PrefixStore(f"start {restarts}", store)
+    store = dist.PrefixStore(agree_on_name(GROUP.store), GROUP.store)
+    GROUP.store = dist.PrefixStore("bert", store)
+    dist.init_process_group(backend, timeout=wait, store=store, rank=rank(), world_size=size())
+    # torchrun ends its processes when one fails; if it is killed itself, nobody would.
     if "TORCHELASTIC_RUN_ID" in os.environ:
         threading.Thread(target=follow, args=(os.getppid(),), daemon=True).start()
+    # All processes print the same; the first one is enough.
     if rank():
         sys.stdout = open(os.devnull, "w")
 
 
-def generation(store: Any) -> str:
-    """A name that the processes of this start alone agree on. torchrun keeps the store when it
-    starts processes again, on some machines or all, and what those before have left there must not
-    be mistaken for theirs.
+def claim_gpu() -> None:
+    """Use the GPU that has this process's number on its machine."""
+    import torch
+
+    if local_rank() >= (n := torch.cuda.device_count()):
+        raise UserError(
+            f"process {local_rank()} of this machine has no GPU, of which it has {n}; start {n} "
+            "processes (--nproc_per_node), or hide the GPUs (CUDA_VISIBLE_DEVICES=)"
+        )
+    torch.cuda.set_device(local_rank())
+
+
+def agree_on_name(store: Any) -> str:
+    """A name for this start that all of its processes agree on.
+
+    torchrun keeps the store when it starts processes again, on some machines or all, and what
+    earlier ones have left there must not be mistaken for theirs. So each leaves a secret of its
+    own; the first process publishes the secrets it has seen, until everybody has found theirs.
     """
-    mine, until, name = uuid.uuid4().hex, time.monotonic() + timeout(), uuid.uuid4().hex
-    store.set(f"hello {rank()}", mine)
+    secret, name = uuid.uuid4().hex, uuid.uuid4().hex
+    # A process that never starts must not keep the others waiting forever.
+    until = time.monotonic() + timeout()
+    others = range(1, size())
+    store.set(f"hello {rank()}", secret)
     while time.monotonic() < until:
-        if rank() == 0:  # tell everybody whom it means, until all have understood
-            everybody = [
-                store.get(key).decode() if store.check([key]) else ""
-                for key in (f"hello {r}" for r in range(size()))
-            ]
-            store.set("go", " ".join([name, *everybody]))
-            if all(store.check([f"{name} {r}"]) for r in range(1, size())):
+        # Only who finds its secret among those published belongs to this start.
+        if rank() == 0:
+            keys = [f"hello {r}" for r in range(size())]
+            seen = [store.get(key).decode() if store.check([key]) else "" for key in keys]
+            store.set("go", " ".join([name, *seen]))
+            if all(store.check([f"{name} {r}"]) for r in others):
                 return name
         elif store.check(["go"]):
-            name, *everybody = store.get("go").decode().split(" ")
-            if everybody[rank() : rank() + 1] == [mine]:
+            name, *seen = store.get("go").decode().split(" ")
+            if seen[rank() : rank() + 1] == [secret]:
                 store.set(f"{name} {rank()}", "")
                 return name
         time.sleep(0.05)
-    heard = (
-        [r for r in range(1, size()) if store.check([f"{name} {r}"])]
-        if rank() == 0
-        else range(1, size())
-    )
-    silent = [str(r) for r in range(size()) if r != rank() and r not in heard]
+    silent = [0]
+    if rank() == 0:
+        silent = [r for r in others if not store.check([f"{name} {r}"])]
     raise UserError(
-        f"process{'es' * (len(silent) > 1)} {', '.join(silent)} of {size()} did not answer within "
-        f"{timeout():g} seconds; see why, or set BERT_TIMEOUT to more"
+        f"{processes(silent)} of {size()} did not answer within {timeout():g} seconds; see why, or "
+        "set BERT_TIMEOUT to more"
     )
+
+
+def processes(numbers: list[int]) -> str:
+    """processes([3]) -> 'process 3'      processes([1, 2]) -> 'processes 1, 2'"""
+    return f"process{'es' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
 def follow(launcher: int) -> None:
@@ -127,19 +147,22 @@ def follow(launcher: int) -> None:
 
 
 def end() -> None:
-    """Take leave of the other processes. Whatever holds the group lets go of it, so that gloo's
-    threads end here: one that drops a tensor while Python ends would abort the process
-    (pytorch/pytorch#190489).
-    """
-    if STORE:
-        import torch.distributed as dist
+    """Leave the group.
 
-        STORE.clear()
-        for mesh in MESHES:  # which PyTorch's caches keep
-            getattr(mesh, "_pg_registry", {}).clear()
-        MESHES.clear()
-        gc.collect()  # sharded models
-        dist.destroy_process_group()
+    Whatever holds the group lets go of it, so that gloo's threads end here: one that drops a tensor
+    while Python ends would abort the process (pytorch/pytorch#190489).
+    """
+    if not GROUP.store:
+        return
+    import torch.distributed as dist
+
+    GROUP.store = None
+    # PyTorch's caches keep the meshes, and these the group.
+    for mesh in GROUP.meshes:
+        getattr(mesh, "_pg_registry", {}).clear()
+    GROUP.meshes.clear()
+    gc.collect()  # sharded models
+    dist.destroy_process_group()
 
 
 def local_rank() -> int:
@@ -150,21 +173,22 @@ def local_rank() -> int:
 # ----------------------------------------------------------------------------------- what is shared
 
 
-def any_of(*flags: int) -> list[int]:
-    """The greatest value that any process has for each flag."""
+def maximum(value: int) -> int:
+    """The greatest value that any process has."""
     if size() == 1:
-        return list(flags)
+        return value
+    # PyTorch is loaded when it is needed: preparing a corpus is one process without it.
     import torch
     import torch.distributed as dist
 
-    values = torch.tensor(flags)
+    values = torch.tensor([value])
     dist.all_reduce(values, dist.ReduceOp.MAX)
-    return values.tolist()
+    return int(values)
 
 
-def meet() -> None:
-    """Wait for all other processes."""
-    any_of(0)
+def wait_for_all() -> None:
+    """Wait until every process has come here."""
+    maximum(0)
 
 
 def total(value: Any) -> Any:
@@ -187,8 +211,24 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
+def map_tensors(value: Any, function: Callable[[Any], Any]) -> Any:
+    """A value whose tensors, also those in its dicts and lists, are what a function makes of them.
+
+    Anything else is returned as it is.
+    """
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: map_tensors(item, function) for key, item in value.items()}
+    if isinstance(value, list):
+        return [map_tensors(item, function) for item in value]
+    return value
+
+
 def from_first(value: Any) -> Any:
-    """What the first process has: any object; tensors in its dicts and lists go one by one."""
+    """What the first process has: any object; the tensors in it are sent one by one."""
     if size() == 1:
         return value
     import torch
@@ -196,69 +236,70 @@ def from_first(value: Any) -> Any:
 
     tensors: list[torch.Tensor] = []
 
-    def pack(part: Any) -> Any:
-        if isinstance(part, torch.Tensor):
-            tensors.append(part.contiguous())
-            return torch.empty_like(part, device="meta")
-        if isinstance(part, dict):
-            return {key: pack(item) for key, item in part.items()}
-        return [pack(item) for item in part] if isinstance(part, list) else part
+    # The outline has each tensor's shape and type, so that the others know what to expect.
+    def take_out(tensor: torch.Tensor) -> torch.Tensor:
+        tensors.append(tensor.contiguous())
+        return torch.empty_like(tensor, device="meta")
 
-    def unpack(part: Any) -> Any:
-        if isinstance(part, torch.Tensor):
-            tensor = tensors.pop(0) if rank() == 0 else torch.empty_like(part, device="cpu")
-            dist.broadcast(tensor, 0)
-            return tensor
-        if isinstance(part, dict):
-            return {key: unpack(item) for key, item in part.items()}
-        return [unpack(item) for item in part] if isinstance(part, list) else part
+    def exchange(shape: torch.Tensor) -> torch.Tensor:
+        # Broadcast writes into a tensor of the right shape, which the others make first.
+        tensor = tensors.pop(0) if rank() == 0 else torch.empty_like(shape, device="cpu")
+        dist.broadcast(tensor, 0)
+        return tensor
 
-    packed = [pack(value) if rank() == 0 else None]
-    dist.broadcast_object_list(packed, 0)
-    return unpack(packed[0])
+    outline = [map_tensors(value, take_out) if rank() == 0 else None]
+    dist.broadcast_object_list(outline, 0)
+    return map_tensors(outline[0], exchange)
 
 
 def check_same(what: str, values: dict[str, Any]) -> None:
     """UserError, in every process, where one has other values than the first."""
     first, *others = gather(values)
     for number, theirs in enumerate(others, start=1):
-        if different := [
+        different = [
             f"{name} is {theirs.get(name)!r}, the first one's {first.get(name)!r}"
             for name in sorted(first | theirs)
             if first.get(name) != theirs.get(name)
-        ]:
+        ]
+        if different:
             raise UserError(
                 f"process {number} has other {what} ({'; '.join(different[:5])}); start all with "
-                "the same "
-                f"flags and files"
+                "the same flags and files"
             )
 
 
 # ---------------------------------------------------------------------------------- sharded tensors
 
 
-def shard(model: Any, blocks: Any, device_type: str) -> None:
-    """Divide a model's parameters, and with them gradients and the optimizer's state, among the
-    processes (FSDP2): each of the blocks apart, and what lies around them.
+def shard(model: Any, device_type: str) -> None:
+    """Divide a model's parameters, gradients and optimizer state among the processes (FSDP2).
+
+    The members of each ModuleList, such as the blocks of an encoder, are gathered one at a time.
     """
+    import torch
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    warnings.filterwarnings(
-        "ignore", message="FSDP2-wrapped module"
-    )  # of in-place changes, which no head makes
+    # It warns of in-place changes, which no model here makes.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
     mesh = init_device_mesh(device_type, (size(),))
-    MESHES.append(mesh)
-    for block in blocks:
-        fully_shard(block, mesh=mesh)
+    GROUP.meshes.append(mesh)
+    # A block at a time is gathered for its forward pass, so that no GPU ever holds the whole model.
+    for module in list(model.modules()):
+        if isinstance(module, torch.nn.ModuleList):
+            for block in module:
+                fully_shard(block, mesh=mesh)
+    # What is in no block, such as the embeddings, belongs to the model as a whole.
     fully_shard(model, mesh=mesh)
 
 
 @contextlib.contextmanager
 def gathered(model: Any) -> Iterator[None]:
-    """A sharded model whose parts can be called by themselves, not only as a whole, once it has
-    been called as a whole.
+    """Within it, the parts of a sharded model can be called by themselves.
+
+    The model has to have been called as a whole before.
     """
+    # FSDP2 gives a model these methods, and no others have them.
     sharded = hasattr(model, "unshard")
     if sharded:
         model.unshard()
@@ -281,10 +322,12 @@ def whole(tensor: Any) -> Any:
 
 def sharded_like(tensor: Any, other: Any) -> Any:
     """A whole tensor, sharded as another one is."""
+    # Whole tensors are what a checkpoint holds, and what an unsharded model takes.
     if not hasattr(other, "placements"):
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
+    # Every process has the whole tensor, so that each takes its part without sending anything.
     return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)
 
 
@@ -297,45 +340,45 @@ def is_lost(error: BaseException | None) -> bool:
         return False
     import torch.distributed as dist
 
+    # gloo raises a plain RuntimeError that names it.
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def leave_reason(reason: str) -> bool:
-    """Leave the reason why this process ends, for those it leaves alone; False if another one has
-    been before.
-    """
-    if not STORE:
-        return rank() == 0  # before start() all fail alike
+    """Leave the reason why this process ends, for the others; False if one has been left before."""
+    if not GROUP.store:
+        # Before start() all fail alike, and the first one reports.
+        return rank() == 0
     mine = f"{rank()} {reason}"
     try:
-        return STORE[0].compare_set("reason", "", mine).decode() == mine
-    except Exception:  # the store has gone with the process that held it
+        # The first reason wins: errors of the others follow from it.
+        return GROUP.store.compare_set("reason", "", mine).decode() == mine
+    except Exception:
+        # The store has gone with the process that held it.
         return True
 
 
 def why_lost(error: BaseException | None) -> str | None:
-    """Why another process does not answer, in words; None where that one has told it."""
-    signal.signal(
-        signal.SIGTERM, signal.SIG_IGN
-    )  # torchrun ends those that are left, once they have told
+    """Why another process does not answer, in words; None where that one has reported it."""
+    # torchrun ends those that are left once they have reported.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # A connection that is closed means that the process is gone; otherwise it is only slow.
     closed = any(word in str(error) for word in ("closed", "reset", "refused", "Broken pipe"))
     try:
-        STORE[0].set(f"here {rank()}", "")
-        time.sleep(2)  # for the others to do the same
-        if STORE[0].check(["reason"]):
+        GROUP.store.set(f"here {rank()}", "")
+        # Time for the others to do the same.
+        time.sleep(2)
+        if GROUP.store.check(["reason"]):
             return None
-        silent = [r for r in range(size()) if not STORE[0].check([f"here {r}"])]
+        silent = [r for r in range(size()) if not GROUP.store.check([f"here {r}"])]
     except Exception:
+        # The store is kept by the first process.
         silent = [0]
-    names = (
-        f"process{'es' * (len(silent) > 1)} {', '.join(map(str, silent))}"
-        if silent
-        else "another process"
+    names = processes(silent) if silent else "another process"
+    what = (
+        f"did not answer within {timeout():g} seconds; see what it does, or set BERT_TIMEOUT to "
+        "more"
     )
     if closed:
-        return f"{names} of {size()} has ended without a word (killed?); the same command goes on from the last checkpoint"
-    return (
-        f"{names} of {size()} did not answer within {timeout():g} seconds; see what it does, or "
-        "set BERT_TIMEOUT to "
-        f"more; the same command goes on from the last checkpoint"
-    )
+        what = "has ended without a word (killed?)"
+    return f"{names} of {size()} {what}; the same command resumes from the last checkpoint"

@@ -1,9 +1,12 @@
 """Texts to vectors: write them, rank by them, judge an encoder by them.
 
-$ python features.py extract --pretrain_file FOLDER --input_file lines.txt --output_file out.jsonl
---layers=-1,-2,-3,-4 $ python features.py similar --pretrain_file FOLDER --input_file lines.txt
---query "a dog runs" $ python features.py fewshot --pretrain_file FOLDER --task sst2 --data_dir
-GLUE/SST-2
+    $ python features.py extract --pretrain_file FOLDER --input_file lines.txt \\
+          --output_file out.jsonl --layers=-1,-2,-3,-4
+    $ python features.py similar --pretrain_file FOLDER --input_file lines.txt \\
+          --query "a dog runs"
+    $ python features.py fewshot --pretrain_file FOLDER --task sst2 --data_dir GLUE/SST-2
+
+Row: commands. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import json
@@ -19,10 +22,11 @@ import numpy as np
 
 import vectors
 from cli import command
+from files import whole_file, write_json
 from tasks import fewshot as few
-from tasks.sentences import get_task, own_task
+from tasks import get_task, own_task
 from tasks.tables import open_text
-from utils import UserError, refuse, whole_file, write_json
+from utils import UserError
 
 FORMATS = ("jsonl", "npz", "safetensors")
 
@@ -42,43 +46,39 @@ def extract(
     dtype: str = "fp32",
     model_cfg: str | None = None,
     vocab: str | None = None,
-    do_lower_case: bool | None = None,
 ) -> None:
     """Write the vectors of every line of a text: `text`, or `text a ||| text b`.
 
     Args:
-        pretrain_file: a TensorFlow checkpoint, a Hugging Face folder, a .pt.
-        input_file: a text a line; `-`: standard input.
-        output_file: the file to write, whole or not at all; `-`: standard output (jsonl only).
-        layers: comma list: -1 the last, -2 the one before.
-        pooling: none: of every token; cls: of [CLS]; mean: the mean over the tokens.
-        format: jsonl (Google's), or npz or safetensors: `values` (tokens, layers, D), `starts`
-            (lines + 1).
-        max_len: tokens of a line at most, the rest is cut off.
-        batch_size: lines that are computed at once.
-        dtype: of matrix products: fp32 or bf16.
-        model_cfg: JSON of the model's shape; default: what lies beside the weights.
-        vocab: vocab.txt; default: what lies beside the weights.
-        do_lower_case: only to insist; it follows from the checkpoint.
+        Data:
+            input_file: a text a line; `-`: standard input.
+            output_file: the file to write, whole or not at all; `-`: standard output (jsonl only).
+            format: jsonl (Google's), or npz or safetensors: `values` (tokens, layers, D), `starts`
+                (lines + 1).
+        Vectors:
+            layers: comma list: -1 the last, -2 the one before.
+            pooling: none: of every token; cls: of [CLS]; mean: the mean over the tokens.
+            max_len: tokens of a line at most; the rest is cut off.
+            batch_size: lines that are computed at once.
+            dtype: of matrix products: fp32 or bf16.
+        Weights:
+            pretrain_file: a TensorFlow checkpoint, a Hugging Face folder, a .pt.
+            model_cfg: JSON of the model's shape; default: what lies beside the weights.
+            vocab: vocab.txt; default: what lies beside the weights.
     """
-    try:
-        chosen = [int(layer) for layer in layers.split(",")]
-    except ValueError:
-        raise UserError(
-            f"--layers {layers}: expected numbers with commas between them, such as -1,-2"
-        ) from None
+    chosen = integers("layers", layers)
     if format not in FORMATS:
         raise UserError(f"--format {format}: expected one of {', '.join(FORMATS)}")
     if pooling not in vectors.POOLING:
         raise UserError(f"--pooling {pooling}: expected one of {', '.join(vectors.POOLING)}")
     if output_file == "-" and format != "jsonl":
         raise UserError(f"--format {format} needs an --output_file")
-    encoder = vectors.load(
-        pretrain_file, model_cfg, vocab, do_lower_case, max_len, batch_size, dtype
-    )
-    encoder.check(chosen)
+    # Flags are checked before the weights are loaded, layers after it: they depend on the model.
+    encoder = vectors.load(pretrain_file, model_cfg, vocab, max_len, batch_size, dtype)
+    encoder.check_layers(chosen)
     found = encoder.extract(texts(input_file), chosen, pooling)
     if output_file == "-":
+        # Each line is written as it is done, so that a program at the other end need not wait.
         for i, text in enumerate(found):
             sys.stdout.write(as_json(i, text, chosen) + "\n")
             sys.stdout.flush()
@@ -88,44 +88,54 @@ def extract(
             for i, text in enumerate(found):
                 f.write((as_json(i, text, chosen) + "\n").encode())
         else:
-            write_arrays(f, format, found, (len(chosen), encoder.model.transformer.cfg.dim))
+            write_arrays(f, format, found, (len(chosen), encoder.model.cfg.dim))
+
+
+def integers(flag: str, text: str) -> list[int]:
+    """The numbers of a comma list."""
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise UserError(
+            f"--{flag} {text}: expected numbers with commas between them, such as -1,-2"
+        ) from None
 
 
 def texts(file: str) -> Iterator[str]:
     """The lines of a file, without their ends."""
+    # A text with tabs is one text: form "tsv" only says how lines end.
     for line in open_text(file, "tsv")[1]:
         yield line.rstrip("\n").removesuffix("\r")
 
 
 def as_json(number: int, text: vectors.Vectors, layers: list[int]) -> str:
-    """A line of Google's format (`linex_index` is its name there), numbers rounded to six decimals."""
+    """A line of Google's format, which calls it `linex_index`; numbers have six decimals."""
+    # Six decimals, as extract_features.py writes them. In float64, as rounding a float32 gives no
+    # short decimals.
     rounded = np.round(text.values.astype(np.float64), 6).tolist()
+    # Pooled: a vector for each layer, and no tokens.
     if text.values.ndim == 2:
-        return json.dumps({"linex_index": number, "layers": named(layers, rounded)})
-    return json.dumps(
-        {
-            "linex_index": number,
-            "features": [
-                {"token": token, "layers": named(layers, values)}
-                for token, values in zip(text.tokens, rounded, strict=True)
-            ],
-        }
-    )
-
-
-def named(layers: list[int], values: list) -> list[dict[str, Any]]:
-    """The vectors of some layers, with their numbers."""
-    return [
-        {"index": layer, "values": vector} for layer, vector in zip(layers, values, strict=True)
+        return json.dumps({"linex_index": number, "layers": numbered(layers, rounded)})
+    features = [
+        {"token": token, "layers": numbered(layers, values)}
+        for token, values in zip(text.tokens, rounded, strict=True)
     ]
+    return json.dumps({"linex_index": number, "features": features})
+
+
+def numbered(layers: list[int], values: list) -> list[dict[str, Any]]:
+    """The vectors of some layers, with their numbers."""
+    return [{"index": i, "values": vector} for i, vector in zip(layers, values, strict=True)]
 
 
 def write_arrays(
     f: BinaryIO, format: str, found: Iterator[vectors.Vectors], shape: tuple[int, int]
 ) -> None:
-    """`values` and `starts` as npz or safetensors; the values go through a file, so that memory
-    does not grow.
+    """`values` and `starts` as npz or safetensors.
+
+    The values go through a file, so that memory does not grow.
     """
+    # Where each text starts among the rows of `values`, and the end.
     ends = [0]
     with tempfile.TemporaryFile() as values:
         for text in found:
@@ -133,26 +143,41 @@ def write_arrays(
             values.write(part.data)
             ends.append(ends[-1] + len(part))
         starts, size = np.array(ends, np.int64), values.tell()
+        # The number of rows, which the header states, is known only now.
         values.seek(0)
-        if format == "npz":
-            with zipfile.ZipFile(f, "w") as archive:
-                with archive.open("starts.npy", "w") as member:
-                    np.lib.format.write_array(member, starts)
-                with archive.open("values.npy", "w", force_zip64=True) as member:
-                    header = {"descr": "<f4", "fortran_order": False, "shape": (ends[-1], *shape)}
-                    np.lib.format.write_array_header_1_0(member, header)
-                    shutil.copyfileobj(values, member)
-            return
-        at = [0, starts.nbytes, starts.nbytes + size]
-        about = json.dumps(
-            {
-                "starts": {"dtype": "I64", "shape": [len(starts)], "data_offsets": at[:2]},
-                "values": {"dtype": "F32", "shape": [ends[-1], *shape], "data_offsets": at[1:]},
-            }
-        ).encode()
-        about += b" " * (-len(about) % 8)
-        f.write(len(about).to_bytes(8, "little") + about + starts.tobytes())
-        shutil.copyfileobj(values, f)
+        write = write_npz if format == "npz" else write_safetensors
+        write(f, starts, values, size, (ends[-1], *shape))
+
+
+def write_npz(
+    f: BinaryIO, starts: np.ndarray, values: BinaryIO, size: int, shape: tuple[int, ...]
+) -> None:
+    """`starts`, and float32 `values` that are copied from a file."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    with zipfile.ZipFile(f, "w") as archive:
+        with archive.open("starts.npy", "w") as member:
+            np.lib.format.write_array(member, starts)
+        # zip64 from the start: the size is unknown, and may be more than 4 GB.
+        with archive.open("values.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array_header_1_0(member, header)
+            shutil.copyfileobj(values, member)
+
+
+def write_safetensors(
+    f: BinaryIO, starts: np.ndarray, values: BinaryIO, size: int, shape: tuple[int, ...]
+) -> None:
+    """`starts`, and float32 `values` of `size` bytes that are copied from a file."""
+    middle = starts.nbytes
+    # Offsets count from the end of the header.
+    about = {
+        "starts": {"dtype": "I64", "shape": [len(starts)], "data_offsets": [0, middle]},
+        "values": {"dtype": "F32", "shape": shape, "data_offsets": [middle, middle + size]},
+    }
+    header = json.dumps(about).encode()
+    # The data begin at a multiple of eight bytes.
+    header += b" " * (-len(header) % 8)
+    f.write(len(header).to_bytes(8, "little") + header + starts.tobytes())
+    shutil.copyfileobj(values, f)
 
 
 # ------------------------------------------------------------------------------------------ similar
@@ -168,31 +193,35 @@ def similar(
     max_len: int = 128,
     model_cfg: str | None = None,
     vocab: str | None = None,
-    do_lower_case: bool | None = None,
 ) -> None:
     """Print the lines of a text that are most like a query, by the cosine of their vectors.
 
     Args:
-        pretrain_file: a TensorFlow checkpoint, a Hugging Face folder, a .pt.
-        input_file: a text a line; `-`: standard input.
-        query: a text.
-        n: how many lines to print; 0: all.
-        pooling: mean over the tokens, or cls.
-        layer: of the encoder; -1 the last.
-        max_len: tokens of a line at most, the rest is cut off.
-        model_cfg: JSON of the model's shape; default: what lies beside the weights.
-        vocab: vocab.txt; default: what lies beside the weights.
-        do_lower_case: only to insist; it follows from the checkpoint.
+        Data:
+            input_file: a text a line; `-`: standard input.
+            query: a text.
+            n: how many lines to print; 0: all.
+        Vectors:
+            layer: of the encoder; -1 the last.
+            pooling: mean over the tokens, or cls.
+            max_len: tokens of a line at most; the rest is cut off.
+        Weights:
+            pretrain_file: a TensorFlow checkpoint, a Hugging Face folder, a .pt.
+            model_cfg: JSON of the model's shape; default: what lies beside the weights.
+            vocab: vocab.txt; default: what lies beside the weights.
     """
     if pooling not in vectors.POOLING[1:]:
         raise UserError(f"--pooling {pooling}: expected one of {', '.join(vectors.POOLING[1:])}")
+    if n < 0:
+        raise UserError(f"--n {n}: expected 0 or more")
     if not query.strip():
         raise UserError("--query is empty; expected a text")
-    encoder = vectors.load(pretrain_file, model_cfg, vocab, do_lower_case, max_len)
-    encoder.check([layer])
+    encoder = vectors.load(pretrain_file, model_cfg, vocab, max_len)
+    encoder.check_layers([layer])
     lines = [line for line in texts(input_file) if line.strip()]
     if not lines:
         raise UserError(f"{input_file} has no lines; expected a text a line")
+    # The query is the first text, so that one pass serves all.
     found = np.stack(
         [text.values[0] for text in encoder.extract([query, *lines], [layer], pooling)]
     )
@@ -227,64 +256,55 @@ def fewshot(
     header: bool | None = None,
     model_cfg: str | None = None,
     vocab: str | None = None,
-    do_lower_case: bool | None = None,
 ) -> None:
     """Judge an encoder without training it: accuracy on dev from k examples of each class.
 
     Args:
-        pretrain_file: weights with a pooler: a TensorFlow checkpoint, a Hugging Face folder, a .pt.
-        task: as for classify.py: sst2, mnli ... csv.
-        data_dir: a folder of GLUE; or name the files:
-        data_file: to draw examples from.
-        eval_file: to measure on.
-        shots: comma list of k.
-        draws: how many fixed draws; mean and spread are over them.
-        select: what the strength of the ridge is chosen on: train (examples held out) or dev, as
-            the original did.
-        max_len: longest input in tokens.
-        out: JSON to write the results to.
-        text_a: column of the text, as for classify.py.
-        text_b: column of a second text.
-        label: column of the label.
-        labels: the labels, with commas between them.
-        header: whether the files have one.
-        model_cfg: JSON of the model's shape; default: what lies beside the weights.
-        vocab: vocab.txt; default: what lies beside the weights.
-        do_lower_case: only to insist; it follows from the checkpoint.
+        Data:
+            task: as for classify.py: sst2, mnli ... csv.
+            data_dir: a folder of GLUE, instead of data_file and eval_file.
+            data_file: to draw examples from.
+            eval_file: to measure on.
+            max_len: longest input in tokens.
+        Your own columns:
+            text_a: column of the text, as for classify.py.
+            text_b: column of a second text.
+            label: column of the label.
+            labels: the labels, with commas between them.
+            header: whether the first row names the columns.
+        Measurement:
+            shots: comma list of k.
+            draws: how many fixed draws; mean and spread are over them.
+            select: what the strength of the ridge is chosen on: train (examples held out) or dev,
+                as the original did.
+            out: JSON to write the results to.
+        Weights:
+            pretrain_file: weights with a pooler: a TensorFlow checkpoint, a Hugging Face folder, a
+                .pt.
+            model_cfg: JSON of the model's shape; default: what lies beside the weights.
+            vocab: vocab.txt; default: what lies beside the weights.
     """
     if select not in ("train", "dev"):
         raise UserError(f"--select {select}: expected train or dev")
-    try:
-        wanted = [int(k) for k in shots.split(",")]
-    except ValueError:
-        raise UserError(f"--shots {shots}: expected numbers with commas between them") from None
+    wanted = integers("shots", shots)
     if min(wanted) < 1 or draws < 1:
         raise UserError(f"--shots {shots} --draws {draws}: expected 1 or more")
-    if data_dir:
-        refuse(
-            "--data_dir has train and dev already; leave out",
-            data_file=data_file,
-            eval_file=eval_file,
-        )
-    elif not (data_file and eval_file):
-        raise UserError("fewshot needs --data_dir, or --data_file and --eval_file")
     kind = own_task(get_task(task), text_a, text_b, label, labels, header)
-    names = (
-        [f"{data_dir}/{name}" for name in ("train.tsv", kind.dev[0])]
-        if data_dir
-        else [str(data_file), str(eval_file)]
-    )
-    judge = few.Judge(kind, names[0], names[1], wanted, draws, select)
-    results = judge(
-        vectors.load(pretrain_file, model_cfg, vocab, do_lower_case, max_len, head="pooler")
-    )
+    if data_dir:
+        for name, value in (("data_file", data_file), ("eval_file", eval_file)):
+            if value:
+                raise UserError(f"--data_dir has train and dev already; leave out --{name}")
+        data_file, eval_file = f"{data_dir}/train.tsv", f"{data_dir}/{kind.dev[0]}"
+    if not data_file or not eval_file:
+        raise UserError("fewshot needs --data_dir, or --data_file and --eval_file")
+    judge = few.Judge(kind, data_file, eval_file, wanted, draws, select)
+    encoder = vectors.load(pretrain_file, model_cfg, vocab, max_len, head="pooler")
+    results = judge(encoder.pool)
     for result in results:
         print(f"{result.k:5} of each class: {result.mean:.4f} +- {result.spread:.4f}")
     if out:
-        write_json(
-            Path(out),
-            {"task": kind.name, "select": select, "shots": {str(r.k): vars(r) for r in results}},
-        )
+        found = {str(result.k): vars(result) for result in results}
+        write_json(Path(out), {"task": kind.name, "select": select, "shots": found})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """BERT: the Transformer encoder and the heads that were released with it.
 
-    hidden = Transformer(Config())(input_ids, segment_ids, input_mask)      # (B, S) x 3 -> (B, S, D)
+    model = BertModel(Config())
+    hidden, pooled = model(input_ids, segment_ids, input_mask)  # (B, S) x 3 -> (B, S, D), (B, D)
 
 The model of Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers" (arXiv
 1810.04805), equal to Google's code and to Hugging Face's BertModel up to rounding.
@@ -8,25 +9,29 @@ The model of Devlin et al., "BERT: Pre-training of Deep Bidirectional Transforme
 Shapes: B examples, S tokens of the longest one, T real tokens of the whole batch, M positions asked
 for in each example, D width, H heads, W = D / H width of a head, V vocabulary.
 
-Padding costs nothing: an ordinary padded batch comes in and goes out, but between the two only the
-T real tokens are computed on, as one long (T, D) list. Attention alone needs to know which token
-belongs to which example; `Packing` tells.
+Padding costs nothing: an ordinary padded batch comes in and goes out, but in between only the T
+real tokens are computed, as one long (T, D) list. Attention alone needs to know which token belongs
+to which example; `Packing` knows.
+
+Row: core. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import dataclasses
-import math
 import types
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kernels import Linear, linear
-from utils import UserError, make, nearest, read_json, show
+from files import read_json
+from kernels import Linear, attention, dropout, linear
+from utils import UserError, make, nearest, show
 
+# Hugging Face computes the exact GELU for "gelu", and calls the tanh approximation gelu_new.
 ACTIVATIONS = {
     "gelu": F.gelu,  # exact, with the error function
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
@@ -49,7 +54,7 @@ RELEASED_NAMES = {
     "layer_norm_eps": "norm_eps",
 }
 
-# What a released configuration may say that would make another model of it.
+# A released configuration that says otherwise describes another model.
 BERT_ALONE = {
     "model_type": "bert",
     "position_embedding_type": "absolute",
@@ -58,8 +63,7 @@ BERT_ALONE = {
     "add_cross_attention": False,
 }
 
-# Far more than any BERT has: a damaged file or a slip of the finger is refused before memory is
-# asked for.
+# Far more than any BERT has: a damaged file is refused before memory is asked for.
 LARGEST = {
     "vocab_size": 10_000_000,
     "dim": 65_536,
@@ -99,6 +103,7 @@ class Config:
             raise UserError(
                 f"a model of this shape has {n:,} parameters; expected at most {MOST_PARAMETERS:,}"
             )
+        # Each head has W = dim / n_heads elements of a vector.
         if self.dim % self.n_heads:
             raise UserError(
                 f"dim={self.dim} is not divisible by n_heads={self.n_heads}; change one of them"
@@ -117,6 +122,14 @@ class Config:
         block = 4 * self.dim**2 + 2 * self.dim * self.dim_ff
         return (self.vocab_size + self.max_len + self.n_segments) * self.dim + self.n_layers * block
 
+    def check_length(self, max_len: int) -> None:
+        """UserError where inputs could be longer than the model takes."""
+        if max_len > self.max_len:
+            raise UserError(
+                f"max_len={max_len} is more than the {self.max_len} positions of the model; lower "
+                "--max_len"
+            )
+
     @classmethod
     def from_json(cls, file: str | Path) -> "Config":
         """Read this project's JSON or Google's / Hugging Face's bert_config.json."""
@@ -124,9 +137,8 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: dict, source: str | Path = "the model configuration") -> "Config":
-        """Settings under our names, all checked, or a released configuration, whose other keys are
-        passed over.
-        """
+        """Settings under our names, or a released configuration, whose other keys are ignored."""
+        # A configuration of Google's or Hugging Face's is recognised by their name of the width.
         if "hidden_size" not in values:
             return make(cls, values, source)
         for key, expected in BERT_ALONE.items():
@@ -134,52 +146,28 @@ class Config:
                 raise UserError(
                     f"{source}: {key} is {show(values[key])}; only {expected!r} is BERT"
                 )
+        # Released files have many other keys, so that only one which looks misspelt is an error.
         for key in values.keys() - RELEASED_NAMES.keys():
             if hint := nearest(key, RELEASED_NAMES, cutoff=0.9):
                 raise UserError(f"{source}: unknown key {key!r}{hint}")
-        return make(
-            cls, {RELEASED_NAMES[k]: v for k, v in values.items() if k in RELEASED_NAMES}, source
-        )
+        known = {RELEASED_NAMES[k]: v for k, v in values.items() if k in RELEASED_NAMES}
+        return make(cls, known, source)
 
     def to_released(self) -> dict:
         """The same settings under the names of Google and Hugging Face."""
         return {theirs: getattr(self, ours) for theirs, ours in RELEASED_NAMES.items()}
 
 
-# ------------------------------------------------------------------------------------------ dropout
-
-
-def keep_mask(x: Tensor, p: float) -> Tensor:
-    """A tensor like `x` that is 0 with probability p and 1 / (1 - p) elsewhere, from PyTorch's CPU
-    generator.
-
-    Each element compares 16 random bits with p, so the rate is exact to 1/65536; drawing a float
-    for each, as F.dropout does on a CPU, takes seven times as long.
-    """
-    bits = (
-        torch.empty((x.numel() + 3) // 4, dtype=torch.int64)
-        .random_(-(2**63), None)
-        .view(torch.int16)
-    )
-    dropped = round(p * 2**16) - 2**15  # of -32768..32767, the values below this
-    return bits[: x.numel()].view(x.shape).ge(dropped).to(x.dtype).mul_(1 / (1 - p))
-
-
-def dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """F.dropout, fast on a CPU too."""
-    if not training or p == 0:
-        return x
-    return x * keep_mask(x, p) if x.device.type == "cpu" else F.dropout(x, p)
-
-
 # ------------------------------------------------------------------------------------------ packing
 
 
 def check_first(real: Tensor) -> None:
-    """UserError where an example of a mask (B, S) does not begin with a real token: in place of the
-    mask stands something else, such as the segments, which transformers takes third. On a GPU the
-    error comes later, so that nothing waits.
+    """UserError where an example of a mask (B, S) does not begin with a real token.
+
+    Then something else stands in the mask's place, such as the segments, which transformers takes
+    third. On a GPU the error comes later, so that nothing waits.
     """
+    # The check would break a compiled graph, and an empty batch has no first column.
     if torch.compiler.is_compiling() or not real.numel():
         return
     if real.device.type == "cuda":
@@ -187,51 +175,56 @@ def check_first(real: Tensor) -> None:
     elif not real[:, 0].all():
         raise UserError(
             "input_mask does not begin with 1 in every row; the order is model(input_ids, "
-            "segment_ids, input_mask), "
-            "or name them: attention_mask=, token_type_ids="
+            "segment_ids, input_mask), or name them: attention_mask=, token_type_ids="
         )
 
 
 class Packing:
-    """The way from a padded (B, S, ...) batch to the list of its T real tokens (T, ...) and back."""
+    """The way from a padded batch (B, S, ...) to its T real tokens (T, ...), and back."""
 
     def __init__(self, input_mask: Tensor):
         real = input_mask.bool()
         check_first(real)
         self.real = real  # (B, S)
+        # The CPU waits for a GPU here, since T has to be known.
         self.tokens = real.flatten().nonzero().squeeze(1)  # (T,) indices into B * S
-        self.full = len(self.tokens) == real.numel()  # nothing is padded: reshaping does
-        self.may_attend = (
-            None if self.full else real[:, None, None, :]
-        )  # (B, 1, 1, S), True: a token to look at
+        # Nothing is padded: reshaping does.
+        self.full = len(self.tokens) == real.numel()
+        # (B, 1, 1, S), True: a token to look at
+        self.may_attend = None if self.full else real[:, None, None, :]
 
-    def pack(self, x: Tensor) -> Tensor:  # (B, S, ...) -> (T, ...)
+    def pack(self, x: Tensor) -> Tensor:
+        """(B, S, ...) -> (T, ...)"""
         x = x.flatten(0, 1)
         return x if self.full else x[self.tokens]
 
-    def pad(self, x: Tensor) -> Tensor:  # (T, ...) -> (B, S, ...), zeros where padded
+    def pad(self, x: Tensor) -> Tensor:
+        """(T, ...) -> (B, S, ...), zeros where padded"""
         if not self.full:
-            x = x.new_zeros(self.real.numel(), *x.shape[1:]).index_copy_(0, self.tokens, x)
+            empty = x.new_zeros(self.real.numel(), *x.shape[1:])
+            x = empty.index_copy_(0, self.tokens, x)
         return x.unflatten(0, self.real.shape)
 
-    def rows(self, positions: Tensor) -> Tensor:  # (B, M) positions -> (B, M) indices into T
-        return (self.real.flatten().cumsum(0) - 1).view(self.real.shape).gather(1, positions)
+    def rows(self, positions: Tensor) -> Tensor:
+        """(B, M) positions -> (B, M) indices into T"""
+        # Counting the real tokens up to each position gives its index among all of them.
+        index = self.real.flatten().cumsum(0) - 1
+        return index.view(self.real.shape).gather(1, positions)
 
 
 # -------------------------------------------------------------------------------------- the encoder
 
 
 class Module(nn.Module):
-    """A module that is called with BERT's inputs, by position or under the names of either Google
-    or transformers.
-    """
+    """A module called with BERT's inputs, by position or by Google's or transformers' names."""
 
-    NAMES = types.MappingProxyType(
+    SYNONYMS: ClassVar = types.MappingProxyType(
         {"token_type_ids": "segment_ids", "attention_mask": "input_mask"}
     )
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
-        ours = {self.NAMES.get(name, name): value for name, value in named.items()}
+        # Both names of an input at once would leave open which one counts.
+        ours = {self.SYNONYMS.get(name, name): value for name, value in named.items()}
         if len(ours) < len(named):
             raise TypeError(f"{', '.join(named)}: two names of the same input")
         return super().__call__(*inputs, **ours)
@@ -248,58 +241,44 @@ class Embedding(nn.Module):
         self.norm = nn.LayerNorm(cfg.dim, cfg.norm_eps)
         self.p_drop = cfg.p_drop_hidden
 
-    def forward(
-        self, token: Tensor, position: Tensor, segment: Tensor
-    ) -> Tensor:  # (T,) x 3 -> (T, D)
+    def forward(self, token: Tensor, position: Tensor, segment: Tensor) -> Tensor:
+        # (T,) x 3 -> (T, D)
         x = self.token(token) + self.position(position) + self.segment(segment)
         return dropout(self.norm(x), self.p_drop, self.training)
 
 
 class SelfAttention(nn.Module):
-    """Every token gathers from all tokens of its example: softmax(q k' / sqrt(W)) v, in H heads
-    side by side.
-    """
+    """Each token gathers from all tokens of its example: softmax(q k' / sqrt(W)) v, in H heads."""
 
     def __init__(self, cfg: Config):
         super().__init__()
         self.n_heads, self.p_drop = cfg.n_heads, cfg.p_drop_attn
-        self.qkv = Linear(cfg.dim, 3 * cfg.dim)  # query, key and value in one product
+        # Query, key and value in one product.
+        self.qkv = Linear(cfg.dim, 3 * cfg.dim)
         self.out = Linear(cfg.dim, cfg.dim)
 
-    def heads(self, x: Tensor) -> Tensor:  # (B, S, D) -> (B, H, S, W)
+    def split_heads(self, x: Tensor) -> Tensor:  # (B, S, D) -> (B, H, S, W)
         return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
 
     def forward(
-        self, x: Tensor, packing: Packing, rows: Tensor | None, maps: list | None
+        self, x: Tensor, packing: Packing, rows: Tensor | None, maps: list[Tensor] | None
     ) -> Tensor:
-        # (T, D) -> (T, D), or -> (B, M, D) for the rows alone
+        # (T, D) -> (T, D), or with rows (B, M) -> (B, M, D)
         if rows is None:
             q, k, v = packing.pad(self.qkv(x)).chunk(3, dim=-1)  # (B, S, D) each
         else:
+            # Keys and values of all tokens, queries of the wanted ones.
             dim = x.shape[-1]
-            (wq, wkv), (bq, bkv) = (
-                t.split((dim, 2 * dim)) for t in (self.qkv.weight, self.qkv.bias)
-            )
-            q = linear(x[rows], wq, bq)  # (B, M, D)
-            k, v = packing.pad(linear(x, wkv, bkv)).chunk(2, dim=-1)  # (B, S, D) each
-        out = self.attend(self.heads(q), self.heads(k), self.heads(v), packing.may_attend, maps)
+            w_q, w_kv = self.qkv.weight.split((dim, 2 * dim))
+            b_q, b_kv = self.qkv.bias.split((dim, 2 * dim))
+            q = linear(x[rows], w_q, b_q)  # (B, M, D)
+            k, v = packing.pad(linear(x, w_kv, b_kv)).chunk(2, dim=-1)  # (B, S, D) each
+        # (B, S, D) -> (B, H, S, W) each; q has M rows where only those are asked for.
+        q, k, v = self.split_heads(q), self.split_heads(k), self.split_heads(v)
+        p_drop = self.p_drop if self.training else 0.0
+        out = attention(q, k, v, packing.may_attend, p_drop, maps)
         out = out.transpose(1, 2).flatten(2)  # (B, H, S, W) -> (B, S, D)
         return self.out(packing.pack(out) if rows is None else out)
-
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, may_attend: Tensor | None, maps: list | None
-    ) -> Tensor:
-        p_drop = self.p_drop if self.training else 0.0
-        if maps is None and (p_drop == 0 or q.device.type != "cpu"):
-            return F.scaled_dot_product_attention(q, k, v, may_attend, p_drop)
-        # Written out where the weights are asked for, and on a CPU, whose fused kernel cannot drop.
-        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (B, H, S, S)
-        if may_attend is not None:
-            scores = scores.masked_fill(~may_attend, torch.finfo(scores.dtype).min)
-        weights = scores.softmax(-1)
-        if maps is not None:
-            maps.append(weights)
-        return dropout(weights, self.p_drop, self.training) @ v
 
 
 class FeedForward(nn.Module):
@@ -316,9 +295,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then feed-forward; after each, dropout, the residual and LayerNorm (BERT
-    normalises after).
-    """
+    """Attention, then feed-forward; after each, dropout, the residual and LayerNorm."""
 
     def __init__(self, cfg: Config):
         super().__init__()
@@ -329,13 +306,18 @@ class Block(nn.Module):
         self.p_drop = cfg.p_drop_hidden
 
     def forward(
-        self, x: Tensor, packing: Packing, rows: Tensor | None = None, maps: list | None = None
+        self,
+        x: Tensor,
+        packing: Packing,
+        rows: Tensor | None = None,
+        maps: list[Tensor] | None = None,
     ) -> Tensor:
         h = self.attention(x, packing, rows, maps)
         if rows is not None:
             x = x[rows]  # (T, D) -> (B, M, D)
         x = self.norm1(x + dropout(h, self.p_drop, self.training))
-        return self.norm2(x + dropout(self.feed_forward(x), self.p_drop, self.training))
+        h = self.feed_forward(x)
+        return self.norm2(x + dropout(h, self.p_drop, self.training))
 
 
 class Transformer(Module):
@@ -346,9 +328,8 @@ class Transformer(Module):
         self.cfg = cfg
         self.embedding = Embedding(cfg)
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers))
-        self.checkpointing = (
-            False  # True: keep only blocks' inputs, compute the rest again going backward
-        )
+        # True: keep the blocks' inputs alone and compute the rest again in the backward pass.
+        self.checkpointing = False
 
     def forward(
         self,
@@ -356,40 +337,41 @@ class Transformer(Module):
         segment_ids: Tensor,
         input_mask: Tensor,
         positions: Tensor | None = None,
-        maps: list | None = None,
-        outputs: list | None = None,
+        maps: list[Tensor] | None = None,
+        outputs: list[Tensor] | None = None,
     ) -> Tensor:
-        """(B, S) token ids, segment ids and mask (1: real token, 0: padding) -> (B, S, D), zeros
-        where padded.
+        """(B, S) token ids, segment ids, mask (1: real, 0: padding) -> (B, S, D), zeros if padded.
 
-        With `positions`, (B, M) tokens of each example, only their vectors: (B, M, D), zeros where
-        padded. The last block then computes no others, since nothing after it mixes tokens. A list
-        given as `maps` receives the attention weights of each block, (B, H, S, S), the last of them
-        for the positions alone; one given as `outputs` what the embeddings and each block give, (T,
-        D), the real tokens one after the other.
+        Args:
+            positions: (B, M) tokens of each example whose vectors are wanted: -> (B, M, D). The
+                last block then computes no others, since nothing after it mixes tokens.
+            maps: gets the attention weights of each block, (B, H, S, S); of the last block for the
+                positions alone.
+            outputs: gets what the embeddings and each block give, (T, D), the real tokens one after
+                the other.
         """
         packing = Packing(input_mask)
+        # An index into B * S, modulo S, is the token's position in its example.
         position = packing.tokens % input_ids.shape[1]
         x = self.embedding(packing.pack(input_ids), position, packing.pack(segment_ids))  # (T, D)
+        last = len(self.blocks) - 1
         for i, block in enumerate(self.blocks):
             if outputs is not None:
                 outputs.append(x)
-            rows = (
-                packing.rows(positions)
-                if positions is not None and i == len(self.blocks) - 1
-                else None
-            )
+            # Only the last block may leave tokens out: every other one feeds all tokens' keys and
+            # values.
+            wanted = packing.rows(positions) if positions is not None and i == last else None
+            # checkpoint() restores the random state, so that dropout drops the same elements again.
             if self.checkpointing and self.training and maps is None:
-                x = checkpoint(block, x, packing, rows, use_reentrant=False)
+                x = checkpoint(block, x, packing, wanted, use_reentrant=False)
             else:
-                x = block(x, packing, rows, maps)
+                x = block(x, packing, wanted, maps)
         if outputs is not None:
             outputs.append(x)
-        return (
-            packing.pad(x)
-            if positions is None
-            else x * packing.real.gather(1, positions)[..., None]
-        )
+        if positions is None:
+            return packing.pad(x)
+        # Unused slots may point at padding, whose vector is zero as without `positions`.
+        return x * packing.real.gather(1, positions)[..., None]
 
 
 # ---------------------------------------------------------------------------------------- the heads
@@ -407,7 +389,7 @@ class Pooler(nn.Module):
 
 
 class MaskedLM(nn.Module):
-    """Scores every word of the vocabulary at a position; the matrix is the token embedding itself."""
+    """Scores every word of the vocabulary at a position; its matrix is the token embedding."""
 
     def __init__(self, cfg: Config):
         super().__init__()
@@ -420,100 +402,129 @@ class MaskedLM(nn.Module):
         return linear(self.norm(self.activation(self.dense(x))), token_embedding, self.bias)
 
 
-def pool(
-    model: Any, input_ids: Tensor, segment_ids: Tensor, input_mask: Tensor
-) -> Tensor:  # (B, S) x 3 -> (B, D)
-    first = input_ids.new_zeros(len(input_ids), 1)  # only [CLS] is read
-    return model.pooler(model.transformer(input_ids, segment_ids, input_mask, first).squeeze(1))
+class BertModel(Module):
+    """Encoder and pooler; the models below add a head.
 
+    `heads` are built after the encoder, and then everything is initialised once, in that order:
+    which random number a weight gets is part of what a seed means.
+    """
 
-class Classifier(Module):
-    """Labels, or a number, for a sentence or a pair: encoder, pooler, dropout, linear."""
+    pooler: Pooler
 
-    def __init__(self, cfg: Config, n_labels: int = 2):
+    def __init__(
+        self,
+        cfg: Config,
+        heads: Callable[[], dict[str, nn.Module]] = dict,
+        with_pooler: bool = True,
+    ):
         super().__init__()
-        self.transformer = Transformer(cfg)
-        self.pooler = Pooler(cfg)
-        self.classifier = Linear(cfg.dim, n_labels)
-        self.p_drop = cfg.p_drop_hidden
+        self.cfg = cfg
         self.frozen = False
+        self.transformer = Transformer(cfg)
+        if with_pooler:
+            self.pooler = Pooler(cfg)
+        for name, head in heads().items():
+            self.add_module(name, head)
         initialise(self, cfg.init_std)
 
-    def forward(
-        self, input_ids: Tensor, segment_ids: Tensor | None = None, input_mask: Tensor | None = None
-    ) -> Tensor:
-        """(B, S) token ids, segment ids and mask, or instead of the first the pooled vectors (B,
-        D), -> (B, labels).
-        """
-        if input_ids.is_floating_point():
-            pooled = input_ids
-        elif segment_ids is None or input_mask is None:
-            raise UserError("a classifier needs input_ids, segment_ids and input_mask")
-        else:
-            pooled = pool(self, input_ids, segment_ids, input_mask)
-        return self.classifier(dropout(pooled, self.p_drop, self.training))
+    def forward(self, input_ids: Tensor, segment_ids: Tensor, input_mask: Tensor) -> Any:
+        """(B, S) x 3 -> the hidden states (B, S, D) and the pooled vectors (B, D)."""
+        hidden = self.transformer(input_ids, segment_ids, input_mask)
+        return hidden, self.pooler(hidden[:, 0])
+
+    def pool(self, input_ids: Tensor, segment_ids: Tensor, input_mask: Tensor) -> Tensor:
+        """(B, S) x 3 -> (B, D), without computing what only other tokens need."""
+        cls = input_ids.new_zeros(len(input_ids), 1)  # [CLS] is position 0
+        return self.pooler(self.transformer(input_ids, segment_ids, input_mask, cls).squeeze(1))
+
+    @property
+    def encoder_parts(self) -> list[nn.Module]:
+        """All but the head."""
+        return [self.transformer, *([self.pooler] if hasattr(self, "pooler") else [])]
 
     def freeze(self) -> None:
-        """Train the last layer alone: encoder and pooler keep their weights and drop nothing,
-        whatever train() says.
-        """
+        """Train the head alone; encoder and pooler drop nothing, whatever train() says."""
         self.frozen = True
-        for module in (self.transformer, self.pooler):
+        for module in self.encoder_parts:
             module.requires_grad_(False).eval()
 
-    def train(self, mode: bool = True) -> "Classifier":
+    def train(self, mode: bool = True) -> "BertModel":
         super().train(mode)
+        # A frozen encoder gives the same vectors whenever it is asked, and boost relies on that.
         if self.frozen:
-            self.transformer.eval()
-            self.pooler.eval()
+            for module in self.encoder_parts:
+                module.eval()
         return self
 
     def reinitialise(self, n_blocks: int) -> None:
-        """Start the top blocks and the pooler anew (Zhang et al., "Revisiting Few-sample BERT
-        Fine-tuning", 2006.05987).
+        """Start the top blocks and the pooler anew.
+
+        Zhang et al., "Revisiting Few-sample BERT Fine-tuning" (arXiv 2006.05987).
         """
-        for module in (
-            *self.transformer.blocks[len(self.transformer.blocks) - n_blocks :],
-            self.pooler,
-        ):
-            initialise(module, self.transformer.cfg.init_std)
+        first = len(self.transformer.blocks) - n_blocks
+        # The pooler stands for [CLS] of the top block, and starts anew with it.
+        for module in (*self.transformer.blocks[first:], *self.encoder_parts[1:]):
+            initialise(module, self.cfg.init_std)
 
 
-class QuestionAnswering(Module):
+class Classifier(BertModel):
+    """Labels, or a number, for a sentence or a pair: encoder, pooler, dropout, linear."""
+
+    classifier: Linear
+
+    def __init__(self, cfg: Config, n_labels: int = 2):
+        super().__init__(cfg, lambda: {"classifier": Linear(cfg.dim, n_labels)})
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        input_mask: Tensor | None = None,
+        pooled: Tensor | None = None,
+    ) -> Tensor:
+        """(B, S) token ids, segment ids and mask, or pooled vectors (B, D), -> (B, labels)."""
+        if pooled is None:
+            if input_ids is None or segment_ids is None or input_mask is None:
+                raise UserError("a classifier needs input_ids, segment_ids and input_mask")
+            pooled = self.pool(input_ids, segment_ids, input_mask)
+        return self.classifier(dropout(pooled, self.cfg.p_drop_hidden, self.training))
+
+
+class QuestionAnswering(BertModel):
     """Where in a text the answer to a question starts and ends."""
 
-    def __init__(self, cfg: Config):
-        super().__init__()
-        self.transformer = Transformer(cfg)
-        self.answer = Linear(cfg.dim, 2)
-        initialise(self, cfg.init_std)
+    answer: Linear
 
-    def forward(
-        self, input_ids: Tensor, segment_ids: Tensor, input_mask: Tensor
-    ) -> Tensor:  # (B, S) x 3 -> (B, S, 2)
+    def __init__(self, cfg: Config):
+        # An answer is found among the tokens, and nothing reads the pooled vector.
+        super().__init__(cfg, lambda: {"answer": Linear(cfg.dim, 2)}, with_pooler=False)
+
+    def forward(self, input_ids: Tensor, segment_ids: Tensor, input_mask: Tensor) -> Tensor:
+        """(B, S) x 3 -> (B, S, 2), minus infinity for padding."""
         scores = self.answer(self.transformer(input_ids, segment_ids, input_mask))
-        return scores.masked_fill(input_mask[..., None] == 0, -torch.inf)  # padding is no answer
+        # Padding can be neither a start nor an end, in the loss as in the answers.
+        return scores.masked_fill(input_mask[..., None] == 0, -torch.inf)
 
 
-class PretrainModel(Module):
-    """BERT as it is pre-trained: guess masked words, and whether the second sentence follows the
-    first.
-    """
+class PretrainModel(BertModel):
+    """BERT as it is pre-trained: guess masked words, and whether B follows A."""
+
+    masked_lm: MaskedLM
+    next_sentence: Linear  # 0: B follows A, 1: B is random
 
     def __init__(self, cfg: Config):
-        super().__init__()
-        self.transformer = Transformer(cfg)
-        self.pooler = Pooler(cfg)
-        self.masked_lm = MaskedLM(cfg)
-        self.next_sentence = Linear(cfg.dim, 2)  # 0: B follows A, 1: B is random
-        initialise(self, cfg.init_std)
+        super().__init__(
+            cfg, lambda: {"masked_lm": MaskedLM(cfg), "next_sentence": Linear(cfg.dim, 2)}
+        )
 
-    def forward(
-        self, input_ids: Tensor, segment_ids: Tensor, input_mask: Tensor, masked_positions: Tensor
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor,
+        segment_ids: Tensor,
+        input_mask: Tensor,
+        masked_positions: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """(B, S) x 3 and (B, P) positions -> scores of the words there (B, P, V) and of the order
-        (B, 2).
-        """
+        """(B, S) x 3, (B, P) -> scores of the words there (B, P, V) and of the order (B, 2)."""
         positions = F.pad(masked_positions, (1, 0))  # [CLS] is position 0
         x = self.transformer(input_ids, segment_ids, input_mask, positions)
         words = self.masked_lm(x[:, 1:], self.transformer.embedding.token.weight)
@@ -521,9 +532,7 @@ class PretrainModel(Module):
 
 
 def initialise(model: nn.Module, std: float) -> None:
-    """Google's start: matrices and embeddings from a normal cut at two standard deviations, biases
-    0, LayerNorm 1 and 0.
-    """
+    """Google's start: weights from a normal cut at two deviations, biases 0, LayerNorm 1 and 0."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)

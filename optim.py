@@ -1,10 +1,13 @@
-"""BertAdam, the optimizer BERT was trained with, its learning-rate schedules and its parameter
-groups.
+"""BertAdam, the optimizer BERT was trained with; its schedules and parameter groups.
 
     optimizer = BertAdam(parameter_groups(model), lr=2e-5, total_steps=345, warmup=0.1)
-    loss.backward(); norm = optimizer.step(); optimizer.zero_grad()
+    loss.backward()
+    norm = optimizer.step()
+    optimizer.zero_grad()
 
 Source of the rule: optimization.py of google-research/bert.
+
+Row: core. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import math
@@ -27,16 +30,22 @@ SCHEDULES: dict[str, Callable[[int, int, int], float]] = {
     "warmup_constant": lambda s, w, T: 1.0,
 }
 
+BLOCK = re.compile(r"transformer\.blocks\.(\d+)")  # the name of a block of the encoder
+
 
 def rate(schedule: str, step: int, warmup_steps: int, total_steps: int) -> float:
-    """The share of the learning rate that an update uses, counted from 0; past total_steps it stays
-    where it ended.
+    """The share of the learning rate that an update uses, counted from 0.
 
-    rate("warmup_linear", 0, 10, 100) -> 0.0    rate("warmup_linear", 5, 10, 100) -> 0.5    (50, 10,
-    100) -> 0.5
+    Past total_steps it stays where it ended.
+
+    rate("warmup_linear", 0, 10, 100) -> 0.0
+    rate("warmup_linear", 5, 10, 100) -> 0.5
+    rate("warmup_linear", 10, 10, 100) -> 0.9
     """
+    # The warm-up rises from 0, so that the first update changes nothing, as in Google's code.
     if step < warmup_steps:
         return step / warmup_steps
+    # A run that goes on past total_steps must not get a negative rate.
     return SCHEDULES[schedule](min(step, total_steps), warmup_steps, total_steps)
 
 
@@ -47,51 +56,60 @@ def parameter_groups(
     head_lr: float | None = None,
     layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Groups by kind of parameter and by rate; what needs no gradient is in none.
+    """Groups of parameters with the same decay and learning rate; frozen ones are in none.
 
-    Matrices and embeddings decay, biases and LayerNorm do not. With `lr` a group has its rate: the
-    top block `lr`, every block below it `layer_decay` times its upper neighbour's, the embeddings
-    that of the lowest block once more; what lies above the encoder `head_lr`, or `lr`.
+    Matrices and embeddings decay, biases and LayerNorm do not. With `lr` a group has a rate of its
+    own: the top block `lr`, every block below it `layer_decay` times that of the block above, the
+    embeddings `layer_decay` times that of the lowest block; the head `head_lr`, or `lr`.
     """
-    blocks = 1 + max(
-        (
-            int(n)
-            for n in re.findall(
-                r"transformer\.blocks\.(\d+)\b", " ".join(dict(model.named_modules()))
-            )
-        ),
-        default=-1,
-    )
+    depths = encoder_depths(model)
     groups: dict[tuple[float | None, bool], list[nn.Parameter]] = {}
     for prefix, module in model.named_modules():
+        # recurse=False, so that each parameter is met once, in the module that owns it.
         for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad:
-                plain = isinstance(module, nn.LayerNorm) or name == "bias"
-                block = re.match(r"transformer\.(?:blocks\.(\d+)|embedding)", prefix)
-                depth = blocks - 1 - int(block[1] or -1) if block else 0  # 0: the top block
-                rate = (
-                    lr
-                    if lr is None
-                    else lr * layer_decay**depth
-                    if block
-                    else lr
-                    if head_lr is None
-                    else head_lr
-                )
-                groups.setdefault((rate, plain), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "weight_decay": 0.0 if plain else weight_decay,
-            **({} if rate is None else {"lr": rate}),
-        }
-        for (rate, plain), parameters in groups.items()
-    ]
+            if not parameter.requires_grad:
+                continue
+            # By the kind of module: names alone do not say what a LayerNorm is.
+            decays = not isinstance(module, nn.LayerNorm) and name != "bias"
+            rate = group_lr(depths.get(prefix), lr, head_lr, layer_decay)
+            groups.setdefault((rate, decays), []).append(parameter)
+    found = []
+    for (rate, decays), parameters in groups.items():
+        group: dict[str, Any] = {"params": parameters}
+        group["weight_decay"] = weight_decay if decays else 0.0
+        if rate is not None:
+            group["lr"] = rate
+        found.append(group)
+    return found
+
+
+def encoder_depths(model: nn.Module) -> dict[str, int]:
+    """{module of the encoder: blocks above it}: 0 in the top block, n_layers in the embeddings."""
+    names = [name for name, _ in model.named_modules()]
+    # The modules inside a block have the block's number, too.
+    blocks = {name: int(match[1]) for name in names if (match := BLOCK.match(name))}
+    n_blocks = 1 + max(blocks.values(), default=-1)
+    depths = {name: n_blocks - 1 - number for name, number in blocks.items()}
+    embeddings = [name for name in names if name.startswith("transformer.embedding")]
+    return depths | dict.fromkeys(embeddings, n_blocks)
+
+
+def group_lr(
+    depth: int | None, lr: float | None, head_lr: float | None, layer_decay: float
+) -> float | None:
+    """The rate of what lies `depth` blocks below the top one; of the head where it is None."""
+    if lr is None:
+        # None leaves the group with the optimizer's own rate.
+        return None
+    if depth is None:
+        return lr if head_lr is None else head_lr
+    return lr * layer_decay**depth
 
 
 class BertAdam(torch.optim.AdamW):
-    """Adam with decoupled weight decay, gradients clipped by their global norm, the schedule, and
-    no bias correction.
+    """Adam with decoupled weight decay, clipping, a schedule, and no bias correction.
+
+    Gradients are clipped by their global norm.
 
     A step is PyTorch's fused AdamW kernel. Its bias correction divides by 1 - beta**step, which is
     1 exactly when the step is 2**24 (a float32 that counting leaves as it is); with
@@ -126,20 +144,21 @@ class BertAdam(torch.optim.AdamW):
                 f"schedule={schedule!r}{nearest(schedule, SCHEDULES)}; expected "
                 f"{', '.join(SCHEDULES)}"
             )
+        # The fused kernel takes the clipping factor and the check for finite values with the
+        # update.
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
-        self.schedule, self.total_steps, self.warmup_steps = (
-            schedule,
-            total_steps,
-            int(total_steps * warmup),
-        )
+        self.schedule, self.total_steps = schedule, total_steps
+        # Rounded down, as Google's code counts warm-up steps.
+        self.warmup_steps = int(total_steps * warmup)
         self.max_grad_norm, self.bias_correction = max_grad_norm, bias_correction
+        # The schedule scales initial_lr; "lr" is what the last update used.
         for group in self.param_groups:
             group.setdefault("initial_lr", group["lr"])
-            group.setdefault("updates", 0)  # counted here, so that state_dict() has it
+            # Counted here, so that state_dict() has it.
+            group.setdefault("updates", 0)
         device = self.param_groups[0]["params"][0].device
-        self.failed_step = torch.tensor(
-            -1, device=device
-        )  # first update refused for a value not finite; -1: none
+        # The first update refused because a value was not finite; -1: none.
+        self.failed_step = torch.tensor(-1, device=device)
 
     @property
     def updates(self) -> int:
@@ -153,7 +172,9 @@ class BertAdam(torch.optim.AdamW):
         return self.param_groups[0]["initial_lr"] * share
 
     @torch.no_grad()
-    def step(self, closure: None = None, *, loss: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def step(  # type: ignore[override]
+        self, closure: None = None, *, loss: Tensor | None = None
+    ) -> Tensor:
         """Update the parameters; returns the global norm of the gradients before clipping.
 
         Where that norm (or `loss`, if given) is not finite, this update and all later ones change
@@ -165,29 +186,29 @@ class BertAdam(torch.optim.AdamW):
         for group in self.param_groups:
             group["lr"] = group["initial_lr"] * share
             for p in group["params"]:
-                if p.grad is not None:
-                    grads.append(distributed.local(p.grad))
-                    sharded = grads[-1] is not p.grad
-                    if not self.state[p]:
-                        start = torch.tensor(
-                            0.0 if self.bias_correction else 2.0**24, device=p.device
-                        )
-                        self.state[p] = {
-                            "step": start,
-                            "exp_avg": torch.zeros_like(p),
-                            "exp_avg_sq": torch.zeros_like(p),
-                        }
+                if p.grad is None:
+                    continue
+                # A sharded gradient is used by its local part, which is all that this process
+                # updates.
+                local = distributed.local(p.grad)
+                sharded = local is not p.grad
+                grads.append(local)
+                if not self.state[p]:
+                    self.state[p] = self.first_state(p)
         assert grads, "no parameter has a gradient: call loss.backward() first"
         norm = global_norm(grads)
-        if sharded:  # the parts that the other processes have
+        if sharded:
+            # Add the parts that the other processes have.
             norm = distributed.total(norm**2).sqrt()
         finite = norm.isfinite() if loss is None else norm.isfinite() & loss.isfinite()
-        self.failed_step.copy_(
-            torch.where(finite | (self.failed_step >= 0), self.failed_step, self.updates)
-        )
-        self.found_inf = (self.failed_step >= 0).float()
+        # The first failed update is kept, and none after it is made.
+        failed = torch.where(finite | (self.failed_step >= 0), self.failed_step, self.updates)
+        self.failed_step.copy_(failed)
+        # The kernel leaves everything alone where found_inf is 1, and divides by grad_scale.
+        self.found_inf = (failed >= 0).float()
         self.grad_scale = None
-        if norm.dtype == torch.float64:  # the kernel's factor is a float32
+        if norm.dtype == torch.float64:
+            # grad_scale is a float32, so that float64 is clipped here.
             torch._foreach_mul_(grads, (self.max_grad_norm / norm).clamp(max=1))
         elif norm.device.type != "cpu" or norm > self.max_grad_norm:
             self.grad_scale = (norm / self.max_grad_norm).clamp(min=1).float()
@@ -195,6 +216,16 @@ class BertAdam(torch.optim.AdamW):
         for group in self.param_groups:
             group["updates"] += 1
         return norm
+
+    def first_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """Adam's state of a parameter before its first update."""
+        # 2**24 + 1 is 2**24 in float32, so that counting up leaves the step alone.
+        step = 0.0 if self.bias_correction else 2.0**24
+        return {
+            "step": torch.tensor(step, device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
 
 
 def global_norm(grads: list[Tensor]) -> Tensor:
@@ -205,6 +236,5 @@ def global_norm(grads: list[Tensor]) -> Tensor:
     """
     if grads[0].device.type != "cpu":
         return torch.nn.utils.get_total_norm(grads)
-    return torch.linalg.vector_norm(
-        torch.cat([torch.linalg.vector_norm(g, dim=-1).flatten() for g in grads])
-    )
+    rows = [torch.linalg.vector_norm(grad, dim=-1).flatten() for grad in grads]
+    return torch.linalg.vector_norm(torch.cat(rows))

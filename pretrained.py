@@ -1,8 +1,11 @@
-"""What a command begins with: weights, their shape, a vocabulary and its tokenizer that fit each
-other; and a run's folder.
+"""Weights, and the shape, vocabulary and tokenizer that fit them: what every command begins with.
 
-begin = find("uncased_L-12_H-768_A-12", max_len=128)        # begin.config, begin.tokenizer,
-begin.source
+    pretrained = find("uncased_L-12_H-768_A-12")
+    model = Classifier(pretrained.config, n_labels=2)
+    pretrained.load_into(model, fresh=("classifier",))
+    ids = pretrained.tokenizer.encode("A text.")
+
+Row: start. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import contextlib
@@ -16,53 +19,51 @@ from torch import nn
 import checkpoint
 import models
 import runs
-import train
-from tokenization import FullTokenizer, casing, save_vocab, vocab_digest
-from utils import UserError, say, write_json
+from files import write_json
+from tokenization import FullTokenizer
+from utils import UserError, say
+from vocab import casing, check_size, find_vocab, save_vocab, vocab_digest
 
 
 @dataclasses.dataclass
-class Start:
-    """Weights, if there are any, and what they need."""
+class Pretrained:
+    """Weights, if there are any, and what belongs to them."""
 
     config: models.Config
-    source: checkpoint.Checkpoint | None
+    source: checkpoint.Checkpoint | None  # None: from scratch
     vocab: Path
     tokenizer: FullTokenizer
 
     def __repr__(self) -> str:
-        return f"<start from {self.source or 'scratch'}, {self.vocab}>"
+        return f"<{self.source or 'from scratch'}, {self.vocab}>"
 
-    def load(self, model: nn.Module, fresh: tuple[str, ...], complete: str) -> None:
-        """Copy the weights into a model and say so: which heads in `fresh` are new, or that it is
-        complete.
-        """
+    def load_into(
+        self, model: nn.Module, fresh: tuple[str, ...] = (), complete: str = "all heads"
+    ) -> None:
+        """Copy the weights into a model, and say which heads in `fresh` are new, or `complete`."""
         if self.source:
             new = checkpoint.load(model, self.source, fresh)
-            say(f"{self.source.words()}, " + (f"new: {', '.join(new)}" if new else complete))
+            heads = f"new: {', '.join(new)}" if new else complete
+            say(f"{self.source.describe()}, {heads}")
 
     @contextlib.contextmanager
-    def held(
-        self, folder: Path, model: nn.Module, cfg: train.Config, settings: dict[str, Any]
-    ) -> Iterator[None]:
-        """Make a folder the run's own, by its settings, and keep it so within the block; it gets
-        what evaluating needs.
+    def held(self, folder: Path, model: nn.Module, settings: dict[str, Any]) -> Iterator[None]:
+        """Within it, a folder is the run's own; it gets the model's shape and vocabulary.
+
+        Args:
+            settings: all that shapes the result, beside what is known here.
         """
         config = dataclasses.asdict(self.config)
-        with runs.held(
-            folder,
-            {
-                **dataclasses.asdict(cfg),
-                **{f"model_cfg.{name}": value for name, value in config.items()},
-                **{
-                    name: list(value) if isinstance(value, tuple) else value
-                    for name, value in settings.items()
-                },  # as in JSON
-                "do_lower_case": self.tokenizer.do_lower_case,
-                "sha256 of vocab": vocab_digest(self.vocab)[:16],
-                "sha256 of initial weights": runs.weights_digest(model)[:16],
-            },
-        ):
+        recorded = {f"model_cfg.{name}": value for name, value in config.items()}
+        for name, value in settings.items():
+            # As JSON has it, to compare with what was recorded.
+            recorded[name] = list(value) if isinstance(value, tuple) else value
+        recorded["do_lower_case"] = self.tokenizer.do_lower_case
+        recorded["sha256 of vocab"] = vocab_digest(self.vocab)[:16]
+        # A digest of the weights that training begins with: another start is another run.
+        recorded["sha256 of initial weights"] = runs.weights_digest(model)[:16]
+        # The lock is taken before anything is written, and kept until training ends.
+        with runs.held(folder, recorded):
             save_vocab(self.vocab, folder, self.tokenizer.do_lower_case)
             write_json(folder / "config.json", config)
             yield
@@ -72,31 +73,45 @@ def find(
     weights: str | Path | None,
     model_cfg: str | None = None,
     vocab: str | None = None,
-    do_lower_case: bool | None = None,
-    max_len: int = 0,
     head: str = "",
-) -> Start:
-    """Read weights, or without any the shape of a model; UserError where the parts contradict each
-    other, or the weights lack a head.
+) -> Pretrained:
+    """Read weights, or without any the shape of a model, and what belongs to them.
+
+    UserError where the parts contradict each other, or the weights lack a head.
+
+    Args:
+        weights: a TensorFlow checkpoint, a Hugging Face folder, a .pt, a run's folder; None: from
+            scratch, by `model_cfg`.
+        model_cfg: JSON of the model's shape; None: what lies beside the weights.
+        vocab: vocab.txt; None: what lies beside the weights.
+        head: one that the weights have to have.
     """
-    config = models.Config.from_json(model_cfg) if model_cfg else None
-    source = checkpoint.read(weights, config) if weights else None
-    if config is None:
-        if source is None:
-            raise UserError(
-                "neither --pretrain_file nor --model_cfg; name weights to start from, or the shape "
-                "of a model"
-            )
-        config = source.config
+    config, source = read_config_and_weights(weights, model_cfg)
     if source and head and head not in source.heads:
         raise UserError(
             f"{source.file} has no {head}; train one first (--mode train --pretrain_file "
-            f"{weights}), or name "
-            f"weights that have one"
+            f"{weights}), or name weights that have one"
         )
-    vocab_file = checkpoint.find_vocab(vocab, source)
-    tokenizer = FullTokenizer(
-        vocab_file, casing(vocab_file, do_lower_case, *([source.file] if source else []))
-    )
-    checkpoint.check_fit(config, vocab_file, max_len)
-    return Start(config, source, vocab_file, tokenizer)
+    file = source.file if source else None
+    vocab_file = find_vocab(vocab, file)
+    check_size(vocab_file, config.vocab_size)
+    # The weights' name may say how a vocabulary is cased that was copied from them.
+    lower_case = casing(vocab_file, *([file] if file else []))
+    return Pretrained(config, source, vocab_file, FullTokenizer(vocab_file, lower_case))
+
+
+def read_config_and_weights(
+    weights: str | Path | None, model_cfg: str | None
+) -> tuple[models.Config, checkpoint.Checkpoint | None]:
+    """The shape of a model, and its weights, if there are any."""
+    # --model_cfg overrules what lies beside the weights, which must then fit it.
+    config = models.Config.from_json(model_cfg) if model_cfg else None
+    if weights:
+        source = checkpoint.read(weights, config)
+        return source.config, source
+    if config is None:
+        raise UserError(
+            "neither --pretrain_file nor --model_cfg; name weights to start from, or the shape of "
+            "a model"
+        )
+    return config, None

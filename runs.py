@@ -1,13 +1,17 @@
-"""A run's folder: whose it is, its checkpoints, written while training goes on, its metrics.
+"""A run's folder: whose it is, its checkpoints and its metrics.
 
-with held("runs/mrpc", settings): ...                       # or UserError: it is another run's, or
-in use writer = Writer(); writer.write(file, state, keep); ...; writer.wait()
+with held("runs/mrpc", settings):  # UserError where it is another run's, or in use
+    writer.write(file, state, keep=3, best=file)  # while training continues
+    log.write({"step": 10, "loss": 0.6})
+
+Row: weights and runs. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import concurrent.futures
 import contextlib
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,43 +19,47 @@ from typing import Any, TextIO
 import torch
 from torch import nn
 
-import checkpoint
 import distributed
-from utils import (
-    UserError,
-    locked,
-    name_file,
-    rank,
-    read_json,
-    say,
-    short,
-    show,
-    whole_file,
-    write_json,
+from files import locked, name_file, read_json, whole_file, write_json
+from formats import checkpoints_in, read_pt, write_pt
+from utils import UserError, rank, say, short, show
+
+# Settings that may differ when a run is resumed: they change what is written, not what is computed.
+FREE = {"save_steps", "save_minutes", "log_steps", "keep_checkpoints"}
+
+# Settings that earlier versions did not record: whatever they were, a run of theirs is resumed.
+RECORDED_LATER = {"sha256 of eval_file", "sha256 of few shots", "pair rules"}
+
+# Settings that earlier versions did not record where they had one of these values.
+USUAL: dict[str, tuple] = {
+    "text_a": ("text", "sentence"),
+    "label": ("label",),
+    "freeze_encoder": (False,),
+    "boost": (False,),
+    "reinit_layers": (0,),
+}
+
+# Files that say that a folder holds a model.
+# Any of them tells that somebody keeps a model here, which a run would mix with its own.
+MODEL_FILES = (
+    "config.json",
+    "bert_config.json",
+    "vocab.txt",
+    "task.json",
+    "model.safetensors",
+    "pytorch_model.bin",
 )
 
-# Settings that may differ when a run goes on: they change what is written, not what is computed.
-FREE = {"save_steps", "save_minutes", "log_steps", "keep_checkpoints"}
-# Settings that earlier versions did not record: a run of theirs is taken at its word.
-RECORDED_LATER = {"sha256 of eval_file", "sha256 of few shots"}
-# Names of columns that earlier versions did not record where they were these.
-USUAL_COLUMNS = {"text_a": ("text", "sentence"), "label": ("label",)}
+
+# ---------------------------------------------------------------------------------------- ownership
 
 
 def check_free(save_dir: str | Path) -> None:
     """UserError if a folder holds a model that is no run's."""
-    names = (
-        "config.json",
-        "bert_config.json",
-        "vocab.txt",
-        "task.json",
-        "model.safetensors",
-        "pytorch_model.bin",
-    )
-    taken = [name for name in names if (Path(save_dir) / name).exists()] + checkpoint.saved(
-        save_dir
-    )
-    if taken and not (Path(save_dir) / "run.json").is_file():
+    folder = Path(save_dir)
+    taken = [name for name in MODEL_FILES if (folder / name).exists()]
+    taken += [str(file) for file in checkpoints_in(folder)]
+    if taken and not (folder / "run.json").is_file():
         raise UserError(
             f"{save_dir} holds a model already ({taken[0]}) and no run.json; name another "
             "--save_dir"
@@ -60,60 +68,56 @@ def check_free(save_dir: str | Path) -> None:
 
 @contextlib.contextmanager
 def held(save_dir: str | Path, settings: dict[str, Any]) -> Iterator[None]:
-    """Make a folder this run's own, by its settings, and keep every other process out of it within
-    the block.
+    """Within it, a folder is this run's own: no other process can train there.
 
-    UserError names every setting that differs from the run that is there, so that no run goes on
-    with another one's checkpoints; every one that some process has other than the first; and the
+    UserError names every setting that differs from those of the run in the folder, so that no run
+    resumes from another one's checkpoints; every setting that differs between processes; and the
     process that trains there already.
     """
     distributed.check_same("settings", settings)
+    # The first process holds the folder for all of them.
     if rank():
         yield
         return
-    check_own(save_dir, settings)  # a mistake writes nothing, not even the lock
+    # A mistake writes nothing, not even the lock.
+    check_own(save_dir, settings)
     with locked(Path(save_dir) / ".lock", wait=False):
-        check_own(save_dir, settings)  # another run may have begun in between
+        # Another run may have begun in between.
+        check_own(save_dir, settings)
         write_json(Path(save_dir) / "run.json", settings)
         yield
 
 
 def check_own(save_dir: str | Path, settings: dict[str, Any]) -> None:
-    """UserError where a folder belongs to a run with other settings, or holds a model that is no
-    run's.
-    """
+    """UserError where a folder belongs to a run with other settings, or holds a model."""
     file = Path(save_dir) / "run.json"
     if not file.is_file():
         check_free(save_dir)
         return
     theirs = read_json(file)
     compared = (theirs.keys() | settings.keys()) - FREE - (RECORDED_LATER - theirs.keys())
-    compared -= {
-        name
-        for name, usual in USUAL_COLUMNS.items()
-        if name not in theirs and settings.get(name) in usual
-    }
+    for name, usual in USUAL.items():
+        # A setting that is missing because it was the usual one is no difference.
+        if name not in theirs and settings.get(name) in usual:
+            compared -= {name}
     different = [
         f"{short(name)} was {show(theirs.get(name), 40)}, now {show(settings.get(name), 40)}"
         for name in sorted(compared)
         if theirs.get(name) != settings.get(name)
     ]
     if different:
+        more = f" and {len(different) - 3} more" if len(different) > 3 else ""
         raise UserError(
-            f"{save_dir} belongs to another run ({'; '.join(different[:3])}{more(different, 3)}); "
-            f"name another --save_dir, or remove it"
+            f"{save_dir} belongs to another run ({'; '.join(different[:3])}{more}); name another "
+            "--save_dir, or remove it"
         )
 
 
-def more(items: list, shown: int) -> str:
-    """What follows the first few items of a list in a message."""
-    return f" and {len(items) - shown} more" if len(items) > shown else ""
-
-
 def weights_digest(model: nn.Module) -> str:
-    """A digest of a model's parameters."""
+    """SHA-256 of a model's parameters."""
     digest = hashlib.sha256()
     for tensor in model.state_dict().values():
+        # Bytes in the order of the state dict, so equal weights have equal digests on any device.
         digest.update(distributed.whole(tensor).cpu().contiguous().numpy().data)
     return digest.hexdigest()
 
@@ -122,103 +126,191 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def snapshot(value: Any) -> Any:
-    """A copy of a state in the memory of the first process's CPU, sharded tensors whole; all
-    processes have to ask.
+    """A copy of a state in the first process's memory; all processes have to call this.
+
+    Sharded tensors are put together, one at a time.
     """
-    if isinstance(value, torch.Tensor):
-        tensor = distributed.whole(value.detach())
-        return tensor.to("cpu", copy=True) if rank() == 0 else None
-    if isinstance(value, dict):
-        return {key: snapshot(item) for key, item in value.items()}
-    return [snapshot(item) for item in value] if isinstance(value, list) else value
+
+    # A copy: the next update changes parameters in place while the thread still writes them.
+    def copy(tensor: torch.Tensor) -> torch.Tensor | None:
+        whole = distributed.whole(tensor.detach())
+        return whole.to("cpu", copy=True) if rank() == 0 else None
+
+    return distributed.map_tensors(value, copy)
 
 
 class Writer:
-    """Writes checkpoints in a thread of its own, one at a time; what goes wrong there comes out of
-    the next call.
-    """
+    """Writes checkpoints in a thread, one at a time; an error there is raised by the next call."""
 
     def __init__(self) -> None:
         self.thread = concurrent.futures.ThreadPoolExecutor(1)
         self.written: concurrent.futures.Future | None = None
 
     def write(self, file: Path, state: dict[str, Any], keep: int, best: Path) -> None:
-        """Write a state that nobody changes any more; then keep only so many files up to this one,
-        and the best. 0: all.
+        """Write a state that nobody changes any more; then drop all but the newest, and the best.
+
+        Args:
+            keep: how many files up to this one to keep; 0: all.
+            best: a file that is kept however old it is.
         """
+        # One checkpoint at a time: two in memory would take twice the space, and an error comes out
+        # here.
         self.wait()
 
         def work() -> None:
-            checkpoint.write_ours(file, state)
-            files = checkpoint.saved(file.parent)  # later ones than this are damaged: see newest()
-            for old in files[: 1 + files.index(file)][:-keep] if keep else []:
+            write_pt(file, state)
+            files = checkpoints_in(file.parent)
+            # Files of later steps are damaged: newest_state() has passed over them.
+            older = files[: 1 + files.index(file)]
+            for old in older[:-keep] if keep else []:
                 if old != best:
                     old.unlink()
 
         self.written = self.thread.submit(work)
 
     def wait(self) -> None:
-        """Until all is on the disk."""
+        """Until everything is on the disk."""
         if self.written:
+            # Forgotten before it is asked, or an error would be raised again by every later call.
             written, self.written = self.written, None
             written.result()
 
 
-def newest(folder: Path, total_steps: int) -> dict[str, Any] | None:
-    """The state of the newest checkpoint that is whole, or None where there is none; a damaged one
-    is named and passed over.
+def newest_state(folder: Path, total_steps: int) -> dict[str, Any] | None:
+    """The state in the newest checkpoint that is whole, or None where there is no checkpoint.
+
+    A damaged one is reported and passed over.
     """
+    # A process that was killed while writing leaves a part that no other one needs.
     for part in folder.glob(".model_steps_*.pt.part"):
         say(f"{part} was not written to its end and is removed")
         part.unlink()
-    files = checkpoint.saved(folder)
+    files = checkpoints_in(folder)
+    # The newest whole one: a power cut may have damaged the last.
     for file in reversed(files):
         try:
-            state = checkpoint.read_ours(file)
-            if (
-                not isinstance(state, dict)
-                or f"model_steps_{state.get('step')}.pt" != file.name
-                or not state.get("optimizer", state["step"] == total_steps)
-            ):
-                raise UserError(f"{file} holds no state to go on from")
-            return state | {"file": str(file)}
+            return read_state(file, total_steps) | {"file": str(file)}
         except UserError as error:
             say(str(error))
+    # Starting anew without a word would overwrite what may still be mended.
     if files:
         raise UserError(f"no checkpoint in {folder} is whole; remove them to start again")
     return None
 
 
+def read_state(file: Path, total_steps: int) -> dict[str, Any]:
+    """The state in a checkpoint; UserError where training cannot resume from it."""
+    state = read_pt(file)
+    # The name has to be that of the step inside: files are copied and renamed by hand.
+    if not isinstance(state, dict) or file.name != f"model_steps_{state.get('step')}.pt":
+        raise UserError(f"{file} holds no state to resume from")
+    # The last checkpoint of a run holds the model alone.
+    if not state.get("optimizer") and state["step"] != total_steps:
+        raise UserError(f"{file} holds no state to resume from")
+    return state
+
+
 # ------------------------------------------------------------------------------------------ metrics
 
 
-def open_metrics(file: Path, step: int, due: bool) -> TextIO:
-    """Open metrics.jsonl to write on, without what a run that was cut short wrote after its
-    checkpoint of step `step`; nor, if evaluating is still `due` then, what it wrote of that.
+class MetricsLog:
+    """metrics.jsonl, times.jsonl and TensorBoard's curves; the first process alone writes.
 
-    A last line that is damaged, by a power cut say, is dropped too, and reported; a damaged one
-    further up is a UserError.
+    Args:
+        folder: of the run.
+        step: at which it is; what was written after that is dropped.
+        evaluation_pending: whether what an evaluation at this step wrote is dropped too.
+        log_dir: folder for TensorBoard; None: no curves.
+    """
+
+    def __init__(
+        self, folder: Path, step: int, evaluation_pending: bool, log_dir: str | Path | None
+    ):
+        self.metrics: TextIO | None = None
+        self.times: TextIO | None = None
+        self.curves: Any = None
+        self.started = time.perf_counter()
+        # Tokens seen since a time, for the rate in TensorBoard.
+        self.tokens: Any = 0
+        self.since = self.started
+        if rank():
+            return
+        self.metrics = open_metrics(folder / "metrics.jsonl", step, evaluation_pending)
+        self.times = open_metrics(folder / "times.jsonl", step, evaluation_pending)
+        if log_dir:
+            # TensorBoard is optional, and so is its package.
+            from tensorboardX import SummaryWriter
+
+            # Points after this step are hidden: the run computes them again.
+            self.curves = SummaryWriter(str(log_dir), purge_step=step + 1)
+
+    def write(self, values: dict[str, float]) -> None:
+        """A line of metrics, with its `step`, and a point of every curve.
+
+        Seconds and rates, which are never the same again, are not in metrics.jsonl: the same run
+        writes the same bytes there.
+        """
+        if not self.metrics or not self.times:
+            return
+        step, now = int(values["step"]), time.perf_counter()
+        write_line(self.metrics, values)
+        # Times differ from run to run, so that they are kept out of metrics.jsonl.
+        write_line(self.times, {"step": step, "seconds": round(now - self.started, 3)})
+        if not self.curves:
+            return
+        for name, value in values.items():
+            # The curve of the epoch would be a straight line.
+            if name != "epoch":
+                self.curves.add_scalar(name, value, step)
+        # Asking for the number makes the CPU wait for a GPU, so only where a line is written
+        # anyway.
+        if tokens := float(self.tokens):
+            self.curves.add_scalar("tokens_per_second", tokens / (now - self.since), step)
+            self.tokens, self.since = 0, now
+
+    def file_number(self) -> int | None:
+        """Of metrics.jsonl, to put it on the disk; None where another process writes it."""
+        return self.metrics.fileno() if self.metrics else None
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in (self.metrics, self.times, self.curves):
+            if file:
+                file.close()
+
+
+def open_metrics(file: Path, step: int, evaluation_pending: bool) -> TextIO:
+    """Open a file of metrics to append to, without the lines after a step.
+
+    They are of a run that was cut short after its checkpoint of that step; if an evaluation was
+    pending then, its lines go too. A damaged last line, by a power cut say, is dropped and
+    reported; a damaged one further up is a UserError.
     """
     content = file.read_bytes() if file.is_file() else b""
+    # Damaged bytes are replaced, and then found to be no JSON.
     lines = content.decode("utf-8", "replace").splitlines(keepends=True)
+    # The file is written anew without what is dropped; a crash here leaves the old one.
     with whole_file(file) as f:
         for number, line in enumerate(lines, start=1):
-            values = metrics_of(line)
+            values = parse_metrics(line)
             if values is None and number < len(lines):
                 raise UserError(
                     f"{file}, line {number}: {show(line.strip())} is no line of metrics; remove it"
                 )
             if values is None:
                 say(f"{file}: its last line was not written whole and is removed")
-            elif values["step"] < step or (
-                values["step"] == step and not (due and "loss" not in values)
-            ):
+                continue
+            # A line of training has a loss, one of an evaluation has eval_loss or a few-shot
+            # accuracy.
+            is_evaluation = "loss" not in values
+            dropped = evaluation_pending and is_evaluation
+            if values["step"] < step or (values["step"] == step and not dropped):
                 f.write(line.encode())
     return open(file, "a", encoding="utf-8")
 
 
 def write_line(file: TextIO, values: dict[str, float]) -> None:
-    """A line of metrics, at once. An OSError names the file."""
+    """Write a line of metrics and flush it. An OSError names the file."""
     try:
         file.write(json.dumps(values) + "\n")
         file.flush()
@@ -227,24 +319,25 @@ def write_line(file: TextIO, values: dict[str, float]) -> None:
         raise
 
 
-def read_checks(file: Path) -> dict[int, dict[str, float]]:
-    """What each evaluation of a run gave, by its step."""
-    lines = [metrics_of(line) for line in file.read_text().splitlines(keepends=True)]
-    return {
-        line["step"]: {
-            name.removeprefix("eval_"): value
-            for name, value in line.items()
-            if name.startswith("eval_")
-        }
-        for line in lines
-        if line and "eval_loss" in line
-    }
+def read_evaluations(file: Path) -> dict[int, dict[str, float]]:
+    """The metrics of each evaluation of a run, by its step."""
+    found = {}
+    for line in file.read_text().splitlines(keepends=True):
+        values = parse_metrics(line) or {}
+        # Their prefix tells evaluations from the means of training.
+        names = [name for name in values if name.startswith("eval_")]
+        if names:
+            found[values["step"]] = {name.removeprefix("eval_"): values[name] for name in names}
+    return found
 
 
-def metrics_of(line: str) -> dict[str, Any] | None:
+def parse_metrics(line: str) -> dict[str, Any] | None:
     """The values of a line of metrics.jsonl; None where it is none."""
+    # A line that was cut short has no end.
+    if not line.endswith("\n"):
+        return None
     try:
-        values = json.loads(line) if line.endswith("\n") else None
+        values = json.loads(line)
     except (ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) and type(values.get("step")) is int else None

@@ -1,16 +1,17 @@
-"""The training loop. It knows no task: a command hands it a model, batches, an optimizer and a
-closure for the loss.
+"""The training loop: it knows no task and no model.
 
     trainer = Trainer(Config(), model, batches, "runs/mrpc")
-    trainer.train(lambda model, batch: (F.cross_entropy(model(*batch[:3]), batch[3]), {}))
-    scores = trainer.evaluate(lambda model, batch: model(*batch[:3]), eval_batches)
+    trainer.train(lambda model, batch: (F.cross_entropy(model(**batch.inputs), batch.labels), {}))
+    scores = predict(model, eval_batches, trainer.device)
 
 A run is one state. What step n does follows from the state before it and from (seed, n): its batch,
 and every random number drawn in it. A checkpoint holds that state, so a run that was killed and
-started again goes on bit for bit.
+started again computes the same bits as one that was not.
 
 Started by torchrun, every process takes its rows of each batch, and the gradients are averaged: the
 same run, but for rounding and for which elements dropout drops.
+
+Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import contextlib
@@ -26,26 +27,18 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import checkpoint
 import distributed
+from files import read_config
+from formats import checkpoints_in
 from optim import SCHEDULES, BertAdam, parameter_groups
-from runs import Writer, newest, open_metrics, snapshot, write_line
-from utils import (
-    Interrupted,
-    Signals,
-    UserError,
-    nearest,
-    rank,
-    read_config,
-    refuse,
-    say,
-    show,
-    size,
-)
+from runs import MetricsLog, Writer, newest_state, snapshot
+from utils import Interrupted, Signals, UserError, nearest, rank, say, show, size
 
-Batch = tuple[Tensor, ...]
-Check = Callable[[], dict[str, float]]
+# A NamedTuple (or a tuple) of tensors whose first dimension is the example.
+Batch = Any
+Metrics = Callable[[], dict[str, float]]
 GetLoss = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
+Outputs = Callable[[nn.Module, Batch], Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +51,7 @@ class Config:
     n_epochs: int = 3  # how often every example is seen
     warmup: float = 0.1  # share of the steps in which the rate rises
     save_steps: int = 100  # updates between checkpoints
-    save_minutes: float | None = (
-        None  # minutes between checkpoints, beside save_steps; None: save_steps alone
-    )
+    save_minutes: float | None = None  # minutes between checkpoints too; None: save_steps alone
     total_steps: int | None = None  # updates in all; None: n_epochs times the batches of an epoch
     dtype: str = "fp32"  # of matrix products: fp32 or bf16 (parameters stay float32)
     gradient_accumulation: int = 1  # parts that a batch is computed in, to save memory
@@ -69,62 +60,28 @@ class Config:
     max_grad_norm: float = 1.0  # longer gradients are shortened to this
     bias_correction: bool = False  # Adam's, which BERT leaves out
     log_steps: int = 10  # updates between lines of metrics.jsonl
-    keep_checkpoints: int = (
-        3  # how many model_steps_N.pt to keep, the newest, beside the best; 0: all
-    )
+    keep_checkpoints: int = 3  # newest model_steps_N.pt to keep beside the best; 0: all
     compile: bool = False  # torch.compile the model (needs a C++ compiler)
-    checkpointing: bool = (
-        False  # keep fewer activations and compute them again: less memory, a third more work
-    )
+    # keep fewer activations and compute them again: less memory, a third more work
+    checkpointing: bool = False
     head_lr: float | None = None  # learning rate of what lies above the encoder; None: lr
     layer_decay: float = 1.0  # each block learns at this times the rate of the block above it
-    patience: int | None = (
-        None  # checks without a better stop_metric after which to stop; None: never
-    )
-    stop_metric: str | None = (
-        None  # what the best checkpoint is chosen by; None: the first metric of a check
-    )
+    # checks without a better stop_metric after which to stop; None: never
+    patience: int | None = None
+    # what the best checkpoint is chosen by; None: the first metric of a check
+    stop_metric: str | None = None
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, int | float) and not abs(value) < 2**63:  # also a NaN is not less
-                raise UserError(
-                    f"{field.name}={show(value)}; expected a finite number of at most 2**63 - 1"
-                )
-        for name in ("batch_size", "n_epochs", "save_steps", "gradient_accumulation", "log_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)}; expected at least 1")
-        if self.total_steps is not None and self.total_steps < 1:
-            raise UserError(
-                f"total_steps={self.total_steps}; expected at least 1, or null to follow from "
-                "n_epochs"
-            )
-        if not 0 <= self.warmup <= 1:
-            raise UserError(f"warmup={self.warmup}; expected a share of the steps, 0 to 1")
-        if not self.max_grad_norm > 0:
-            raise UserError(
-                f"max_grad_norm={self.max_grad_norm}; expected more than 0 (a large number: no "
-                "clipping)"
-            )
-        if self.patience is not None and self.patience < 1:
-            raise UserError(
-                f"patience={self.patience}; expected at least 1, or null to train to the end"
-            )
-        if not 0 < self.layer_decay <= 1:
-            raise UserError(f"layer_decay={self.layer_decay}; expected more than 0 and at most 1")
-        if self.save_minutes is not None and not self.save_minutes > 0:
-            raise UserError(f"save_minutes={self.save_minutes}; expected more than 0, or null")
-        for name in ("lr", "weight_decay", "keep_checkpoints", "seed", "head_lr"):
-            if (value := getattr(self, name)) is not None and not value >= 0:
-                raise UserError(f"{name}={getattr(self, name)}; expected 0 or more")
-        if self.dtype not in ("fp32", "bf16"):
-            raise UserError(f"dtype={show(self.dtype)}; expected fp32 or bf16")
+        for name, (fits, expected) in EXPECTED.items():
+            value = getattr(self, name)
+            if value is not None and not fits(value):
+                raise UserError(f"{name}={show(value)}; expected {expected}")
         if self.schedule not in SCHEDULES:
             hint = nearest(self.schedule, SCHEDULES)
             raise UserError(
                 f"schedule={show(self.schedule)}{hint}; expected one of {', '.join(SCHEDULES)}"
             )
+        # A part without an example could not be computed.
         if self.gradient_accumulation > self.batch_size:
             raise UserError(
                 f"gradient_accumulation={self.gradient_accumulation} is more than "
@@ -137,25 +94,73 @@ class Config:
 
         An n_epochs that is given replaces the file's total_steps too, which would overrule it.
         """
+        check_length_settings(instead)
+        # total_steps overrules n_epochs: a file's total_steps would make --n_epochs useless.
         if instead.get("n_epochs") is not None:
-            if instead.get("total_steps") is not None:
-                raise UserError(
-                    "n_epochs and total_steps both say how long to train; give one of them"
-                )
             instead["total_steps"] = None
         return read_config(cls, file, **instead)
 
+    @classmethod
+    def from_flags(
+        cls,
+        train_cfg: str | Path | None,
+        settings: dict[str, Any] | None,
+        usual: Path | None = None,
+    ) -> "Config":
+        """The file named, or the usual one, or the defaults; with some settings replaced."""
+        file = train_cfg or usual
+        if file:
+            return cls.from_json(file, **(settings or {}))
+        check_length_settings(settings or {})
+        return cls(**(settings or {}))
 
-# The settings that evaluating and predicting heed.
-EVALUATION = ("batch_size", "dtype", "compile")
+
+def check_length_settings(settings: dict[str, Any]) -> None:
+    """UserError where two settings say how long to train."""
+    if settings.get("n_epochs") is not None and settings.get("total_steps") is not None:
+        raise UserError("n_epochs and total_steps both say how long to train; give one of them")
 
 
-def refuse_training_settings(mode: str, settings: dict[str, Any] | None) -> None:
-    """UserError where a setting is given that only training heeds."""
-    refuse(
-        f"--mode {mode} has no use for",
-        **{n: v for n, v in (settings or {}).items() if n not in EVALUATION},
-    )
+def from_to(least: float, most: float = 2**63 - 1) -> Callable[[float], bool]:
+    """Whether a number is in a range; a NaN is in none."""
+    return lambda value: least <= value <= most
+
+
+# 2**63 - 1 is the largest integer of 64 bits, with which PyTorch and NumPy count.
+COUNT = (from_to(1), "at least 1, and at most 2**63 - 1")
+AMOUNT = (from_to(0), "0 or more, and at most 2**63 - 1")
+
+# What the values of a Config are: how that is checked, and how it is said. None is always fine.
+EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": AMOUNT,
+    "batch_size": COUNT,
+    "lr": AMOUNT,
+    "n_epochs": COUNT,
+    "warmup": (from_to(0, 1), "a share of the steps, 0 to 1"),
+    "save_steps": COUNT,
+    "save_minutes": (lambda value: 0 < value < 2**63, "more than 0, or null"),
+    "total_steps": (from_to(1), "at least 1, or null to follow from n_epochs"),
+    "dtype": (("fp32", "bf16").__contains__, "fp32 or bf16"),
+    "gradient_accumulation": COUNT,
+    "weight_decay": AMOUNT,
+    "max_grad_norm": (
+        lambda value: 0 < value < 2**63,
+        "more than 0 (a large number: no clipping)",
+    ),
+    "log_steps": COUNT,
+    "keep_checkpoints": AMOUNT,
+    "head_lr": AMOUNT,
+    "layer_decay": (lambda value: 0 < value <= 1, "more than 0 and at most 1"),
+    "patience": (from_to(1), "at least 1, or null to train to the end"),
+}
+
+# The settings that evaluating and predicting have a use for: they need neither rates nor a length,
+# but memory limits their batches too.
+INFERENCE = ("batch_size", "dtype")
+# The others, as flags of a command, are for this mode alone.
+TRAINING_FLAGS = {
+    field.name: "train" for field in dataclasses.fields(Config) if field.name not in INFERENCE
+}
 
 
 class Source(Protocol):
@@ -163,50 +168,70 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...  # batches of the first epoch, and about as many of each
     def first(self, epoch: int) -> int: ...  # the number of an epoch's first batch
-    def __getitem__(self, n: int) -> Batch: ...  # tensors whose first dimension is the example
-    def part(
-        self, n: int, first: int, step: int
-    ) -> Batch: ...  # every step-th row of it, from the first on
+    def __getitem__(self, n: int) -> Batch: ...
+    def part(self, n: int, first: int, step: int) -> Batch: ...  # every step-th row from the first
     def rows(self, n: int) -> np.ndarray: ...  # which examples batch n has
     def describe(self, n: int) -> str: ...  # batch n in words
 
 
+def rebuild(batch: Batch, tensors: Any) -> Batch:
+    """A batch of the same kind from other tensors."""
+    return batch._make(tensors) if hasattr(batch, "_make") else tuple(tensors)
+
+
+def move(batch: Batch, device: torch.device) -> Batch:
+    """A batch on a device."""
+    return rebuild(batch, (tensor.to(device, non_blocking=True) for tensor in batch))
+
+
+# ------------------------------------------------------------------------------------------ devices
+
+
 def get_device() -> torch.device:
     """The GPU if there is one, each process of a machine its own, else the CPU."""
-    return (
-        torch.device("cuda", distributed.local_rank() if size() > 1 else 0)
-        if torch.cuda.is_available()
-        else torch.device("cpu")
-    )
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    # LOCAL_RANK counts the processes of one machine, as CUDA's device numbers do.
+    return torch.device("cuda", distributed.local_rank() if size() > 1 else 0)
+
+
+def count_gpus(device: torch.device, data_parallel: bool = True) -> int:
+    """How many GPUs this process uses: all by DataParallel, unless torchrun has started it."""
+    # A process of torchrun has one GPU of its own; DataParallel would take those of the others.
+    if device.type == "cuda" and data_parallel and size() == 1:
+        return torch.cuda.device_count()
+    return 1
 
 
 def device_name(device: torch.device, n_gpus: int = 1) -> str:
     """'cuda (8 GPUs)', 'cpu (2 cores)' or '4 processes, cpu (1 core) each'."""
     n, unit = (n_gpus, "GPU") if device.type == "cuda" else (torch.get_num_threads(), "core")
-    one = f"{device.type} ({n} {unit}{'s' * (n != 1)})"
+    one = f"{device.type} ({n} {unit}{'s' if n != 1 else ''})"
     if n_gpus > 1:
         one += f" by DataParallel; torchrun --nproc_per_node {n_gpus} is faster"
     return one if size() == 1 else f"{size()} processes, {one} each"
 
 
 def seed_step(seed: int, step: int) -> None:
-    """Start PyTorch's random generators for one step, as a function of the run's seed and the step."""
-    first, *others = (
-        np.random.SeedSequence([seed, step, rank()])
-        .generate_state(max(1, torch.cuda.device_count()), np.uint64)
-        .tolist()
-    )
+    """Seed PyTorch's generators for one step, as a function of the run's seed and the step."""
+    n_devices = max(1, torch.cuda.device_count())
+    # SeedSequence mixes its numbers, so that neighbouring steps get unrelated random numbers. The
+    # process is one of them: each drops other elements.
+    sequence = np.random.SeedSequence([seed, step, rank()])
+    first, *others = sequence.generate_state(n_devices, np.uint64).tolist()
     torch.manual_seed(first)
-    for i, state in enumerate(
-        others if size() == 1 else [], start=1
-    ):  # DataParallel's must not drop the same
+    if size() > 1:
+        return
+    # The replicas of DataParallel must not drop the same elements.
+    for i, state in enumerate(others, start=1):
         with torch.cuda.device(i):
             torch.cuda.manual_seed(state)
 
 
 class Autocast(nn.Module):
-    """A model whose matrix products are computed in another type; inside DataParallel, since its
-    threads forget ours.
+    """A model whose matrix products are computed in another type.
+
+    It belongs inside DataParallel, whose threads do not inherit autocast.
     """
 
     def __init__(self, model: Any, device: torch.device, dtype: str):
@@ -219,343 +244,521 @@ class Autocast(nn.Module):
             return self.model(*inputs, **more)
 
 
+def wrap(
+    model: nn.Module,
+    device: torch.device,
+    dtype: str = "fp32",
+    n_gpus: int = 1,
+    compiled: bool = False,
+) -> nn.Module:
+    """A model on its device, computed in a dtype, by several GPUs, compiled."""
+    if compiled and n_gpus > 1:
+        raise UserError(
+            f"compile=true works on one GPU, and {n_gpus} are visible; add --data_parallel False"
+        )
+    # Before compiling, since what is compiled depends on the device.
+    model.to(device)
+    # Lengths differ from batch to batch; without dynamic shapes each length would be compiled anew.
+    called = torch.compile(model, dynamic=True) if compiled else model
+    wrapped = Autocast(called, device, dtype)
+    return nn.DataParallel(wrapped) if n_gpus > 1 else wrapped
+
+
+# ---------------------------------------------------------------------------------------- inference
+
+
+def scores(model: nn.Module, batch: Batch) -> Tensor:
+    """What a model makes of a batch's inputs."""
+    return model(**batch.inputs)
+
+
+@torch.inference_mode()
+def infer(
+    model: nn.Module,
+    batches: Source,
+    device: torch.device,
+    dtype: str = "fp32",
+    outputs: Outputs = scores,
+    bar: bool = False,
+    before_batch: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """One pass over the data without dropout: of each batch its examples and its `outputs`.
+
+    Several processes take turns, a batch each.
+    """
+    # A sharded model is where it belongs already, and cannot be moved any more.
+    if next(model.parameters()).device != device:
+        model.to(device)
+    model.eval()
+    n_batches = len(batches)
+    rounds = range(0, n_batches, size())
+    # Processes take turns rather than rows: a batch keeps the lengths that it was sorted for.
+    for first in tqdm(rounds, desc="Iter", disable=not bar or rank() > 0):
+        before_batch()
+        n = first + rank()
+        # A forward pass of a sharded model gathers its parts, so that every process has to make the
+        # same number of calls. Where the batches do not go round, some compute the last one again.
+        batch = move(batches[min(n, n_batches - 1)], device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16"):
+            output = outputs(model, batch)
+        # What was computed a second time is dropped.
+        if n < n_batches:
+            yield batches.rows(n), output
+
+
+def predict(
+    model: nn.Module,
+    batches: Source,
+    device: torch.device,
+    dtype: str = "fp32",
+    outputs: Outputs = scores,
+    bar: bool = False,
+    before_batch: Callable[[], None] = lambda: None,
+) -> np.ndarray:
+    """(N, ...): a model's outputs for every example, in the order of the data, in every process.
+
+    Args:
+        batches: one pass over them is made.
+        dtype: of matrix products: fp32 or bf16.
+        outputs: what is wanted of a batch, a row an example.
+        bar: whether to show progress.
+        before_batch: called before each batch; it may raise.
+    """
+    rows, found = [], []
+    for row, output in infer(model, batches, device, dtype, outputs, bar, before_batch):
+        rows.append(row)
+        found.append(output)
+    mine = None
+    if found:
+        # NumPy has no bfloat16.
+        mine = np.concatenate(rows), torch.cat(found).float().cpu().numpy()
+    parts = [part for part in distributed.gather(mine) if part is not None]
+    order = np.concatenate([part[0] for part in parts])
+    values = np.concatenate([part[1] for part in parts])
+    # Batches are sorted by length, and processes take turns: `order` says where each row belongs.
+    in_order = np.empty_like(values)
+    in_order[order] = values
+    return in_order
+
+
+# ----------------------------------------------------------------------------------------- training
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What is measured while a model trains.
+
+    What `metrics` returns becomes a line of metrics.jsonl, decides which checkpoint is the best,
+    and when patience is exhausted.
+    """
+
+    metrics: Metrics | None = None  # called before a checkpoint is written
+    each_epoch: bool = False  # True: at the end of every epoch, which writes a checkpoint
+    probe: Metrics | None = None  # only logged
+    probe_steps: int = 0  # updates between calls of probe
+
+
+@dataclasses.dataclass
+class TrainState:
+    """What training resumes from, beside the model and the optimizer."""
+
+    step: int = 0  # updates made
+    # Whether the evaluation and the checkpoint that follow the last update are still to be done.
+    evaluation_pending: bool = False
+    # The metric, the value and the step of the best evaluation, and how many evaluations came
+    # `since`.
+    best: dict[str, Any] = dataclasses.field(default_factory=dict)
+    # Sums of the metrics since the epoch began and since the last line of the log; "steps" counts.
+    sums: dict[str, dict[str, Any]] = dataclasses.field(
+        default_factory=lambda: {"epoch": {}, "log": {}}
+    )
+
+    def add(self, metrics: dict[str, Any]) -> None:
+        """Add the metrics of an update to the sums."""
+        # Values stay tensors on the GPU: reading one after each update would make the CPU wait.
+        for sums in self.sums.values():
+            for name, value in {"steps": 1, **metrics}.items():
+                sums[name] = sums.get(name, 0) + value
+
+    def means(self, interval: str) -> dict[str, float]:
+        """The means of an interval's metrics."""
+        sums = self.sums[interval]
+        return {name: float(sums[name]) / sums["steps"] for name in sums if name != "steps"}
+
+    def add_evaluation(self, values: dict[str, float], metric: str | None) -> None:
+        """Compare an evaluation with the best so far, by a metric; None: the first one."""
+        # The first metric of a task is the one it is usually judged by.
+        metric = metric or next(iter(values))
+        if metric not in values:
+            raise UserError(
+                f"stop_metric={metric!r}{nearest(metric, values)}; expected one of "
+                f"{', '.join(values)}"
+            )
+        value = float(values[metric])
+        # Metrics rise as a model gets better, but for losses.
+        sign = -1 if metric.endswith("loss") else 1
+        if not self.best or sign * value > sign * self.best["value"]:
+            self.best = {"metric": metric, "value": value, "step": self.step, "since": 0}
+        else:
+            self.best["since"] += 1
+
+
 class Trainer:
-    """Trains a model on batches, in a folder that holds its checkpoints and metrics; evaluates it.
+    """Trains a model on batches, in a folder that gets its checkpoints and metrics.
 
     Args:
         cfg: how to train.
         model: moved to `device`.
-        batches: what to train on; None where only evaluate() is called.
-        save_dir: gets model_steps_N.pt and metrics.jsonl; training goes on from what is there.
-        contents: stored in every checkpoint beside the run's state: `config`, the model's
-            configuration as a dict.
+        batches: what to train on.
+        save_dir: gets model_steps_N.pt and metrics.jsonl; training resumes from what is there.
+        contents: stored in every checkpoint: `config`, the model's configuration as a dict.
         data_parallel: use all visible GPUs, where torchrun has not started a process for each.
         log_dir: gets curves for TensorBoard.
-        shard: divide parameters, gradients and the optimizer's state among the processes.
+        shard: divide parameters, gradients and optimizer state among the processes.
     """
 
     def __init__(
         self,
         cfg: Config,
         model: nn.Module,
-        batches: Source | None = None,
-        save_dir: str | Path = ".",
+        batches: Source,
+        save_dir: str | Path,
         contents: dict[str, Any] | None = None,
-        device: torch.device | None = None,
         data_parallel: bool = True,
         log_dir: str | Path | None = None,
         shard: bool = False,
     ):
-        self.cfg, self.batches, self.save_dir, self.log_dir = cfg, batches, Path(save_dir), log_dir
-        self.device, self.contents = device or get_device(), contents or {}
+        # A notebook makes a Trainer without a command, so that the group is joined here as well.
         distributed.start()
-        self.n_gpus = (
-            torch.cuda.device_count()
-            if self.device.type == "cuda" and data_parallel and size() == 1
-            else 1
-        )
-        if cfg.compile and self.n_gpus > 1:
-            raise UserError(
-                f"compile=true works on one GPU, and {self.n_gpus} are visible; add "
-                "--data_parallel False"
-            )
         if shard and size() == 1:
             raise UserError(
                 "--shard True divides a model among processes, and this is one; start several with "
                 "torchrun"
             )
-        self.model, self.shard = model, shard  # the parameters; parallel is what runs them
+        self.cfg, self.batches, self.contents = cfg, batches, contents or {}
+        self.save_dir, self.log_dir = Path(save_dir), log_dir
+        self.device = get_device()
+        self.n_gpus = count_gpus(self.device, data_parallel)
+        # Epochs of pre-training differ in length, so that their total is asked for, not multiplied.
+        self.total_steps = cfg.total_steps or batches.first(cfg.n_epochs)
+        # The parameters, and what computes with them.
+        self.model, self.sharded = model, shard
+        # Parameters have to be divided before the optimizer is made, whose moments follow them.
         if shard:
-            distributed.shard(model, model.transformer.blocks, self.device.type)  # type: ignore[union-attr]
-        model.to(self.device)
-        self.parallel: nn.Module = Autocast(
-            torch.compile(self.model, dynamic=True) if cfg.compile else self.model,
-            self.device,
-            cfg.dtype,
-        )
-        if self.n_gpus > 1:
-            self.parallel = nn.DataParallel(self.parallel)
-        for module in self.model.modules():
+            distributed.shard(model, self.device.type)
+        self.wrapped = wrap(model, self.device, cfg.dtype, self.n_gpus, cfg.compile)
+        # The Trainer knows no model: whatever can recompute its activations has this attribute.
+        for module in model.modules():
             if hasattr(module, "checkpointing"):
                 module.checkpointing = cfg.checkpointing  # type: ignore[assignment]
-        self.total_steps = cfg.total_steps or (batches.first(cfg.n_epochs) if batches else 0)
-        self.step = 0  # updates made
-        self.due = False  # what follows the last update is still to be done
-        self.seen: Any = 0  # tokens, since the time below; for TensorBoard
-        self.since = time.perf_counter()
-        self.sums: dict[str, dict[str, Any]] = {
-            "epoch": {},
-            "log": {},
-        }  # of metrics, since either began
-        self.best: dict[
-            str, Any
-        ] = {}  # metric, value and step of the best check; checks since then
-        self.signals: Signals | None = None  # while training: has a signal come?
-        self.started = 0.0  # when training began here
-        self.writer, self.saved = Writer(), time.monotonic()  # when a checkpoint was last begun
-
-    # ------------------------------------------------------------------------------------- training
-
-    def train(
-        self,
-        get_loss: GetLoss,
-        check: Check | None = None,
-        each_epoch: bool = False,
-        probe: tuple[int, Check] | None = None,
-    ) -> Path:
-        """Train to total_steps, or on from the newest checkpoint in save_dir; returns the last
-        checkpoint.
-
-        get_loss(model, batch) returns the mean loss over the batch's examples and a dict of further
-        such means, all scalar tensors; of one called "tokens" TensorBoard also gets the rate per
-        second. check() is called before a checkpoint is written, or with `each_epoch` at the end of
-        every epoch, which then writes one; what it returns becomes a line of metrics.jsonl, decides
-        which checkpoint is the best (`self.best`; it is kept) and when patience is at its end.
-        `probe`: a number of updates, and what is called every so many and logged likewise. A loss
-        or gradient that is not finite ends the run before the update, with a UserError that names
-        the step and the batch. SIGINT and SIGTERM save, and raise Interrupted.
-        """
-        assert self.batches is not None
-        cfg = self.cfg
-        distributed.check_same(
-            "training",
-            {
-                **dataclasses.asdict(cfg),
-                "total_steps": self.total_steps,
-                "shard": self.shard,
-                "evaluation": check is not None,
-                "few shots": probe and probe[0],
-            },
-        )
-        groups = parameter_groups(
-            self.model, cfg.weight_decay, cfg.lr, cfg.head_lr, cfg.layer_decay
-        )
-        self.optimizer = BertAdam(
-            groups,
-            cfg.lr,
-            self.total_steps,
-            cfg.warmup,
-            cfg.schedule,
-            max_grad_norm=cfg.max_grad_norm,
-            bias_correction=cfg.bias_correction,
-        )
-        self.resume()
-        if not self.due and (self.step >= self.total_steps or self.stopped):
-            say(
-                f"{self.file} is there already, "
-                + (
-                    f"with all {self.total_steps} steps"
-                    if not self.stopped
-                    else f"stopped after {cfg.patience} checks without a better {self.best['metric']}"
-                )
-            )
-            return self.file
-        self.log_writer, self.since, self.saved = (
-            self.open_logs(),
-            time.perf_counter(),
-            time.monotonic(),
-        )
-        self.started = time.perf_counter()
-        self.parallel.train()
-        with (
-            Signals() as self.signals
-        ):  # also while saving: what follows the first signal changes nothing
-            try:
-                self.run_steps(get_loss, check, each_epoch, probe)
-                self.writer.wait()
-                self.heed_signals()  # one that came late
-            except Interrupted as interrupted:
-                self.optimizer.zero_grad()
-                self.save()
-                self.writer.wait()
-                raise Interrupted(
-                    interrupted.number,
-                    f"at step {self.step} of {self.total_steps}; the same command goes "
-                    f"on from {self.file}",
-                ) from None
-            finally:
-                self.signals = None
-                self.writer.wait()
-                with contextlib.suppress(
-                    OSError
-                ):  # closing writes once more what a full disk has refused
-                    self.close_logs()
-        if self.stopped:
-            say(f"Stopped: {cfg.patience} checks without a better {self.best['metric']}")
-        say(f"Saved {self.file}")
-        return self.file
-
-    def run_steps(
-        self,
-        get_loss: GetLoss,
-        check: Check | None,
-        each_epoch: bool,
-        probe: tuple[int, Check] | None,
-    ) -> None:
-        """All updates that are left, and what follows each."""
-        assert self.batches is not None
-        replicas, epoch = self.replicate(get_loss), 0
-        if self.due:
-            self.settle(check, each_epoch, probe)
-        while self.step < self.total_steps and not self.stopped:
-            while (end := self.batches.first(epoch + 1)) <= self.step:
-                epoch += 1
-            start, end = self.batches.first(epoch), min(self.total_steps, end)
-            if self.step == start:
-                self.sums["epoch"] = {}
-            with tqdm(
-                total=end - start,
-                initial=self.step - start,
-                desc="Iter (loss=X.XXX)",
-                disable=rank() > 0,
-            ) as bar:
-                while self.step < end and not self.stopped:
-                    self.train_step(replicas, get_loss, bar)
-                    if self.step < end:
-                        self.settle(check, each_epoch, probe)
-            if self.due:  # the epoch's last update; the bar is closed now
-                self.settle(check, each_epoch, probe)
+        self.optimizer = make_optimizer(model, cfg, self.total_steps)
+        self.state = TrainState()
+        self.writer = Writer()
+        self.saved_at = time.monotonic()  # when a checkpoint was last begun
+        # While training:
+        self.log: MetricsLog | None = None
+        self.signals: Signals | None = None
 
     @property
     def file(self) -> Path:
         """The checkpoint of the step the run is at."""
-        return self.save_dir / f"model_steps_{self.step}.pt"
+        return self.save_dir / f"model_steps_{self.state.step}.pt"
 
     @property
     def best_file(self) -> Path:
-        """The checkpoint of the best check; the newest one where nothing was checked."""
-        return self.save_dir / f"model_steps_{self.best.get('step', self.step)}.pt"
+        """The checkpoint of the best evaluation; the newest one where there was none."""
+        step = self.state.best.get("step", self.state.step)
+        return self.save_dir / f"model_steps_{step}.pt"
 
     @property
-    def stopped(self) -> bool:
-        """Whether patience is at its end."""
-        return self.cfg.patience is not None and self.best.get("since", 0) >= self.cfg.patience
+    def out_of_patience(self) -> bool:
+        """Whether there were `patience` evaluations since the best one."""
+        patience = self.cfg.patience
+        return patience is not None and self.state.best.get("since", 0) >= patience
 
-    def replicate(self, get_loss: GetLoss) -> nn.Module:
-        """What is trained: with several processes, a model whose gradients are averaged over them."""
-        if size() == 1:
-            return self.parallel
-        replicas = self.parallel
-        if not self.shard:
-            from torch.nn.parallel import DistributedDataParallel
+    @property
+    def finished(self) -> bool:
+        """Whether no update is left."""
+        return self.state.step >= self.total_steps or self.out_of_patience
 
-            replicas = DistributedDataParallel(
-                self.parallel,
-                [self.device] if self.device.type == "cuda" else None,
-                gradient_as_bucket_view=True,
-            )
-        # The first backward decides in which order gradients are added up from the second on, and
-        # what memory parts are gathered in. With one row of it before all else, a run that goes on
-        # does as one that was never stopped.
-        assert self.batches is not None
-        get_loss(replicas, self.to_device(self.batches.part(0, 0, len(self.batches.rows(0)))))[
-            0
-        ].backward()
-        self.optimizer.zero_grad()
-        return replicas
+    def train(self, get_loss: GetLoss, evaluation: Evaluation | None = None) -> Path:
+        """Train to total_steps, or resume from the newest checkpoint; returns the last checkpoint.
 
-    def train_step(self, replicas: nn.Module, get_loss: GetLoss, bar: tqdm) -> None:
-        """One update, and its metrics. Of several processes each computes its rows of the batch."""
-        assert self.batches is not None
-        cfg = self.cfg
-        seed_step(cfg.seed, self.step)
-        n, means = len(self.batches.rows(self.step)), dict[str, Tensor]()
-        rows = len(range(rank(), n, size()))  # of them this process's
-        batch = self.to_device(self.batches.part(self.step, rank() if rows else 0, size()))
-        n_parts = min(cfg.gradient_accumulation, -(-n // size()))  # the same in every process
-        for i, part in enumerate(
-            zip(*(tensor.tensor_split(n_parts) for tensor in batch), strict=True)
-        ):
-            self.heed_signals()
-            share = len(part[0]) / n if rows else 0.0  # of the batch's mean
-            if len(part[0]) == 0:  # others have one row more
-                part, share = tuple(tensor[:1] for tensor in batch), 0.0
-            wait = i < n_parts - 1 and hasattr(replicas, "no_sync")
-            with replicas.no_sync() if wait else contextlib.nullcontext():  # type: ignore[operator]
-                loss, metrics = get_loss(replicas, part)
-                (loss * (share * size())).backward()  # the processes' mean is taken
-            for name, value in {"loss": loss, **metrics}.items():
-                means[name] = means.get(name, 0) + value.detach() * share
-        if size() > 1:
-            means = dict(
-                zip(means, distributed.total(torch.stack(list(means.values()))), strict=True)
-            )
+        get_loss(model, batch) returns the mean loss over the batch's examples and a dict of further
+        such means, all scalar tensors; of one called "tokens" TensorBoard also gets the rate.
+
+        A loss or gradient that is not finite ends the run before the update, with a UserError that
+        names the step and the batch. SIGINT, SIGTERM and SIGHUP save, and raise Interrupted.
+        """
+        evaluation = evaluation or Evaluation()
+        # Processes with different settings would wait for each other forever.
+        self.check_same(evaluation)
+        self.resume()
+        state = self.state
+        # A finished run is not an error: the same command may be part of a script that is run
+        # again.
+        if self.finished and not state.evaluation_pending:
+            reason = f"with all {self.total_steps} steps"
+            if self.out_of_patience:
+                reason = f"stopped after {self.cfg.patience} checks without a better "
+                reason += state.best["metric"]
+            say(f"{self.file} is there already, {reason}")
+            return self.file
+        self.log = MetricsLog(self.save_dir, state.step, state.evaluation_pending, self.log_dir)
+        self.saved_at = time.monotonic()
+        # Within it while saving, too: a scheduler and torchrun may both signal the same end, and
+        # the second signal must not cut the checkpoint short.
+        with Signals() as self.signals:
+            try:
+                self.run_updates(get_loss, evaluation)
+                self.writer.wait()
+                # A signal may come after the last update, while the checkpoint is being written.
+                self.check_signals()
+            except Interrupted as interrupted:
+                raise self.save_interrupted(interrupted) from None
+            finally:
+                self.signals = None
+                # The writer may still be at work on a checkpoint when an error ends the run.
+                self.writer.wait()
+                # Closing writes once more what a full disk has refused.
+                with contextlib.suppress(OSError):
+                    self.log.close()
+        if self.out_of_patience:
+            say(f"Stopped: {self.cfg.patience} checks without a better {state.best['metric']}")
+        say(f"Saved {self.file}")
+        return self.file
+
+    def run_updates(self, get_loss: GetLoss, evaluation: Evaluation) -> None:
+        """All updates that are left, and what follows each."""
+        state = self.state
+        self.wrapped.train()
+        replicas = self.replicate(get_loss)
+        # The run was stopped between an update and what follows it.
+        if state.evaluation_pending:
+            self.after_update(evaluation)
+        epoch = 0
+        while not self.finished:
+            # Epochs may differ in length, so that no division tells which epoch a step belongs to.
+            while self.batches.first(epoch + 1) <= state.step:
+                epoch += 1
+            start = self.batches.first(epoch)
+            end = min(self.total_steps, self.batches.first(epoch + 1))
+            # A run that resumes within an epoch goes on adding to the sums of its checkpoint.
+            if state.step == start:
+                state.sums["epoch"] = {}
+            with self.progress(start, end) as bar:
+                while state.step < end and not self.out_of_patience:
+                    self.update(replicas, get_loss, bar)
+                    # The bar of an epoch is closed before its evaluation prints anything.
+                    if state.step < end:
+                        self.after_update(evaluation)
+            # The epoch's last update; the bar is closed now.
+            if state.evaluation_pending:
+                self.after_update(evaluation)
+
+    def progress(self, start: int, end: int) -> tqdm:
+        """The bar of an epoch."""
+        done = self.state.step - start
+        title = "Iter (loss=X.XXX)"
+        return tqdm(total=end - start, initial=done, desc=title, disable=rank() > 0)
+
+    # ---------------------------------------------------------------------------------- an update
+
+    def update(self, replicas: nn.Module, get_loss: GetLoss, bar: tqdm) -> None:
+        """One update, and its metrics."""
+        cfg, state = self.cfg, self.state
+        assert self.log
+        # Dropout's random numbers follow from the step alone, so no generator has to be saved.
+        seed_step(cfg.seed, state.step)
+        n_rows = len(self.batches.rows(state.step))
+        means = self.backward(replicas, get_loss, n_rows)
+        # The rate of this update; step() moves on to the next one.
         lr = self.optimizer.lr
         norm = self.optimizer.step(loss=means["loss"])
+        # Gradients are freed rather than zeroed, which saves memory while evaluating.
         self.optimizer.zero_grad()
-        self.step += 1
-        self.due = True
-        self.seen = self.seen + means.get("tokens", 0) * n
-        for sums in self.sums.values():
-            sums["steps"] = sums.get("steps", 0) + 1
-            for name, value in {**means, "grad_norm": norm}.items():
-                sums[name] = sums.get(name, 0) + value
-        logging, saving = (
-            self.step == self.total_steps or self.step % n == 0
-            for n in (cfg.log_steps, cfg.save_steps)
-        )
-        if logging or saving or self.device.type == "cpu":  # reading a GPU's numbers makes it wait
+        state.step += 1
+        # From here on a signal saves a checkpoint that still owes the evaluation of this step.
+        state.evaluation_pending = True
+        state.add(means | {"grad_norm": norm})
+        self.log.tokens = self.log.tokens + means.get("tokens", 0) * n_rows
+        logging, saving = self.is_due(cfg.log_steps), self.is_due(cfg.save_steps)
+        # Reading a GPU's numbers makes the CPU wait for it.
+        if logging or saving or self.device.type == "cpu":
             self.check_finite()
             bar.set_description(f"Iter (loss={float(means['loss']):5.3f})", refresh=False)
         bar.update()
         if logging:
-            self.log({"step": self.step, "lr": lr, **self.mean("log")})
-            self.sums["log"] = {}
+            self.write_metrics({"lr": lr, **state.means("log")})
+            state.sums["log"] = {}
 
-    def settle(
-        self, check: Check | None, each_epoch: bool, probe: tuple[int, Check] | None
-    ) -> None:
-        """What follows an update: the end of an epoch is told, few shots, an evaluation, a
-        checkpoint, where one is due.
+    def is_due(self, interval: int) -> bool:
+        """Whether what happens every so many updates, and after the last one, happens now."""
+        return self.state.step == self.total_steps or self.state.step % interval == 0
+
+    def backward(self, replicas: nn.Module, get_loss: GetLoss, n_rows: int) -> dict[str, Tensor]:
+        """The gradients of a batch's mean loss, and the means of its metrics, the loss first.
+
+        Each process computes its rows of the batch, in gradient_accumulation parts.
         """
-        assert self.batches is not None
-        cfg, epoch = self.cfg, 1
-        while self.batches.first(epoch) < self.step:
+        step = self.state.step
+        # Rows r, r + w, ... of the batch, with w processes.
+        n_mine = len(range(rank(), n_rows, size()))
+        # With more processes than rows, some have none: they compute a row that counts nothing.
+        first = rank() if n_mine else 0
+        batch = move(self.batches.part(step, first, size()), self.device)
+        # The number of parts follows from the largest share of rows, and is the same in every
+        # process: each part is a collective operation.
+        n_parts = min(self.cfg.gradient_accumulation, -(-n_rows // size()))
+        parts = zip(*(tensor.tensor_split(n_parts) for tensor in batch), strict=True)
+        means: dict[str, Tensor] = {}
+        for i, tensors in enumerate(parts):
+            self.check_signals()
+            part = rebuild(batch, tensors)
+            # A part counts by its share of the batch's rows, so that parts of different size add up
+            # to the mean.
+            share = len(part[0]) / n_rows if n_mine else 0.0
+            if len(part[0]) == 0:
+                # Other processes have a row more, and all have to take part in every backward pass.
+                part, share = rebuild(batch, (tensor[:1] for tensor in batch)), 0.0
+            last = i == n_parts - 1
+            # Averaging gradients once, with the last part, saves the traffic of all the others.
+            with contextlib.nullcontext() if last else without_averaging(replicas):
+                loss, metrics = get_loss(replicas, part)
+                # Gradients are averaged over the processes, not summed.
+                (loss * (share * size())).backward()
+            for name, value in {"loss": loss, **metrics}.items():
+                means[name] = means.get(name, 0) + value.detach() * share
+        # One exchange for all metrics. It also lets every process see the same loss, and stop at
+        # the same step if it is not finite.
+        if size() > 1:
+            stacked = torch.stack(list(means.values()))
+            means = dict(zip(means, distributed.total(stacked), strict=True))
+        return means
+
+    def replicate(self, get_loss: GetLoss) -> nn.Module:
+        """What is trained: with several processes, a model whose gradients they average."""
+        if size() == 1:
+            return self.wrapped
+        replicas = self.wrapped
+        if not self.sharded:
+            from torch.nn.parallel import DistributedDataParallel
+
+            gpus = [self.device] if self.device.type == "cuda" else None
+            replicas = DistributedDataParallel(self.wrapped, gpus, gradient_as_bucket_view=True)
+        # The first backward decides in which order gradients are added up from the second on, and
+        # in what memory parts are gathered. With one row of it before all else, a run that resumes
+        # does as one that was never stopped.
+        row = move(self.batches.part(0, 0, len(self.batches.rows(0))), self.device)
+        loss, _ = get_loss(replicas, row)
+        loss.backward()
+        self.optimizer.zero_grad()
+        return replicas
+
+    # --------------------------------------------------------------------------- what follows it
+
+    def after_update(self, evaluation: Evaluation) -> None:
+        """The end of an epoch is reported; probe, evaluation and checkpoint, where they are due."""
+        state, epoch = self.state, 1
+        # The epoch, counted from 1, that the last update belonged to.
+        while self.batches.first(epoch) < state.step:
             epoch += 1
-        last = self.step == self.total_steps
-        if ends := last or self.step == self.batches.first(epoch):
-            n_epochs = (
-                -(-self.total_steps // len(self.batches)) if cfg.total_steps else cfg.n_epochs
-            )
-            say(
-                f"Epoch {epoch}/{max(n_epochs, epoch)} : Average Loss "
-                f"{self.mean('epoch')['loss']:.3f}"
-            )
-        probing = probe is not None and self.step % probe[0] == 0
-        saving = last or self.step % cfg.save_steps == 0 or (each_epoch and ends)
-        checking = check is not None and saving and (ends or not each_epoch)
-        lines = []
-        if probing or checking:
-            self.check_finite()
-            with self.stoppable():
-                if probing:
-                    assert probe
-                    lines.append(probe[1]())
-                if checking:
-                    assert check
-                    values = check()
-                    lines.append({f"eval_{name}": value for name, value in values.items()})
-            if checking:
-                self.note_best(values)
-            for line in lines:
-                self.log({"step": self.step, **line})
-            self.parallel.train()
-        self.due = False
-        if saving or self.minutes_are_over():
+        last = state.step == self.total_steps
+        epoch_ends = last or state.step == self.batches.first(epoch)
+        if epoch_ends:
+            self.report_epoch(epoch)
+        # A checkpoint follows every evaluation, so that the best model is always on the disk.
+        saving = self.is_due(self.cfg.save_steps) or (evaluation.each_epoch and epoch_ends)
+        evaluating = evaluation.metrics is not None and saving
+        # Tasks are evaluated once an epoch, whatever save_steps says; pre-training at every
+        # checkpoint.
+        if evaluation.each_epoch and not epoch_ends:
+            evaluating = False
+        probing = evaluation.probe is not None and state.step % evaluation.probe_steps == 0
+        if probing or evaluating:
+            self.evaluate(evaluation, probing, evaluating)
+        # Cleared before saving: the checkpoint states that nothing is left to do at its step.
+        state.evaluation_pending = False
+        if saving or self.save_minutes_have_passed():
             self.save()
 
-    def heed_signals(self) -> None:
-        """Interrupted if this process has got a signal to end, or another one has."""
-        if self.signals and (number := distributed.any_of(self.signals.number)[0]):
+    def report_epoch(self, epoch: int) -> None:
+        """Print an epoch's mean loss."""
+        n_epochs = self.cfg.n_epochs
+        # With total_steps the number of epochs is an estimate, since epochs may differ in length.
+        if self.cfg.total_steps:
+            n_epochs = -(-self.total_steps // len(self.batches))
+        loss = self.state.means("epoch")["loss"]
+        say(f"Epoch {epoch}/{max(n_epochs, epoch)} : Average Loss {loss:.3f}")
+
+    def evaluate(self, evaluation: Evaluation, probing: bool, evaluating: bool) -> None:
+        """Probe and evaluate; the best evaluation is remembered, and all of it logged."""
+        # An update that was refused would make the evaluation measure the model before it.
+        self.check_finite()
+        lines = []
+        with self.stoppable():
+            if probing:
+                assert evaluation.probe
+                lines.append(evaluation.probe())
+            if evaluating:
+                assert evaluation.metrics
+                values = evaluation.metrics()
+                lines.append({f"eval_{name}": value for name, value in values.items()})
+        if evaluating:
+            # Remembered before the log is written, since stop_metric may be unknown, which is an
+            # error.
+            self.state.add_evaluation(values, self.cfg.stop_metric)
+        for line in lines:
+            self.write_metrics(line)
+        self.wrapped.train()
+
+    def predict(self, batches: Source, outputs: Outputs = scores, bar: bool = True) -> np.ndarray:
+        """(N, ...): outputs of the model as it is, as predict() gives them."""
+        # A single process is interrupted by the signal itself; several agree between two batches.
+        watch = self.check_signals if size() > 1 else lambda: None
+        return predict(
+            self.wrapped, batches, self.device, self.cfg.dtype, outputs, bar, before_batch=watch
+        )
+
+    def write_metrics(self, values: dict[str, float]) -> None:
+        """A line of metrics.jsonl."""
+        assert self.log
+        epoch = round(self.state.step / len(self.batches), 4)
+        self.log.write({"step": self.state.step, "epoch": epoch, **values})
+
+    def check_finite(self) -> None:
+        """UserError if an update was refused because the loss or a gradient was not finite."""
+        failed = int(self.optimizer.failed_step)
+        if failed < 0:
+            return
+        # The last checkpoint that the message names has to be whole.
+        self.writer.wait()
+        message = (
+            f"loss or gradient is not finite at step {failed + 1} "
+            f"({self.batches.describe(failed)}); stopped before that update; look at that data, "
+            "lower lr or use fp32"
+        )
+        if kept := checkpoints_in(self.save_dir):
+            message += f"; the last checkpoint is {kept[-1]}"
+        raise UserError(message)
+
+    # ------------------------------------------------------------------------------------ signals
+
+    def check_signals(self) -> None:
+        """Raise Interrupted if a signal to end has reached this process, or another one."""
+        if self.signals and (number := distributed.maximum(self.signals.number)):
             raise Interrupted(number)
 
     @contextlib.contextmanager
     def stoppable(self) -> Iterator[None]:
-        """A signal interrupts what is done within, in a single process at once; the checkpoint then
-        tells that it is still due.
+        """Within it, a signal interrupts a single process at once.
+
+        The checkpoint then says that the evaluation is still pending.
         """
-        self.heed_signals()
+        # A signal that is here already would otherwise be noticed only after the evaluation.
+        self.check_signals()
         if self.signals:
+            # Several processes would wait for the one that leaves a collective operation.
             self.signals.at_once = size() == 1
         try:
             yield
@@ -563,205 +766,135 @@ class Trainer:
             if self.signals:
                 self.signals.at_once = False
 
-    def minutes_are_over(self) -> bool:
-        """Whether save_minutes have passed since the last checkpoint, by the first process's clock."""
+    def save_interrupted(self, interrupted: Interrupted) -> Interrupted:
+        """Save the state before the update that a signal interrupted; returns what to raise."""
+        # A notebook may call train() again, which must not add the interrupted batch's gradients.
+        self.optimizer.zero_grad()
+        self.save()
+        self.writer.wait()
+        where = f"at step {self.state.step} of {self.total_steps}"
+        return Interrupted(
+            interrupted.number, f"{where}; the same command resumes from {self.file}"
+        )
+
+    # --------------------------------------------------------------------------------- checkpoints
+
+    def save_minutes_have_passed(self) -> bool:
+        """Whether save_minutes have passed since the last checkpoint, by the first one's clock."""
         if self.cfg.save_minutes is None:
             return False
-        over = time.monotonic() - self.saved > 60 * self.cfg.save_minutes
-        return distributed.any_of(int(over and rank() == 0))[0] > 0
-
-    def to_device(self, batch: Batch) -> Batch:
-        """Move a batch's tensors."""
-        return tuple(tensor.to(self.device, non_blocking=True) for tensor in batch)
-
-    def check_finite(self) -> None:
-        """UserError if an update was refused because the loss or a gradient was not finite."""
-        if (failed := int(self.optimizer.failed_step)) >= 0:
-            assert self.batches is not None
-            self.writer.wait()
-            kept = checkpoint.saved(self.save_dir)
-            raise UserError(
-                f"loss or gradient is not finite at step {failed + 1} "
-                f"({self.batches.describe(failed)}); "
-                f"stopped before that update; look at that data, lower lr or use fp32"
-                + (f"; the last checkpoint is {kept[-1]}" if kept else "")
-            )
-
-    def mean(self, interval: str) -> dict[str, float]:
-        """The means of an interval's metrics."""
-        sums = self.sums[interval]
-        return {
-            name: float(value) / sums["steps"] for name, value in sums.items() if name != "steps"
-        }
-
-    # ----------------------------------------------------------------------------------- evaluation
-
-    @torch.inference_mode()
-    def evaluate(
-        self, predict: Callable[[nn.Module, Batch], Tensor], batches: Source, bar: bool = True
-    ) -> np.ndarray:
-        """One pass over the data without dropout: predict(model, batch) gives a row an example,
-        returned in data order.
-
-        Several processes take turns, a batch each, and all return everything.
-        """
-        self.parallel.eval()
-        rows, outputs = [], []
-        for first in tqdm(
-            range(0, len(batches), size()), desc="Iter", disable=not bar or rank() > 0
-        ):
-            if size() > 1:
-                self.heed_signals()
-            n = first + rank()
-            output = predict(
-                self.parallel, self.to_device(batches[min(n, len(batches) - 1)])
-            )  # sharded, all have to
-            if n < len(batches):
-                outputs.append(output)
-                rows.append(batches.rows(n))
-        mine = (np.concatenate(rows), torch.cat(outputs).float().cpu().numpy()) if outputs else None
-        order, values = (
-            np.concatenate(both)
-            for both in zip(*filter(None, distributed.gather(mine)), strict=True)
-        )
-        ordered = np.empty_like(values)
-        ordered[order] = values
-        return ordered
-
-    # ----------------------------------------------------------------------------- files of the run
+        passed = time.monotonic() - self.saved_at > 60 * self.cfg.save_minutes
+        # Clocks differ, and all processes have to save together.
+        return distributed.maximum(int(passed and rank() == 0)) > 0
 
     def save(self) -> None:
-        """Begin to write model_steps_N.pt: the whole state, or after the last step the model alone.
-        Drop the oldest.
-        """
+        """Begin to write model_steps_N.pt; drop the oldest. The last one has the model alone."""
+        # Parameters that are not finite must not replace a checkpoint that is.
         self.check_finite()
-        if rank() == 0:
-            os.fsync(self.metrics_file.fileno())  # a checkpoint's lines are on the disk before it
-        state: dict[str, Any] = {
-            "step": self.step,
-            **self.contents,
-            "model": dict(self.model.state_dict()),
-            "best": self.best,
-        }
-        if self.step < self.total_steps or self.due:
+        state = self.state
+        # A power cut must not leave a checkpoint whose lines of metrics are lost.
+        if self.log and (number := self.log.file_number()) is not None:
+            os.fsync(number)
+        saved: dict[str, Any] = {"step": state.step, **self.contents}
+        saved |= {"model": dict(self.model.state_dict()), "best": state.best}
+        # The moments of Adam take twice the space of the model, and a finished run needs them no
+        # more.
+        if state.step < self.total_steps or state.evaluation_pending:
             sums = {
-                name: {k: float(v) for k, v in values.items()} for name, values in self.sums.items()
+                interval: {name: float(value) for name, value in values.items()}
+                for interval, values in state.sums.items()
             }
-            state |= {"optimizer": self.optimizer.state_dict(), "sums": sums, "due": self.due}
-        state, self.saved = snapshot(state), time.monotonic()
+            saved |= {"optimizer": self.optimizer.state_dict(), "sums": sums}
+            saved["due"] = state.evaluation_pending
+        # Copied to the CPU now; the next update may begin while the thread still writes.
+        saved, self.saved_at = snapshot(saved), time.monotonic()
         if rank() == 0:
-            self.writer.write(
-                self.file,
-                state,
-                self.cfg.keep_checkpoints,
-                self.best_file if self.best else self.file,
-            )
-
-    def note_best(self, values: dict[str, float]) -> None:
-        """Compare a check with the best so far."""
-        metric = self.cfg.stop_metric or next(iter(values))
-        if metric not in values:
-            raise UserError(
-                f"stop_metric={metric!r}{nearest(metric, values)}; expected one of "
-                f"{', '.join(values)}"
-            )
-        sign = -1 if metric.endswith("loss") else 1
-        if not self.best or sign * values[metric] > sign * self.best["value"]:
-            self.best = {
-                "metric": metric,
-                "value": float(values[metric]),
-                "step": self.step,
-                "since": 0,
-            }
-        else:
-            self.best["since"] += 1
+            best = self.best_file if state.best else self.file
+            self.writer.write(self.file, saved, self.cfg.keep_checkpoints, best)
 
     def resume(self) -> None:
-        """Take up the state of the newest whole checkpoint, which the first process reads and hands
-        on to the others.
-        """
-        state = distributed.from_first(
-            newest(self.save_dir, self.total_steps) if rank() == 0 else None
-        )
-        if state is None:
+        """Take the state of the newest whole checkpoint, which the first process reads."""
+        # One process reads: a shared disk would deliver the same file to each of them.
+        found = newest_state(self.save_dir, self.total_steps) if rank() == 0 else None
+        saved = distributed.from_first(found)
+        if saved is None:
             return
+        # The file is whole, but may be of another model or of another program; load_state_dict and
+        # the conversions in restore() raise any of these errors.
         try:
-            own = self.model.state_dict()
-            self.model.load_state_dict(
-                {
-                    name: distributed.sharded_like(tensor, own.get(name))
-                    for name, tensor in state["model"].items()
-                }
-            )
-            self.step, self.due, best = (
-                int(state["step"]),
-                bool(state.get("due", False)),
-                state.get("best", {}),
-            )
-            self.best = best and {
+            self.restore(saved)
+        except (
+            AttributeError,
+            IndexError,
+            KeyError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
+            reason = str(error).split("\n")[0]
+            raise UserError(
+                f"{saved['file']} does not fit this run ({reason}); remove it, or name another "
+                "--save_dir"
+            ) from None
+        if "optimizer" in saved:
+            say(f"Resuming from {saved['file']}")
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Take over what a checkpoint holds; one of Python's errors where it does not fit."""
+        own, state = self.model.state_dict(), self.state
+        like = distributed.sharded_like
+        weights = {name: like(tensor, own.get(name)) for name, tensor in saved["model"].items()}
+        self.model.load_state_dict(weights)
+        state.step = int(saved["step"])
+        state.evaluation_pending = bool(saved.get("due", False))
+        if best := saved.get("best", {}):
+            state.best = {
                 "metric": str(best["metric"]),
                 "value": float(best["value"]),
                 "step": int(best["step"]),
                 "since": int(best["since"]),
             }
-            if "optimizer" in state:
-                parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-                state["optimizer"]["state"] = {
-                    i: {
-                        name: sharded
-                        if name == "step"
-                        else distributed.sharded_like(sharded, parameters[i])
-                        for name, sharded in moments.items()
-                    }
-                    for i, moments in state["optimizer"]["state"].items()
-                }
-                self.optimizer.load_state_dict(state["optimizer"])
-                self.sums = {name: dict(state["sums"][name]) for name in self.sums}
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = str(error).split("\n")[0]
-            raise UserError(
-                f"{state['file']} does not fit this run ({reason}); remove it, or name another "
-                f"--save_dir"
-            ) from None
-        if "optimizer" in state:
-            say(f"Going on from {state['file']}")
-
-    def open_logs(self) -> Any:
-        """Open metrics.jsonl and TensorBoard's files."""
-        if rank():
-            return None
-        self.metrics_file = open_metrics(self.save_dir / "metrics.jsonl", self.step, self.due)
-        self.times_file = open_metrics(self.save_dir / "times.jsonl", self.step, self.due)
-        if not self.log_dir:
-            return None
-        from tensorboardX import SummaryWriter
-
-        return SummaryWriter(str(self.log_dir), purge_step=self.step + 1)
-
-    def close_logs(self) -> None:
-        """Close what open_logs() has opened."""
-        if rank() == 0:
-            self.metrics_file.close()
-            self.times_file.close()
-        if self.log_writer:
-            self.log_writer.close()
-
-    def log(self, values: dict[str, float]) -> None:
-        """A line of metrics.jsonl with the epoch, and a point of every curve. The seconds, which
-        are never the same again, have a file of their own.
-        """
-        if rank():
+        # The checkpoint of a finished run has the model alone.
+        if "optimizer" not in saved:
             return
-        assert self.batches is not None
-        epoch = round(self.step / len(self.batches), 4)
-        seconds = round(time.perf_counter() - self.started, 3)
-        write_line(self.metrics_file, {"step": values["step"], "epoch": epoch, **values})
-        write_line(self.times_file, {"step": values["step"], "seconds": seconds})
-        if self.log_writer:
-            for name, value in values.items():
-                self.log_writer.add_scalar(name, value, values["step"])
-            if seen := float(self.seen):  # not in metrics.jsonl, which is the same for the same run
-                self.log_writer.add_scalar(
-                    "tokens_per_second", seen / (time.perf_counter() - self.since), values["step"]
-                )
-                self.seen, self.since = 0, time.perf_counter()
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        moments = saved["optimizer"]["state"]
+        # "step" is a number in each parameter's state; the moments have the parameter's shape, and
+        # are divided as it is.
+        for i, values in moments.items():
+            for name in values.keys() - {"step"}:
+                values[name] = like(values[name], parameters[i])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        state.sums = {interval: dict(saved["sums"][interval]) for interval in state.sums}
+
+    def check_same(self, evaluation: Evaluation) -> None:
+        """UserError where another process would train otherwise."""
+        # Settings of one process, started on another machine with another file, may differ.
+        settings = dataclasses.asdict(self.cfg)
+        settings |= {"total_steps": self.total_steps, "shard": self.sharded}
+        settings["evaluation"] = evaluation.metrics is not None
+        settings["few shots"] = evaluation.probe_steps
+        distributed.check_same("training", settings)
+
+
+def make_optimizer(model: nn.Module, cfg: Config, total_steps: int) -> BertAdam:
+    """The optimizer that a configuration describes."""
+    groups = parameter_groups(model, cfg.weight_decay, cfg.lr, cfg.head_lr, cfg.layer_decay)
+    return BertAdam(
+        groups,
+        cfg.lr,
+        total_steps,
+        cfg.warmup,
+        cfg.schedule,
+        max_grad_norm=cfg.max_grad_norm,
+        bias_correction=cfg.bias_correction,
+    )
+
+
+def without_averaging(replicas: nn.Module) -> contextlib.AbstractContextManager:
+    """Within it, gradients of several processes are not averaged yet."""
+    # DistributedDataParallel has no_sync(). A sharded model has not: it adds up each part's
+    # gradients at once, since whole ones would take the memory that sharding saves.
+    if hasattr(replicas, "no_sync"):
+        return replicas.no_sync()  # type: ignore[operator]
+    return contextlib.nullcontext()

@@ -2,7 +2,8 @@
 rate, 3 epochs, linear schedule with a tenth of warm-up, Adam with bias correction, batches of
 similar length, the same seeds.
 
-    $ BERT_DATA=... python benchmarks/accuracy.py [--tasks RTE,MRPC,CoLA,STS-B] [--seeds 3] [--lr 5e-5] [--dtype bf16]
+    $ BERT_DATA=... python benchmarks/accuracy.py [--tasks RTE,MRPC,CoLA,STS-B] [--seeds 3] \\
+          [--lr 5e-5] [--dtype bf16]
 
 Ours runs finetune.py; transformers a plain loop around its model and tokenizer, its rows read and
 its metrics computed without a line of ours. The initial classifier, the order and dropout differ
@@ -10,6 +11,7 @@ between seeds and sides, as they do between any two runs. Runs are kept in a fil
 that a benchmark that was stopped goes on.
 """
 
+import dataclasses
 import json
 import random
 import statistics
@@ -38,27 +40,22 @@ EPOCHS, BATCH, MAX_LEN, WARMUP = 3, 32, 128, 0.1
 
 def ours(task: str, seed: int, lr: float, dtype: str) -> dict[str, float]:
     """Metrics on dev of one run of ours."""
-    settings = {
-        "seed": seed,
-        "lr": lr,
-        "dtype": dtype,
-        "schedule": "linear",
-        "bias_correction": True,
-        "save_steps": 10**6,
-        "n_epochs": EPOCHS,
-        "batch_size": BATCH,
-        "warmup": WARMUP,
-        "keep_checkpoints": 1,
-    }
+    cfg = train.Config(
+        seed=seed,
+        lr=lr,
+        dtype=dtype,
+        schedule="linear",
+        bias_correction=True,
+        save_steps=10**6,
+        n_epochs=EPOCHS,
+        batch_size=BATCH,
+        warmup=WARMUP,
+        keep_checkpoints=1,
+    )
+    train_file, dev_file = (data(f"glue/{task}/{split}.tsv") for split in ("train", "dev"))
+    kind = dataclasses.replace(get_task(task), max_len=MAX_LEN)
     with tempfile.TemporaryDirectory() as folder:
-        run = finetune.prepare(
-            get_task(task),
-            data(f"glue/{task}/train.tsv"),
-            pretrain_file=data("minilm"),
-            max_len=MAX_LEN,
-            dev_files=[data(f"glue/{task}/dev.tsv")],
-            settings=settings,
-        )
+        run = finetune.prepare(kind, train_file, data("minilm"), [dev_file], cfg)
         return run.fit(folder).last
 
 
@@ -80,7 +77,7 @@ def their_rows(task: str, split: str, tokenizer) -> list:
 
 
 def their_batches(rows: list, seed: int, device: str) -> Iterator[dict[str, torch.Tensor]]:
-    """Shuffled, of similar length within 50 batches as with group_by_length, padded to the longest."""
+    """Shuffled, of similar length within 50 batches as with group_by_length, padded."""
     rng, order = random.Random(seed), rows[:]
     rng.shuffle(order)
     pool = 50 * BATCH
@@ -216,9 +213,9 @@ def run(
             if len(rows) > 1:
                 values = [row[metric] for row in rows]
                 table.append(
-                    f"| {task}, {metric} | {side} | {statistics.mean(values):.4f} "
-                    f"| {statistics.stdev(values):.4f} | {', '.join(f'{x:.4f}' for x in values)} "
-                    f"| {statistics.mean(row['minutes'] for row in rows):.1f} |"
+                    f"| {task}, {metric} | {side} | {statistics.mean(values):.4f} | "
+                    f"{statistics.stdev(values):.4f} | {', '.join(f'{x:.4f}' for x in values)} | "
+                    f"{statistics.mean(row['minutes'] for row in rows):.1f} |"
                 )
     report(
         f"accuracy_glue_{dtype}",

@@ -5,6 +5,7 @@ $ BERT_DATA=... python benchmarks/boost.py [--rows 1000] [--max_len 64] [--dtype
 """
 
 import contextlib
+import dataclasses
 import io
 import tempfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from common import data, report, seconds
 
 import finetune
+import train
 from cli import command
 from tasks.sentences import TASKS
 
@@ -29,6 +31,15 @@ def run(rows: int = 1000, max_len: int = 64, dtype: str = "bf16", epochs: int = 
         "| side | seconds | times faster | accuracy, last epoch | loss |",
         "|---|---|---|---|---|",
     ]
+    task = dataclasses.replace(TASKS["csv"], max_len=max_len)
+    cfg = train.Config.from_json(
+        task.train_cfg,
+        lr=1e-2,
+        n_epochs=epochs,
+        dtype=dtype,
+        save_steps=10**6,
+        keep_checkpoints=1,
+    )
     with tempfile.TemporaryDirectory() as name:
         folder, files = Path(name), []
         for split, n in (("train", rows), ("test", rows // 2)):
@@ -39,22 +50,8 @@ def run(rows: int = 1000, max_len: int = 64, dtype: str = "bf16", epochs: int = 
         for side in (False, True):
 
             def fit(side=side, files=files, folder=folder) -> finetune.Result:
-                run = finetune.prepare(
-                    TASKS["csv"],
-                    files[0],
-                    pretrain_file=data("minilm"),
-                    max_len=max_len,
-                    dev_files=[files[1]],
-                    freeze_encoder=True,
-                    boost=side,
-                    settings={
-                        "lr": 1e-2,
-                        "n_epochs": epochs,
-                        "dtype": dtype,
-                        "save_steps": 10**6,
-                        "keep_checkpoints": 1,
-                    },
-                )
+                tuning = finetune.Tuning(freeze_encoder=True, boost=side)
+                run = finetune.prepare(task, files[0], data("minilm"), files[1:], cfg, tuning)
                 return run.fit(folder / str(side))
 
             results = []
@@ -65,8 +62,8 @@ def run(rows: int = 1000, max_len: int = 64, dtype: str = "bf16", epochs: int = 
                 taken = seconds(lambda fit=fit, results=results: results.append(fit()))
             first = first or taken
             table.append(
-                f"| {'boost' if side else 'frozen'} | {taken:.1f} | {first / taken:.1f} "
-                f"| {results[0].last['Accuracy']:.4f} | {results[0].last['loss']:.4f} |"
+                f"| {'boost' if side else 'frozen'} | {taken:.1f} | {first / taken:.1f} | "
+                f"{results[0].last['Accuracy']:.4f} | {results[0].last['loss']:.4f} |"
             )
             print(table[-1], flush=True)
     report(

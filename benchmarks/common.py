@@ -47,8 +47,7 @@ def machine() -> str:
     )
     return (
         f"{datetime.date.today()}, {model or platform.processor()} ({torch.get_num_threads()} "
-        f"threads){gpu}, "
-        f"Python {platform.python_version()}, {versions}"
+        f"threads){gpu}, Python {platform.python_version()}, {versions}"
     )
 
 

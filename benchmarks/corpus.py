@@ -19,8 +19,8 @@ from pathlib import Path
 from common import ROOT, data, report
 
 from cli import command
-from pretraining.batches import Batches
-from pretraining.pairs import Pairs
+from pretraining.batches import PairBatches
+from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
 
 
@@ -68,25 +68,27 @@ def prepare(text: Path, out: str, split: bool, watch: bool) -> float:
 def make_batches(folder: str, max_len: int, n: int = 400) -> tuple[float, float]:
     """Tokens a second of batches as tensors, and the MB by which this process has grown."""
     before = held("self", "VmRSS")
-    batches = Batches(Pairs(Corpus(folder), max_len), 256 if max_len == 128 else 64, seed=1)
+    pairs = Pairs(Corpus(folder), PairConfig(max_len=max_len))
+    batches = PairBatches(pairs, 256 if max_len == 128 else 64, seed=1)
     len(batches), batches[0]
     rates = []
     for part in range(5):
         start, tokens = time.perf_counter(), 0
         for i in range(part * n // 5, (part + 1) * n // 5):
-            tokens += int(batches[i][2].sum())
+            tokens += int(batches[i].input_mask.sum())
         rates.append(tokens / (time.perf_counter() - start))
     return statistics.median(rates), held("self", "VmRSS") - before
 
 
 def share(folder: str, processes: int, size: int = 4096, n: int = 30) -> float:
     """Tokens a second of large batches of which this process builds the rows of one of so many."""
-    batches = Batches(Pairs(Corpus(folder), 128), size, seed=1)
-    tokens = [int(batches.instances.lengths(batches.plan(i)[0]).sum()) for i in range(n)]
-    batches = Batches(Pairs(Corpus(folder), 128), size, seed=1)
+    pairs = Pairs(Corpus(folder), PairConfig(max_len=128))
+    batches = PairBatches(pairs, size, seed=1)
+    tokens = [int(pairs.lengths(batches.plan(i)).sum()) for i in range(n)]
+    batches = PairBatches(pairs, size, seed=1)
     len(batches), batches.part(0, 0, processes)
     rates = []
-    for i in range(n):  # some of them make a pool
+    for i in range(n):  # some of them plan a group of blocks
         start = time.perf_counter()
         batches.part(i, 0, processes)
         rates.append(time.perf_counter() - start)
@@ -138,14 +140,13 @@ def run() -> None:
             for n in (1, 8, 64, 512)
         ]
         start = time.perf_counter()
-        found = Pairs(Corpus(f"{folder}/20 times, split0"), 128)
+        found = Pairs(Corpus(f"{folder}/20 times, split0"), PairConfig(max_len=128))
         opened = time.perf_counter()
         n = int(found.counts(0).sum())
         rows += [
             "",
             f"Opening and checking the larger one: {opened - start:.2f} s; counting its {n} "
-            "instances of an "
-            f"epoch: {time.perf_counter() - opened:.2f} s.",
+            f"instances of an epoch: {time.perf_counter() - opened:.2f} s.",
         ]
     report("corpus", "Preparing text and making batches", "\n".join(rows))
 

@@ -1,26 +1,29 @@
 """Fine-tuning speed on MRPC against transformers, both in one run, step by step in turn.
 
-    $ BERT_DATA=... python benchmarks/finetuning.py [--models minilm,base] [--dtypes fp32,bf16] [--steps 20] [--compiled]
+    $ BERT_DATA=... python benchmarks/finetuning.py [--models minilm,base] [--dtypes fp32,bf16] \\
+          [--steps 20] [--compiled]
 
 Same weights' shape, same rows, batch 32, max_len 128. transformers has its best settings: dynamic
 padding, SDPA, fused AdamW; its group_by_length batches, which its Trainer has switched off, are a
 row of their own. The share of the matrix rate is 6 x (parameters outside the embeddings) x (real
-tokens) a second over the measured rate of F.linear: the useful work (above 100% where linear.py
+tokens) a second over the measured rate of F.linear: the useful work (above 100% where kernels.py
 multiplies faster than that). Our last block computes only what the classifier reads, so less is
 really done: the column beside it. transformers does more than the useful work, on padding.
 """
 
+import dataclasses
 import random
 
 import torch
 import torch.nn.functional as F
 from common import data, median_seconds, report, seconds
 
-import finetune
 import models
+import train
 from cli import command
 from optim import BertAdam, parameter_groups
-from tasks.sentences import TASKS, Batches, encode, read_examples
+from tasks.features import Batches
+from tasks.sentences import TASKS
 from tokenization import FullTokenizer
 
 BATCH, MAX_LEN = 32, 128
@@ -88,9 +91,8 @@ def run(
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = FullTokenizer(data("vocab/bert-base-uncased/vocab.txt"))
-    features = encode(
-        read_examples(TASKS["mrpc"], data("glue/MRPC/train.tsv")), TASKS["mrpc"], tokenizer, MAX_LEN
-    )
+    task = dataclasses.replace(TASKS["mrpc"], max_len=MAX_LEN)
+    features = task.load(data("glue/MRPC/train.tsv"), tokenizer).features
     ours = Batches(features, BATCH, seed=42)
     rows = [
         (features.ids[a:b].tolist(), int(second), int(label))
@@ -104,8 +106,7 @@ def run(
     }
     table = [
         "| model | dtype | side | examples/s | real tokens/s | useful work of the matrix rate | "
-        "really done "
-        "| times transformers |",
+        "really done | times transformers |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for dtype in dtypes.split(","):
@@ -148,7 +149,7 @@ def measure(
 
         def step(batch):
             with torch.autocast(device, torch.bfloat16, enabled=dtype == "bf16"):
-                loss, _ = finetune.get_loss(runs, batch)
+                loss, _ = TASKS["mrpc"].loss(runs, batch)
             loss.backward()
             optimizer.step(loss=loss)
             optimizer.zero_grad()
@@ -180,7 +181,7 @@ def measure(
             their_step,
             lambda n: {k: t.to(device) for k, t in theirs[True][n].items()},
         ),
-        "ours": (our_step(False), lambda n: tuple(t.to(device) for t in ours[full[n]])),
+        "ours": (our_step(False), lambda n: train.move(ours[full[n]], torch.device(device))),
     }
     if compiled:
         sides["ours, compiled"] = (our_step(True), sides["ours"][1])
@@ -198,7 +199,7 @@ def measure(
             t = seconds(lambda step=step, inputs=inputs: step(inputs))
             if n >= 0:
                 taken[side] += t
-                mask = inputs["attention_mask"] if isinstance(inputs, dict) else inputs[2]
+                mask = inputs["attention_mask"] if isinstance(inputs, dict) else inputs.input_mask
                 tokens[side] += int(mask.sum())
                 width[side] += mask.numel()
     per_second = {side: tokens[side] / taken[side] for side in sides}
@@ -208,8 +209,8 @@ def measure(
     return [
         f"| {name} | {dtype} | {side} | {steps * BATCH / taken[side]:.1f} | {per_second[side]:.0f} "
         f"| {work * per_second[side] / rate:.0%} | "
-        f"{done[side] * work * per_second[side] / rate:.0%} "
-        f"| {per_second[side] / per_second['transformers']:.2f} |"
+        f"{done[side] * work * per_second[side] / rate:.0%} | "
+        f"{per_second[side] / per_second['transformers']:.2f} |"
         for side in sides
     ]
 

@@ -22,8 +22,10 @@ from common import data, report, seconds
 import checkpoint
 import classify
 import finetune
+import train
 from cli import command
-from tasks.sentences import get_task, read_examples
+from tasks.rows import read_examples
+from tasks.sentences import get_task
 
 BATCH_SIZES = (1, 8, 32)
 
@@ -34,12 +36,10 @@ def a_model(task: str, folder: Path) -> finetune.Saved:
     """
     split = "train" if task == "SST-2" else "dev"
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        run = finetune.prepare(
-            get_task(task),
-            data(f"glue/{task}/{split}.tsv"),
-            pretrain_file=data("minilm"),
-            settings={"total_steps": 2},
-        )
+        kind = get_task(task)
+        cfg = train.Config.from_json(kind.train_cfg, total_steps=2)
+        file = data(f"glue/{task}/{split}.tsv")
+        run = finetune.prepare(kind, file, data("minilm"), cfg=cfg)
         file = run.fit(folder / "ours").file
         checkpoint.convert(str(file), str(folder / "theirs"))
     return finetune.load(file)
@@ -72,7 +72,7 @@ def run(repeats: int = 3) -> None:
             found: dict[str, np.ndarray] = {}
 
             def ours(saved=saved, file=file, found=found) -> None:
-                lines = "".join(classify.predictions(saved, file, True)).splitlines()[1:]
+                lines = "".join(classify.prediction_lines(saved, file, True)).splitlines()[1:]
                 found["ours"] = np.array(
                     [[float(x) for x in line.split("\t")[2:]] for line in lines]
                 )
@@ -95,8 +95,8 @@ def run(repeats: int = 3) -> None:
             best = max(value for side, value in rate.items() if side != "ours")
             difference = np.abs(found["ours"] - found["theirs"]).max()
             table += [
-                f"| {task} dev, {len(texts)} | {side} | {value:.1f} | {value / best:.2f} "
-                f"| {f'{difference:.1e}' if side == 'ours' else ''} |"
+                f"| {task} dev, {len(texts)} | {side} | {value:.1f} | {value / best:.2f} | "
+                f"{f'{difference:.1e}' if side == 'ours' else ''} |"
                 for side, value in rate.items()
             ]
             print("\n".join(table[-1 - len(BATCH_SIZES) :]), flush=True)

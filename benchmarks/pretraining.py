@@ -1,7 +1,8 @@
 """Pre-training speed against transformers' BertForPreTraining with its collator, both in one run,
 step by step in turn.
 
-    $ BERT_DATA=... python benchmarks/pretraining.py [--models base,large] [--lengths 128,512] [--dtypes bf16] [--steps 8]
+    $ BERT_DATA=... python benchmarks/pretraining.py [--models base,large] [--lengths 128,512] \\
+          [--dtypes bf16] [--steps 8]
 
 The same pairs of corpus/wikipedia.txt, split into sentences. transformers has its best settings:
 SDPA, fused AdamW, its DataCollatorForLanguageModeling (dynamic padding, masks anew), lengths
@@ -21,11 +22,11 @@ from finetuning import DTYPES, matrix_rate
 import models
 import pretrain
 from cli import command
-from corpus import prepare_text
 from optim import BertAdam, parameter_groups
-from pretraining.batches import Batches
-from pretraining.pairs import Pairs
+from pretraining.batches import PairBatches, PretrainBatch
+from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
+from pretraining.text import prepare_text
 
 SHAPES = {"mini": (256, 4, 4), "base": (768, 12, 12), "large": (1024, 24, 16)}
 
@@ -51,8 +52,7 @@ def run(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     table = [
         "| model | max_len | dtype | side | real tokens/s | GFLOP a token | useful work of the "
-        "matrix rate "
-        "| making batches | times transformers |",
+        "matrix rate | making batches | times transformers |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as folder:
@@ -103,8 +103,8 @@ def measure(
 
     dim, n_layers, n_heads = SHAPES[name]
     config = models.Config(dim=dim, n_layers=n_layers, n_heads=n_heads, dim_ff=4 * dim)
-    pairs = Pairs(corpus, max_len)
-    batches = Batches(pairs, batch_size, seed=1)
+    pairs = Pairs(corpus, PairConfig(max_len=max_len))
+    batches = PairBatches(pairs, batch_size, seed=1)
 
     def ours(compile_it: bool):
         torch.manual_seed(0)
@@ -113,7 +113,7 @@ def measure(
         optimizer = BertAdam(parameter_groups(model), 1e-4, 10**6)
 
         def make(n: int):
-            return tuple(t.to(device, non_blocking=True) for t in batches[n])
+            return PretrainBatch(*(t.to(device, non_blocking=True) for t in batches[n]))
 
         def step(batch):
             with torch.autocast(device, torch.bfloat16, enabled=dtype == "bf16"):
@@ -122,7 +122,10 @@ def measure(
             optimizer.step(loss=loss)
             optimizer.zero_grad()
 
-        return make, step, lambda batch: (int(batch[2].sum()), int((batch[5] > 0).sum()))
+        def count(batch):
+            return int(batch.input_mask.sum()), int((batch.weights > 0).sum())
+
+        return make, step, count
 
     def theirs():
         torch.manual_seed(0)
@@ -136,17 +139,14 @@ def measure(
         )
 
         def make(n: int):
-            plan, _ = batches.plan(n)
             rows = []
-            for a, n_a, b, n_b, order in zip(
-                plan.a, plan.n_a, plan.b, plan.n_b, plan.order, strict=True
-            ):
+            for a, n_a, b, n_b, order, _ in batches.plan(n).tolist():
                 ids = [101, *corpus.tokens[a : a + n_a], 102, *corpus.tokens[b : b + n_b], 102]
                 rows.append(
                     {
                         "input_ids": list(map(int, ids)),
                         "token_type_ids": [0] * (n_a + 2) + [1] * (n_b + 1),
-                        "next_sentence_label": int(order),
+                        "next_sentence_label": order,
                     }
                 )
             return {k: v.to(device, non_blocking=True) for k, v in collate(rows).items()}
@@ -191,8 +191,8 @@ def measure(
         work = 6 * (blocks + head * masked[side] / real[side])
         ratio = per_second / (real["transformers"] / taken["transformers"])
         rows.append(
-            f"| {name} | {max_len} | {dtype} | {side} | {per_second:.0f} | {work / 1e9:.3f} "
-            f"| {work * per_second / rate:.0%} | {making[side] / taken[side]:.1%} | {ratio:.2f} |"
+            f"| {name} | {max_len} | {dtype} | {side} | {per_second:.0f} | {work / 1e9:.3f} | "
+            f"{work * per_second / rate:.0%} | {making[side] / taken[side]:.1%} | {ratio:.2f} |"
         )
     return rows
 

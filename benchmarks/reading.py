@@ -11,7 +11,9 @@ from pathlib import Path
 from common import data, report, seconds
 
 from cli import command
-from tasks.sentences import TASKS, Batches, encode, read_examples
+from tasks.features import Batches
+from tasks.rows import read_examples
+from tasks.sentences import TASKS
 from tokenization import FullTokenizer
 
 
@@ -44,8 +46,9 @@ def run(rows: int = 400_000) -> None:
             table.append(f"| {name} | {taken:.1f} | {memory():.2f} |")
 
         step(f"read {rows} rows, {size:.2f} GB", lambda: read_examples(task, file))
-        step("tokenise", lambda: encode(next(iter(found.values())), task, tokenizer, 128))
-        batches = Batches(found["tokenise"], 32, seed=42)
+        rows_read = found.pop(next(iter(found)))
+        step("tokenise", lambda: task.encode_examples(file, rows_read, tokenizer))
+        batches = Batches(found["tokenise"].features, 32, seed=42)
         step(
             f"an epoch of {len(batches)} batches",
             lambda: [batches[n] is None for n in range(len(batches))],

@@ -1,7 +1,8 @@
 """Processes against threads: pre-training in one process with all cores, and in as many processes
 with a core each.
 
-    $ BERT_DATA=... python benchmarks/scaling.py [--shape mini] [--batch_size 32] [--steps 6] [--processes 2]
+    $ BERT_DATA=... python benchmarks/scaling.py [--shape mini] [--batch_size 32] [--steps 6] \\
+          [--processes 2]
 
 The steps of the Trainer, on the same batches, dropout included, float32; the median of `steps`
 after two. What is lost to communication is told by the same processes with gradients kept to
@@ -25,10 +26,10 @@ import models
 import pretrain
 import train
 from cli import command
-from corpus import prepare_text
-from pretraining.batches import Batches
-from pretraining.pairs import Pairs
+from pretraining.batches import PairBatches
+from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
+from pretraining.text import prepare_text
 from utils import rank, size
 
 SHAPES = {"mini": (256, 4, 4), "base": (768, 12, 12), "large": (1024, 24, 16)}
@@ -42,7 +43,7 @@ def worker(how: str, corpus: str, shape: str, batch_size: int, steps: int) -> No
     model = models.PretrainModel(
         models.Config(dim=dim, n_layers=n_layers, n_heads=n_heads, dim_ff=4 * dim, max_len=128)
     )
-    batches = Batches(Pairs(Corpus(corpus), 128), batch_size, seed=1)
+    batches = PairBatches(Pairs(Corpus(corpus), PairConfig(max_len=128)), batch_size, seed=1)
     with tempfile.TemporaryDirectory() as folder:
         trainer = train.Trainer(
             train.Config(batch_size=batch_size, total_steps=10**6, log_steps=10**6),
@@ -51,23 +52,22 @@ def worker(how: str, corpus: str, shape: str, batch_size: int, steps: int) -> No
             folder,
             shard=how == "sharded",
         )
-        trainer.optimizer = train.BertAdam(train.parameter_groups(model), 1e-4, 10**6)
+        trainer.wrapped.train()
         replicas = trainer.replicate(pretrain.get_loss)
-        trainer.parallel.train()
         if how == "apart":  # gradients stay where they are
-            replicas = trainer.parallel
-        signals = train.Signals()
-        trainer.signals = signals
+            replicas = trainer.wrapped
+        trainer.signals = train.Signals()
+        trainer.log = train.MetricsLog(Path(folder), 0, False, None)
         with train.tqdm(disable=True) as bar:
 
             def step() -> None:
-                trainer.train_step(replicas, pretrain.get_loss, bar)
+                trainer.update(replicas, pretrain.get_loss, bar)
 
             for _ in range(2):
                 step()
             times, tokens = [], []
             for _ in range(steps):
-                tokens.append(int(batches[trainer.step][2].sum()))
+                tokens.append(int(batches[trainer.state.step].input_mask.sum()))
                 times.append(seconds(step) / tokens[-1])
     exchange = words = 0.0
     if size() > 1:
@@ -76,7 +76,7 @@ def worker(how: str, corpus: str, shape: str, batch_size: int, steps: int) -> No
         exchange = statistics.median(
             seconds(lambda: distributed.total(gradients)) for _ in range(7)
         )
-        words = statistics.median(seconds(lambda: distributed.any_of(0)) for _ in range(101))
+        words = statistics.median(seconds(lambda: distributed.maximum(0)) for _ in range(101))
     if rank() == 0:
         print(
             json.dumps(
@@ -170,8 +170,8 @@ def run(
         f"Lost to communication: {1 - plain / apart:.1%} of a step ({tokens:.0f} tokens), sharded "
         f"{1 - sharded / apart:.1%}. By itself, summing {parameters / 1e6:.1f} M gradients "
         f"({4e-6 * parameters:.0f} MB) takes {1e3 * exchange:.0f} ms, "
-        f"{exchange * plain / tokens:.1%} of a step; "
-        f"asking whether a signal has come {1e6 * words:.0f} us.",
+        f"{exchange * plain / tokens:.1%} of a step; asking whether a signal has come "
+        f"{1e6 * words:.0f} us.",
     ]
     report(
         f"scaling_{'gpu' if gpu else 'cpu'}_{shape}",

@@ -1,7 +1,8 @@
 """SQuAD 1.1 against transformers with the same recipe: minilm, 4,000 training questions, one epoch,
 the first 1,000 of dev.
 
-    $ BERT_DATA=... python benchmarks/squad_accuracy.py [--seeds 2] [--dtype bf16] [--sides ours,transformers]
+    $ BERT_DATA=... python benchmarks/squad_accuracy.py [--seeds 2] [--dtype bf16] \\
+          [--sides ours,transformers]
 
 Batch 16, 1e-4, linear schedule with a tenth of warm-up, max_len 384, doc_stride 128. Both begin
 with the same answer layer and see the same windows in the same order, so only dropout differs. With
@@ -9,7 +10,7 @@ with the same answer layer and see the same windows in the same order, so only d
 instead of twenty. transformers: its tokenizer and model in plain loops. Its question-answering
 pipeline is gone in version 5; `answer_theirs` does what that did: windows by its tokenizer, batches
 padded, the best span of each question by its offsets. Then both answer with the same weights, ours,
-in float32, theirs at the better of two batch sizes. EM, F1 by questions.py.
+in float32, theirs at the better of two batch sizes. EM, F1 by squad_metrics.py.
 """
 
 import json
@@ -22,15 +23,18 @@ import torch
 from common import data, report, seconds
 
 import checkpoint
+import finetune
 import models
-import pretrained as start
-import squad
+import pretrained
 from cli import command
-from tasks.questions import Question, evaluate, make_windows, read_squad
-from tasks.sentences import Batches
+from tasks.features import Batches
+from tasks.questions import QuestionTask, read_squad
+from tasks.squad_metrics import Question, evaluate
 from tokenization import FullTokenizer
+from train import Config
 
 TRAIN, DEV, MAX_LEN, STRIDE, BATCH = 4000, 1000, 384, 128, 16
+TASK = QuestionTask(max_len=MAX_LEN, doc_stride=STRIDE)
 
 
 def part(file: str, n: int, longest: int, folder: Path) -> Path:
@@ -55,48 +59,28 @@ def part(file: str, n: int, longest: int, folder: Path) -> Path:
 
 def ours(train_file: Path, seed: int, lr: float, dtype: str, folder: Path) -> Path:
     """Train; the last checkpoint."""
-    settings = {
-        "seed": seed,
-        "lr": lr,
-        "dtype": dtype,
-        "n_epochs": 1,
-        "batch_size": BATCH,
-        "schedule": "linear",
-        "bias_correction": True,
-        "save_steps": 10**6,
-    }
-    return squad.fit(
-        str(train_file),
-        str(data("minilm")),
-        None,
-        None,
-        None,
-        str(folder / "run"),
-        None,
-        {
-            "max_len": MAX_LEN,
-            "doc_stride": STRIDE,
-            "max_query_len": 64,
-            "version_2_with_negative": None,
-        },
-        False,
-        True,
-        None,
-        settings,
+    cfg = Config(
+        seed=seed,
+        lr=lr,
+        dtype=dtype,
+        n_epochs=1,
+        batch_size=BATCH,
+        schedule="linear",
+        bias_correction=True,
+        save_steps=10**6,
     )
+    return finetune.prepare(TASK, train_file, data("minilm"), cfg=cfg).fit(folder / "run").file
 
 
-def theirs(
-    questions: list[Question], dev: list[Question], seed: int, lr: float, dtype: str
-) -> dict:
+def theirs(train_file: Path, dev: list[Question], seed: int, lr: float, dtype: str) -> dict:
     """EM and F1 of transformers."""
     from transformers import AutoTokenizer, BertForQuestionAnswering
 
-    begin = start.find(data("minilm"))
-    windows = make_windows(questions, begin.tokenizer, MAX_LEN, STRIDE, training=True)
+    start = pretrained.find(data("minilm"))
+    _, windows = TASK.load_training(train_file, start.tokenizer)
     batches = Batches(windows.features, BATCH, seed)
     torch.manual_seed(seed)
-    head = models.QuestionAnswering(begin.config).answer  # as ours begins
+    head = models.QuestionAnswering(start.config).answer  # as ours begins
     model = BertForQuestionAnswering.from_pretrained(data("minilm"))
     model.qa_outputs.load_state_dict(head.state_dict())
     total, warm = len(batches), int(0.1 * len(batches))
@@ -134,6 +118,12 @@ def theirs(
     return evaluate(
         dev, answer_theirs(model, AutoTokenizer.from_pretrained(data("minilm")), dev, 1)
     )
+
+
+def answer_ours(saved: finetune.Saved, dev: list[Question]) -> dict[str, str]:
+    """The best answer of every question."""
+    windows = saved.task.make_windows(dev, saved.start.tokenizer)
+    return {a.id: a.best for a in saved.task.answers(windows, saved.outputs(windows))}
 
 
 @torch.inference_mode()
@@ -208,14 +198,12 @@ def run(
                 begun = time.perf_counter()
                 if side == "ours":
                     file = ours(train_file, seed, lr, dtype, folder / str(seed))
-                    results = evaluate(
-                        dev, {a.id: a.best for a in squad.load(str(file)).answer(dev)}
-                    )
+                    results = evaluate(dev, answer_ours(finetune.load(file), dev))
                 else:
-                    results = theirs(read_squad(train_file), dev, seed, lr, dtype)
+                    results = theirs(train_file, dev, seed, lr, dtype)
                 table.append(
-                    f"| {side} | {seed} | {results['exact']:.2f} | {results['f1']:.2f} "
-                    f"| {(time.perf_counter() - begun) / 60:.1f} |"
+                    f"| {side} | {seed} | {results['exact']:.2f} | {results['f1']:.2f} | "
+                    f"{(time.perf_counter() - begun) / 60:.1f} |"
                 )
                 print(table[-1], flush=True)
         if file:
@@ -233,9 +221,9 @@ def answering(file: Path, dev: list[Question], folder: Path) -> list[str]:
         BertForQuestionAnswering.from_pretrained(folder).eval(),
         AutoTokenizer.from_pretrained(folder),
     )
-    saved, rate, found = squad.load(str(file)), {}, {}
+    saved, rate, found = finetune.load(file), {}, {}
     sides = {
-        "ours": lambda: {a.id: a.best for a in saved.answer(dev)},
+        "ours": lambda: answer_ours(saved, dev),
         **{
             f"transformers, batch {n}": lambda n=n: answer_theirs(model, tokenizer, dev, n)
             for n in (1, 16)

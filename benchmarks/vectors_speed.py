@@ -21,7 +21,8 @@ import vectors
 from cli import command
 from tasks import fewshot
 from tasks.metrics import spearman
-from tasks.sentences import TASKS, read_examples
+from tasks.rows import read_examples
+from tasks.sentences import TASKS
 
 
 def plain(model, tokenizer, lines: list[str], out: Path) -> None:
@@ -107,14 +108,14 @@ def run(lines: int = 2000, repeats: int = 3) -> None:
         TASKS["sst2"], str(data("glue/SST-2/train.tsv")), str(data("glue/SST-2/dev.tsv"))
     )
     found: list[fewshot.Shot] = []
-    encoding = seconds(lambda: encoder.pooled(judge.examples, judge.task))
-    taken = seconds(lambda: found.extend(judge(encoder)))
+    encoding = seconds(lambda: encoder.pool(judge.texts))
+    taken = seconds(lambda: found.extend(judge(encoder.pool)))
     table += [
         "| k of each class, SST-2 | accuracy on dev | spread over 5 draws |",
         "|---|---|---|",
         *(f"| {shot.k} | {shot.mean:.4f} | {shot.spread:.4f} |" for shot in found),
         "",
-        f"{len(judge.examples)} texts in {taken:.0f} s; the encoder alone takes {encoding:.0f} s.",
+        f"{len(judge.texts)} texts in {taken:.0f} s; the encoder alone takes {encoding:.0f} s.",
     ]
     report("vectors", "Vectors of texts, minilm, float32", "\n".join(table))
 

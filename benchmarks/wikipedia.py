@@ -20,10 +20,10 @@ from common import data, report
 import finetune
 import pretrain
 from cli import command
+from files import write_json
 from pretraining.shards import Corpus
 from tasks.sentences import TASKS
 from tokenization import learn
-from utils import write_json
 
 SHAPE = {
     "dim": 256,
@@ -113,13 +113,12 @@ def run(
     for line in curve[:: -max(1, len(curve) // 16)][::-1]:
         rows.append(
             f"| {line['step']} | {line['eval_masked_lm_loss']:.3f} | "
-            f"{line['eval_masked_lm_accuracy']:.3f} "
-            f"| {line['eval_next_sentence_accuracy']:.3f} |"
+            f"{line['eval_masked_lm_accuracy']:.3f} | {line['eval_next_sentence_accuracy']:.3f} |"
         )
     lines = [
         f"{corpora[0].counts['tokens']} tokens of training text, {corpora[1].counts['tokens']} "
-        "held out. The unigram "
-        f"entropy of the held-out text is {entropy:.3f} nats (perplexity {math.exp(entropy):.0f}).",
+        f"held out. The unigram entropy of the held-out text is {entropy:.3f} nats (perplexity "
+        f"{math.exp(entropy):.0f}).",
         "",
         *rows,
         "",
@@ -149,8 +148,7 @@ def run(
         spread = statistics.stdev(found) if seeds > 1 else 0.0
         lines.append(
             f"| MRPC | {start} | {', '.join(f'{x:.4f}' for x in found)} | "
-            f"{statistics.mean(found):.4f} "
-            f"| {spread:.4f} |"
+            f"{statistics.mean(found):.4f} | {spread:.4f} |"
         )
     title = f"Pre-training 3 x 256 on Wikipedia, {total_steps} steps of {TRAIN['batch_size']}"
     report("wikipedia", title, "\n".join(lines))

@@ -1,7 +1,6 @@
-"""A little world to learn from without a download: people hand things to each other at places and
-times.
+"""A little world to learn from without a download: people hand things to each other.
 
-    $ python examples/sample.py FOLDER      # writes train.tsv, dev.tsv (MRPC's columns), corpus.txt, vocab.txt, *.json
+    $ python examples/sample.py FOLDER  # train.tsv, dev.tsv, corpus.txt, vocab.txt, *.json
 
 Every sentence is made here, from the tables below, and every file follows from the seed: the same
 on every machine. A pair is a paraphrase (1) when both sentences tell the same event in other words
@@ -21,9 +20,11 @@ if __name__ == "__main__":  # run as a script, the modules are one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cli import command
-from utils import UserError, whole_file, write_json
+from files import whole_file, write_json
+from utils import UserError
 
-PEOPLE = "anna boris carla david elena felix greta hugo irene jonas katia lukas marta nils olga pavel".split()
+PEOPLE = """anna boris carla david elena felix greta hugo irene jonas katia lukas marta nils olga
+    pavel""".split()
 THINGS = "bicycle lamp violin map coat kettle ladder clock basket mirror radio tent".split()
 COLOURS = "red blue green yellow black white".split()
 PLACES = "harbour market library station garden bakery museum bridge".split()
@@ -104,9 +105,7 @@ def documents(n: int, seed: int) -> Iterator[list[str]]:
 
 
 def vocabulary() -> list[str]:
-    """The special tokens, every word of the little world but names, and letters to spell those
-    with.
-    """
+    """The special tokens, every word but the names, and letters to spell these with."""
     rng = random.Random(0)
     texts = [*FORMS, *UNREAL, *(" ".join(deal) for deal in DEALS.values())]
     words = {word for text in texts for word in text.split() if "{" not in word}
@@ -118,8 +117,10 @@ def vocabulary() -> list[str]:
 
 
 def write(folder: str, n_train: int = 4000, n_dev: int = 1000, n_documents: int = 4000) -> None:
-    """Write the sample: train.tsv, dev.tsv, corpus.txt, held_out.txt, vocab.txt, config.json (a
-    small model), train.json and pretrain.json.
+    """Write the sample.
+
+    The files: train.tsv, dev.tsv, corpus.txt, held_out.txt, vocab.txt, config.json (a small model),
+    train.json and pretrain.json.
 
     Args:
         folder: where; files of these names there are replaced.
@@ -180,7 +181,7 @@ def write(folder: str, n_train: int = 4000, n_dev: int = 1000, n_documents: int 
             "seed": 42,
             "batch_size": 64,
             "lr": 1e-3,
-            "n_epochs": 8,
+            "n_epochs": 5,
             "warmup": 0.1,
             "save_steps": 500,
             "bias_correction": True,

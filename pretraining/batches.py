@@ -1,86 +1,73 @@
-"""Instances to batches: which share one, in which order, so that batch n is a function of the seed
-and n.
+"""Which instances share a batch, in which order: batch n is a function of the seed and n.
 
-batches = Batches(Pairs(Corpus("books-ids")), batch_size=256, seed=42) input_ids, segment_ids,
-input_mask, positions, words, weights, order = batches[0]   # (B, S) x 3, (B, P) x 3, (B,)
+    pairs = Pairs(Corpus("books-ids"), PairConfig(max_len=128))
+    batches = PairBatches(pairs, batch_size=256, seed=42)
+    batches[0].input_ids                # (B, S)
+    batches.first(1)                    # number of the second epoch's first batch
+
+Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import bisect
-import dataclasses
 import functools
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+
+from pretraining.shards import Corpus
 
 if TYPE_CHECKING:  # preparing a corpus needs no torch, which takes long to load
     from torch import Tensor
 
-POOL = 64  # blocks that are shuffled together
+GROUP = 64  # blocks whose instances are shuffled together
+Array = TypeVar("Array")  # np.ndarray or Tensor
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """N instances before masking: where their tokens are. A is tokens[a:a + n_a], B likewise, after
-    truncation.
-    """
+class PretrainBatch(NamedTuple, Generic[Array]):
+    """The columns of a batch. B instances, S tokens of the longest, P masked slots at most."""
 
-    keys: np.ndarray  # (N,) what all later choices of an instance follow from
-    a: np.ndarray
-    n_a: np.ndarray
-    b: np.ndarray
-    n_b: np.ndarray
-    order: np.ndarray  # 1 where B is random
-    block: np.ndarray  # which of the blocks asked for it comes from
-    single: np.ndarray  # True where B is random because a single sentence made the chunk
-    short: np.ndarray  # True where the document's target length is not the full one
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def take(self, rows: np.ndarray) -> "Plan":
-        """Some of the instances, in this order."""
-        return Plan(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
-
-    @staticmethod
-    def join(plans: list["Plan"]) -> "Plan":
-        """The instances of all of them."""
-        return Plan(
-            *(
-                np.concatenate([getattr(p, field.name) for p in plans])
-                for field in dataclasses.fields(Plan)
-            )
-        )
+    input_ids: Array  # (B, S)
+    segment_ids: Array  # (B, S), 0 for [CLS] A [SEP], 1 for B [SEP]
+    input_mask: Array  # (B, S), 0 for padding
+    positions: Array  # (B, P) of the masked tokens, rising; 0 in an unused slot
+    words: Array  # (B, P) ids that were there before masking; 0 in an unused slot
+    weights: Array  # (B, P) of the slots in the loss; 0 in an unused slot
+    order: Array  # (B,) 1 where B is text from another document
 
 
 class Instances(Protocol):
-    """What Batches draws from."""
+    """What PairBatches draws from.
 
-    corpus: Any  # shards.Corpus
+    A plan is an array with an entry or record for each of N instances, from which its tokens and
+    masks follow.
+    """
+
+    corpus: Corpus
     n_blocks: int
 
     def counts(self, epoch: int) -> np.ndarray: ...  # (n_blocks,) instances of each block
-    def plan(self, blocks: np.ndarray, epoch: int) -> "Plan": ...  # the instances of some blocks
-    def lengths(self, plan: "Plan") -> np.ndarray: ...  # (N,) tokens, [CLS] and [SEP] included
-    def build(
-        self, plan: "Plan", epoch: int
-    ) -> tuple[np.ndarray, ...]: ...  # the seven arrays of a batch
-    def slots(self, plan: "Plan", epoch: int) -> int: ...  # masked slots of all instances
+    def plan(self, blocks: np.ndarray, epoch: int) -> np.ndarray: ...  # (N,) of some blocks
+    def lengths(self, plan: np.ndarray) -> np.ndarray: ...  # (N,) tokens with [CLS] and [SEP]
+    def n_slots(self, plan: np.ndarray) -> int: ...  # masked slots of all instances
+
+    # the batch of these instances, with the weight 1 for every slot in use
+    def build(self, plan: np.ndarray) -> PretrainBatch[np.ndarray]: ...
 
 
-class Batches:
-    """An endless row of batches: batches[n] is a function of the seeds and n, whatever was asked
-    for before.
+class PairBatches:
+    """An endless row of batches: batches[n] is a function of the seeds and n alone.
 
-    Every epoch visits the whole corpus. Its blocks are shuffled and put together in pools, the
-    instances of a pool are shuffled and cut into batches of similar length, so that little is
+    Every epoch visits the whole corpus. Its blocks are shuffled and put together in groups, the
+    instances of a group are shuffled and cut into batches of similar length, so that little is
     padded. Without a seed nothing is shuffled: for evaluation.
     """
 
     def __init__(self, instances: Instances, batch_size: int, seed: int | None = None):
-        self.instances, self.batch_size, self.seed = instances, batch_size, seed
-        self._pool = functools.lru_cache(2)(
-            self._make_pool
-        )  # a batch may end one and begin the next
+        self.instances = instances
+        self.batch_size = batch_size
+        self.seed = seed
+        # two, since a batch may end one group or epoch and begin the next
+        self._group = functools.lru_cache(2)(self._make_group)
         self._epoch = functools.lru_cache(2)(self._make_epoch)
         self._first = [0]  # batch of each epoch, as far as known
 
@@ -89,93 +76,97 @@ class Batches:
         return self.first(1)
 
     def first(self, epoch: int) -> int:
-        """The number of an epoch's first batch. Epochs differ a little, since each makes its own
-        pairs.
-        """
+        """The number of an epoch's first batch; epochs differ a little in length."""
         while len(self._first) <= epoch:
-            n = int(self.instances.counts(len(self._first) - 1).sum())
-            self._first.append(self._first[-1] - (-n // self.batch_size))
+            n_instances = int(self.instances.counts(len(self._first) - 1).sum())
+            n_batches = -(-n_instances // self.batch_size)
+            self._first.append(self._first[-1] + n_batches)
         return self._first[epoch]
 
     def _find(self, n: int) -> tuple[int, int, int]:
         """Epoch of batch n, and the first and last + 1 of its instances in the epoch's order."""
         while self._first[-1] <= n:
             self.first(len(self._first))
+        # The last epoch whose first batch is not after n.
         epoch = bisect.bisect_right(self._first, n) - 1
         start = (n - self.first(epoch)) * self.batch_size
-        return epoch, start, min(start + self.batch_size, int(self._epoch(epoch)[1][-1]))
+        n_instances = int(self._epoch(epoch)[1][-1])
+        return epoch, start, min(start + self.batch_size, n_instances)
 
     def _make_epoch(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
-        """The blocks of each pool, and where its instances start in the epoch's order."""
+        """The blocks of each group, and where its instances start in the epoch's order."""
         blocks = np.arange(self.instances.n_blocks)
         if self.seed is not None:
             blocks = np.random.default_rng([self.seed, epoch]).permutation(blocks)
-        pools = np.split(blocks, range(POOL, len(blocks), POOL))
+        groups = np.split(blocks, range(GROUP, len(blocks), GROUP))
         counts = self.instances.counts(epoch)
-        return pools, np.cumsum([0, *(counts[pool].sum() for pool in pools)])
+        # A group's first instance, and after the last group the number of all.
+        return groups, np.cumsum([0, *(counts[group].sum() for group in groups)])
 
-    def _make_pool(self, epoch: int, number: int) -> Plan:
-        """The instances of a pool, in the order in which they are trained on."""
-        pools, starts = self._epoch(epoch)
-        plan = self.instances.plan(pools[number], epoch)
-        n, size = len(plan), self.batch_size
-        head = min(n, int(-starts[number] % size))  # ends the batch that the last pool began
+    def _make_group(self, epoch: int, number: int) -> np.ndarray:
+        """The instances of a group, in the order in which they are trained on."""
+        groups, starts = self._epoch(epoch)
+        plan = self.instances.plan(groups[number], epoch)
         lengths = self.instances.lengths(plan)
+        # For evaluation lengths alone decide, so that little is padded and nothing is random.
         if self.seed is None:
-            return plan.take(np.argsort(lengths, kind="stable"))
+            return plan[np.argsort(lengths, kind="stable")]
         rng = np.random.default_rng([self.seed, epoch, number])
-        order = rng.permutation(n)
-        first, middle, last = np.split(order, [head, n - (n - head) % size])
+        n, size = len(plan), self.batch_size
+        # the first instances complete the batch that the group before left unfinished
+        head = min(n, int(-starts[number] % size))
+        # Whole batches in the middle, a beginning that completes the last group's and an end that
+        # the next one completes.
+        first, middle, last = np.split(rng.permutation(n), [head, n - (n - head) % size])
         middle = middle[np.argsort(lengths[middle], kind="stable")].reshape(-1, size)
-        return plan.take(np.concatenate([first, rng.permutation(middle).ravel(), last]))
+        return plan[np.concatenate([first, rng.permutation(middle).ravel(), last])]
 
     def rows(self, n: int) -> np.ndarray:
         """Which instances batch n has, in the order of its epoch, (B,)."""
         _, start, end = self._find(n)
         return np.arange(start, end)
 
-    def plan(self, n: int) -> tuple[Plan, int]:
-        """The instances of batch n before masking, and its epoch."""
+    def plan(self, n: int) -> np.ndarray:
+        """The instances of batch n before masking, (B,)."""
         epoch, start, end = self._find(n)
         starts = self._epoch(epoch)[1]
+        # The group that has the batch's first instance; the batch may reach into the next ones.
+        number = int(np.searchsorted(starts, start, "right")) - 1
         parts = []
-        for number in range(int(np.searchsorted(starts, start, "right")) - 1, len(starts) - 1):
-            if starts[number] >= end:
-                break
-            rows = (
-                np.arange(max(start, starts[number]), min(end, starts[number + 1])) - starts[number]
-            )
-            parts.append(self._pool(epoch, number).take(rows))
-        return Plan.join(parts), epoch
+        while number < len(starts) - 1 and starts[number] < end:
+            at = int(starts[number])
+            parts.append(self._group(epoch, number)[max(start - at, 0) : end - at])
+            number += 1
+        return np.concatenate(parts)
 
-    def arrays(self, n: int, first: int = 0, step: int = 1) -> tuple[np.ndarray, ...]:
-        """Batch n as arrays: input_ids, segment_ids, input_mask (B, S), masked positions, words and
-        weights (B, P), and order (B,), 1 where the second text is random. The weights are such that
-        the mean over the batch's rows of (weights * cross-entropy).sum(1) is Google's loss,
-        sum(used * cross-entropy) / (sum(used) + 1e-5).
+    def arrays(self, n: int, first: int = 0, step: int = 1) -> PretrainBatch[np.ndarray]:
+        """Batch n as arrays; of several processes each builds every `step`-th row from a first one
+        on.
 
-        Only every `step`-th row is built, from the first one on: a process's share of the batch.
+        The weights are such that the mean over the batch's rows of (weights * cross-entropy).sum(1)
+        is Google's loss, sum(used * cross-entropy) / (sum(used) + 1e-5), over the whole batch.
         """
-        plan, epoch = self.plan(n)
-        mine = plan if step == 1 else plan.take(np.arange(first, len(plan), step))
-        *arrays, used, order = self.instances.build(mine, epoch)
-        slots = used.sum() if step == 1 else self.instances.slots(plan, epoch)
-        return *arrays, used * (len(plan) / (slots + 1e-5)), order
+        plan = self.plan(n)
+        batch = self.instances.build(plan[first::step])
+        # A part of the rows still needs the slots of the whole batch, to which its weights relate.
+        n_slots = batch.weights.sum() if step == 1 else self.instances.n_slots(plan)
+        return batch._replace(weights=batch.weights * (len(plan) / (n_slots + 1e-5)))
 
-    def part(self, n: int, first: int, step: int) -> "tuple[Tensor, ...]":
-        """arrays(...) as tensors on the CPU."""
+    def part(self, n: int, first: int, step: int) -> "PretrainBatch[Tensor]":
+        """arrays(...) as tensors on the CPU, the weights in float32."""
         import torch
 
-        tensors = [
-            torch.from_numpy(np.ascontiguousarray(array)) for array in self.arrays(n, first, step)
-        ]
-        return tuple(t.float() if t.is_floating_point() else t for t in tensors)
+        # A field of a record array is strided; a contiguous copy does not hold on to the whole
+        # record.
+        tensors = (torch.from_numpy(np.ascontiguousarray(a)) for a in self.arrays(n, first, step))
+        return PretrainBatch(*(t.float() if t.is_floating_point() else t for t in tensors))
 
-    def __getitem__(self, n: int) -> "tuple[Tensor, ...]":
+    def __getitem__(self, n: int) -> "PretrainBatch[Tensor]":
         """All of batch n."""
         return self.part(n, 0, 1)
 
     def describe(self, n: int) -> str:
         """Batch n in words, for messages."""
         epoch, start, end = self._find(n)
-        return f"batch {n - self.first(epoch) + 1} of epoch {epoch + 1}, instances {start} to {end - 1}"
+        number = n - self.first(epoch) + 1
+        return f"batch {number} of epoch {epoch + 1}, instances {start} to {end - 1}"

@@ -1,8 +1,10 @@
-"""Pre-training instances that were masked elsewhere: the official TensorFlow code's TFRecords and
-GluonNLP's npz.
+"""Instances that were masked elsewhere: the official code's TFRecords and GluonNLP's npz.
 
-prepare_instances([Path("tf_examples.tfrecord")], "examples-ids")
-batches = Batches(FixedInstances(Corpus("examples-ids"), max_len=128), batch_size=32, seed=42)
+    prepare_instances([Path("tf_examples.tfrecord")], "examples-ids")
+    instances = FixedInstances(Corpus("examples-ids"), max_len=128)
+    batches = PairBatches(instances, batch_size=32, seed=42)
+
+Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import math
@@ -14,10 +16,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from pretraining.batches import Plan
+from files import check_regular, file_digest, locked, whole_folder
+from pretraining.batches import PretrainBatch
 from pretraining.shards import FORMAT, ArrayFile, Corpus, write_shard
 from tfrecords import RECORDS, read_records
-from utils import UserError, check_regular, file_digest, locked, short, whole_folder
+from utils import UserError, short
 
 FIXED = re.compile(rf"{RECORDS.pattern}|\.npz$")  # names of files with fixed instances
 
@@ -43,6 +46,7 @@ def read_npz(file: Path) -> Iterator[Instances]:
             arrays = {name: npz[name] for name in npz.files if name in KNOWN}
             others = sorted(set(npz.files) - KNOWN)
     except UserError:
+        # It is a ValueError, which the handler below would take for a damaged file.
         raise
     except Exception as error:  # numpy and zipfile have many for a damaged file
         if isinstance(error, OSError) and error.filename:
@@ -50,10 +54,12 @@ def read_npz(file: Path) -> Iterator[Instances]:
         raise UserError(
             f"{file}: not an npz of plain arrays ({short(' '.join(str(error).split()), 80)})"
         ) from None
+    # GluonNLP gives the number of real tokens, from which a mask (n, L) follows.
     if "valid_lengths" in arrays and "input_ids" in arrays and arrays["input_ids"].ndim == 2:
         arrays["input_mask"] = np.arange(arrays["input_ids"].shape[1]) < arrays[
             "valid_lengths"
         ].reshape(-1, 1)
+    # Newer names are renamed to those of BERT's first code.
     for ours, names in FEATURES.items():
         for name in names:
             if name in arrays:
@@ -63,6 +69,7 @@ def read_npz(file: Path) -> Iterator[Instances]:
             f"{file}: no {', '.join(missing)} among its arrays "
             f"{short(', '.join([*arrays, *others]), 100)}"
         )
+    # Google has (n, 1), GluonNLP (n,).
     arrays["next_sentence_labels"] = arrays["next_sentence_labels"].reshape(-1, 1)
     if len({array.shape[:1] for name, array in arrays.items() if name in FEATURES}) > 1:
         raise UserError(f"{file}: its arrays have different numbers of rows")
@@ -76,11 +83,11 @@ MOST_PACKED = 200  # times its size that an npz may unpack to; real ones take 5 
 
 
 def check_archive(file: Path) -> None:
-    """UserError or ValueError where an npz does not hold what its headers claim, or unpacks to far
-    more than it is.
-    """
+    """UserError or ValueError where an npz does not hold what its headers say, or far more."""
     size = file.stat().st_size
     with zipfile.ZipFile(file) as archive:
+        # A small archive that unpacks to far more than any instances do would fill the memory. 1 MB
+        # allows for small files.
         if sum(entry.file_size for entry in archive.infolist()) > MOST_PACKED * size + 2**20:
             raise UserError(
                 f"{file} unpacks to over {MOST_PACKED} times its {size:,} bytes; expected instances"
@@ -89,6 +96,7 @@ def check_archive(file: Path) -> None:
             if entry.filename.removesuffix(".npy") not in KNOWN:
                 continue
             with archive.open(entry) as member:
+                # Two versions of the header differ in the size of its length.
                 major, _ = np.lib.format.read_magic(member)
                 header = (
                     np.lib.format.read_array_header_1_0
@@ -96,6 +104,8 @@ def check_archive(file: Path) -> None:
                     else np.lib.format.read_array_header_2_0
                 )
                 shape, _, dtype = header(member)
+                # Objects would be unpickled, which can run code. A wrong size would read beyond the
+                # file.
                 if (
                     dtype.kind not in "biuf"
                     or math.prod(shape) * dtype.itemsize != entry.file_size - member.tell()
@@ -125,8 +135,10 @@ def check_instances(file: Path, rows: Instances) -> None:
                 f"{file}: {name} has length {rows[name].shape[1:]}, expected {n} as its fellows "
                 "have"
             )
+    # Other weights cannot be kept: a slot is in use or not.
     if not np.isin(rows["masked_lm_weights"], (0, 1)).all():
         raise UserError(f"{file}: masked_lm_weights other than 0 and 1; expected Google's")
+    # The first value of each that is out of range: ids are stored in 32 bits, flags are 0 or 1.
     largest = {
         "input_ids": 2**31,
         "masked_lm_ids": 2**31,
@@ -137,26 +149,25 @@ def check_instances(file: Path, rows: Instances) -> None:
     }
     for name, end in largest.items():
         values = rows[name]
-        if (
-            not ((values >= 0) & (values < end)).all() or (values != np.floor(values)).any()
-        ):  # nor is a NaN either
+        # Written so that a NaN, which compares with nothing, fails too.
+        if not ((values >= 0) & (values < end)).all() or (values != np.floor(values)).any():
             raise UserError(
                 f"{file}: {name} from {values.min()} to {values.max()}; expected integers, 0 to "
                 f"{end - 1}"
             )
     mask, weights = rows["input_mask"], rows["masked_lm_weights"]
+    # [CLS] is real in every instance, and padding only follows.
     if (np.diff(mask.astype(np.int8), axis=1) > 0).any() or not mask[:, 0].all():
         raise UserError(f"{file}: input_mask has zeros before ones; expected padding at the end")
     if (np.diff(rows["segment_ids"] * mask.astype(np.int8), axis=1)[mask[:, 1:] > 0] < 0).any():
         raise UserError(f"{file}: segment_ids fall within a row; expected zeros, then ones")
+    # Only slots in use are compared; what the others hold is up to the program that wrote them.
     if (rows["masked_lm_positions"] * (weights > 0) >= mask.sum(1, keepdims=True)).any():
         raise UserError(f"{file}: masked_lm_positions beyond the tokens; make the file again")
 
 
 def prepare_instances(files: list[Path], out: str | Path) -> Path:
-    """Take fixed instances, TFRecord or npz, into a prepared corpus as they are; returns the
-    shard's folder.
-    """
+    """Take TFRecords or npz into a prepared corpus as they are; returns the shard's folder."""
     folder = Path(out) / "shard-0-of-1"
     made_from = {
         "format": FORMAT,
@@ -164,6 +175,7 @@ def prepare_instances(files: list[Path], out: str | Path) -> Path:
         "shard": [0, 1],
         "text": [[file.name, file_digest(file)] for file in files],
     }
+    # Two runs that begin at once prepare once: the second one waits, and finds the file.
     if not (folder / "shard.json").is_file():
         with locked(folder.with_name(f".{folder.name}.lock")):  # others wait, and find it done
             if not (folder / "shard.json").is_file():
@@ -193,12 +205,14 @@ def write_instances(files: list[Path], folder: Path, made_from: dict) -> None:
         for file in tqdm(files, desc="Preparing", unit="file"):
             for rows in read_npz(file) if file.suffix == ".npz" else read_records(file, FEATURES):
                 check_instances(file, rows)
+                # max_len is one number for the whole corpus.
                 if length not in (0, rows["input_ids"].shape[1]):
                     raise UserError(
                         f"{file} has instances of {rows['input_ids'].shape[1]} tokens, {files[0]} "
-                        f"of {length}; "
-                        f"train on files of one length"
+                        f"of {length}; train on files of one length"
                     )
+                # Padding and unused slots are dropped, so that instances of any length are stored
+                # without waste.
                 mask, real = rows["input_mask"] > 0, rows["masked_lm_weights"] > 0
                 length, most = rows["input_ids"].shape[1], max(most, int(rows["input_ids"].max()))
                 arrays["instances"].append(arrays["tokens"].size + np.cumsum(mask.sum(1)))
@@ -208,6 +222,8 @@ def write_instances(files: list[Path], folder: Path, made_from: dict) -> None:
                 arrays["positions"].append(rows["masked_lm_positions"][real])
                 arrays["words"].append(rows["masked_lm_ids"][real])
                 arrays["order"].append(rows["next_sentence_labels"][:, 0])
+                # The largest id is compared with the model's vocabulary without reading the arrays
+                # again.
                 most = max(most, int(rows["masked_lm_ids"].max()))
         counts = {
             "instances": arrays["order"].size,
@@ -220,18 +236,16 @@ def write_instances(files: list[Path], folder: Path, made_from: dict) -> None:
 
 
 class FixedInstances:
-    """Instances that were masked elsewhere, from a prepared corpus of the kind "instances"; trained
-    on as they are.
-    """
+    """Instances that were masked elsewhere, trained on as they are."""
 
     BLOCK = 512  # instances
 
     def __init__(self, corpus: Corpus, max_len: int):
+        # The length is part of what the instances are, and cannot be changed by a flag.
         if (length := corpus.about["max_len"]) != max_len:
             raise UserError(
                 f"max_len={max_len}, and the instances of {corpus.folder} have {length} tokens; "
-                "set --max_len "
-                f"{length}"
+                f"set --max_len {length}"
             )
         self.corpus, self.n = corpus, corpus.counts["instances"]
         self.n_blocks = -(-self.n // self.BLOCK)
@@ -240,65 +254,57 @@ class FixedInstances:
         """(n_blocks,) instances of each block."""
         return np.diff(np.append(np.arange(self.n_blocks) * self.BLOCK, self.n))
 
-    def plan(self, blocks: np.ndarray, epoch: int) -> Plan:
-        """The instances of some blocks; the arrays of a plan that do not matter here are left at
-        zero.
-        """
-        rows = np.concatenate(
-            [np.arange(k * self.BLOCK, min(self.n, (k + 1) * self.BLOCK)) for k in blocks.tolist()]
-        )
-        at = self.corpus.instances[rows]
-        zeros = np.zeros(len(rows), np.int64)
-        return Plan(
-            rows.astype(np.uint64),
-            at,
-            self.corpus.instances[rows + 1] - at,
-            zeros,
-            zeros,
-            self.corpus.order[rows],
-            np.repeat(np.arange(len(blocks)), self.counts(epoch)[blocks]),
-            zeros > 0,
-            zeros > 0,
-        )
+    def plan(self, blocks: np.ndarray, epoch: int) -> np.ndarray:
+        """The numbers of the instances of some blocks, (N,)."""
+        starts = blocks * self.BLOCK
+        ends = np.minimum(starts + self.BLOCK, self.n)
+        return np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)])
 
-    def lengths(self, plan: Plan) -> np.ndarray:
+    def lengths(self, plan: np.ndarray) -> np.ndarray:
         """(N,) tokens of each instance."""
-        return plan.n_a
+        return self.corpus.instances[plan + 1] - self.corpus.instances[plan]
 
-    def slots(self, plan: Plan, epoch: int) -> int:
+    def n_slots(self, plan: np.ndarray) -> int:
         """Masked slots of some instances."""
-        rows = plan.keys.astype(np.int64)
-        return int((self.corpus.slots[rows + 1] - self.corpus.slots[rows]).sum())
+        return int((self.corpus.slots[plan + 1] - self.corpus.slots[plan]).sum())
 
-    def build(self, plan: Plan, epoch: int) -> tuple[np.ndarray, ...]:
-        """The arrays of a batch."""
-        corpus, rows, lengths = self.corpus, plan.keys.astype(np.int64), plan.n_a[:, None]
+    def build(self, plan: np.ndarray) -> PretrainBatch[np.ndarray]:
+        """The batch of some instances."""
+        corpus = self.corpus
+        lengths = self.lengths(plan)[:, None]
         column = np.arange(lengths.max())
         real = column < lengths
-        ids = np.where(real, corpus.tokens[np.where(real, plan.a[:, None] + column, 0)], 0)
-        segments = real & (column >= corpus.second[rows][:, None])
-        first = corpus.slots[rows][:, None]
-        n = corpus.slots[rows + 1][:, None] - first
+        # Places that are not real are looked up at token 0, which is always there, and then set to
+        # 0.
+        index = np.where(real, corpus.instances[plan][:, None] + column, 0)
+        ids = np.where(real, corpus.tokens[index], 0)
+        segments = real & (column >= corpus.second[plan][:, None])
+        first = corpus.slots[plan][:, None]
+        n = corpus.slots[plan + 1][:, None] - first
+        # One slot at least, since the model takes at least one position.
         slot = np.arange(max(1, n.max()))
-        weights = slot < n
-        index = np.where(weights, first + slot, 0)
+        used = slot < n
+        index = np.where(used, first + slot, 0)
         positions, words = (
-            np.where(weights, array[index], 0) if len(array) else np.zeros(index.shape, np.int64)
+            np.where(used, array[index], 0) if len(array) else np.zeros(index.shape, np.int64)
             for array in (corpus.positions, corpus.words)
         )
+        # An id beyond the vocabulary would be an error only on the device, without a name.
         largest = max(int(ids.max()), int(words.max(initial=0)))
         if (positions >= lengths).any() or largest > corpus.about.get("largest_id", largest):
             raise UserError(
                 f"{corpus.folder} has positions beyond the tokens or ids beyond the largest; "
                 "prepare it again"
             )
+        order = corpus.order[plan]
+        # Pages of the mapped arrays are given back, so that memory does not grow with the corpus.
         corpus.release()
-        return (
+        return PretrainBatch(
             ids,
             segments.astype(np.int64),
             real.astype(np.int64),
             positions,
             words,
-            weights,
-            plan.order,
+            used,
+            order,
         )

@@ -1,8 +1,9 @@
-"""From the lines of a file to sentences: a line each, or split, with hard-wrapped lines joined
-first.
+"""From the lines of a file to sentences: one a line, or split, hard-wrapped lines joined first.
 
-list(sentences(["Mr. Smith went. He", "came back."], Layout(width=18, paragraphs=True), "en"))
-# ['Mr. Smith went. ', 'He came back.']
+    list(sentences(["Mr. Smith went. He", "came back."], Layout(width=18, paragraphs=True), "en"))
+    # ['Mr. Smith went. ', 'He came back.']
+
+Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from utils import UserError
 
+# What a sentence ends with, quotes and brackets after its full stop included.
 ENDS = (".", "!", "?", ":", '"', "'", "”", "’", ")", "。", "！", "？")
 
 
@@ -26,14 +28,19 @@ class Layout:
 def layout(file: Path) -> Layout:
     """Look at the first 256 KB of a file."""
     with open(file, "rb") as f:
+        # The last line may be cut in the middle, and is left out.
         lines = [line.rstrip() for line in f.read(2**18).decode("utf-8", "ignore").split("\n")][:-1]
     widths = sorted(len(line) for line in lines if line)
     if not widths:
         return Layout()
+    # 98%: a few long lines, such as a web address, do not change the width.
     widest, median = widths[int(len(widths) * 0.98)], widths[len(widths) // 2]
     open_ended = sum(not line.endswith(ENDS) for line in lines if line)
+    # Hard-wrapped: long lines of a common width, many of which end in the middle of a sentence.
+    # Such texts have a blank line between paragraphs.
     if median >= 40 and widest <= 100 and open_ended > len(widths) / 3:
         return Layout(widest, True)
+    # Otherwise blocks of a single line are paragraphs, with a blank line after each.
     runs = [
         len(run.strip("\n").split("\n"))
         for run in re.split(r"\n{2,}", "\n".join(lines))
@@ -45,10 +52,12 @@ def layout(file: Path) -> Layout:
 def paragraphs(lines: list[str], form: Layout) -> Iterator[str | None]:
     """The paragraphs of a text, and None where a document ends.
 
-    A hard-wrapped line goes on in the next one, unless it ends a sentence and the next word had
+    A hard-wrapped line continues in the next one, unless it ends a sentence and the next word had
     fitted on it.
     """
     blank, held = 0, ""
+    # Where blank lines separate paragraphs, only the second one ends a document.
+    ends_document = 2 if form.paragraphs else 1
     for line in lines:
         line = line.strip()
         if not line:
@@ -56,7 +65,7 @@ def paragraphs(lines: list[str], form: Layout) -> Iterator[str | None]:
             if held:
                 yield held
                 held = ""
-            if blank == 2 if form.paragraphs else blank == 1:
+            if blank == ends_document:
                 yield None
             continue
         blank = 0
@@ -77,8 +86,9 @@ def paragraphs(lines: list[str], form: Layout) -> Iterator[str | None]:
 
 
 def sentences(lines: list[str], form: Layout, language: str | None) -> Iterator[str | None]:
-    """The sentences of a text, and None where a document ends; each line is one unless a language
-    to split in is given.
+    """The sentences of a text, and None where a document ends.
+
+    Each line is a sentence unless a language to split in is given.
     """
     if language is None:
         for line in lines:
@@ -90,6 +100,8 @@ def sentences(lines: list[str], form: Layout, language: str | None) -> Iterator[
         if paragraph is None:
             yield None
         else:
+            # Lines of a paragraph are joined by spaces, since a sentence may go on in the next
+            # line.
             yield from sentencex.segment(language, " ".join(paragraph.split("\n")))
 
 

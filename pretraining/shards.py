@@ -1,12 +1,13 @@
-"""The files of a prepared corpus: arrays that are mapped into memory instead of read, and a
-shard.json that describes them.
+"""The files of a prepared corpus: arrays mapped into memory, and a shard.json about them.
 
     corpus = Corpus("books-ids")
     corpus.tokens[corpus.sentences[0]:corpus.sentences[1]]      # the ids of the first sentence
 
 DIR/shard-I-of-N holds shard.json and raw little-endian arrays, and is written whole or not at all.
-Shards made apart, on other machines, are one corpus when they lie in one folder. ARCHITECTURE.md
-has the format.
+Shards made apart, on other machines, are one corpus when they lie in one folder. docs/formats.md
+describes the files.
+
+Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import dataclasses
@@ -20,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from distributed import local_rank
-from utils import UserError, file_digest, make, read_json, short, show, typed, write_json
+from files import file_digest, read_json, write_json
+from utils import UserError, make, short, show, typed
 
 FORMAT = 1  # of the files; a reader refuses another
 # Arrays that say where things start, and their end: sentences in tokens, documents in sentences ...
@@ -41,6 +43,7 @@ class ArrayFile:
 
     def append(self, values: np.ndarray | list[int]) -> None:
         """Write values at the end."""
+        # The bytes on disk are little-endian on every machine, by the dtype of the array.
         data = np.ascontiguousarray(values, self.dtype).tobytes()
         self.file.write(data)
         self.digest.update(data)
@@ -49,6 +52,7 @@ class ArrayFile:
     def close(self) -> dict[str, Any]:
         """Put everything on the disk; what shard.json says of the file."""
         self.file.flush()
+        # The folder is renamed once all its arrays are on the disk.
         os.fsync(self.file.fileno())
         self.file.close()
         return {"dtype": self.dtype.str, "size": self.size, "sha256": self.digest.hexdigest()}
@@ -56,12 +60,14 @@ class ArrayFile:
 
 def id_type(n: int) -> np.dtype:
     """The smallest unsigned integer that holds n different ids."""
+    # BERT's 30,522 tokens fit into two bytes, which halves what is read.
     return np.dtype(np.min_scalar_type(n - 1)).newbyteorder("<")
 
 
 def write_shard(folder: Path, about: dict[str, Any], arrays: dict[str, ArrayFile]) -> None:
     """Close a shard's arrays and describe them."""
     about = about | {"arrays": {name: file.close() for name, file in arrays.items()}}
+    # shard.json comes last: a folder that has one is complete.
     write_json(folder / "shard.json", about, everywhere=True)
 
 
@@ -72,10 +78,8 @@ class Joined:
     """Arrays of several shards, one after the other, addressed as one."""
 
     def __init__(self, parts: list[np.ndarray], shifts: list[int] | None = None):
-        self.parts, self.shifts = (
-            parts,
-            shifts or [0] * len(parts),
-        )  # shift: added to a part's values
+        self.parts = parts
+        self.shifts = shifts or [0] * len(parts)  # added to a part's values
         self.starts = np.cumsum([0, *map(len, parts)])
 
     def __len__(self) -> int:
@@ -83,6 +87,8 @@ class Joined:
 
     def __getitem__(self, index: Any) -> Any:
         """The values at an index, an array of them, or a slice (a copy)."""
+        # A slice is copied, as int64, since parts may differ in type and in what is added to their
+        # values.
         if isinstance(index, slice):
             start, stop, _ = index.indices(len(self))
             pieces = [
@@ -90,22 +96,21 @@ class Joined:
                 for part, at, shift in zip(self.parts, self.starts, self.shifts, strict=False)
             ]
             return np.concatenate(pieces)
+        # A single shard, the usual case, needs no search for the shard of an index.
         if len(self.parts) == 1:
             return self.parts[0][index].astype(np.int64)
         index = np.asarray(index)
-        which, out = (
-            np.searchsorted(self.starts, index, "right") - 1,
-            np.empty(index.shape, np.int64),
-        )
-        for k, (part, at, shift) in enumerate(
-            zip(self.parts, self.starts, self.shifts, strict=False)
-        ):
+        which = np.searchsorted(self.starts, index, "right") - 1
+        out = np.empty(index.shape, np.int64)
+        for k in np.unique(which).tolist():
             chosen = which == k
-            out[chosen] = part[index[chosen] - at].astype(np.int64) + shift
+            values = self.parts[k][index[chosen] - self.starts[k]]
+            out[chosen] = values.astype(np.int64) + self.shifts[k]
         return out
 
     def search(self, value: int) -> int:
         """The first index whose value is not less, of rising values."""
+        # Values rise through all shards, so the first part whose last value is large enough has it.
         for part, at, shift in zip(self.parts, self.starts, self.shifts, strict=False):
             if len(part) and value <= part[-1] + shift:
                 return int(at) + int(np.searchsorted(part, value - shift))
@@ -114,8 +119,9 @@ class Joined:
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """What shard.json says. Of text all but the last two, of instances all but the settings of the
-    tokenizer.
+    """What shard.json says.
+
+    Of text all but the last two, of instances all but the settings of the tokenizer.
     """
 
     format: int
@@ -156,6 +162,7 @@ def read_about(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} lacks {', '.join(sorted(lacking))}; prepare the corpus again")
     about = dataclasses.asdict(make(About, {"text": [], **values}, file))
     kind = about["kind"]
+    # COUNTS is looked up last, when the kind is known to be one.
     if (
         kind not in ARRAYS
         or set(about["arrays"]) != ARRAYS[kind]
@@ -165,6 +172,7 @@ def read_about(file: Path) -> dict[str, Any]:
         raise UserError(
             f"{file}: {show(kind)} with the arrays {arrays} is no kind of corpus; prepare it again"
         )
+    # The arrays are mapped by what stands here, so that it must not ask for more than there is.
     for name, array in about["arrays"].items():
         where = f"{file}: {name}"
         typed(array, dict[str, str | int], where)
@@ -181,6 +189,8 @@ def read_about(file: Path) -> dict[str, Any]:
             )
     for name, count in about["counts"].items():
         array, ends = SIZES[kind].get(name, ("", 0))
+        # A count that contradicts its array would make a run end in the middle, with an index
+        # error.
         if not 0 <= count < 2**48 or (array and count != about["arrays"][array]["size"] - ends):
             raise UserError(
                 f"{file}: {short(name)} is {show(count)}, which its arrays contradict; prepare it "
@@ -201,14 +211,66 @@ SIZES = {
 DTYPES = ("|u1", "u1", "<u2", "<u4", "<i4", "<i8")
 
 
-def counts_up(starts: np.ndarray, end: int) -> bool:
-    """Whether an array rises from 0 to an end. It is looked at in parts, so that little of it is in
-    memory.
+def counts_up(starts: np.ndarray, end: int, least: int) -> bool:
+    """Whether an array rises from 0 to an end, by so much at least each time.
+
+    It is looked at in parts, so that little of it is in memory.
     """
     if not len(starts) or starts[0] != 0 or starts[-1] != end:
         return False
+    # Parts overlap by one, so that the step between two of them is looked at too.
     parts = range(0, len(starts), 2**20)
-    return all(bool((np.diff(starts[at : at + 2**20 + 1]) >= 0).all()) for at in parts)
+    return all(bool((np.diff(starts[at : at + 2**20 + 1]) >= least).all()) for at in parts)
+
+
+def find_shards(folder: Path) -> list[Path]:
+    """The folders of a corpus's shards, in their order; UserError unless all are there."""
+    # by the length of the names first, so that shard 10 comes after shard 9
+    folders = sorted(folder.glob("shard-*-of-*"), key=lambda path: [len(path.name), path.name])
+    if not folders:
+        raise UserError(
+            f"{folder} holds no prepared corpus; make one with python corpus.py prepare TEXT "
+            "--vocab V --out DIR"
+        )
+    n = read_about(folders[0] / "shard.json")["shard"][1]
+    # Exactly the parts of one split: 0/4 to 3/4, and no others beside them.
+    if {path.name for path in folders} == {f"shard-{i}-of-{n}" for i in range(n)}:
+        return folders
+    if missing := [f"{i}/{n}" for i in range(n) if not (folder / f"shard-{i}-of-{n}").is_dir()]:
+        raise UserError(f"{folder}: shards {', '.join(missing)} are missing; prepare them too")
+    raise UserError(f"{folder}: shards of different splits; remove those of one")
+
+
+def check_together(folders: list[Path], abouts: list[dict[str, Any]]) -> None:
+    """UserError where shards do not belong together, or a vocabulary is not theirs."""
+    for path, about in zip(folders, abouts, strict=True):
+        for name in ("format", "kind", "text", "vocab", "do_lower_case", "split_sentences"):
+            if about.get(name) != abouts[0].get(name):
+                raise UserError(
+                    f"{path} differs from {folders[0]} in {name}; prepare all shards from the same "
+                    "text, vocabulary and settings"
+                )
+        vocab = path / "vocab.txt"
+        # Token ids mean nothing without the vocabulary they were made with.
+        if vocab.is_file() and file_digest(vocab) != about.get("vocab"):
+            raise UserError(f"{vocab} was altered (its digest differs); prepare the corpus again")
+
+
+def check_offsets(folders: list[Path], parts: dict[str, list[np.ndarray]]) -> None:
+    """UserError where arrays that say where things start do not."""
+    if local_rank() > 0:  # once on each machine is enough
+        return
+    for name, what in OFFSETS.items():
+        # an instance may have no masked slot; nothing else is empty
+        least = 0 if name == "slots" else 1
+        for i, starts in enumerate(parts.get(name, [])):
+            # Offsets have one entry more than there are things, the end of the last.
+            end = len(parts[what][i]) - (what in OFFSETS)
+            if not counts_up(starts, end, least):
+                raise UserError(
+                    f"{folders[i]}/{name}.bin does not say where things start; prepare the corpus "
+                    "again"
+                )
 
 
 class Corpus:
@@ -217,51 +279,18 @@ class Corpus:
     Attributes:
         kind: text, or instances.
         about: what shard.json says, of the first shard; counts are summed up.
-        arrays: name -> Joined. Of text: `tokens` (ids), `sentences` (at which token each starts, and the end), `documents`
-            (at which sentence each starts, and the end).
+        arrays: name -> Joined. Of text: `tokens` (ids), `sentences` (at which token each starts,
+            and the end), `documents` (at which sentence each starts, and the end).
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        folders = sorted(
-            self.folder.glob("shard-*-of-*"), key=lambda path: [len(path.name), path.name]
-        )
-        if not folders:
-            raise UserError(
-                f"{folder} holds no prepared corpus; make one with python corpus.py prepare TEXT "
-                "--vocab V "
-                f"--out DIR"
-            )
+        folders = find_shards(self.folder)
+        # All descriptions before any array: shards that do not belong together are found in no
+        # time.
         abouts = [read_about(path / "shard.json") for path in folders]
+        check_together(folders, abouts)
         self.about = abouts[0]
-        n = self.about["shard"][1]
-        if {path.name for path in folders} != {f"shard-{i}-of-{n}" for i in range(n)}:
-            missing = [
-                f"{i}/{n}" for i in range(n) if not (self.folder / f"shard-{i}-of-{n}").is_dir()
-            ]
-            raise UserError(
-                f"{folder}: "
-                + (
-                    f"shards {', '.join(missing)} are missing; prepare them too"
-                    if missing
-                    else "shards of different splits; remove those of one"
-                )
-            )
-        for path, about in zip(folders, abouts, strict=True):
-            for name in ("format", "kind", "text", "vocab", "do_lower_case", "split_sentences"):
-                if about.get(name) != self.about.get(name):
-                    raise UserError(
-                        f"{path} differs from {folders[0]} in {name}; prepare all shards from the "
-                        "same text, "
-                        f"vocabulary and settings"
-                    )
-        for path, about in zip(folders, abouts, strict=True):
-            if (path / "vocab.txt").is_file() and file_digest(path / "vocab.txt") != about.get(
-                "vocab"
-            ):
-                raise UserError(
-                    f"{path}/vocab.txt was altered (its digest differs); prepare the corpus again"
-                )
         self.kind: str = self.about["kind"]
         self.counts = {
             name: sum(about["counts"][name] for about in abouts) for name in self.about["counts"]
@@ -274,20 +303,13 @@ class Corpus:
             ]
             for name in self.about["arrays"]
         }
-        for name, what in OFFSETS.items():
-            for i, starts in enumerate(parts.get(name, [])):
-                if local_rank() == 0 and not counts_up(
-                    starts, len(parts[what][i]) - (what in OFFSETS)
-                ):
-                    raise UserError(
-                        f"{folders[i]}/{name}.bin does not say where things start; prepare the "
-                        "corpus again"
-                    )
+        check_offsets(folders, parts)
         self.release()
         self.arrays = {name: self._join(name, parts) for name in parts}
         self.vocab_file = folders[0] / "vocab.txt" if (folders[0] / "vocab.txt").is_file() else None
         if self.kind == "text" and not self.vocab_file:
             raise UserError(f"{folders[0]} has no vocab.txt; prepare the corpus again")
+        # What a run is trained on: the digests of all arrays, whatever the folder is called.
         self.key = hashlib.sha256(
             json.dumps([a["arrays"] for a in abouts], sort_keys=True).encode()
         ).hexdigest()
@@ -305,14 +327,15 @@ class Corpus:
                 f"{file}: {size}; expected {about['size'] * dtype.itemsize} bytes, so prepare the "
                 "corpus again"
             )
-        if (
-            local_rank() == 0 and file_digest(file) != about["sha256"]
-        ):  # once on each machine is enough
+        # once on each machine is enough
+        if local_rank() == 0 and file_digest(file) != about["sha256"]:
             raise UserError(f"{file} was altered (its digest differs); prepare the corpus again")
         if not about["size"]:
+            # A file of no bytes cannot be mapped.
             return np.empty(0, dtype)
         with open(file, "rb") as f:
             self._maps.append(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))
+        # The array looks into the map, so pages are read when they are asked for.
         return np.frombuffer(self._maps[-1], dtype)
 
     @staticmethod
@@ -325,13 +348,14 @@ class Corpus:
 
     def __getattr__(self, name: str) -> Joined:
         try:
+            # Only names that Python does not find come here: corpus.tokens stands for
+            # corpus.arrays["tokens"].
             return self.__dict__["arrays"][name]
         except KeyError:
             raise AttributeError(name) from None
 
     def release(self) -> None:
-        """Give the pages that were looked at back to the system, so that memory does not grow with
-        the corpus.
-        """
+        """Give the pages that were looked at back to the system: memory does not grow."""
         for mapped in self._maps:
+            # The data stay on the disk, and in its cache while there is room.
             mapped.madvise(mmap.MADV_DONTNEED)

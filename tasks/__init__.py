@@ -1,5 +1,12 @@
-"""Tasks with labels: their rows, features, batches, metrics and output; a kind of task a file."""
+"""Supervised tasks: rows, features, batches, metrics and reports; a kind of task in each file.
 
-from tasks.sentences import TASKS, Example, Features, Task, get_task, own_task, read_examples
+Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
+"""
 
-__all__ = ["TASKS", "Example", "Features", "Task", "get_task", "own_task", "read_examples"]
+from tasks.questions import QuestionTask
+from tasks.sentences import TASKS, SentenceTask, get_task, own_task
+from tasks.task import Task
+
+KINDS: tuple[type[Task], ...] = (SentenceTask, QuestionTask)
+
+__all__ = ["KINDS", "TASKS", "QuestionTask", "SentenceTask", "Task", "get_task", "own_task"]

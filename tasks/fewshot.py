@@ -1,27 +1,33 @@
-"""Judging an encoder without training it: a few examples of each class, a linear classifier in
-closed form.
+"""Judging an encoder without training it: few examples of each class, a linear classifier.
 
     judge = Judge(TASKS["sst2"], "SST-2/train.tsv", "SST-2/dev.tsv")
-    for shot in judge(vectors.load("uncased_L-12_H-768_A-12", head="pooler")): print(shot.k, shot.mean)
+    encoder = vectors.load("uncased_L-12_H-768_A-12", head="pooler")
+    for shot in judge(encoder.pool): print(shot.k, shot.mean)
 
 The protocol of Scenic's BERT: vectors are standardised by the mean and standard deviation of the
-examples, a constant is appended, ridge regression to +-1 is solved for every strength. There the
-strength is chosen on dev; here on training examples that are held out, unless asked otherwise, and
-several fixed draws are made.
+examples, a constant is appended, and ridge regression to +-1 is solved in closed form for every
+strength. There the strength is chosen on dev; here on training examples that are held out, unless
+asked otherwise, and several fixed draws are made.
+
+Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tasks.sentences import Task, find_labels, label_array, read_examples
-from utils import UserError, file_digest, note
-from vectors import Encoder
+from files import file_digest
+from tasks.rows import read_examples
+from tasks.sentences import SentenceTask
+from utils import UserError, note
 
 Labelled = tuple[np.ndarray, np.ndarray]  # vectors (N, D) and their labels
+Pool = Callable[[list[tuple[str, str | None]]], np.ndarray]  # texts -> (N, D)
+
 SHOTS = (1, 5, 10, 25, 100, 500, 1000)  # examples of each class
+# The grid of Scenic's code: 2**-10 to 2**19.
 STRENGTHS = 2.0 ** np.arange(-10, 20)  # of the ridge
 HELD_OUT = 1000  # training examples that the strength is chosen on
 CONSTANT = 100.0  # appended to every vector
@@ -29,9 +35,7 @@ CONSTANT = 100.0  # appended to every vector
 
 @dataclasses.dataclass(frozen=True)
 class Shot:
-    """What k examples of each class gave: the accuracy on dev of every draw, and the strength that
-    was chosen.
-    """
+    """What k examples of each class gave: accuracies on dev and chosen strengths, by draw."""
 
     k: int
     accuracies: list[float]
@@ -48,10 +52,16 @@ class Shot:
         return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else 0.0
 
 
+# ---------------------------------------------------------------------------------- the closed form
+
+
 def ridge(x: np.ndarray, y: np.ndarray, strengths: Sequence[float] | np.ndarray) -> np.ndarray:
-    """(N, D), (N, C) -> (strengths, D, C): argmin |x w - y|^2 + strength |w|^2, all from one
-    decomposition.
+    """(N, D), (N, C) -> (strengths, D, C): argmin |x w - y|^2 + strength |w|^2.
+
+    One decomposition serves all strengths.
     """
+    # With x = u s v the solution is v' (s / (s^2 + strength)) u' y, so that only s depends on the
+    # strength.
     u, s, v = np.linalg.svd(x.astype(np.float64), full_matrices=False)  # (N, r), (r,), (r, D)
     projected = u.T @ y  # (r, C)
     shrunk = s / (s**2 + np.asarray(strengths)[:, None])  # (strengths, r)
@@ -66,31 +76,30 @@ def standardise(x: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.nd
 def accuracies(
     x: np.ndarray, labels: np.ndarray, others: Sequence[Labelled], n_classes: int
 ) -> list[np.ndarray]:
-    """Learn from (N, D) vectors and their labels; of each other set, the accuracy at every
-    strength.
-    """
+    """Learn from vectors (N, D) and their labels; of each other set, the accuracy by strength."""
+    # In float64, since the weakest ridge leaves small singular values nearly alone.
     x = x.astype(np.float64)
     mean, deviation = x.mean(0), x.std(0)
-    weights = ridge(
-        standardise(x, mean, deviation),
-        2.0 * (labels[:, None] == np.arange(n_classes)) - 1,
-        STRENGTHS,
-    )
+    # +1 for the example's class and -1 for all others: a regression per class, of which argmax
+    # chooses.
+    targets = 2.0 * (labels[:, None] == np.arange(n_classes)) - 1
+    weights = ridge(standardise(x, mean, deviation), targets, STRENGTHS)
     found = []
     for vectors, right in others:
-        scores = (
-            standardise(vectors.astype(np.float64), mean, deviation) @ weights
-        )  # (strengths, N, C)
-        found.append((scores.argmax(2) == right).mean(1))
+        scores = standardise(vectors.astype(np.float64), mean, deviation) @ weights
+        found.append((scores.argmax(2) == right).mean(1))  # (strengths, N, C) -> (strengths,)
     return found
 
 
 def draw(labels: np.ndarray, k: int, seed: int) -> np.ndarray:
-    """(classes, k): k examples of each class, a function of the seed; the first of them are those
-    of a smaller k.
+    """(classes, k): k examples of each class, a function of the seed.
+
+    The first of them are those of a smaller k.
     """
     rng = np.random.default_rng(seed)
-    return np.stack([rng.permutation(np.flatnonzero(labels == c))[:k] for c in np.unique(labels)])
+    # One permutation per class, so that a larger k extends the examples of a smaller one.
+    by_class = [np.flatnonzero(labels == c) for c in np.unique(labels)]
+    return np.stack([rng.permutation(rows)[:k] for rows in by_class])
 
 
 def sweep(
@@ -111,20 +120,25 @@ def sweep(
         shot = Shot(k, [], [])
         for drawn in draws:
             rows = drawn[:, :k].ravel()
-            chosen, on_dev = accuracies(vectors[rows], labels[rows], [held_out, dev], len(drawn))
-            best = int((on_dev if select == "dev" else chosen).argmax())
+            on_train, on_dev = accuracies(vectors[rows], labels[rows], [held_out, dev], len(drawn))
+            # Choosing on dev, as Scenic does, is slightly optimistic; held-out training examples
+            # are not.
+            best = int((on_dev if select == "dev" else on_train).argmax())
             shot.accuracies.append(float(on_dev[best]))
             shot.strengths.append(float(STRENGTHS[best]))
         results.append(shot)
     return results
 
 
+# ---------------------------------------------------------------------------------------- the judge
+
+
 class Judge:
-    """A task's examples that encoders are judged by; which of them are drawn and held out is fixed."""
+    """A task's examples that encoders are judged by; which are drawn and held out is fixed."""
 
     def __init__(
         self,
-        task: Task,
+        task: SentenceTask,
         train_file: str,
         dev_file: str,
         shots: Sequence[int] = SHOTS,
@@ -132,54 +146,54 @@ class Judge:
         select: str = "train",
     ):
         examples = read_examples(task, train_file)
-        task = find_labels(task, examples) if task.labels == () else task
-        if task.labels is None or task.separator:
+        # Data of one's own have no labels until they are read.
+        if task.lacks_labels:
+            task = task.with_labels(examples)
+        if task.kind != "class":
             raise UserError(f"{task.name} has no classes; few shots are for one label a text")
         dev = read_examples(task, dev_file)
         self.task, self.select = task, select
-        labels, self.dev_labels = (
-            label_array(task, [e.label for e in part]) for part in (examples, dev)
-        )
+        labels = task.label_array([example.label for example in examples])
+        self.dev_labels = task.label_array([example.label for example in dev])
+        # A fixed seed: encoders and steps of a run are compared on the same examples.
         order = np.random.default_rng(0).permutation(len(labels))
-        held, rest = np.split(order, [min(HELD_OUT, len(order) // 4)])
-        counts = np.bincount(labels[rest], minlength=task.n_outputs)
-        if skipped := [k for k in shots if k > counts.min()]:
-            note(
-                f"{train_file}: the rarest class has {counts.min()} examples to draw from; "
-                "skipped: "
-                f"{', '.join(map(str, skipped))} of each class"
-            )
-        self.key = hashlib.sha256(
-            f"{file_digest(train_file)} {file_digest(dev_file)}".encode()
-        ).hexdigest()
-        self.shots = [k for k in shots if k <= counts.min()]
-        if not self.shots:
-            raise UserError(
-                f"{train_file} has {counts.min()} examples of its rarest class beside those held "
-                "out; expected "
-                f"{min(shots)} or more"
-            )
+        # A quarter at most, so that a small training set keeps something to draw from.
+        held_out, rest = np.split(order, [min(HELD_OUT, len(order) // 4)])
+        rarest = np.bincount(labels[rest], minlength=task.n_outputs).min()
+        self.shots = possible_shots(train_file, shots, rarest)
         drawn = [rest[draw(labels[rest], max(self.shots), seed)] for seed in range(draws)]
-        self.needed = np.unique(np.concatenate([held, *(d.ravel() for d in drawn)]))
-        self.held, self.drawn = (
-            np.searchsorted(self.needed, held),
-            [np.searchsorted(self.needed, d) for d in drawn],
-        )
-        self.labels, self.examples = (
-            labels[self.needed],
-            [*(examples[i] for i in self.needed), *dev],
-        )
+        # Only the examples that are drawn or held out are encoded.
+        needed = np.unique(np.concatenate([held_out, *(rows.ravel() for rows in drawn)]))
+        self.held_out = np.searchsorted(needed, held_out)
+        self.drawn = [np.searchsorted(needed, rows) for rows in drawn]
+        self.labels = labels[needed]
+        # One list, so that all texts are sorted by length together. The first n are training
+        # examples.
+        self.texts = [examples[i].texts for i in needed] + [example.texts for example in dev]
+        # Resuming compares this, as a curve over other examples would mean nothing.
+        digests = f"{file_digest(train_file)} {file_digest(dev_file)}"
+        self.key = hashlib.sha256(digests.encode()).hexdigest()
 
-    def __call__(self, encoder: Encoder) -> list[Shot]:
-        """The accuracies of an encoder, which runs once over each text."""
-        found = encoder.pooled(self.examples, self.task)
-        n = len(self.needed)
-        return sweep(
-            found[:n],
-            self.labels,
-            self.drawn,
-            (found[self.held], self.labels[self.held]),
-            (found[n:], self.dev_labels),
-            self.shots,
-            self.select,
+    def __call__(self, pool: Pool) -> list[Shot]:
+        """The accuracies of an encoder, which pools each text once."""
+        vectors = pool(self.texts)
+        n = len(self.labels)
+        held_out = vectors[self.held_out], self.labels[self.held_out]
+        dev = vectors[n:], self.dev_labels
+        return sweep(vectors[:n], self.labels, self.drawn, held_out, dev, self.shots, self.select)
+
+
+def possible_shots(train_file: str, shots: Sequence[int], rarest: int) -> list[int]:
+    """Those that the rarest class has enough examples for; UserError where there is none."""
+    if skipped := [k for k in shots if k > rarest]:
+        note(
+            f"{train_file}: the rarest class has {rarest} examples to draw from; skipped: "
+            f"{', '.join(map(str, skipped))} of each class"
         )
+    possible = [k for k in shots if k <= rarest]
+    if not possible:
+        raise UserError(
+            f"{train_file} has {rarest} examples of its rarest class beside those held out; "
+            f"expected {min(shots)} or more"
+        )
+    return possible

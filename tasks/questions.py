@@ -1,92 +1,434 @@
-"""Questions about texts, SQuAD's way: from its JSON to windows of tokens, from scores to answers,
-and how good these are.
+"""Questions about texts, SQuAD 1.1 and 2.0: an answer is a piece of the text.
 
-    questions = read_squad("dev-v1.1.json")
-    windows = make_windows(questions, tokenizer, max_len=384, doc_stride=128)
-    answers = find_answers(questions, windows, scores)          # of every question, the best first
-    evaluate(questions, {answer.id: answer.best for answer in answers})
+    task = QuestionTask(max_len=384, doc_stride=128)
+    data = task.load("dev-v1.1.json", tokenizer)  # windows over the texts
+    answers = task.answers(data, outputs)  # of every question, the best pieces
 
-Rules and names follow run_squad.py of google-research/bert and SQuAD's official evaluation.
+Rules and names follow run_squad.py of google-research/bert.
+
+Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import array
-import collections
 import dataclasses
-import re
-import string
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from tasks.sentences import Features
+import models
+from checkpoint import Checkpoint
+from files import file_digest, read_json
+from tasks import squad_metrics
+from tasks.features import Features
+from tasks.squad_metrics import Question
+from tasks.task import Data, Task
 from tokenization import FullTokenizer
-from utils import UserError, note, read_json, short, show
+from utils import UserError, checked, nearest, note, short, show
 
 N_BEST = 20  # starts and ends of a window that are looked at, and answers that are written
+CONFIG = Path(__file__).parent.parent / "config"
+
+# What squad.json beside a model holds.
+SAVED = ("max_len", "doc_stride", "max_query_len", "version_2_with_negative")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Question:
-    """A question about a text, and its right answers: text and where it starts, in characters; -1:
-    it does not stand where the file says.
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """N windows over the contexts of questions. Positions are tokens of a window, [CLS] being 0."""
+
+    question: np.ndarray  # (N,) which question each belongs to
+    start: np.ndarray  # (N,) at which token of the context the piece starts
+    shift: np.ndarray  # (N,) position of the piece's first token
+    size: np.ndarray  # (N,) tokens of the piece
+    # Of a context, (tokens, 2): the characters each token stands for.
+    spans: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class QuestionData(Data):
+    """Questions as inputs of a model: [CLS] question [SEP] piece of context [SEP].
+
+    The labels (N, 2) are the positions of the answer's first and last token.
     """
 
+    windows: Windows = dataclasses.field(kw_only=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What was found for a question."""
+
     id: str
-    text: str
-    context: str
-    answers: tuple[tuple[str, int], ...] = ()
-    impossible: bool = False  # SQuAD 2.0: the text has no answer
+    n_best: list[dict[str, Any]]  # text, probability, start_logit, end_logit; the best first
+    best: str  # the best text that is not empty
+    null_odds: float  # score of no answer, less that of the best
+
+
+@dataclasses.dataclass(frozen=True)
+class QuestionTask(Task):
+    """How questions and texts become windows, and scores answers."""
+
+    name: str = "squad"
+    max_len: int = dataclasses.field(default=384, kw_only=True)  # tokens of a window
+    doc_stride: int = 128  # tokens from a window's start to the next one's
+    max_query_len: int = 64  # tokens of a question
+    # Whether no answer is an answer; None: as the training data have it.
+    version_2_with_negative: bool | None = None
+    keep_outside: bool = False  # train on windows without the answer in 1.1 too
+    max_answer_len: int = 30  # tokens
+    n_best: int = N_BEST  # answers of a question
+    # There is no answer where its score beats the best one's by more than this.
+    null_score_diff_threshold: float = 0.0
+
+    head: ClassVar[str] = "answer"
+    fresh: ClassVar[tuple[str, ...]] = ("answer",)
+    settings_file: ClassVar[str] = "squad.json"
+    metric_names: ClassVar[tuple[str, ...]] = ("exact", "f1")  # type: ignore[misc]
+
+    def __post_init__(self) -> None:
+        for name in ("max_len", "doc_stride", "max_query_len", "max_answer_len", "n_best"):
+            value = getattr(self, name)
+            if not 1 <= value < 2**31:
+                raise UserError(f"{name}={show(value)}; expected a number, 1 or more")
+
+    @property
+    def with_null(self) -> bool:
+        """Whether no answer is an answer."""
+        return bool(self.version_2_with_negative)
+
+    # ------------------------------------------------------------------------------------- rows
+
+    def load(
+        self, file: str | Path, tokenizer: FullTokenizer, labelled: bool = True
+    ) -> QuestionData:
+        """SQuAD's JSON."""
+        data = self.make_windows(read_squad(file), tokenizer)
+        summary = f"{file}: {len(data.examples)} questions, {len(data.features)} windows"
+        return dataclasses.replace(data, file=Path(file), summary=summary)
+
+    def load_training(
+        self, file: str | Path, tokenizer: FullTokenizer
+    ) -> tuple["QuestionTask", QuestionData]:
+        """SQuAD's JSON, without the questions that have nothing to learn from."""
+        task, questions = self, read_squad(file)
+        # SQuAD 2.0 is recognised by its impossible questions, and the model keeps what it was
+        # trained for.
+        if self.version_2_with_negative is None:
+            negative = any(question.impossible for question in questions)
+            task = dataclasses.replace(self, version_2_with_negative=negative)
+        kept = [
+            question
+            for question in questions
+            if any(at >= 0 for _, at in question.answers)
+            or (question.impossible and task.with_null)
+        ]
+        # A question without an answer to point at has no loss, except where [CLS] stands for no
+        # answer.
+        data = task.make_windows(kept, tokenizer, training=True)
+        if not len(data.features):
+            raise UserError(
+                f"{file}: none of its {len(questions)} questions has an answer in its text; "
+                "nothing to learn"
+            )
+        summary = f"{file}: {len(kept)} of {len(questions)} questions, "
+        summary += f"{len(data.features)} windows"
+        return task, dataclasses.replace(data, file=Path(file), summary=summary)
+
+    def encode_inputs(self, inputs: list[Any], tokenizer: FullTokenizer) -> QuestionData:
+        """Pairs of a question and a context."""
+        questions = [
+            Question(str(i), question, context) for i, (question, context) in enumerate(inputs)
+        ]
+        return self.make_windows(questions, tokenizer)
+
+    def make_windows(
+        self, questions: list[Question], tokenizer: FullTokenizer, training: bool = False
+    ) -> QuestionData:
+        """Windows of max_len tokens at most, a doc_stride apart.
+
+        For training each has the tokens of the first answer as its labels, or (0, 0), [CLS], where
+        the question has none. A window that lacks the answer is left out, unless no answer is an
+        answer or keep_outside is set: then its labels are (0, 0) too. A question whose answers are
+        all misplaced is left out.
+        """
+        self.check_windows()
+        cls, sep = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
+        keep_outside = self.keep_outside or self.with_null
+        # Several questions share a context of some hundred tokens, which is tokenised once.
+        contexts: dict[str, tuple[list[int], np.ndarray]] = {}
+        ids, labels = array.array("i"), array.array("i")
+        windows: list[tuple[int, ...]] = []  # end, shift, question, start, size
+        for number, question in enumerate(questions):
+            if question.context not in contexts:
+                tokens, pairs = tokenizer.encode_with_offsets(question.context)
+                spans = np.array(pairs, np.int32).reshape(-1, 2)
+                contexts[question.context] = tokens, spans
+            context, spans = contexts[question.context]
+            # A question that is longer than max_query_len loses its end, as in run_squad.py.
+            query = tokenizer.encode(question.text)[: self.max_query_len]
+            # [CLS] question [SEP] comes before the piece, and a [SEP] after it.
+            shift, room = len(query) + 2, self.max_len - len(query) - 3
+            first, last = -1, -1
+            if training and question.answers:
+                placed = [answer for answer in question.answers if answer[1] >= 0]
+                if not placed:
+                    continue
+                # The first answer in its place: SQuAD's development sets have several, and one is a
+                # target.
+                first, last = token_span(spans, *placed[0])
+            for start in window_starts(len(context), room, self.doc_stride):
+                size = min(room, len(context) - start)
+                # An answer that a window cuts in two is not in it.
+                inside = start <= first and last < start + size
+                if training and question.answers and not inside and not keep_outside:
+                    continue
+                ids.extend([cls, *query, sep, *context[start : start + size], sep])
+                windows.append((len(ids), shift, number, start, size))
+                # From tokens of the context to positions in the window.
+                offset = shift - start
+                labels.extend([first + offset, last + offset] if inside else [0, 0])
+        # (windows, 5) -> five columns; the reshape keeps this true of no windows at all.
+        columns = np.array(windows, np.int64).reshape(-1, 5).T
+        ends, shifts, numbers, starts, sizes = columns
+        features = Features(
+            np.array(ids, np.int32),
+            np.append(0, ends),
+            shifts,
+            np.array(labels, np.int64).reshape(-1, 2),
+            numbers,
+        )
+        spans_of = {context: spans for context, (_, spans) in contexts.items()}
+        made = Windows(numbers, starts, shifts, sizes, spans_of)
+        return QuestionData(Path("the inputs"), features, questions, windows=made)
+
+    def check_windows(self) -> None:
+        """UserError where windows have no room, or leave out tokens between them."""
+        if self.max_len < self.max_query_len + 4:
+            raise UserError(
+                f"max_len={self.max_len}, doc_stride={self.doc_stride}; expected max_len of at "
+                f"least max_query_len + 4 = {self.max_query_len + 4}, and a doc_stride of 1 or "
+                "more"
+            )
+        # The longest question leaves the least room; a longer stride would skip tokens of the
+        # context.
+        room = self.max_len - self.max_query_len - 3
+        if self.doc_stride > room:
+            raise UserError(
+                f"doc_stride={self.doc_stride} is more than the {room} tokens of context that a "
+                f"window has beside a question of {self.max_query_len}; tokens between windows "
+                "would not be seen; lower --doc_stride"
+            )
+
+    # ------------------------------------------------------------------------------------ model
+
+    def model(self, config: models.Config) -> models.QuestionAnswering:
+        """Two scores for each token: of being the answer's first and its last."""
+        return models.QuestionAnswering(config)
+
+    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean of the cross-entropies of start and end."""
+        # .float(): bf16 has too few digits for a softmax over 384 tokens. (B, S, 2) against (B, 2)
+        # is the mean of both cross-entropies.
+        scores = model(**batch.inputs).float()  # (B, S, 2); labels (B, 2)
+        return F.cross_entropy(scores, batch.labels), {}
+
+    def outputs(self, model: nn.Module, batch: Any) -> Tensor:
+        """Of each window, (B, 4k + 2), what WindowScores holds: the k best starts and ends."""
+        # Only the best starts and ends leave the GPU: all scores of a long text would fill the
+        # memory.
+        k = max(N_BEST, self.n_best)
+        scores = model(**batch.inputs).float()  # (B, S, 2)
+        found = scores.topk(min(k, scores.shape[1]), dim=1)
+        # A batch of short windows has fewer than k tokens; windows of all batches are stacked
+        # later.
+        missing = (0, 0, 0, k - found.values.shape[1])
+        values = F.pad(found.values, missing, value=-torch.inf)
+        positions = F.pad(found.indices, missing)
+        best = [values[..., 0], positions[..., 0], values[..., 1], positions[..., 1]]
+        # The scores of [CLS], (B, 2), which stand for no answer, in the last two columns.
+        return torch.cat([*best, scores[:, 0]], dim=1)
+
+    # ---------------------------------------------------------------------------------- answers
+
+    def answers(self, data: Data, outputs: np.ndarray) -> list[Answer]:
+        """Of every question the best pieces of its context.
+
+        A piece begins where its window gives the token the most context, and has max_answer_len
+        tokens at most.
+        """
+        assert isinstance(data, QuestionData)
+        windows, scores = data.windows, WindowScores.of(outputs)
+        usable = scores.usable(windows)
+        # Windows of a question follow each other, so that a search finds its first and last.
+        bounds = np.searchsorted(windows.question, np.arange(len(data.examples) + 1))
+        found = []
+        for number, question in enumerate(data.examples):
+            rows = np.arange(bounds[number], bounds[number + 1])
+            pieces = self.best_pieces(question.context, windows, rows, scores, usable)
+            # A question may have no usable piece; its answer is "" then.
+            best = pieces[0] if pieces else Piece("", 0.0, 0.0)
+            null = self.null_piece(scores, rows)
+            if self.with_null:
+                # No answer has a place of its own among the n_best.
+                pieces = sorted([*pieces[: self.n_best - 1], null], key=lambda p: -p.total)
+            n_best = with_probabilities(pieces or [Piece("", 0.0, 0.0)])
+            found.append(Answer(question.id, n_best, best.text, null.total - best.start - best.end))
+        return found
+
+    def best_pieces(
+        self,
+        context: str,
+        windows: Windows,
+        rows: np.ndarray,
+        scores: "WindowScores",
+        usable: tuple[np.ndarray, np.ndarray],
+    ) -> list["Piece"]:
+        """The n_best pieces of a context in the windows `rows`, each text once."""
+        usable_starts, usable_ends = usable[0][rows], usable[1][rows]  # (windows, k)
+        starts, ends = scores.starts[rows], scores.ends[rows]
+        # With one window no other can give a token more context.
+        if len(rows) > 1:
+            for i, row in enumerate(rows):
+                tokens = windows.start[row] + starts[i] - windows.shift[row]
+                best = most_context(tokens, windows.start[rows], windows.size[rows])
+                # The same start is scored in several windows; only that with the most context
+                # counts.
+                usable_starts[i] &= best == i
+        # All pairs of a start and an end, of which the valid ones are ranked.
+        length = ends[:, None, :] - starts[:, :, None] + 1  # (windows, k, k)
+        valid = usable_starts[:, :, None] & usable_ends[:, None, :]
+        valid &= (length >= 1) & (length <= self.max_answer_len)
+        total = scores.start_scores[rows][:, :, None] + scores.end_scores[rows][:, None, :]
+        w, s, e = np.nonzero(valid)
+        spans = windows.spans[context]
+        pieces: dict[str, Piece] = {}
+        # The same text may be found in two places; the better one stands for it.
+        for i in np.argsort(-total[w, s, e], kind="stable"):
+            if len(pieces) >= self.n_best:
+                break
+            row = rows[w[i]]
+            # From positions in the window to tokens of the context.
+            offset = windows.start[row] - windows.shift[row]
+            first, last = offset + starts[w[i], s[i]], offset + ends[w[i], e[i]]
+            text = context[spans[first, 0] : spans[last, 1]]
+            start_score = float(scores.start_scores[row, s[i]])
+            end_score = float(scores.end_scores[row, e[i]])
+            pieces.setdefault(text, Piece(text, start_score, end_score))
+        return list(pieces.values())
+
+    def null_piece(self, scores: "WindowScores", rows: np.ndarray) -> "Piece":
+        """No answer, in the window where it scores least."""
+        null = scores.null_start[rows] + scores.null_end[rows]
+        row = rows[np.argmin(null)]
+        return Piece("", float(scores.null_start[row]), float(scores.null_end[row]))
+
+    def chosen(self, answer: Answer) -> str:
+        """The text to answer with; "" for no answer."""
+        odds = answer.null_odds
+        return "" if self.with_null and odds > self.null_score_diff_threshold else answer.best
+
+    def metrics(self, data: Data, outputs: np.ndarray) -> dict[str, float]:
+        """Exact match and F1 in percent; of 2.0 also apart, and the best thresholds."""
+        return self.measure(data.examples, self.answers(data, outputs))
+
+    def measure(self, questions: list[Question], answers: list[Answer]) -> dict[str, float]:
+        """metrics() of answers."""
+        odds = {a.id: a.null_odds for a in answers} if self.with_null else None
+        texts = {answer.id: answer.best for answer in answers}
+        return squad_metrics.evaluate(questions, texts, odds, self.null_score_diff_threshold)
+
+    # --------------------------------------------------------------------------------- settings
+
+    @property
+    def train_cfg(self) -> Path:
+        """config/train_squad.json."""
+        return CONFIG / "train_squad.json"
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings of windows."""
+        return {name: getattr(self, name) for name in SAVED}
+
+    def run_settings(self, data_file: str | Path) -> dict[str, Any]:
+        """The settings of windows, and a digest of the training data."""
+        digest = file_digest(data_file)[:16]
+        return {
+            **self.to_json(),
+            "keep_outside": self.keep_outside,
+            "sha256 of train_file": digest,
+        }
+
+    @classmethod
+    def saved(cls, source: Checkpoint) -> "QuestionTask":
+        """The task in the squad.json beside weights; without one the usual task."""
+        file = source.file.parent / cls.settings_file
+        if not file.is_file():
+            return cls(max_len=min(cls.max_len, source.config.max_len))
+        values = read_json(file)
+        if unknown := sorted(values.keys() - set(SAVED)):
+            raise UserError(
+                f"{file}: unknown key {show(unknown[0])}{nearest(unknown[0], SAVED)}; known are "
+                f"{', '.join(SAVED)}"
+            )
+        try:
+            return cls(**checked(cls, values, file))
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from None
+
+
+# --------------------------------------------------------------------------------------------- rows
 
 
 def read_squad(file: str | Path) -> list[Question]:
-    """The questions of a file; UserError names what is missing, and where. Answers that do not
-    stand in the text where the file says are told.
+    """The questions of a file; UserError names what is missing, and where.
+
+    Answers that do not stand in the text where the file says are reported.
     """
     data = read_json(file)
     questions: list[Question] = []
     misplaced: list[str] = []
     for i, article in enumerate(member(data, "data", list, f"{file}")):
-        for j, paragraph in enumerate(member(article, "paragraphs", list, f"{file}: data[{i}]")):
+        paragraphs = member(article, "paragraphs", list, f"{file}: data[{i}]")
+        for j, paragraph in enumerate(paragraphs):
             where = f"{file}: data[{i}].paragraphs[{j}]"
             context = member(paragraph, "context", str, where)
             if not context.strip():
                 raise UserError(f"{where}: the context is empty; expected a text")
             for k, entry in enumerate(member(paragraph, "qas", list, where)):
-                here = f"{where}.qas[{k}]"
-                name, text = member(entry, "id", str, here), member(entry, "question", str, here)
-                if not text.strip():
-                    raise UserError(f"{here}: the question {name} is empty; expected a text")
-                impossible = bool(entry.get("is_impossible")) or entry.get("answers") == []
-                answers = []
-                for answer in (
-                    []
-                    if impossible or "answers" not in entry
-                    else member(entry, "answers", list, here)
-                ):
-                    words, start = (
-                        member(answer, "text", str, here),
-                        member(answer, "answer_start", int, here),
-                    )
-                    fits = (
-                        bool(words) and start >= 0 and context[start : start + len(words)] == words
-                    )
-                    answers.append((words, start if fits else -1))
-                    if not fits:
-                        misplaced.append(
-                            f"{short(words, 40)!r} at {start} of question {short(name)}"
-                        )
-                questions.append(Question(name, text, context, tuple(answers), impossible))
+                question, wrong = read_question(entry, context, f"{where}.qas[{k}]")
+                questions.append(question)
+                misplaced += wrong
     if not questions:
         raise UserError(f"{file} has no questions; expected SQuAD's JSON")
     if misplaced:
         note(
             f"{file}: {len(misplaced)} answers do not stand where answer_start says and are not "
-            "trained on, the first of "
-            f"them {misplaced[0]}"
+            f"trained on, the first of them {misplaced[0]}"
         )
     return questions
+
+
+def read_question(entry: Any, context: str, where: str) -> tuple[Question, list[str]]:
+    """A question about a context, and its misplaced answers in words; these start at -1."""
+    name, text = member(entry, "id", str, where), member(entry, "question", str, where)
+    if not text.strip():
+        raise UserError(f"{where}: the question {name} is empty; expected a text")
+    impossible = bool(entry.get("is_impossible")) or entry.get("answers") == []
+    answers: list[tuple[str, int]] = []
+    misplaced: list[str] = []
+    if not impossible and "answers" in entry:
+        for answer in member(entry, "answers", list, where):
+            words = member(answer, "text", str, where)
+            start = member(answer, "answer_start", int, where)
+            if words and start >= 0 and context[start : start + len(words)] == words:
+                answers.append((words, start))
+            else:
+                answers.append((words, -1))
+                misplaced.append(f"{short(words, 40)!r} at {start} of question {short(name)}")
+    return Question(name, text, context, tuple(answers), impossible), misplaced
 
 
 def member(values: Any, key: str, kind: type, where: str) -> Any:
@@ -101,103 +443,16 @@ def member(values: Any, key: str, kind: type, where: str) -> Any:
 # ------------------------------------------------------------------------------------------ windows
 
 
-@dataclasses.dataclass(frozen=True)
-class Windows:
-    """N windows over the contexts of questions. Positions are tokens of a window, [CLS] being 0."""
-
-    features: Features  # [CLS] question [SEP] piece of context [SEP]; labels (N, 2): start and end
-    question: np.ndarray  # (N,) which question each belongs to
-    start: np.ndarray  # (N,) at which token of the context the piece starts
-    shift: np.ndarray  # (N,) position of the piece's first token
-    size: np.ndarray  # (N,) tokens of the piece
-    spans: dict[str, np.ndarray]  # of a context, (tokens, 2): the characters each token stands for
-
-
-def make_windows(
-    questions: list[Question],
-    tokenizer: FullTokenizer,
-    max_len: int,
-    doc_stride: int,
-    max_query_len: int = 64,
-    training: bool = False,
-    keep_outside: bool = False,
-) -> Windows:
-    """Windows of max_len tokens at most, a doc_stride apart.
-
-    For training each has the tokens of the first answer as its labels, or (0, 0), [CLS], where the
-    question has none. A window that lacks the answer is left out, unless keep_outside: then its
-    labels are (0, 0) too. A question whose answers are all misplaced is left out.
-    """
-    if max_len < max_query_len + 4 or not doc_stride > 0:
-        raise UserError(
-            f"max_len={max_len}, doc_stride={doc_stride}; expected max_len of at least "
-            "max_query_len + 4 = "
-            f"{max_query_len + 4}, and a doc_stride of 1 or more"
-        )
-    if doc_stride > (room := max_len - max_query_len - 3):
-        raise UserError(
-            f"doc_stride={doc_stride} is more than the {room} tokens of context that a window has "
-            "beside a "
-            f"question of {max_query_len}; tokens between windows would not be seen; lower "
-            "--doc_stride"
-        )
-    cls, sep = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
-    flat, spans = array.array("i"), dict[str, np.ndarray]()
-    ids_of = dict[str, list[int]]()
-    columns: dict[str, array.array] = {
-        name: array.array("q") for name in ("end", "second", "question", "start", "size")
-    }
-    labels = array.array("i")
-    for number, question in enumerate(questions):
-        if question.context not in spans:
-            ids, pairs = tokenizer.encode_with_offsets(question.context)
-            ids_of[question.context], spans[question.context] = (
-                ids,
-                np.array(pairs, np.int32).reshape(-1, 2),
-            )
-        ids, query = ids_of[question.context], tokenizer.encode(question.text)[:max_query_len]
-        room, answer = max_len - len(query) - 3, (-1, -1)
-        placed = [a for a in question.answers if a[1] >= 0]
-        if training and placed:
-            answer = token_span(spans[question.context], *placed[0])
-        elif training and question.answers:
-            continue
-        begin = 0
-        while True:
-            size = min(room, len(ids) - begin)
-            shift = len(query) + 2
-            inside = begin <= answer[0] and answer[1] < begin + size
-            if not training or inside or not question.answers or keep_outside:
-                flat.extend([cls, *query, sep, *ids[begin : begin + size], sep])
-                for name, value in (
-                    ("end", len(flat)),
-                    ("second", shift),
-                    ("question", number),
-                    ("start", begin),
-                    ("size", size),
-                ):
-                    columns[name].append(value)
-                labels.extend(
-                    [answer[0] - begin + shift, answer[1] - begin + shift] if inside else [0, 0]
-                )
-            if begin + size >= len(ids):
-                break
-            begin += min(size, doc_stride)
-    arrays = {name: np.array(values, np.int64) for name, values in columns.items()}
-    features = Features(
-        np.array(flat, np.int32),
-        np.append(0, arrays["end"]),
-        arrays["second"],
-        np.array(labels, np.int64).reshape(-1, 2),
-        arrays["question"],
-    )
-    return Windows(
-        features, arrays["question"], arrays["start"], arrays["second"], arrays["size"], spans
-    )
+def window_starts(n_tokens: int, room: int, stride: int) -> list[int]:
+    """Where windows of `room` tokens start; the last one reaches the end."""
+    starts = [0]
+    while starts[-1] + room < n_tokens:
+        starts.append(starts[-1] + min(room, stride))
+    return starts
 
 
 def token_span(spans: np.ndarray, text: str, start: int) -> tuple[int, int]:
-    """The first and the last token that has a character of an answer; (-1, -1) where no token has."""
+    """The first and the last token that has a character of an answer; (-1, -1) if none has."""
     stripped = start + len(text) - len(text.lstrip())
     end = start + len(text.rstrip())
     first = int(np.searchsorted(spans[:, 1], stripped, "right"))
@@ -205,104 +460,10 @@ def token_span(spans: np.ndarray, text: str, start: int) -> tuple[int, int]:
     return (first, last) if first <= last else (-1, -1)
 
 
-# ------------------------------------------------------------------------------------------ answers
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """What was found for a question."""
-
-    id: str
-    n_best: list[dict[str, Any]]  # text, probability, start_logit, end_logit; the best first
-    best: str  # the best text that is not empty
-    null_odds: float  # score of no answer, less that of the best
-
-
-def find_answers(
-    questions: list[Question],
-    windows: Windows,
-    scores: np.ndarray,
-    max_answer_len: int = 30,
-    with_null: bool = False,
-    n_best: int = N_BEST,
-) -> list[Answer]:
-    """Of every question the best pieces of its context.
-
-    `scores` (N, 4k + 2) has of every window what `best_positions` gives. A piece begins where its
-    window gives the token the most context, and has max_answer_len tokens at most. `with_null`: no
-    answer is an answer too (SQuAD 2.0).
-    """
-    k = (scores.shape[1] - 2) // 4
-    start_scores, starts, end_scores, ends = (scores[:, i * k : (i + 1) * k] for i in range(4))
-    starts, ends = starts.astype(np.int64), ends.astype(np.int64)
-    null = scores[:, -2] + scores[:, -1]
-    first, last = windows.shift[:, None], (windows.shift + windows.size)[:, None]
-    good_start = (starts >= first) & (starts < last) & np.isfinite(start_scores)
-    good_end = (ends >= first) & (ends < last) & np.isfinite(end_scores)
-    bounds = np.searchsorted(windows.question, np.arange(len(questions) + 1))
-    found = []
-    for number, question in enumerate(questions):
-        rows = np.arange(bounds[number], bounds[number + 1])
-        if len(rows) > 1:
-            for row in rows:
-                tokens = windows.start[row] + starts[row] - windows.shift[row]
-                good_start[row] &= (
-                    most_context(tokens, windows.start[rows], windows.size[rows]) == row - rows[0]
-                )
-        length = ends[rows][:, None, :] - starts[rows][:, :, None] + 1  # (windows, k, k)
-        valid = (
-            good_start[rows][:, :, None]
-            & good_end[rows][:, None, :]
-            & (length >= 1)
-            & (length <= max_answer_len)
-        )
-        total = start_scores[rows][:, :, None] + end_scores[rows][:, None, :]
-        w, s, e = np.nonzero(valid)
-        order = np.argsort(-total[w, s, e], kind="stable")
-        spans = windows.spans[question.context]
-        candidates: list[tuple[str, float, float]] = []
-        seen: set[str] = set()
-        for i in order:
-            if len(candidates) >= n_best:
-                break
-            row = rows[w[i]]
-            tokens = (
-                windows.start[row]
-                - windows.shift[row]
-                + np.array([starts[row, s[i]], ends[row, e[i]]])
-            )
-            text = question.context[spans[tokens[0], 0] : spans[tokens[1], 1]]
-            if text not in seen:
-                seen.add(text)
-                candidates.append(
-                    (text, float(start_scores[row, s[i]]), float(end_scores[row, e[i]]))
-                )
-        best = candidates[0] if candidates else ("", 0.0, 0.0)
-        row = rows[np.argmin(null[rows])]
-        if with_null:  # no answer has a place of its own among the n_best
-            nothing = ("", float(scores[row, -2]), float(scores[row, -1]))
-            candidates = sorted([*candidates[: n_best - 1], nothing], key=lambda c: -(c[1] + c[2]))
-        candidates = candidates or [("", 0.0, 0.0)]
-        sums = np.array([a + b for _, a, b in candidates])
-        chances = np.exp(sums - sums.max())
-        chances /= chances.sum()
-        found.append(
-            Answer(
-                question.id,
-                [
-                    {"text": text, "probability": float(chance), "start_logit": a, "end_logit": b}
-                    for (text, a, b), chance in zip(candidates, chances, strict=True)
-                ],
-                best[0],
-                float(null[row]) - best[1] - best[2],
-            )
-        )
-    return found
-
-
 def most_context(tokens: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Which of some windows gives each token of a context the most context: min(left, right) + 0.01
-    * its size.
+    """Which of some windows gives each token of a context the most context.
+
+    Google's rule: min(left, right) + 0.01 * size.
     """
     left = tokens[:, None] - starts  # (tokens, windows)
     right = starts + sizes - 1 - tokens[:, None]
@@ -310,129 +471,59 @@ def most_context(tokens: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> n
     return score.argmax(1)
 
 
-# --------------------------------------------------------------------------------------- evaluation
+# ------------------------------------------------------------------------------------------ answers
 
 
-def normalise(text: str) -> str:
-    """Lower case, without punctuation, articles and extra white space."""
-    text = "".join(char for char in text.lower() if char not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+class Piece(NamedTuple):
+    """A piece of a context, and the scores of its start and its end."""
+
+    text: str
+    start: float
+    end: float
+
+    @property
+    def total(self) -> float:
+        """What pieces are ranked by."""
+        return self.start + self.end
 
 
-def exact_match(answer: str, right: str) -> float:
-    """1 if both are the same but for what normalise() drops."""
-    return float(normalise(answer) == normalise(right))
+class WindowScores(NamedTuple):
+    """Of N windows the k best starts and ends, and the scores of [CLS] as either: no answer."""
+
+    start_scores: np.ndarray  # (N, k)
+    starts: np.ndarray  # (N, k) positions
+    end_scores: np.ndarray
+    ends: np.ndarray
+    null_start: np.ndarray  # (N,)
+    null_end: np.ndarray
+
+    @classmethod
+    def of(cls, outputs: np.ndarray) -> "WindowScores":
+        """What QuestionTask.outputs() gives, taken apart."""
+        *best, null = np.split(outputs, [outputs.shape[1] // 4 * i for i in range(1, 5)], axis=1)
+        start_scores, starts, end_scores, ends = best
+        starts, ends = starts.astype(np.int64), ends.astype(np.int64)
+        return cls(start_scores, starts, end_scores, ends, null[:, 0], null[:, 1])
+
+    def usable(self, windows: Windows) -> tuple[np.ndarray, np.ndarray]:
+        """Which starts and ends (N, k) lie in the window's piece of context."""
+        first, past = windows.shift[:, None], (windows.shift + windows.size)[:, None]
+        starts = (self.starts >= first) & (self.starts < past) & np.isfinite(self.start_scores)
+        ends = (self.ends >= first) & (self.ends < past) & np.isfinite(self.end_scores)
+        return starts, ends
 
 
-def f1(answer: str, right: str) -> float:
-    """The harmonic mean of precision and recall of the words, rounded as in the official
-    evaluation.
-    """
-    a, b = normalise(answer).split(), normalise(right).split()
-    same = sum((collections.Counter(a) & collections.Counter(b)).values())
-    if same == 0:
-        return 0.0
-    precision, recall = same / len(a), same / len(b)
-    return 2 * precision * recall / (precision + recall)
-
-
-def evaluate(
-    questions: list[Question],
-    answers: dict[str, str],
-    null_odds: dict[str, float] | None = None,
-    threshold: float = 0.0,
-) -> dict[str, float]:
-    """EM and F1 in percent, of each question the best over its right answers, as SQuAD's official
-    evaluations have them, to the last digit. A question without a prediction counts 0, and a note
-    says how many there are.
-
-    Where questions have no answer (SQuAD 2.0), also apart for those with and without one. There
-    with `null_odds` answers whose odds are above the threshold count as none, and the best
-    thresholds come along. UserError where the odds of a question are missing, or no question has a
-    prediction.
-    """
-    two = any(q.impossible for q in questions)
-    missing = [q.id for q in questions if q.id not in answers]
-    if len(missing) == len(questions):
-        raise UserError(
-            f"{len(missing)} of {len(questions)} questions have no prediction; predict the same "
-            "file"
-        )
-    if missing:
-        note(
-            f"{len(missing)} of {len(questions)} questions have no prediction and count 0, the "
-            f"first of them {missing[0]}"
-        )
-    plain = [score(answers[q.id], q, two) if q.id in answers else (0.0, 0.0) for q in questions]
-    scores = plain
-    if two and null_odds is not None:
-        if unknown := [q.id for q in questions if q.id in answers and q.id not in null_odds]:
-            raise UserError(
-                f"{len(unknown)} questions have no odds, the first of them {unknown[0]}; name the "
-                "null_odds of "
-                f"the same predictions"
-            )
-        scores = [
-            (float(not q.answers),) * 2 if q.id in answers and null_odds[q.id] > threshold else pair
-            for q, pair in zip(questions, plain, strict=True)
-        ]
-    results: dict[str, float] = {}
-    parts = {"": scores}
-    if two:
-        parts["HasAns_"] = [pair for q, pair in zip(questions, scores, strict=True) if q.answers]
-        parts["NoAns_"] = [pair for q, pair in zip(questions, scores, strict=True) if not q.answers]
-    for name, rows in parts.items():
-        if rows:
-            for i, metric in enumerate(("exact", "f1")):
-                results[f"{name}{metric}"] = (
-                    100.0 * sum_in_order(pair[i] for pair in rows) / len(rows)
-                )
-            results[f"{name}total"] = len(rows)
-    if two and null_odds is not None:
-        for i, metric in enumerate(("exact", "f1")):
-            by_id = {q.id: pair[i] for q, pair in zip(questions, plain, strict=True)}
-            best, where = best_threshold(questions, by_id, answers, null_odds)
-            results |= {f"best_{metric}": best, f"best_{metric}_thresh": where}
-    return results
-
-
-def sum_in_order(values: Iterable[float]) -> float:
-    """One by one, as the official evaluation adds up: sum() of a newer Python rounds otherwise."""
-    total = 0.0
-    for value in values:
-        total += value
-    return total
-
-
-def score(answer: str, question: Question, two: bool) -> tuple[float, float]:
-    """EM and F1 of an answer. In SQuAD 2.0 a right answer that normalise() leaves nothing of is
-    none, and of texts without words, F1 is 1 where both have none.
-    """
-    rights = [text for text, _ in question.answers if not two or normalise(text)] or [""]
-    exact = max(exact_match(answer, right) for right in rights)
-    words = max(f1(answer, right) for right in rights)
-    return exact, float(exact) if two and not normalise(answer) else words
-
-
-def best_threshold(
-    questions: list[Question],
-    scores: dict[str, float],
-    answers: dict[str, str],
-    odds: dict[str, float],
-) -> tuple[float, float]:
-    """The best score in percent that a threshold on the odds gives, and that threshold: the
-    official script's search, which takes equal odds in the order of their file.
-    """
-    answerable = {q.id: bool(q.answers) for q in questions}
-    current = best = float(sum(not known for known in answerable.values()))
-    threshold = 0.0
-    for name in sorted(odds, key=lambda name: odds[name]):
-        if name not in scores:
-            continue
-        if answerable[name]:
-            current += scores[name]
-        elif answers.get(name):
-            current -= 1
-        if current > best:
-            best, threshold = current, odds[name]
-    return 100.0 * best / len(scores), threshold
+def with_probabilities(pieces: list[Piece]) -> list[dict[str, Any]]:
+    """Pieces as nbest_predictions.json has them."""
+    totals = np.array([piece.total for piece in pieces])
+    chances = np.exp(totals - totals.max())
+    chances /= chances.sum()
+    return [
+        {
+            "text": piece.text,
+            "probability": float(chance),
+            "start_logit": piece.start,
+            "end_logit": piece.end,
+        }
+        for piece, chance in zip(pieces, chances, strict=True)
+    ]

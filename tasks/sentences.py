@@ -1,162 +1,533 @@
-"""Sentence tasks: where their columns are, their labels and metrics; and from their rows to
-batches.
+"""Sentences and pairs with a class, several labels or a number: the tasks of GLUE, and your own.
 
-task = TASKS["mrpc"]
-features = encode(read_examples(task, "train.tsv"), task, tokenizer, max_len=128)
-batches = Batches(features, batch_size=32, seed=42)
-input_ids, segment_ids, input_mask, labels = batches[0]             # (B, S) x 3, (B,)
+    task = TASKS["mrpc"]
+    data = task.load("MRPC/dev.tsv", tokenizer)
+    answers = task.answers(data, scores)  # [Prediction(answer="1", probabilities=[.1, .9]), ...]
+
+Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 """
 
-import array
-import collections
-import contextlib
 import dataclasses
-import itertools
-import math
-import re
-from collections.abc import Iterable, Iterator
+import warnings
 from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from tasks import tables
+import models
+from checkpoint import Checkpoint
+from files import file_digest, read_json
+from tasks.features import LONG, encode
+from tasks.metrics import METRICS
+from tasks.records import read_features, read_meta_data
+from tasks.rows import Example, Rows, TableTask, read_rows
+from tasks.task import Data
+from tfrecords import RECORDS
 from tokenization import FullTokenizer
-from utils import UserError, nearest, note, short, show
+from utils import UserError, checked, nearest, note, short, show, typed
+
+CONFIG = Path(__file__).parent.parent / "config"
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A task of labelled sentences or pairs in a table.
+class Prediction(NamedTuple):
+    """A model's answer to a text or a pair."""
 
-    A column is named as in tables.read: `premise|sentence1` goes by either name, `sentence|3` by
-    its number where a file has no header.
-    """
+    answer: str  # the label, the labels with a separator between them, or the number
+    probabilities: list[float]  # of every label, in the task's order; empty for a number
 
-    name: str
-    text_a: str  # column of the first text
-    text_b: str | None = None  # of the second; None: single sentences
-    label: str = "label"  # of the label
-    labels: tuple[str, ...] | None = (
-        "0",
-        "1",
-    )  # in the order of their ids; None: a number; (): yet to be found
-    metrics: tuple[str, ...] = ("Accuracy",)  # of metrics.METRICS, the one that matters most first
-    dev: tuple[str, ...] = (
-        "dev.tsv",
-    )  # files in the task's folder beside train.tsv, to evaluate on
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class SentenceTask(TableTask):
+    """What is learned from labelled sentences or pairs."""
+
+    metric_names: tuple[str, ...] = ("Accuracy",)  # of metrics.METRICS, the most important first
+    dev: tuple[str, ...] = ("dev.tsv",)  # files beside train.tsv, to evaluate
     test: tuple[str, ...] = ("test.tsv",)  # without labels, to predict
-    hand_in: tuple[str, ...] = ()  # what GLUE's site wants the predictions of each to be called
+    hand_in: tuple[str, ...] = ()  # what GLUE's site wants their predictions to be called
     kin: str = ""  # a task whose models do this one too
-    aliases: tuple[tuple[str, str], ...] = ()  # other spellings of labels
-    short_rows: bool = False  # rows with too few fields are known: skip and report them
-    form: str = "tsv"  # of tables.FORMATS
-    header: bool | None = None  # whether files have one; None: look
-    separator: str = ""  # between several labels of one text; "": always one
+    max_len: int = dataclasses.field(default=128, kw_only=True)  # tokens
+    long: str = "truncate"  # what becomes of longer texts: one of features.LONG
+
+    head: ClassVar[str] = "classifier"
+    fresh: ClassVar[tuple[str, ...]] = ("pooler", "classifier")
+    settings_file: ClassVar[str] = "task.json"
 
     def __post_init__(self) -> None:
-        if self.form not in (*tables.FORMATS, "lines"):
-            raise UserError(f"form={show(self.form)}; expected one of {', '.join(tables.FORMATS)}")
-        if len(set(self.labels or ())) < len(self.labels or ()):
-            raise UserError(f"labels={show(self.labels)}; expected each once")
+        super().__post_init__()
+        if self.long not in LONG:
+            raise UserError(f"--long {show(self.long)}: expected {' or '.join(LONG)}")
 
-    def __repr__(self) -> str:
-        labels = (
-            "a number"
-            if self.labels is None
-            else short(", ".join(self.labels)) or "labels of its data"
+    # ------------------------------------------------------------------------------------- rows
+
+    def load(self, file: str | Path, tokenizer: FullTokenizer, labelled: bool = True) -> Data:
+        """A table of the task, or a TFRecord file of the official code."""
+        # A TFRecord holds token ids, made by a tokenizer that is not known; they are taken as they
+        # are.
+        if RECORDS.search(str(file)):
+            features = read_features(self, Path(file), len(tokenizer.vocab), labelled)
+            return Data(Path(file), features, [], f"{file}: {len(features)} records")
+        return self.encode_rows(read_rows(self, file, labelled), tokenizer)
+
+    def load_training(
+        self, file: str | Path, tokenizer: FullTokenizer
+    ) -> tuple["SentenceTask", Data]:
+        """The task with the labels and columns of its training data; and the data."""
+        if RECORDS.search(str(file)):
+            # Ids alone do not say what the labels are called, and task.json has to name them.
+            if self.lacks_labels:
+                raise UserError(
+                    f"{file} has no names of labels; name its --task, --labels or --meta_data_file"
+                )
+            return self, self.load(file, tokenizer)
+        rows = read_rows(self, file)
+        # The columns are fixed before the labels are sought, so that later files are read from the
+        # same ones.
+        task = self.with_columns(rows)
+        # The labels of the training data decide how many outputs the head has.
+        if task.lacks_labels:
+            task = task.with_labels(rows.examples)
+        return task, task.encode_rows(rows, tokenizer)
+
+    def encode_rows(self, rows: Rows, tokenizer: FullTokenizer) -> Data:
+        """All rows of a table; reports how much was truncated."""
+        data = self.encode_examples(rows.file, rows.examples, tokenizer)
+        self.report_truncation(rows.file, len(rows.examples), data.features.truncation)
+        return dataclasses.replace(data, summary=rows.describe())
+
+    def encode_examples(
+        self, file: str | Path, examples: list[Example], tokenizer: FullTokenizer
+    ) -> Data:
+        """Rows that were read already."""
+        texts = [example.texts for example in examples]
+        features = encode(texts, tokenizer, self.max_len, self.long)
+        labels = self.label_array([example.label for example in examples])
+        lines = np.array([example.line for example in examples], int)
+        return Data(Path(file), features.labelled(labels, lines), examples)
+
+    def encode_inputs(self, inputs: list[Any], tokenizer: FullTokenizer) -> Data:
+        """Texts, or pairs of texts."""
+        n_texts = 1 if self.text_b is None else 2
+        examples = []
+        for line, given in enumerate(inputs, start=1):
+            # A string is a sequence too, so it is asked for first.
+            texts = (given,) if isinstance(given, str) else tuple(given)
+            if len(texts) != n_texts:
+                expected = "a text" if n_texts == 1 else "a pair of texts"
+                raise UserError(f"input {line} is {show(given, 40)}; expected {expected}")
+            examples.append(Example(line, texts[0], texts[1] if n_texts == 2 else None, None))
+        data = self.encode_examples("the inputs", examples, tokenizer)
+        self.report_truncation("the inputs", len(examples), data.features.truncation)
+        return data
+
+    def report_truncation(self, file: str | Path, n_rows: int, truncation: np.ndarray) -> None:
+        """Say how much of a file was cut off, if anything was."""
+        n_truncated, n_lost, n_kept = truncation
+        if n_truncated:
+            note(
+                f"{file}: {n_truncated} of {n_rows} rows are longer than max_len={self.max_len}; "
+                f"{n_lost} of their tokens are cut off, {n_lost / (n_lost + n_kept):.1%} of all; "
+                "--long window keeps them"
+            )
+
+    def with_columns(self, rows: Rows) -> "SentenceTask":
+        """Of the user's own data, with the columns that a header has named.
+
+        Other files of the task then have to have them.
+        """
+        columns: dict[str, Any] = rows.columns
+        return dataclasses.replace(self, **columns) if self.is_own and rows.header else self
+
+    def with_labels(self, examples: list[Example]) -> "SentenceTask":
+        """With the labels that examples have, sorted; UserError where there can be none."""
+        # Sorted, so that ids do not depend on the order of the rows. list(set(...)) would give
+        # others in every run.
+        found = sorted({name for e in examples for name in self.split_label(e.label or "")})
+        column = f"the column {self.label.replace('|', ' or ')!r}"
+        # With a separator one label is enough: a text may have it or not.
+        if len(found) < 2 and not (self.separator and found):
+            raise UserError(
+                f"{column} has the label {', '.join(map(repr, found)) or 'none'} in all "
+                f"{len(examples)} rows; expected two labels or more; name the right column with "
+                "--label"
+            )
+        # Labels that hardly repeat are sentences or numbers: the wrong column was named.
+        if len(found) > 2 and len(found) > len(examples) / 2:
+            raise UserError(
+                f"{column} has {len(found)} labels in {len(examples)} rows, such as "
+                f"{show(found[0], 40)}; name the right column with --label, name all labels with "
+                "--labels, or use --labels number"
+            )
+        # Labels are written to tables, in which an empty one or a line end could not be read back.
+        if odd := [name for name in found if not name or {"\t", "\n", "\r"} & set(name)]:
+            raise UserError(
+                f"{column} has the label {odd[0]!r}; expected no empty labels, and no tabs or line "
+                "ends in them"
+            )
+        return dataclasses.replace(self, labels=tuple(found))
+
+    # ------------------------------------------------------------------------------------ model
+
+    def model(self, config: models.Config) -> models.Classifier:
+        """A classifier with a score for each label, or one for a number."""
+        return models.Classifier(config, self.n_outputs)
+
+    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean of loss_of() over a batch."""
+        scores = self.outputs(model, batch)
+        # bf16 has eight bits of precision, too few for a cross-entropy. A float64 model stays as it
+        # is.
+        exact = torch.promote_types(scores.dtype, torch.float32)
+        return self.loss_of(scores.to(exact), batch.labels), {}
+
+    def loss_of(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of classes (B,), of each label (B, labels), squared error of numbers."""
+        # Class ids stay integers, as cross_entropy takes them.
+        if self.kind == "class":
+            return F.cross_entropy(scores, labels)
+        labels = labels.to(scores.dtype)
+        if self.kind == "number":
+            # STS-B is regression: the head has one output, and its error is squared.
+            return F.mse_loss(scores[:, 0], labels)
+        # Several labels are independent: each is a decision of its own.
+        return F.binary_cross_entropy_with_logits(scores, labels)
+
+    def outputs(self, model: nn.Module, batch: Any) -> Tensor:
+        """The score of every label, (B, labels)."""
+        return model(**batch.inputs)
+
+    # ---------------------------------------------------------------------------------- answers
+
+    def answers(self, data: Data, outputs: np.ndarray) -> list[Prediction]:
+        """A prediction for each example."""
+        # A text in several windows has the mean of their scores.
+        scores = data.features.average(outputs)
+        predicted = self.predicted(scores)
+        if self.number:
+            return [Prediction(self.name_of(answer), []) for answer in predicted]
+        chances = self.probabilities(scores).tolist()
+        return [
+            Prediction(self.name_of(answer), row)
+            for answer, row in zip(predicted, chances, strict=True)
+        ]
+
+    def predicted(self, scores: np.ndarray) -> np.ndarray:
+        """(N, labels) scores -> ids (N,), numbers (N,), or rows of 0 and 1 (N, labels)."""
+        if self.number:
+            return scores[:, 0]
+        if self.separator:
+            # A score of 0 is a probability of one half.
+            return (scores > 0).astype(int)
+        return scores.argmax(1)
+
+    def probabilities(self, scores: np.ndarray) -> np.ndarray:
+        """(N, labels) scores -> the probability of every label."""
+        # In float64, so that the printed probabilities add up to 1.
+        logits = torch.from_numpy(scores.astype(np.float64))
+        return (logits.sigmoid() if self.separator else logits.softmax(1)).numpy()
+
+    def name_of(self, answer: Any) -> str:
+        """A label or prediction in words."""
+        if self.number:
+            # Six digits are what a float32 has to say.
+            return f"{answer:.6g}"
+        if not self.separator:
+            return self.labels[answer]
+        present = [name for name, has in zip(self.labels, answer, strict=True) if has]
+        return self.separator.join(present)
+
+    def metrics(self, data: Data, outputs: np.ndarray) -> dict[str, float]:
+        """The task's metrics and the loss."""
+        scores, labels = data.features.average(outputs), data.features.example_labels
+        # The loss of averaged scores, which is not the average of the windows' losses.
+        loss = self.loss_of(torch.from_numpy(scores), torch.from_numpy(labels))
+        return {**self.measure(self.predicted(scores), labels), "loss": float(loss)}
+
+    @property
+    def stop_metrics(self) -> tuple[str, ...]:
+        """The metrics, and the loss."""
+        return (*self.metric_names, "loss")
+
+    def measure(self, predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """The task's metrics; where one is not defined, a note says so."""
+        # A metric that is not defined warns; a note is one line, without the source line of a
+        # warning.
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            results = {name: METRICS[name](predicted, labels) for name in self.metric_names}
+        for warning in caught:
+            note(str(warning.message))
+        return results
+
+    def constant_metric(self, labels: np.ndarray) -> float:
+        """The first metric of always answering the mean, or the most frequent label."""
+        # The mean is the best constant for squared error.
+        if self.number:
+            answer = labels.mean()
+        else:
+            values, counts = np.unique(labels, axis=0, return_counts=True)
+            answer = values[counts.argmax()]
+        # Its correlation is not defined, and a warning about an answer that nobody gave would
+        # mislead.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return METRICS[self.metric_names[0]](np.broadcast_to(answer, labels.shape), labels)
+
+    # --------------------------------------------------------------------------------- settings
+
+    @property
+    def train_cfg(self) -> Path:
+        """config/train_TASK.json, train_own.json for the user's own data."""
+        # Data of one's own share a configuration, whatever the form of the table.
+        file = CONFIG / f"train_{'own' if self.is_own else self.name}.json"
+        if not file.is_file():
+            raise UserError(
+                f"{self.name} has no data to train on; train on {self.kin}, or name a --train_cfg"
+            )
+        return file
+
+    def to_json(self) -> dict[str, Any]:
+        """The task's name, labels and max_len, and whatever is not as in TASKS."""
+        # Only what differs is written, so that the file shows what is special about the model.
+        usual = TASKS[self.name]
+        other = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            # `number` follows from labels being null, and would be said twice.
+            if value != getattr(usual, field.name) and field.name != "number":
+                other[JSON_NAMES.get(field.name, field.name)] = value
+        labels = None if self.number else self.labels
+        return {"task": self.name, **other, "labels": labels, "max_len": self.max_len}
+
+    def run_settings(self, data_file: str | Path) -> dict[str, Any]:
+        """The task, and a digest of its training data."""
+        return {**self.to_json(), "sha256 of data_file": file_digest(data_file)[:16]}
+
+    @classmethod
+    def saved(cls, source: Checkpoint) -> "SentenceTask":
+        """The task in the task.json beside weights, or that their labels make."""
+        return find_task(source)
+
+    def fit_weights(self, source: Checkpoint, training: bool) -> Checkpoint:
+        """Weights whose classifier scores the task's labels, in their order.
+
+        For training another classifier is left out, for answering it is a UserError.
+        """
+        columns = self.label_columns(source)
+        # A classifier without names of labels may have any order; for training it starts anew.
+        if training:
+            in_order = columns == list(range(self.n_outputs))
+            return source if source.labels and in_order else source.without(self.head)
+        if columns is None:
+            n_scores = len(source.tensors[f"{self.head}.bias"])
+            theirs = short(", ".join(source.labels or [str(n_scores)]), 80)
+            ours = "none" if self.lacks_labels else self.describe_labels()
+            raise UserError(
+                f"{source.file} has the labels {theirs}, and {self.name} has {short(ours, 80)}; "
+                "name the same labels in its configuration"
+            )
+        # A checkpoint may be shared, so its dict is copied before two entries change.
+        tensors = dict(source.tensors)
+        for name in (f"{self.head}.weight", f"{self.head}.bias"):
+            # The rows of weight (labels, D) and bias (labels,) go into the order of the task's
+            # labels.
+            tensors[name] = tensors[name][columns]
+        return dataclasses.replace(source, tensors=tensors)
+
+    def label_columns(self, source: Checkpoint) -> list[int] | None:
+        """Which column of a classifier's scores each label has; None if its labels are others.
+
+        The labels neutral, entailment, contradiction, and MNLI -> [2, 1, 0]. LABEL_0, LABEL_1 and
+        so on are the task's own order.
+        """
+        n_scores = len(source.tensors.get(f"{self.head}.bias", ()))
+        if n_scores != self.n_outputs:
+            return None
+        # The same names, also where they differ in capitals alone: US and us are two labels.
+        if source.labels and set(source.labels) == set(self.labels):
+            return [source.labels.index(label) for label in self.labels]
+        # Hugging Face calls labels LABEL_0, LABEL_1 where nobody has named them.
+        numbered = [f"label_{i}" for i in range(n_scores)]
+        names = [name.lower() for name in source.labels or numbered]
+        if names == numbered:
+            return list(range(n_scores))
+        # Published models often write MNLI's labels in capitals.
+        ours = [label.lower() for label in self.labels]
+        if self.number or len(set(names)) < n_scores or set(names) != set(ours):
+            return None
+        return [names.index(label) for label in ours]
+
+
+def find_task(
+    source: Checkpoint, named: SentenceTask | None = None, separator: str | None = None
+) -> SentenceTask:
+    """The task that a classifier was trained on.
+
+    Args:
+        source: its weights; the task.json beside them says what the task is.
+        named: what the user says it is; its files may have another form.
+        separator: what the user says stands between labels.
+    """
+    saved, trained = read_task(source.file.parent / SentenceTask.settings_file)
+    # Either side may say what the task is; where both do, they must agree.
+    if trained and named:
+        if trained.is_own and named.is_own:
+            # The columns are the trained model's, the form of the file is the user's.
+            named = dataclasses.replace(trained, name=named.name, form=named.form)
+        elif trained.name not in (named.name, named.kin):
+            raise UserError(
+                f"{source.file} was trained on {trained.name}, not on {named.name}; leave --task "
+                "out"
+            )
+    # Another separator would change how many labels the model was trained on.
+    if trained and separator not in (None, trained.separator):
+        raise UserError(
+            f"{source.file} was trained with {trained.separator or 'no'} separator between labels; "
+            "leave --separator out"
         )
-        return f"<task {self.name}: {labels}>"
-
-    @property
-    def n_outputs(self) -> int:
-        """Scores that a model gives: one for each label, or the number."""
-        return 1 if self.labels is None else len(self.labels)
-
-    @property
-    def own(self) -> bool:
-        """Whether it is the user's own data, not a task that is known."""
-        return self.name in tables.FORMATS
+    task = named or trained or task_of_labels(source)
+    if task is None:
+        raise UserError(f"no task.json beside {source.file}; name the task with --task")
+    # max_len and long are the model's, even where the task is named anew.
+    return dataclasses.replace(task, **saved)
 
 
+def task_of_labels(source: Checkpoint) -> SentenceTask | None:
+    """Data of one's own, with the labels that a classifier has; of a single score, a number."""
+    # One score is a number, as Hugging Face saves a regression.
+    if len(source.tensors.get("classifier.bias", ())) == 1:
+        return own_task(TASKS["csv"], labels="number")
+    if not source.labels:
+        return None
+    return dataclasses.replace(TASKS["csv"], labels=tuple(source.labels))
+
+
+# What a field is called in task.json, where that is another name.
+JSON_NAMES = {"metric_names": "metrics"}
+
+
+# The fields that say how a model is evaluated, whatever the task is called.
+EVALUATION = ("max_len", "long")
+
+
+def read_task(file: Path) -> tuple[dict[str, Any], SentenceTask | None]:
+    """How a model is evaluated by the task.json beside it, and the task, where it names one."""
+    values = read_json(file) if file.is_file() else {}
+    name = typed(values.pop("task", None), str | None, f"{file}: task")
+    # null stands for a number, for which there are no labels.
+    if values.get("labels", ()) is None:
+        values |= {"labels": [], "number": True}
+    for ours, theirs in JSON_NAMES.items():
+        if theirs in values:
+            values[ours] = values.pop(theirs)
+    # A file may be edited by hand, so that its keys and types are checked like those of a
+    # configuration.
+    changes = checked(SentenceTask, values, file)
+    try:
+        task = dataclasses.replace(get_task(name or "csv"), **changes)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    # Other checks of max_len ask the model, which is not read yet.
+    if task.max_len < 1:
+        raise UserError(f"{file}: max_len is {task.max_len}; expected 1 or more")
+    if not task.metric_names or not set(task.metric_names) <= set(METRICS):
+        raise UserError(
+            f"{file}: metrics are {show(task.metric_names)}; expected some of {', '.join(METRICS)}"
+        )
+    evaluation = {field: getattr(task, field) for field in EVALUATION}
+    return evaluation, task if name else None
+
+
+# ---------------------------------------------------------------------------------------- the table
+
+# The order of the labels is the order of the head's outputs, and part of what a saved model means.
 NLI = ("contradiction", "entailment", "neutral")
-TWO = ("entailment", "not_entailment")
-TASKS = {
-    task.name: task
-    for task in (
-        #     name    texts                                 label           labels and metrics
-        Task("cola", "sentence|3", None, "label|1", metrics=("Matthews",), hand_in=("CoLA.tsv",)),
-        Task("sst2", "sentence", None, "label", hand_in=("SST-2.tsv",)),
-        Task(
-            "mrpc",
-            "#1 String",
-            "#2 String",
-            "Quality",
-            metrics=("Accuracy", "F1"),
-            hand_in=("MRPC.tsv",),
-        ),
-        Task(
-            "stsb",
-            "sentence1",
-            "sentence2",
-            "score",
-            None,
-            ("Pearson", "Spearman"),
-            hand_in=("STS-B.tsv",),
-        ),
-        Task(
-            "qqp",
-            "question1",
-            "question2",
-            "is_duplicate",
-            metrics=("Accuracy", "F1"),
-            hand_in=("QQP.tsv",),
-            short_rows=True,
-        ),
-        Task(
-            "mnli",
-            "sentence1",
-            "sentence2",
-            "gold_label",
-            NLI,
-            hand_in=("MNLI-m.tsv", "MNLI-mm.tsv"),
-            dev=("dev_matched.tsv", "dev_mismatched.tsv"),
-            test=("test_matched.tsv", "test_mismatched.tsv"),
-            kin="xnli",
-        ),
-        Task("qnli", "question", "sentence", "label", TWO, hand_in=("QNLI.tsv",)),
-        Task("rte", "sentence1", "sentence2", "label", TWO, hand_in=("RTE.tsv",)),
-        Task("wnli", "sentence1", "sentence2", "label", hand_in=("WNLI.tsv",)),
-        Task(
-            "ax",
-            "sentence1",
-            "sentence2",
-            "label",
-            NLI,
-            ("Matthews",),
-            test=("diagnostic.tsv",),
-            hand_in=("AX.tsv",),
-            kin="mnli",
-        ),
-        Task(
-            "xnli",
-            "premise|sentence1",
-            "hypo|sentence2",
-            "label|gold_label",
-            NLI,
-            kin="mnli",
-            aliases=(("contradictory", "contradiction"),),
-        ),
-        Task("csv", "text|sentence|0", None, "label|1", (), form="csv"),
-        Task("tsv", "text|sentence|0", None, "label|1", (), form="tsv"),
-        Task("jsonl", "text|sentence|0", None, "label|1", (), form="jsonl"),
-    )
-}
+ENTAILMENT = ("entailment", "not_entailment")
+CORRELATIONS = ("Pearson", "Spearman")
+
+ALL = (
+    # CoLA's train and dev have no header; its test file has one. Matthews, since its classes are
+    # uneven.
+    SentenceTask(
+        "cola", "sentence|3", label="label|1", metric_names=("Matthews",), hand_in=("CoLA.tsv",)
+    ),
+    SentenceTask("sst2", "sentence", hand_in=("SST-2.tsv",)),
+    SentenceTask(
+        "mrpc",
+        "#1 String",
+        "#2 String",
+        label="Quality",
+        metric_names=("Accuracy", "F1"),
+        hand_in=("MRPC.tsv",),
+    ),
+    SentenceTask(
+        "stsb",
+        "sentence1",
+        "sentence2",
+        label="score",
+        labels=(),
+        number=True,
+        metric_names=CORRELATIONS,
+        hand_in=("STS-B.tsv",),
+    ),
+    # QQP's files have rows with too few fields, which are skipped while training.
+    SentenceTask(
+        "qqp",
+        "question1",
+        "question2",
+        label="is_duplicate",
+        metric_names=("Accuracy", "F1"),
+        hand_in=("QQP.tsv",),
+        short_rows=True,
+    ),
+    SentenceTask(
+        "mnli",
+        "sentence1",
+        "sentence2",
+        label="gold_label",
+        labels=NLI,
+        dev=("dev_matched.tsv", "dev_mismatched.tsv"),
+        test=("test_matched.tsv", "test_mismatched.tsv"),
+        hand_in=("MNLI-m.tsv", "MNLI-mm.tsv"),
+        kin="xnli",
+    ),
+    SentenceTask("qnli", "question", "sentence", labels=ENTAILMENT, hand_in=("QNLI.tsv",)),
+    SentenceTask("rte", "sentence1", "sentence2", labels=ENTAILMENT, hand_in=("RTE.tsv",)),
+    SentenceTask("wnli", "sentence1", "sentence2", hand_in=("WNLI.tsv",)),
+    # The diagnostic set has no training data: an MNLI model answers it.
+    SentenceTask(
+        "ax",
+        "sentence1",
+        "sentence2",
+        labels=NLI,
+        metric_names=("Matthews",),
+        test=("diagnostic.tsv",),
+        hand_in=("AX.tsv",),
+        kin="mnli",
+    ),
+    # XNLI's train and dev files name their columns differently, and spell one label in another way.
+    SentenceTask(
+        "xnli",
+        "premise|sentence1",
+        "hypo|sentence2",
+        label="label|gold_label",
+        labels=NLI,
+        aliases=(("contradictory", "contradiction"),),
+        kin="mnli",
+    ),
+    # Data of one's own.
+    SentenceTask("csv", "text|sentence|0", label="label|1", labels=(), form="csv"),
+    SentenceTask("tsv", "text|sentence|0", label="label|1", labels=(), form="tsv"),
+    SentenceTask("jsonl", "text|sentence|0", label="label|1", labels=(), form="jsonl"),
+)
+TASKS = {task.name: task for task in ALL}
 
 
-def get_task(name: str) -> Task:
+def get_task(name: str) -> SentenceTask:
     """A task by its name: mrpc, SST-2, sts_b ..."""
+    # sts_b, STS-B and stsb are one task: folders and other programs spell it in different ways.
     key = name.lower().replace("-", "").replace("_", "")
     if key not in TASKS:
         raise UserError(
@@ -167,541 +538,72 @@ def get_task(name: str) -> Task:
 
 
 def own_task(
-    task: Task,
+    task: SentenceTask,
     text_a: str | None = None,
     text_b: str | None = None,
     label: str | None = None,
     labels: str | None = None,
     header: bool | None = None,
     separator: str | None = None,
-) -> Task:
-    """A task whose columns or labels are others than usual. `labels`: a comma list, or "number"."""
-    changes: dict = {
-        name: value
-        for name, value in (
-            ("text_a", text_a),
-            ("text_b", text_b),
-            ("label", label),
-            ("header", header),
-        )
-        if value is not None
-    }
+) -> SentenceTask:
+    """A task whose columns or labels are others than usual.
+
+    Args:
+        labels: with commas between them, or "number".
+    """
+    given = {"text_a": text_a, "text_b": text_b, "label": label, "header": header}
+    changes: dict[str, Any] = {name: v for name, v in given.items() if v is not None}
+    # "number" is a word of its own, which no list of at least two labels can be.
     if labels == "number":
         if separator:
             raise UserError(
                 "--separator is for several labels of a text, --labels number for a number; leave "
                 "one out"
             )
-        changes |= {"labels": None, "metrics": ("Pearson", "Spearman")}
+        changes |= {"labels": (), "number": True, "metric_names": CORRELATIONS}
     elif labels is not None:
         names = [name.strip() for name in labels.split(",")]
         if len(set(names)) < len(names) or not all(names) or len(names) < 2:
             raise UserError(
                 f"--labels {labels}: expected different labels with commas between them, or number"
             )
-        changes["labels"] = tuple(names)
-    if separator and not task.own:
-        raise UserError(f"--separator is for data of your own; a text of {task.name} has one label")
+        changes |= {"labels": tuple(names), "number": False}
     if separator:
-        changes |= {"separator": separator, "metrics": ("F1", "Accuracy")}
+        if not task.is_own:
+            raise UserError(
+                f"--separator is for data of your own; a text of {task.name} has one label"
+            )
+        # Over several labels accuracy asks for all of them at once, so that F1 says more.
+        changes |= {"separator": separator, "metric_names": ("F1", "Accuracy")}
     return dataclasses.replace(task, **changes)
 
 
-# --------------------------------------------------------------------------------------------- rows
+def task_of_meta_data(meta_data_file: str, task: SentenceTask | None) -> SentenceTask:
+    """The task that the JSON beside a TFRecord describes, with its max_len.
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Example:
-    """A row of a task's file."""
-
-    line: int  # in the file, from 1
-    text_a: str
-    text_b: str | None
-    label: str | None  # None where there is none
-
-
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """The rows of a task's file, and which columns they were read from."""
-
-    file: str
-    examples: list[Example]
-    columns: dict[str, str]  # text_a, text_b, label -> a header's name, or a number
-    header: bool
-
-    def __repr__(self) -> str:
-        return f"<{self.describe()}>"
-
-    def describe(self) -> str:
-        """What was understood, in a line: rows, which column is what, and the labels with their
-        counts.
-        """
-        labels = collections.Counter(
-            example.label for example in self.examples if example.label is not None
-        )
-        return understood(self.file, len(self.examples), self.columns, self.header, labels)
-
-
-def understood(
-    file: str, n: int, columns: dict[str, str], header: bool, labels: collections.Counter[str]
-) -> str:
-    """What was understood of a table of n rows, in a line."""
-    words = {use: repr(name) if header else f"column {name}" for use, name in columns.items()}
-    texts = [words[use] for use in ("text_a", "text_b") if use in words]
-    parts = [f"{file}: {n} rows" + ("" if header else " without a header")]
-    parts.append(f"{'texts' if len(texts) > 1 else 'text'}: {', '.join(texts)}")
-    if "label" in words and labels:
-        parts.append(f"label: {words['label']} ({counted(labels)})")
-    return "; ".join(parts)
-
-
-def counted(labels: collections.Counter[str]) -> str:
-    """Labels and how often each occurs, sorted; of many the range or the first.  'neg 12, pos 8'"""
-    if len(labels) <= 10:
-        return ", ".join(f"{short(name, 30)} {labels[name]}" for name in sorted(labels))
-    with contextlib.suppress(ValueError):
-        numbers = [float(name) for name in labels]
-        return f"{min(numbers):g} to {max(numbers):g}"
-    first = sorted(labels)[:3]
-    return (
-        ", ".join(f"{short(name, 30)} {labels[name]}" for name in first)
-        + f" and {len(labels) - 3} more labels"
-    )
-
-
-def read_rows(task: Task, file: str | Path, labelled: bool = True) -> Rows:
-    """All rows of a file, as iterate() gives them.
-
-    UserError where a first row that names no column may be a header all the same: its label is that
-    of no other row, and the others have few.
+    Labels that no task knows are called 0, 1, ...
     """
-    table, rows = open_rows(task, file, labelled)
-    examples = list(rows)
-    if not examples:
-        raise UserError(f"{file} has a header and no rows; expected rows of {task.name}")
-    if task.own and task.header is None and not table.header and labelled and task.labels == ():
-        first, *others = (split_labels(task, example.label or "") for example in examples)
-        known = collections.Counter(itertools.chain.from_iterable(others))
-        if first and not known.keys() & set(first) and len(known) <= known.total() / 2:
-            raise UserError(
-                f"{file}: is its first row a header? Its label, {show(examples[0].label)}, is that "
-                "of no other "
-                f"row. {HEADER_HINT}"
-            )
-    return Rows(str(file), examples, table.names, table.header)
-
-
-HEADER_HINT = "If the first row is a header, name its columns with --text_a and --label; if not, add --header False"
-
-
-def with_columns(task: Task, rows: Rows) -> Task:
-    """A task of the user's own data with the columns that a header has named, so that other files
-    have to have them.
-    """
-    columns: dict = rows.columns
-    return dataclasses.replace(task, **columns) if task.own and rows.header else task
-
-
-def read_examples(task: Task, file: str | Path, labelled: bool = True) -> list[Example]:
-    """The rows of a file; UserError names the line where a column is missing or the label is none
-    of the task's.
-    """
-    return read_rows(task, file, labelled).examples
-
-
-def iterate(task: Task, file: str | Path, labelled: bool = True) -> Iterator[Example]:
-    """The rows of a file one by one; unless `labelled`, without their labels. `-` is standard
-    input.
-
-    A task whose form is "lines" takes a text a line, of a pair a tab between the two; or a tsv with
-    the task's header.
-    """
-    yield from open_rows(task, file, labelled)[1]
-
-
-def open_rows(
-    task: Task, file: str | Path, labelled: bool = True
-) -> tuple[tables.Table, Iterator[Example]]:
-    """The table in a file, and its rows for iterate()."""
-    form = (
-        Path(file).suffix[1:] if task.own and Path(file).suffix[1:] in tables.FORMATS else task.form
-    )
-    wanted = {
-        "text_a": task.text_a,
-        "text_b": task.text_b,
-        "label": task.label if labelled else None,
-    }
-    if form == "lines":
-        for i, use in enumerate(("text_a", "text_b")):
-            names = [
-                name for name in (wanted[use] or "").split("|") if name and not tables.number(name)
-            ]
-            wanted[use] = "|".join([*names, str(i)]) if wanted[use] else None
-    table = tables.read(
-        file,
-        form,
-        wanted,
-        None if form == "lines" else task.header,
-        task.separator or ",",
-        optional=("text_b",) if form == "lines" else (),
-    )
-    if task.text_b and table.columns["text_b"] is None:
-        raise UserError(
-            f"{table.name}, line 1: one text, and the model compares two; put a tab between them"
-        )
-    return table, parse_rows(task, table, labelled, lines=form == "lines")
-
-
-def parse_rows(task: Task, table: tables.Table, labelled: bool, lines: bool) -> Iterator[Example]:
-    """The rows of a table as examples, checked; in the end notes of what was skipped."""
-    a, b, label = (table.columns.get(use) for use in ("text_a", "text_b", "label"))
-    whole_line = lines and b is None and not table.header
-    assert a is not None
-    aliases, short_rows, empty = dict(task.aliases), [], []
-    may_be_header = task.own and task.header is None and not table.header and not lines
-    rows = table.rows
-    if may_be_header and not labelled:
-        start = list(itertools.islice(rows, 2))
-        if len(start) == 2 and looks_like_header(task, start[0][1], start[1][1]):
-            raise UserError(
-                f"{table.name}: is its first row a header? {short(', '.join(start[0][1]))}. "
-                f"{HEADER_HINT}"
-            )
-        rows = itertools.chain(start, rows)
-    for number, (line, fields) in enumerate(rows):
-        if whole_line:
-            fields = ["\t".join(fields)]
-        elif len(fields) != table.width:
-            if fields == [""]:  # a blank line
-                continue
-            if (
-                not task.short_rows or not labelled or len(fields) > table.width
-            ):  # predictions have to keep count
-                raise UserError(
-                    f"{table.name}, line {line}: {len(fields)} columns; expected {table.width} as "
-                    "in the first "
-                    f"row; mend the line"
-                )
-            short_rows.append(f"line {line} has {len(fields)} columns, not {table.width}")
-            continue
-        name = None
-        if label is not None:
-            name = fields[label].strip()
-            name = aliases.get(name, name)
-            check_label(
-                task,
-                name,
-                f"{table.name}, line {line}",
-                HEADER_HINT if may_be_header and number == 0 else "",
-            )
-        if not fields[a].strip() or (b is not None and not fields[b].strip()):
-            empty.append(line)
-        yield Example(line, fields[a], None if b is None else fields[b], name)
-    if short_rows:
-        rest = " ..." if len(short_rows) > 3 else ""
-        note(
-            f"{table.name}: skipped {len(short_rows)} of its rows: "
-            f"{'; '.join(short_rows[:3])}{rest}"
-        )
-    if empty:
-        note(
-            f"{table.name}: {len(empty)} rows have an empty text, the first of them line {empty[0]}"
-        )
-
-
-def are_names(fields: list[str]) -> bool:
-    """Whether all fields are single words, as the names of columns are."""
-    return all(re.fullmatch(r"\s*[^\W\d]\w*\s*", field) for field in fields)
-
-
-def looks_like_header(task: Task, first: list[str], second: list[str]) -> bool:
-    """Whether of the first two rows of a file only the second has one of the task's labels where
-    labels are; where there are none, whether only the first is a row of single words.
-    """
-    column = next((int(name) for name in task.label.split("|") if tables.number(name)), None)
-    if column is None or not task.labels or min(len(first), len(second)) <= column:
-        return are_names(first) and not are_names(second)
-    return first[column].strip() not in task.labels and second[column].strip() in task.labels
-
-
-def check_label(task: Task, label: str, where: str, hint: str = "") -> None:
-    """UserError where a label is none of the task's, or not a number where one is wanted."""
-    hint = hint and f". {hint}"
-    if task.labels is None:
-        try:
-            if math.isfinite(float(label)):
-                return
-        except ValueError:
-            pass
-        raise UserError(f"{where}: label {show(label)}; expected a number{hint}")
-    for name in split_labels(task, label) if task.labels else ():
-        if name not in task.labels:
-            known = ", ".join(task.labels[:20])
-            if len(task.labels) > 20:
-                known += " ..."
-            raise UserError(
-                f"{where}: unknown label {show(name)}{nearest(name, task.labels)}; "
-                f"the labels of {task.name} are {short(known, 100)}{hint}"
-            )
-
-
-def split_labels(task: Task, label: str) -> list[str]:
-    """The labels in a field: one, or where there is a separator any number."""
-    return (
-        [part.strip() for part in label.split(task.separator) if part.strip()]
-        if task.separator
-        else [label]
-    )
-
-
-def find_labels(task: Task, examples: list[Example]) -> Task:
-    """The task with the labels that the examples have, in sorted order; UserError where there can
-    be none to learn.
-    """
-    found = sorted(
-        {name for example in examples for name in split_labels(task, example.label or "")}
-    )
-    column = f"the column {task.label.replace('|', ' or ')!r}"
-    if len(found) < 2 and not (task.separator and found):
-        raise UserError(
-            f"{column} has the label {', '.join(map(repr, found)) or 'none'} in all "
-            f"{len(examples)} rows; "
-            f"expected two labels or more; name the right column with --label"
-        )
-    if len(found) > 2 and len(found) > len(examples) / 2:
-        raise UserError(
-            f"{column} has {len(found)} labels in {len(examples)} rows, such as "
-            f"{show(found[0], 40)}; name "
-            f"the right column with --label, name all labels with --labels, or use --labels number"
-        )
-    if odd := [name for name in found if not name or {"\t", "\n", "\r"} & set(name)]:
-        raise UserError(
-            f"{column} has the label {odd[0]!r}; expected no empty labels, and no tabs or line "
-            "ends in them"
-        )
-    return dataclasses.replace(task, labels=tuple(found))
-
-
-# ----------------------------------------------------------------------------------------- features
-
-
-@dataclasses.dataclass(frozen=True)
-class Features:
-    """N inputs as token ids, one after the other in flat arrays."""
-
-    ids: np.ndarray  # (all tokens,) int32: [CLS] a [SEP], or [CLS] a [SEP] b [SEP]
-    starts: np.ndarray  # (N + 1,) where each input starts, and the end
-    second: np.ndarray  # (N,) at which of its tokens segment 1 starts
-    labels: (
-        np.ndarray
-    )  # (N,) label ids or numbers, or (N, labels) of 0 and 1 where a text has several
-    lines: np.ndarray  # (N,) lines of the file
-    first: np.ndarray | None = None  # where each example's inputs start, if long texts have several
-    cut: tuple[int, int] = (0, 0)  # examples that were truncated, and their tokens that are lost
-
-    def __len__(self) -> int:
-        return len(self.lines)
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} inputs of {len(self.ids)} tokens>"
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """(N,) tokens of each input."""
-        return np.diff(self.starts)
-
-    @property
-    def example_labels(self) -> np.ndarray:
-        """The labels of the examples."""
-        return self.labels if self.first is None else self.labels[self.first]
-
-    def average(self, scores: np.ndarray) -> np.ndarray:
-        """(N, ...) scores of inputs -> (examples, ...), the mean of those of each."""
-        if self.first is None:
-            return scores
-        counts = np.diff(np.append(self.first, len(self)))
-        return np.add.reduceat(scores, self.first) / counts.reshape(
-            -1, *[1] * (scores.ndim - 1)
-        ).astype(scores.dtype)
-
-
-def truncate_pair(a: list[int], b: list[int], room: int) -> tuple[list[int], list[int]]:
-    """Google's rule: while both together are too long, the longer one loses its last token, on a
-    tie the second.
-    """
-    keep_a, keep_b = len(a), len(b)
-    while keep_a + keep_b > room:
-        if keep_a > keep_b:
-            keep_a -= 1
+    meta = read_meta_data(meta_data_file)
+    if task is None:
+        name = meta.processor_type.lower().replace("-", "").replace("_", "")
+        # A task that is not GLUE's is data of one's own; the form does not matter to a TFRecord.
+        task = TASKS.get(name, TASKS["tsv"])
+    # Without labels of its own the task takes their number from the meta data, and numbers as
+    # names.
+    if task.lacks_labels:
+        if meta.number:
+            changes: dict[str, Any] = {"number": True, "metric_names": CORRELATIONS}
         else:
-            keep_b -= 1
-    return a[:keep_a], b[:keep_b]
-
-
-def windows(n: int, room: int) -> list[int]:
-    """Where windows of `room` tokens start that cover n, evenly, each a quarter or more within its
-    neighbour.
-
-    windows(10, 12) -> [0]      windows(20, 12) -> [0, 8]       windows(30, 12) -> [0, 9, 18]
-    """
-    count = 1 + max(0, math.ceil((n - room) / (room - room // 4)))
-    return [round(i * (n - room) / (count - 1)) for i in range(count)] if count > 1 else [0]
-
-
-def pieces(
-    a: list[int], b: list[int] | None, room: int, long: str
-) -> list[tuple[list[int], list[int]]]:
-    """The texts that fit into `room` tokens: truncated, or as windows over the longer one (the
-    other has at most half).
-    """
-    b = b or []
-    if len(a) + len(b) <= room:
-        return [(a, b)]
-    if long != "window":
-        return [truncate_pair(a, b, room)]
-    if len(a) > len(b):
-        b = b[: room // 2]
-        width = room - len(b)
-        return [(a[i : i + width], b) for i in windows(len(a), width)]
-    a = a[: room // 2]
-    width = room - len(a)
-    return [(a, b[i : i + width]) for i in windows(len(b), width)]
-
-
-def encode(
-    examples: Iterable[Example],
-    task: Task,
-    tokenizer: FullTokenizer,
-    max_len: int,
-    long: str = "truncate",
-) -> Features:
-    """Tokenise rows into [CLS] a [SEP] or [CLS] a [SEP] b [SEP] of at most max_len tokens.
-
-    What is longer is truncated or, with long="window", becomes several inputs of one example.
-    """
-    if max_len < (least := 3 if task.text_b is None else 5):
-        raise UserError(f"max_len={max_len}; a row of {task.name} needs at least {least} tokens")
-    cls, sep = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
-    examples = list(examples)
-    flat = array.array("i")
-    starts, cut, lost = [0], 0, 0
-    second, lines, first = list[int](), list[int](), list[int]()
-    for example in examples:
-        a = tokenizer.encode(example.text_a)
-        single = example.text_b is None
-        b = None if example.text_b is None else tokenizer.encode(example.text_b)
-        first.append(len(lines))
-        parts = pieces(a, b, max_len - (2 if single else 3), long)
-        for kept_a, kept_b in parts:
-            flat.extend([cls, *kept_a, sep] if single else [cls, *kept_a, sep, *kept_b, sep])
-            second.append(len(kept_a) + 2)
-            starts.append(len(flat))
-            lines.append(example.line)
-        if long != "window" and (over := len(a) + len(b or ()) - len(kept_a) - len(kept_b)):
-            cut, lost = cut + 1, lost + over
-    windowed = len(lines) > len(examples)
-    labels = label_array(task, [example.label for example in examples])
-    if windowed:
-        labels = labels[np.repeat(np.arange(len(first)), np.diff([*first, len(lines)]))]
-    return Features(
-        np.array(flat, np.int32),
-        np.array(starts),
-        np.array(second, int),
-        labels,
-        np.array(lines, int),
-        np.array(first) if windowed else None,
-        (cut, lost),
-    )
-
-
-def label_array(task: Task, labels: list[str | None]) -> np.ndarray:
-    """Labels as what a model learns: numbers, ids, or where a text has several a row of 0 and 1.
-    Those of None are 0.
-    """
-    if task.labels is None:
-        return np.array([float(label or 0) for label in labels], np.float32)
-    ids = {name: i for i, name in enumerate(task.labels)}
-    if not task.separator:
-        return np.array([0 if label is None else ids[label] for label in labels], np.int64)
-    array = np.zeros((len(labels), len(ids)), np.float32)
-    for row, label in enumerate(labels):
-        array[row, [ids[name] for name in split_labels(task, label or "")]] = 1
-    return array
-
-
-class Batches:
-    """An endless row of batches: batches[n] is a function of the seed and n, whatever was asked for
-    before.
-
-    Every epoch visits each example once. Examples of similar length share a batch, so that little
-    is padded: the shuffled examples are cut into pools, each is sorted by length and cut into
-    batches, and the batches are shuffled. Without a seed nothing is shuffled: the examples are
-    sorted by length as a whole, for evaluation.
-    """
-
-    POOL = 50  # batches
-
-    def __init__(self, features: Features, batch_size: int, seed: int | None = None):
-        self.features, self.batch_size, self.seed = features, batch_size, seed
-        self.lengths = features.lengths
-        self._epoch, self._rows = -1, [np.empty(0, int)]
-
-    def __len__(self) -> int:
-        """Batches of an epoch; the last of them may be smaller."""
-        return -(-len(self.features) // self.batch_size)
-
-    def first(self, epoch: int) -> int:
-        """The number of an epoch's first batch."""
-        return epoch * len(self)
-
-    def rows(self, n: int) -> np.ndarray:
-        """Which examples batch n has, (B,)."""
-        epoch, i = divmod(n, len(self))
-        if epoch != self._epoch:
-            self._epoch, self._rows = epoch, self._order(epoch)
-        return self._rows[i]
-
-    def _order(self, epoch: int) -> list[np.ndarray]:
-        lengths, size = self.lengths, self.batch_size
-        if self.seed is None:
-            order = np.argsort(lengths, kind="stable")
-            return [order[i : i + size] for i in range(0, len(order), size)]
-        rng = np.random.default_rng([self.seed, epoch])
-        order, pool = rng.permutation(len(lengths)), size * self.POOL
-        order = np.concatenate(
-            [
-                p[np.argsort(lengths[p], kind="stable")]
-                for p in np.split(order, range(pool, len(order), pool))
-            ]
+            n_labels = meta.num_labels or 0
+            changes = {"labels": tuple(map(str, range(n_labels))), "metric_names": ("Accuracy",)}
+        task = dataclasses.replace(task, **changes)
+    if meta.number != task.number:
+        what = "labels, not numbers" if meta.number else "numbers, not labels"
+        raise UserError(f"{meta_data_file}: {task.name} has {what}; name another --task")
+    if not meta.number and meta.num_labels not in (None, task.n_outputs):
+        raise UserError(
+            f"{meta_data_file}: num_labels is {meta.num_labels}; {task.name} has "
+            f"{', '.join(task.labels)}"
         )
-        batches = [order[i : i + size] for i in range(0, len(order), size)]
-        return [batches[i] for i in rng.permutation(len(batches))]
-
-    def __getitem__(self, n: int) -> tuple[Tensor, ...]:
-        """All of batch n."""
-        return self.part(n, 0, 1)
-
-    def part(self, n: int, first: int, step: int) -> tuple[Tensor, ...]:
-        """input_ids, segment_ids, input_mask (B, S) and labels (B,) or (B, labels) of every
-        `step`-th row of batch n, from the first one on, on the CPU.
-        """
-        features, rows = self.features, self.rows(n)[first::step]
-        lengths = self.lengths[rows][:, None]  # (B, 1)
-        column = np.arange(lengths.max())  # (S,)
-        mask = column < lengths  # (B, S)
-        ids = np.zeros(mask.shape, np.int64)
-        ids[mask] = np.concatenate(
-            [features.ids[features.starts[r] : features.starts[r + 1]] for r in rows]
-        )
-        segments = mask & (column >= features.second[rows][:, None])
-        return (
-            torch.from_numpy(ids),
-            torch.from_numpy(segments.astype(np.int64)),
-            torch.from_numpy(mask.astype(np.int64)),
-            torch.from_numpy(features.labels[rows]),
-        )
-
-    def describe(self, n: int) -> str:
-        """Batch n in words, for messages."""
-        lines = sorted(self.features.lines[self.rows(n)])
-        return f"batch {n % len(self) + 1} of epoch {n // len(self) + 1}, lines {', '.join(map(str, lines))}"
+    # Inputs were cut at this length when the file was made.
+    return dataclasses.replace(task, max_len=meta.max_seq_length)

@@ -1,5 +1,4 @@
-"""Rows of a table with the lines they stand on: tab-separated as GLUE has them, csv, or JSON lines;
-from a file or a pipe.
+"""Rows of a table with their line numbers: tsv as GLUE has it, csv, JSON lines; also from a pipe.
 
     table = read("train.tsv", "tsv", {"text_a": "sentence|3", "label": "label|1"})
     for line, fields in table.rows: print(line, fields[table.columns["text_a"]])
@@ -7,11 +6,14 @@ from a file or a pipe.
 A column is named by a header's name, in capitals or not, or by its number from 0. Where it goes by
 several, `|` stands between them, and the first row decides: if it names all wanted columns, it is a
 header; if it names none, it is a row, and numbers count.
+
+Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import re
 import sys
@@ -19,7 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from utils import UserError, check_file, nearest, parse_json, read_text, short, show
+from files import check_file, read_text
+from utils import UserError, nearest, parse_json, short, show
 
 FORMATS = ("tsv", "csv", "jsonl")
 Row = tuple[int, list[str]]  # line of the file, from 1, and fields
@@ -59,74 +62,88 @@ def read(
         optional: columns that a row without a header may lack.
     """
     name, stream = open_text(file, form)
+    # The name as a whole comes first, then its parts: a header may contain a `|` itself.
     specs = {use: [spec, *spec.split("|")] for use, spec in wanted.items() if spec is not None}
     names = {alternative for alternatives in specs.values() for alternative in alternatives}
-    rows = (
-        jsonl_rows(stream, name, joint, names)
-        if form == "jsonl"
-        else (csv_rows if form == "csv" else tsv_rows)(stream, name)
-    )
+    # The keys of JSON lines are the columns, so that there is always a header.
+    if form == "jsonl":
+        rows, header = jsonl_rows(stream, name, joint, names), True
+    elif form == "csv":
+        rows = csv_rows(stream, name)
+    else:
+        rows = tsv_rows(stream)
+    # The first row decides what the columns are, and is put back if it turns out to be data.
     first = next(rows, None)
     if first is None:
         raise UserError(
             f"{name} is empty; expected rows of {', '.join(filter(None, wanted.values()))}"
         )
     fields = [field.strip() for field in first[1]]
-    header, columns = choose(name, fields, specs, True if form == "jsonl" else header, optional)
-    names_of = {
-        use: fields[column] if header else str(column)
-        for use, column in columns.items()
-        if column is not None
-    }
-    return Table(
-        name, len(fields), columns, names_of, header, rows if header else chain(first, rows)
-    )
+    header, columns = choose_columns(name, fields, specs, header, optional)
+    # What the columns are called in messages and in task.json: by name only where there is one.
+    names_of = {}
+    for use, column in columns.items():
+        if column is not None:
+            names_of[use] = fields[column] if header else str(column)
+    if not header:
+        rows = itertools.chain([first], rows)
+    return Table(name, len(fields), columns, names_of, header, rows)
 
 
-def choose(
+def choose_columns(
     name: str,
     fields: list[str],
     specs: dict[str, list[str]],
     header: bool | None,
     optional: tuple[str, ...] = (),
 ) -> tuple[bool, dict[str, int | None]]:
-    """Whether the first row is a header, and which column each use has; UserError lists the columns
-    if one has none.
+    """Whether the first row is a header, and which column each use has.
+
+    UserError lists the columns if a use has none.
     """
-    by_name = {
-        use: {a.casefold() for a in alternatives if not number(a)}
-        for use, alternatives in specs.items()
-    }
-    named = [
-        use
-        for use, alternatives in by_name.items()
-        if not alternatives.isdisjoint(map(str.casefold, fields))
-    ]
-    unsure = header is None and 0 < len(named) < sum(map(bool, by_name.values()))
+    lower = {field.casefold() for field in fields}
+    # The uses that go by a name, and those of them whose name is in the first row.
+    nameable, named = [], []
+    for use, spec in specs.items():
+        names = {alternative.casefold() for alternative in spec if not is_number(alternative)}
+        if names:
+            nameable.append(use)
+        if names & lower:
+            named.append(use)
+    # Some names found, some not: a misspelt header, or a row that has such a word by chance.
+    unsure = header is None and 0 < len(named) < len(nameable)
     header = len(named) > 0 if header is None else header
-    columns = {use: find(alternatives, fields, header) for use, alternatives in specs.items()}
-    if missing := [
-        use for use, column in columns.items() if column is None and (header or use not in optional)
-    ]:
-        use = next((use for use in missing if use not in named), missing[0])
-        usable = [a for a in specs[use][1:] if not (header and number(a))] or specs[use][1:]
-        message = (
-            f"{name}: no column {' or '.join(map(repr, usable))}{nearest(usable[0], fields)}; the "
-            "columns of its "
-            f"first row are {short(', '.join(fields), 120)}; name the right one with --{use}"
-        )
-        if unsure:
-            message += ", or if that row is no header, add --header False"
-        raise UserError(message)
-    return header, columns
+    columns = {use: find_column(spec, fields, header) for use, spec in specs.items()}
+    missing = [use for use, column in columns.items() if column is None]
+    # Predicting a line without a header may do without the second text; that is checked by the
+    # caller.
+    if not header:
+        missing = [use for use in missing if use not in optional]
+    if not missing:
+        return header, columns
+    # The message names a use that the header does not have, rather than one whose number is too
+    # high.
+    use = next((use for use in missing if use not in named), missing[0])
+    usable = specs[use][1:]
+    # With a header, a number counts only where no name was asked for.
+    if header:
+        usable = [spec for spec in usable if not is_number(spec)] or usable
+    message = (
+        f"{name}: no column {' or '.join(map(repr, usable))}{nearest(usable[0], fields)}; the "
+        f"columns of its first row are {short(', '.join(fields), 120)}; name the right one with "
+        f"--{use}"
+    )
+    if unsure:
+        message += ", or if that row is no header, add --header False"
+    raise UserError(message)
 
 
-def number(name: str) -> bool:
+def is_number(name: str) -> bool:
     """Whether a column is named by its number; -1 is the last."""
     return re.fullmatch("-?[0-9]{1,9}", name) is not None
 
 
-def find(alternatives: list[str], fields: list[str], header: bool) -> int | None:
+def find_column(alternatives: list[str], fields: list[str], header: bool) -> int | None:
     """The column that is named so; numbers count where there is no header, or no name to go by."""
     lower = [field.casefold() for field in fields]
     for alternative in alternatives if header else []:
@@ -134,33 +151,27 @@ def find(alternatives: list[str], fields: list[str], header: bool) -> int | None
             return fields.index(alternative)
         if alternative.casefold() in lower:
             return lower.index(alternative.casefold())
-    numbers = [int(a) for a in alternatives if number(a)]
-    if (
-        numbers
-        and (not header or len(numbers) == len(alternatives))
-        and -len(fields) <= numbers[0] < len(fields)
-    ):
-        return numbers[0] % len(fields)
-    return None
-
-
-def chain(first: Row, rows: Iterator[Row]) -> Iterator[Row]:
-    """The first row, and then the others."""
-    yield first
-    yield from rows
+    numbers = [int(alternative) for alternative in alternatives if is_number(alternative)]
+    has_name = len(numbers) < len(alternatives)
+    # A header decides by names. A number in the same list is for files without one.
+    if not numbers or (header and has_name):
+        return None
+    # The remainder turns -1 into the last column.
+    return numbers[0] % len(fields) if -len(fields) <= numbers[0] < len(fields) else None
 
 
 def open_text(file: str | Path, form: str) -> tuple[str, Iterator[str]]:
-    """The name of a file for messages, and its lines; without a byte order mark, and with their
-    line ends.
-    """
+    """The name of a file for messages, and its lines with their ends, without a byte order mark."""
+    # The csv module needs line ends as they are, since a quoted field may contain some. In a tsv
+    # only "\n" ends a row: a lone "\r" may be part of a text.
     newline = "" if form == "csv" else "\n"
     if str(file) == "-":
+        # A daemon or a notebook may have no standard input at all.
         if sys.stdin is None or sys.stdin.closed:
             raise UserError("standard input is closed; name a file instead of -")
-        return "standard input", lines(
-            io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig", newline=newline), None
-        )
+        # utf-8-sig drops a byte order mark, which Windows programs write.
+        stream = io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig", newline=newline)
+        return "standard input", lines(stream, None)
     check_file(file, "a table or a text")
     return str(file), lines(open(file, encoding="utf-8-sig", newline=newline), file)
 
@@ -174,6 +185,7 @@ def lines(stream: TextIO, file: str | Path | None) -> Iterator[str]:
                 n += 1
                 yield line
     except UnicodeDecodeError:
+        # A file can be read again as a whole, which finds the line of the bad byte; a pipe cannot.
         if file is not None and Path(file).is_file():
             read_text(file)  # knows the line
         raise UserError(
@@ -181,17 +193,21 @@ def lines(stream: TextIO, file: str | Path | None) -> Iterator[str]:
         ) from None
 
 
-def tsv_rows(stream: Iterator[str], name: str) -> Iterator[Row]:
+def tsv_rows(stream: Iterator[str]) -> Iterator[Row]:
     """Fields between tabs."""
     for number, line in enumerate(stream, start=1):
+        # Only the line's end is stripped: an empty last field ends with a tab.
         yield number, line.rstrip("\n").removesuffix("\r").split("\t")
 
 
 def csv_rows(stream: Iterator[str], name: str) -> Iterator[Row]:
     """Fields by the rules of csv; a blank line is no row."""
+    # A field may be a whole document, and the limit is 128 kB otherwise.
     csv.field_size_limit(sys.maxsize)
+    # strict, so that a quote that is never closed is an error and does not swallow the file.
     reader = csv.reader(stream, strict=True)
     while True:
+        # A row may span lines; it is named by its first one.
         number = reader.line_num + 1
         try:
             fields = next(reader)
@@ -204,22 +220,26 @@ def csv_rows(stream: Iterator[str], name: str) -> Iterator[Row]:
 
 
 def jsonl_rows(stream: Iterator[str], name: str, joint: str, needed: set[str]) -> Iterator[Row]:
-    """First the keys of the first object, then the values of each under these keys, of which some
-    are needed.
+    """First the keys of the first object, then each object's values under these keys.
+
+    Those that are `needed` may not be missing.
     """
     keys: list[str] = []
     for number, line in enumerate(stream, start=1):
+        # A file often ends in an empty line.
         if not line.strip():
             continue
         values = parse_json(line.strip(), f"{name}, line {number}")
         if not isinstance(values, dict):
             raise UserError(
                 f"{name}, line {number}: found {show(line.strip(), 40)}; expected a JSON object "
-                f"{{...}}"
+                "{...}"
             )
+        # The keys of the first object stand for a header, which a table of other forms has.
         if not keys:
             keys = list(values)
             yield number, keys
+        # Other keys may be missing: they would not be looked at.
         if missing := [key for key in keys if key not in values and key in needed]:
             raise UserError(
                 f"{name}, line {number}: no {missing[0]!r}; expected {', '.join(keys)} as in the "
@@ -232,10 +252,6 @@ def as_text(value: object, joint: str) -> str:
     """A JSON value as the text of a field."""
     if isinstance(value, list):
         return joint.join(as_text(item, joint) for item in value)
-    return (
-        value
-        if isinstance(value, str)
-        else ""
-        if value is None
-        else json.dumps(value, ensure_ascii=False)
-    )
+    if isinstance(value, str):
+        return value
+    return "" if value is None else json.dumps(value, ensure_ascii=False)

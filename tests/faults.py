@@ -34,12 +34,13 @@ import torch
 
 import checkpoint
 import classify
+import files
 import pretrain
-import runs
 import train
-import utils
 from cli import command
 from examples import sample as world
+from formats import checkpoints_in, read_pt
+from runs import newest_state
 from utils import UserError
 
 torch.set_num_threads(1)
@@ -73,8 +74,8 @@ def make_sample(folder: Path) -> Path:
     """The built-in sample and its model, small."""
     with contextlib.redirect_stdout(io.StringIO()):
         world.write(str(folder), n_train=120, n_dev=20, n_documents=12)
-    shape = utils.read_json(folder / "config.json") | {"dim": 32, "n_heads": 2, "dim_ff": 64}
-    utils.write_json(folder / "config.json", shape | {"p_drop_hidden": 0.1, "p_drop_attn": 0.1})
+    shape = files.read_json(folder / "config.json") | {"dim": 32, "n_heads": 2, "dim_ff": 64}
+    files.write_json(folder / "config.json", shape | {"p_drop_hidden": 0.1, "p_drop_attn": 0.1})
     return folder
 
 
@@ -149,16 +150,16 @@ def streams(kind: str, folder: Path) -> str:
 
 def last(folder: Path) -> dict[str, torch.Tensor]:
     """The parameters of the last checkpoint."""
-    state = checkpoint.read_ours(checkpoint.saved(folder)[-1])
+    state = read_pt(checkpoints_in(folder)[-1])
     assert state
     return state["model"]
 
 
 def assert_same(a: Path, b: Path) -> None:
     """The same last parameters to the bit, and the same metrics."""
-    assert checkpoint.saved(a)[-1].name == checkpoint.saved(b)[-1].name, (
-        checkpoint.saved(a),
-        checkpoint.saved(b),
+    assert checkpoints_in(a)[-1].name == checkpoints_in(b)[-1].name, (
+        checkpoints_in(a),
+        checkpoints_in(b),
     )
     x, y = last(a), last(b)
     assert all(torch.equal(x[name], y[name]) for name in x), a
@@ -177,21 +178,21 @@ def undisturbed(kind: str, sample: Path, folder: Path, **more: object) -> float:
 
 def kills(kind: str, n: int, folder: Path, seed: int = 0) -> str:
     """SIGKILL at random moments, every second one once a checkpoint has been written; after each
-    the same command goes on, and comes to the same bits. There are more than n where no run was
-    killed that had gone on from a checkpoint.
+    the same command resumes, and comes to the same bits. There are more than n where no run was
+    killed that had resumed from a checkpoint.
     """
     rng, sample = random.Random(seed), make_sample(folder / "sample")
     seconds = undisturbed(kind, sample, folder / "whole")
-    done = complete = went_on = 0
+    done = complete = resumed = 0
     run, log = folder / "killed", folder / "killed.log"
 
     def another(known: int) -> bool:
-        return step(checkpoint.saved(run)) > known
+        return step(checkpoints_in(run)) > known
 
-    while done < n or not went_on or (run / "metrics.jsonl").exists():
-        assert done < 3 * n + 20, "no run went on from a checkpoint"
-        child, before = fork(kind, flags(kind, sample, run), log), checkpoint.saved(run)
-        if done < n or not went_on:
+    while done < n or not resumed or (run / "metrics.jsonl").exists():
+        assert done < 3 * n + 20, "no run resumed from a checkpoint"
+        child, before = fork(kind, flags(kind, sample, run), log), checkpoints_in(run)
+        if done < n or not resumed:
             if done % 2:
                 wait_for(functools.partial(another, step(before)), child)
                 time.sleep(rng.random() * 0.1 * seconds)
@@ -200,15 +201,18 @@ def kills(kind: str, n: int, folder: Path, seed: int = 0) -> str:
             os.kill(child, signal.SIGKILL)
         if (status := wait(child)) == -signal.SIGKILL:
             done += 1
-            went_on += bool(before)
-            assert step(checkpoint.saved(run)) >= step(before), (before, checkpoint.saved(run))
+            resumed += bool(before)
+            assert step(checkpoints_in(run)) >= step(before), (before, checkpoints_in(run))
             continue
         assert status == 0, log.read_text()[-2000:]  # to its end, perhaps just before the kill
         assert_same(run, folder / "whole")
         complete += 1
         log.unlink()
         subprocess.run(["rm", "-r", str(run)], check=True)
-    return f"{done} kills, {went_on} of them of runs that had gone on; {complete} runs came to the same bits and metrics"
+    return (
+        f"{done} kills, {resumed} of them of runs that had resumed; {complete} runs came to the "
+        "same bits and metrics"
+    )
 
 
 def step(files: list[Path]) -> int:
@@ -245,7 +249,7 @@ def inject(name: str, after: int, fault: Callable[[], None]) -> Callable[[], Non
             real = builtins.open(file, *arguments, **more)  # type: ignore[call-overload]
             return Faulty(real, after, fault) if Path(file).name == name else real
 
-        utils.open = opened  # type: ignore[attr-defined]
+        files.open = opened  # type: ignore[attr-defined]
 
     return before
 
@@ -261,7 +265,7 @@ def no_room() -> None:
 
 def cut_saves(kind: str, n: int, folder: Path, full: bool = False, seed: int = 0) -> str:
     """A save that ends at a random byte, by SIGKILL or for want of room; the checkpoint before it
-    is gone on from.
+    is resumed from.
     """
     rng, sample, short = (
         random.Random(seed),
@@ -281,7 +285,7 @@ def cut_saves(kind: str, n: int, folder: Path, full: bool = False, seed: int = 0
         )
         status = wait(child)
         assert status == (2 if full else -signal.SIGKILL), (status, at, log.read_text())
-        assert [file.name for file in checkpoint.saved(run)] == ["model_steps_2.pt"]
+        assert [file.name for file in checkpoints_in(run)] == ["model_steps_2.pt"]
         if full:
             line = log.read_text().strip().split("\n")[-1]
             assert re.match(
@@ -292,7 +296,7 @@ def cut_saves(kind: str, n: int, folder: Path, full: bool = False, seed: int = 0
         log.unlink()
         assert wait(fork(kind, flags(kind, sample, run, **short), log)) == 0, log.read_text()
         text = log.read_text()
-        assert f"Going on from {run}/model_steps_2.pt" in text
+        assert f"Resuming from {run}/model_steps_2.pt" in text
         assert (
             full
             or f"{run}/.model_steps_4.pt.part was not written to its end and is removed" in text
@@ -300,12 +304,15 @@ def cut_saves(kind: str, n: int, folder: Path, full: bool = False, seed: int = 0
         assert_same(run, folder / "whole")
         subprocess.run(["rm", "-r", str(run)], check=True)
     what = "a full disk" if full else "SIGKILL"
-    return f"{n} saves of {size:,} bytes cut short at random bytes by {what}: the one before was used, the end the same"
+    return (
+        f"{n} saves of {size:,} bytes cut short at random bytes by {what}: the one before was "
+        "used, the end the same"
+    )
 
 
 def damages(n: int, folder: Path, seed: int = 0) -> str:
     """One flipped bit anywhere, and truncation anywhere: always noticed, the file named, the one
-    before it gone on from.
+    before it resumed from.
     """
     rng, sample = random.Random(seed), make_sample(folder / "sample")
     undisturbed("classify", sample, folder / "run", total_steps=6, save_steps=2, keep_checkpoints=0)
@@ -331,12 +338,15 @@ def damages(n: int, folder: Path, seed: int = 0) -> str:
         else:
             bad.write_bytes(content[:place])
         with contextlib.redirect_stdout(io.StringIO()) as out:
-            state = runs.newest(folder / "run", 6)
+            state = newest_state(folder / "run", 6)
         assert (state or {}).get("file") == str(good), (place, change)
         assert str(bad) in out.getvalue(), (place, change)
         with pytest.raises(UserError, match=re.escape(str(bad))):  # asked for by name
             checkpoint.read(bad)
-    return f"{len(flips)} flipped bits, {len(cuts)} truncations of {len(content):,} bytes: all noticed, the one before used"
+    return (
+        f"{len(flips)} flipped bits, {len(cuts)} truncations of {len(content):,} bytes: all "
+        "noticed, the one before used"
+    )
 
 
 # -------------------------------------------------------------------------------- several processes
@@ -400,8 +410,8 @@ def restarted(kind: str, folder: Path, times: int = 1, seed: int = 0) -> str:
         FAULTS=mark,
     )
     for _ in range(times):
-        seen, limit = step(checkpoint.saved(folder / "killed")), time.monotonic() + 120
-        while step(checkpoint.saved(folder / "killed")) <= seen and process.poll() is None:
+        seen, limit = step(checkpoints_in(folder / "killed")), time.monotonic() + 120
+        while step(checkpoints_in(folder / "killed")) <= seen and process.poll() is None:
             if time.monotonic() > limit:
                 process.terminate()
                 raise AssertionError(process.communicate()[0])
@@ -415,20 +425,29 @@ def restarted(kind: str, folder: Path, times: int = 1, seed: int = 0) -> str:
     assert process.returncode == 0, output
     assert_same(folder / "killed", folder / "whole")
     assert not marked(mark)
-    return f"{times} workers killed under torchrun --max_restarts: {output.count('Going on from')} times gone on, same bits"
+    resumed = output.count("Resuming from")
+    return (
+        f"{times} workers killed under torchrun --max_restarts: resumed {resumed} times, same bits"
+    )
 
 
 # What ends a run of two processes, and what is told.
+NOT_FINITE = (
+    r"lost\.py: (process 1: )?loss or gradient is not finite at step 8 \(batch 2 of epoch 2, "
+    r"lines [\d, ]+\); stopped before that update; .*"
+)
+OTHER = r"lost\.py: (process 1: )?process 1 has other "
+SILENT = r"lost\.py: process 1 of 2 did not answer within 6 seconds; see what it does, or set "
 LOST = {
-    "nan": r"lost\.py: (process 1: )?loss or gradient is not finite at step 8 \(batch 2 of epoch 2, lines [\d, ]+\); "
-    r"stopped before that update; .*the last checkpoint is \S+/model_steps_5\.pt",
-    "infinite": r"lost\.py: (process 1: )?loss or gradient is not finite at step 8 \(batch 2 of epoch 2, lines",
-    "hang": r"lost\.py: process 1 of 2 did not answer within 6 seconds; see what it does, or set BERT_TIMEOUT",
-    "die": r"lost\.py: process 1 of 2 has ended without a word \(killed\?\); the same command goes on",
+    "nan": NOT_FINITE + r"the last checkpoint is \S+/model_steps_5\.pt",
+    "infinite": NOT_FINITE,
+    "hang": SILENT + "BERT_TIMEOUT",
+    "die": r"lost\.py: process 1 of 2 has ended without a word \(killed\?\); the same command "
+    r"resumes from the last checkpoint",
     "error": r"lost\.py: process 1: rows\.tsv, line 3: two columns; expected 3; mend the line",
     "crash": r"ZeroDivisionError: a mistake of ours",
-    "flags": r"lost\.py: (process 1: )?process 1 has other training \(lr is 0\.5, the first one's 0\.01\); start all",
-    "data": r"lost\.py: (process 1: )?process 1 has other settings \(sha256 of data_file is '0123', the first one's",
+    "flags": OTHER + r"training \(lr is 0\.5, the first one's 0\.01\); start all",
+    "data": OTHER + r"settings \(sha256 of data_file is '0123', the first one's",
     "absent": r"lost\.py: process 1 of 2 did not answer within 6 seconds",
 }
 
@@ -448,7 +467,7 @@ def lost(mode: str, folder: Path) -> str:
     assert len(told) == (word != "crash"), (mode, told)
     assert not marked(mark), (mode, marked(mark))
     if word not in ("flags", "data", "absent"):
-        state = runs.newest(out, 20)
+        state = newest_state(out, 20)
         assert (state or {}).get("step") == 5, mode
     return f"{mode} {seconds:.0f} s"
 
@@ -471,12 +490,12 @@ def memory(minutes: float, folder: Path) -> str:
         seen.append(int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024)
     os.kill(child, signal.SIGTERM)
     assert wait(child) == 143
-    steps = step(checkpoint.saved(folder / "run"))
+    steps = step(checkpoints_in(folder / "run"))
     early = max(seen[: max(1, len(seen) // 6)])
     return (
         f"{minutes:g} minutes, {steps:,} steps: {seen[0]:.0f} MB at first, {early:.0f} at most in "
-        "the first sixth, "
-        f"{max(seen[len(seen) // 2 :]):.0f} at most in the second half, {seen[-1]:.0f} at the end"
+        f"the first sixth, {max(seen[len(seen) // 2 :]):.0f} at most in the second half, "
+        f"{seen[-1]:.0f} at the end"
     )
 
 

@@ -40,21 +40,22 @@ import seeds
 import torch
 
 import checkpoint
-import corpus
 import finetune
 import models
 import pretrain
-import pretrained as start
+import pretrained
 import squad
 import train
 from cli import command
+from formats import silent_stderr
 from pretraining import instances, pairs, shards
-from pretraining.batches import Batches
-from tasks import records as inputs
-from tasks import sentences as tasks
-from tasks.questions import Question
-from tokenization import FullTokenizer, casing
+from pretraining.batches import PairBatches
+from pretraining.text import prepare_text
+from tasks.features import Batches
+from tasks.sentences import task_of_meta_data
+from tokenization import FullTokenizer
 from utils import UserError
+from vocab import casing
 
 SECONDS = 10  # of processor time for one file
 MEMORY = 6 * 2**30  # bytes for one file, above what the process has
@@ -74,7 +75,7 @@ def expect(holds: object, promise: str) -> None:
         raise BrokenPromise(promise)
 
 
-# ------------------------------------------------------------------------------------- readers
+# ------------------------------------------------------------------------------------------ readers
 # Each takes the file that was mutated, and reads it or the folder that it lies in.
 
 
@@ -91,22 +92,25 @@ def read_checkpoint(file: Path) -> None:
 
 def read_hugging_face(file: Path) -> None:
     """What a command starts from."""
-    begin = start.find(file.parent, head="classifier")
-    checkpoint.load(models.Classifier(begin.config, 2), begin.source, fresh=("classifier",))
+    start = pretrained.find(file.parent, head="classifier")
+    checkpoint.load(models.Classifier(start.config, 2), start.source, fresh=("classifier",))
 
 
 def read_classifier(file: Path) -> None:
     """Load a fine-tuned model and predict two rows."""
     saved = finetune.load(file.parent)
-    second = None if saved.task.text_b is None else "again"
-    rows = [tasks.Example(line, "anna sold it", second, None) for line in (1, 2)]
-    scores = saved.scores(saved.reader.encode("-", rows), bar=False)
+    text = "anna sold it"
+    inputs = [text if saved.task.text_b is None else (text, "again")] * 2
+    data = saved.task.encode_inputs(inputs, saved.start.tokenizer)
+    scores = data.features.average(saved.outputs(data, bar=False))
     expect(scores.shape == (2, saved.task.n_outputs), "a score for each row and label")
+    expect(len(saved.task.answers(data, scores)) == 2, "an answer for each row")
 
 
 def read_squad_model(file: Path) -> None:
     """Load a model and answer a question."""
-    squad.load(str(file.parent)).answer([Question("q", "anna ?", "anna sold it .")], bar=False)
+    answers = finetune.load(file.parent).predict([("anna ?", "anna sold it .")])
+    expect(len(answers) == 1, "an answer for each question")
 
 
 def read_answers(file: Path) -> None:
@@ -119,7 +123,8 @@ def read_answers(file: Path) -> None:
 
 def read_pretrained(file: Path) -> None:
     """Evaluate a pre-trained model."""
-    pretrain.evaluate(str(file.parent), str(file.parent / "corpus"), pretrain.Text())
+    folder = file.parent
+    pretrain.main(mode="eval", model_file=str(folder), data_file=str(folder / "corpus"))
 
 
 def read_run(file: Path) -> None:
@@ -148,13 +153,13 @@ def read_table(file: Path) -> None:
 def read_records(file: Path) -> None:
     """A TFRecord as a task's inputs, and the JSON beside it."""
     folder = file.parent
-    task, max_len = inputs.task_of_records(str(folder / "meta.json"), None)
-    reader = inputs.Reader(task, FullTokenizer(folder / "vocab.txt", True), max_len)
-    batches = tasks.Batches(reader.read(folder / "train.tf_record").features, 2)
+    task = task_of_meta_data(str(folder / "meta.json"), None)
+    tokenizer = FullTokenizer(folder / "vocab.txt", True)
+    batches = Batches(task.load(folder / "train.tf_record", tokenizer).features, 2)
     for n in range(len(batches)):
-        ids, segments, _, _ = batches[n]
+        ids = batches[n].input_ids
         expect((ids >= 0).all() and (ids < len(seeds.VOCAB)).all(), "ids of the vocabulary")
-        expect(torch.isin(segments, torch.arange(2)).all(), "segments of 0 and 1")
+        expect(torch.isin(batches[n].segment_ids, torch.arange(2)).all(), "segments of 0 and 1")
 
 
 def read_instances(file: Path) -> None:
@@ -162,35 +167,35 @@ def read_instances(file: Path) -> None:
     folder = file.with_name("corpus")
     instances.prepare_instances([file], folder)
     found = shards.Corpus(folder)
-    batches = Batches(instances.FixedInstances(found, found.about["max_len"]), 2)
+    batches = PairBatches(instances.FixedInstances(found, found.about["max_len"]), 2)
     check_batches(batches, most=9, largest=found.about["largest_id"])
 
 
 def read_shard(file: Path) -> None:
     """A prepared text as batches."""
-    batches = Batches(pairs.Pairs(shards.Corpus(file.parent.parent), 32), 4, seed=0)
+    made = pairs.Pairs(shards.Corpus(file.parent.parent), pairs.PairConfig(max_len=32))
+    batches = PairBatches(made, 4, seed=0)
     check_batches(batches, most=2, largest=len(seeds.VOCAB) - 1)
 
 
-def check_batches(batches: Batches, most: int, largest: int) -> None:
+def check_batches(batches: PairBatches, most: int, largest: int) -> None:
     """Build some batches; BrokenPromise where no model could train on them."""
     for n in range(min(most, len(batches))):
-        ids, segments, mask, positions, words, weights, order = batches.arrays(n)
-        for tokens in (ids, words):
+        batch = batches.arrays(n)
+        for tokens in (batch.input_ids, batch.words):
             expect(((tokens >= 0) & (tokens <= largest)).all(), "ids from 0 to the largest")
-        expect(np.isin(segments, (0, 1)).all(), "segments of 0 and 1")
-        lengths = mask.sum(1, keepdims=True)
-        expect(
-            ((positions >= 0) & (positions < lengths)).all(), "masked positions within the sequence"
-        )
-        expect(np.isin(order, (0, 1)).all(), "an order of 0 or 1")
-        expect(np.isfinite(weights).all(), "finite weights")
+        expect(np.isin(batch.segment_ids, (0, 1)).all(), "segments of 0 and 1")
+        lengths = batch.input_mask.sum(1, keepdims=True)
+        inside = (batch.positions >= 0) & (batch.positions < lengths)
+        expect(inside.all(), "masked positions within the sequence")
+        expect(np.isin(batch.order, (0, 1)).all(), "an order of 0 or 1")
+        expect(np.isfinite(batch.weights).all(), "finite weights")
 
 
 def read_text(file: Path) -> None:
     """Prepare a text."""
     folder = file.parent
-    corpus.prepare_text([folder / "corpus.txt"], folder / "vocab.txt", folder / "prepared", True)
+    prepare_text([folder / "corpus.txt"], folder / "vocab.txt", folder / "prepared", True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,7 +258,7 @@ READERS = {
     "classifier": Reader(100, seeds.classifier, read_classifier, OURS | VOCABULARY),
     "squad_model": Reader(40, seeds.questions, read_squad_model, SQUAD),
     "answers": Reader(60, seeds.questions, read_answers, ANSWERS),
-    "pretrained": Reader(50, seeds.pretrained, read_pretrained, PRETRAINED),
+    "pretrained": Reader(50, seeds.pretrained_model, read_pretrained, PRETRAINED),
     "run": Reader(60, seeds.run, read_run, RUN),
     "vocabulary": Reader(60, seeds.vocabulary, read_vocabulary, TOKENIZER),
     "tables": Reader(100, seeds.tables, read_table, TABLES),
@@ -266,7 +271,7 @@ READERS = {
 NEED_TENSORFLOW = ("records", "tensorflow")
 
 
-# ------------------------------------------------------------------------------------- running
+# ------------------------------------------------------------------------------------------ running
 
 
 @dataclasses.dataclass
@@ -360,7 +365,7 @@ def alone() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
-        stack.enter_context(checkpoint.silent_stderr())
+        stack.enter_context(silent_stderr())
         stack.enter_context(mock.patch("torch.cuda.is_available", return_value=False))
         stack.enter_context(mock.patch("torch.cuda.device_count", return_value=0))
         stack.enter_context(warnings.catch_warnings())

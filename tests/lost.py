@@ -13,10 +13,9 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 
 import torch
-from processes import trainer
+from processes import MRPC, trainer
 
 import distributed
-import finetune
 import runs
 import train
 from cli import one_line_errors
@@ -41,8 +40,8 @@ def main(mode: str, sample: Path, out: Path) -> None:
         pass
 
     def get_loss(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
-        loss, metrics = finetune.get_loss(model, batch)
-        if second and one.step == 7:
+        loss, metrics = MRPC.loss(model, batch)
+        if second and one.state.step == 7:
             if word == "nan":
                 loss = loss * float("nan")
             if word == "infinite":  # the gradient alone

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 
-import checkpoint
+from formats import write_pt
 
 Mutation = Callable[[Path, Random], None]
 
-# ---------------------------------------------------------------------------------------- bytes
+# -------------------------------------------------------------------------------------------- bytes
 
 
 def flip_bits(file: Path, rng: Random) -> None:
@@ -71,7 +71,7 @@ def folder_instead(file: Path, rng: Random) -> None:
 BYTES = (flip_bits, truncate, change_chunk) * 3 + (empty, folder_instead)
 
 
-# ----------------------------------------------------------------------------------------- text
+# --------------------------------------------------------------------------------------------- text
 
 NUMBER = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d+)?", re.IGNORECASE)
 NUMBERS = ("0", "-1", "2", "0.5", "1e400", "-1e400", "1e-320", "NaN", "9" * 5000)
@@ -146,12 +146,12 @@ def encode_anew(file: Path, rng: Random) -> None:
 TEXT = (change_number, insert_text, change_lines, encode_anew) * 4 + BYTES
 
 
-# ----------------------------------------------------------------------------------------- JSON
+# --------------------------------------------------------------------------------------------- JSON
 
 DEEP = 100_000  # lists within each other
 # JSON of which each is somewhere of the wrong type, or too large.
-ODD_JSON = r"""null true false Infinity "" [] {} [[]] [1,2] [0,1] ["a","a"] {"a":1} "0" "-1" "a" "a\nb\tc" "\u0000"
-"\ud800" "../../x" """.split()
+ODD_JSON = r"""null true false Infinity "" [] {} [[]] [1,2] [0,1] ["a","a"] {"a":1} "0" "-1" "a"
+"a\nb\tc" "\u0000" "\ud800" "../../x" """.split()
 ODD_JSON += [
     *NUMBERS,
     f'"{"long" * 25_000}"',
@@ -229,7 +229,7 @@ JSON = (change_json,) * 50 + TEXT
 JSON_LINES = (change_json_line,) * 50 + TEXT
 
 
-# -------------------------------------------------------------------------------------- tensors
+# ------------------------------------------------------------------------------------------ tensors
 
 TYPES = (torch.int8, torch.int64, torch.bool, torch.float8_e4m3fn, torch.bfloat16, torch.float64)
 ODD_VALUES = (None, True, -1, 0, 0.5, float("inf"), float("nan"), 10**6, 10**12, 10**5000)
@@ -266,7 +266,7 @@ def change_contents(file: Path, rng: Random) -> None:
     if rng.random() < 0.05:
         contents = rng.choice(ODD_VALUES)
     if file.suffix == ".pt":
-        checkpoint.write_ours(file, contents)
+        write_pt(file, contents)
     else:
         torch.save(contents, file, _use_new_zipfile_serialization=zipfile.is_zipfile(file))
 
@@ -306,7 +306,7 @@ TORCH = (change_contents,) * 24 + BYTES * 2
 SAFETENSORS = (change_header, change_safetensors) * 10 + BYTES
 
 
-# --------------------------------------------------------------------------------------- arrays
+# ------------------------------------------------------------------------------------------- arrays
 
 ARRAY_TYPES = ("i1", "u1", "u8", ">i4", "f2", "f8", "c8", "?", "S3", "U3", "O", "M8[s]", "i4,i4")
 ODD_INTEGERS = (-(2**63), -(2**31), -1, 0, 1, 2, 7, 16, 100, 2**31, 2**62)
@@ -389,7 +389,7 @@ NPZ = (change_arrays,) * 30 + (change_archive,) * 4 + BYTES
 SHARD_ARRAY = (change_shard_array,) * 24 + BYTES
 
 
-# ------------------------------------------------------------------------------------- TFRecord
+# ----------------------------------------------------------------------------------------- TFRecord
 
 
 def change_record(file: Path, rng: Random) -> None:

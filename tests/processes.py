@@ -2,11 +2,12 @@
 
     $ torchrun --nproc_per_node 2 tests/processes.py SAMPLE OUT FROM
 
-trains in OUT, plain and sharded; then goes on from the checkpoints that another number of processes
+trains in OUT, plain and sharded; then resumes from the checkpoints that another number of processes
 has left in FROM.
 """
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import signal
@@ -19,15 +20,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 import distributed
-import finetune
 import models
 import pretrain
 import train
-from corpus import prepare_text
-from pretraining.batches import Batches
-from pretraining.pairs import Pairs
+from pretraining.batches import PairBatches
+from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
-from tasks import sentences as tasks
+from pretraining.text import prepare_text
+from tasks import TASKS
+from tasks.features import Batches
+from tasks.rows import read_examples
 from tokenization import FullTokenizer
 from utils import Interrupted, size
 
@@ -42,6 +44,7 @@ TORCHRUN = [
 ]
 STEPS, HALF = 20, 10
 KINDS = ("classify", "pretrain")
+MRPC = dataclasses.replace(TASKS["mrpc"], max_len=64)
 
 
 def trainer(
@@ -66,28 +69,26 @@ def trainer(
     torch.manual_seed(0)
     shape = models.Config(len(vocab.read_text().split()), 32, 2, 2, 64, 0.0, 0.0, 64)
     if kind == "classify":
-        examples = tasks.read_examples(tasks.TASKS["mrpc"], sample / "train.tsv")[:53]
-        features = tasks.encode(examples, tasks.TASKS["mrpc"], FullTokenizer(vocab), 64)
-        model, batches = models.Classifier(shape), tasks.Batches(features, 10, 1)
+        examples = read_examples(MRPC, sample / "train.tsv")[:53]
+        data = MRPC.encode_examples("train.tsv", examples, FullTokenizer(vocab))
+        model, batches = models.Classifier(shape), Batches(data.features, 10, 1)
     else:
         prepare_text([sample / "corpus.txt"], vocab, sample / "prepared", True)
-        model, batches = (
-            models.PretrainModel(shape),
-            Batches(Pairs(Corpus(sample / "prepared"), 48, seed=1), 10, seed=1),
-        )
+        pairs = Pairs(Corpus(sample / "prepared"), PairConfig(max_len=48), seed=1)
+        model, batches = models.PretrainModel(shape), PairBatches(pairs, 10, seed=1)
     return train.Trainer(cfg, model.double(), batches, folder, shard=shard)
 
 
 def get_loss(kind: str) -> train.GetLoss:
-    return finetune.get_loss if kind == "classify" else exact_loss
+    return MRPC.loss if kind == "classify" else exact_loss
 
 
 def exact_loss(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
     """Pre-training's, its weights in float64 as in Google's formula."""
-    return pretrain.get_loss(model, (*batch[:5], batch[5].double(), batch[6]))
+    return pretrain.get_loss(model, batch._replace(weights=batch.weights.double()))
 
 
-def go_on(kind: str, sample: Path, start: Path, folder: Path, shard: bool) -> None:
+def resume(kind: str, sample: Path, start: Path, folder: Path, shard: bool) -> None:
     """From another run's checkpoint in the middle: load it, save it again at once, then train to
     the end.
     """
@@ -95,7 +96,7 @@ def go_on(kind: str, sample: Path, start: Path, folder: Path, shard: bool) -> No
     if not distributed.rank():
         folder.mkdir(parents=True)
         shutil.copy(start / f"model_steps_{HALF}.pt", folder)
-    distributed.meet()
+    distributed.wait_for_all()
 
     def terminate(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -106,27 +107,27 @@ def go_on(kind: str, sample: Path, start: Path, folder: Path, shard: bool) -> No
     except Interrupted:
         if not distributed.rank():
             shutil.copytree(folder, f"{folder}_again")
-    distributed.meet()
+    distributed.wait_for_all()
     trainer(kind, sample, folder, shard).train(get_loss(kind))
 
 
 def interrupt_evaluation(kind: str, sample: Path, folder: Path, shard: bool) -> None:
-    """A signal comes in the first evaluation; going on begins with that one."""
+    """A signal comes in the first evaluation; resuming begins with that one."""
 
-    def predict(model: torch.nn.Module, batch: train.Batch) -> torch.Tensor:
+    def outputs(model: torch.nn.Module, batch: train.Batch) -> torch.Tensor:
         model(*batch[: 3 if kind == "classify" else 4])
-        return batch[0].sum(1)
+        return batch.input_ids.sum(1)
 
     def check(one: train.Trainer, interrupt: bool) -> dict[str, float]:
         if interrupt:
             os.kill(os.getpid(), signal.SIGTERM)
-        return {"rows": float(len(one.evaluate(predict, one.batches, bar=False)))}
+        return {"rows": float(len(one.predict(one.batches, outputs, bar=False)))}
 
     one, two = (trainer(kind, sample, folder, shard) for _ in range(2))
     try:
-        one.train(get_loss(kind), lambda: check(one, True))
+        one.train(get_loss(kind), train.Evaluation(lambda: check(one, True)))
     except Interrupted:
-        two.train(get_loss(kind), lambda: check(two, False))
+        two.train(get_loss(kind), train.Evaluation(lambda: check(two, False)))
 
 
 def gloo_threads() -> int:
@@ -144,7 +145,7 @@ if __name__ == "__main__":
     for kind in KINDS:
         for name, shard in [("plain", False)] + [("sharded", True)] * (size() > 1):
             trainer(kind, sample, out / f"{kind}_{name}", shard).train(get_loss(kind))
-            go_on(kind, sample, start / f"{kind}_plain", out / f"{kind}_{name}_on", shard)
+            resume(kind, sample, start / f"{kind}_plain", out / f"{kind}_{name}_on", shard)
             interrupt_evaluation(kind, sample, out / f"{kind}_{name}_due", shard)
     distributed.end()
     until = time.monotonic() + 10  # the system still lists a thread that has just ended

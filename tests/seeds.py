@@ -16,23 +16,25 @@ import numpy as np
 import torch
 
 import checkpoint
-import corpus
 import finetune
 import models
+import pretrained
 import train
 from examples import sample as world
-from tasks import sentences as tasks
-from utils import write_json
+from files import write_json
+from formats import write_pt
+from pretraining.text import prepare_text
+from tasks import TASKS, SentenceTask, own_task
 
 VOCAB = world.vocabulary()
 TINY = models.Config(len(VOCAB), dim=8, n_layers=1, n_heads=2, dim_ff=16, max_len=32)
-OWN = tasks.own_task(tasks.TASKS["csv"], text_a="text", label="label")
-TABLES = {  # which task the rows of each table are of
-    "train.tsv": tasks.TASKS["mrpc"],
+OWN = own_task(TASKS["csv"], text_a="text", label="label")
+TABLES: dict[str, SentenceTask] = {  # which task the rows of each table are of
+    "train.tsv": TASKS["mrpc"],
     "own.csv": OWN,
-    "own.jsonl": tasks.own_task(tasks.TASKS["jsonl"], text_a="text", label="label"),
-    "numbers.csv": tasks.own_task(OWN, labels="number"),
-    "several.csv": tasks.own_task(OWN, separator=";"),
+    "own.jsonl": own_task(TASKS["jsonl"], text_a="text", label="label"),
+    "numbers.csv": own_task(OWN, labels="number"),
+    "several.csv": own_task(OWN, separator=";"),
 }
 
 
@@ -60,14 +62,14 @@ def configurations(folder: Path) -> None:
     write_json(folder / "train.json", dataclasses.asdict(train.Config()))
 
 
-# --------------------------------------------------------------------------------------- models
+# ------------------------------------------------------------------------------------------- models
 
 
 def model(folder: Path, module: torch.nn.Module, **files: dict[str, Any]) -> None:
     """A checkpoint of ours with what lies beside it; `files` are further JSON."""
     sample(folder)
     contents = {"step": 3, "config": dataclasses.asdict(TINY), "model": dict(module.state_dict())}
-    checkpoint.write_ours(folder / "model_steps_3.pt", contents)
+    write_pt(folder / "model_steps_3.pt", contents)
     for name, values in files.items():
         write_json(folder / f"{name}.json", values)
 
@@ -113,7 +115,7 @@ def tensorflow(folder: Path) -> None:
 
     tensors = models.PretrainModel(TINY).state_dict()
     values = {}
-    for row in checkpoint.rows(TINY.n_layers):
+    for row in checkpoint.table_rows(TINY.n_layers):
         if row.ours in tensors:
             parts = tensors[row.ours].chunk(len(row.tensorflow))
             for name, part in zip(row.tensorflow, parts, strict=True):
@@ -141,7 +143,7 @@ def questions(folder: Path) -> None:
     model(folder, models.QuestionAnswering(TINY), squad=sizes, dev=data, **answers)
 
 
-def pretrained(folder: Path) -> None:
+def pretrained_model(folder: Path) -> None:
     """A pre-trained model, and a prepared text to evaluate it on."""
     shape = {"max_len": 32, "max_pred": 5, "mask_prob": 0.15, "short_seq_prob": 0.1}
     shape |= {"next_sentence": True, "whole_word_mask": False}
@@ -151,7 +153,7 @@ def pretrained(folder: Path) -> None:
 
 def prepare(folder: Path) -> None:
     """The corpus of a sample, prepared."""
-    corpus.prepare_text([folder / "corpus.txt"], folder / "vocab.txt", folder / "corpus", True)
+    prepare_text([folder / "corpus.txt"], folder / "vocab.txt", folder / "corpus", True)
 
 
 def prepare_run(folder: Path) -> finetune.Run:
@@ -162,10 +164,11 @@ def prepare_run(folder: Path) -> finetune.Run:
 
 def prepare_task(file: Path, settings: dict[str, Any] | None = None) -> finetune.Run:
     """Everything that training on a table needs, read and checked."""
-    shape, vocab, how = (
-        str(file.with_name(name)) for name in ("config.json", "vocab.txt", "train.json")
-    )
-    return finetune.prepare(TABLES[file.name], file, how, shape, None, vocab, 24, settings=settings)
+    task = dataclasses.replace(TABLES[file.name], max_len=24)
+    shape, vocab = file.with_name("config.json"), file.with_name("vocab.txt")
+    start = pretrained.find(None, str(shape), str(vocab))
+    cfg = train.Config.from_json(file.with_name("train.json"), **(settings or {}))
+    return finetune.prepare(task, file, start, cfg=cfg)
 
 
 def run(folder: Path) -> None:
@@ -174,7 +177,7 @@ def run(folder: Path) -> None:
     prepare_run(folder).fit(folder / "run", data_parallel=False).file.unlink()
 
 
-# ----------------------------------------------------------------------------------------- data
+# --------------------------------------------------------------------------------------------- data
 
 
 def tables(folder: Path) -> None:

@@ -24,8 +24,10 @@ import transformers
 
 import checkpoint
 import models
+from files import read_json, write_json
+from formats import write_pt
 from models import Classifier, Config, PretrainModel
-from utils import UserError, read_json, write_json
+from utils import UserError
 
 
 def random_model(cfg: Config, kind: type = PretrainModel) -> torch.nn.Module:
@@ -41,7 +43,7 @@ def ours(tiny: Config, tmp_path: Path) -> Path:
     """A folder with a whole pre-trained checkpoint of ours and its vocabulary."""
     folder = tmp_path / "ours"
     tensors = dict(random_model(tiny).state_dict())
-    checkpoint.write_ours(
+    write_pt(
         folder / "model_steps_5.pt",
         {"step": 5, "config": dataclasses.asdict(tiny), "model": tensors},
     )
@@ -183,9 +185,7 @@ def test_compare_finds_a_difference_and_a_missing_tensor(
     found = checkpoint.read(ours)
     found.tensors["pooler.dense.bias"] = found.tensors["pooler.dense.bias"] + 0.5
     del found.tensors["masked_lm.bias"]
-    checkpoint.write_ours(
-        tmp_path / "b.pt", {"config": dataclasses.asdict(tiny), "model": found.tensors}
-    )
+    write_pt(tmp_path / "b.pt", {"config": dataclasses.asdict(tiny), "model": found.tensors})
     line = f"compare {ours} {tmp_path / 'b.pt'}"
     status, out, _ = run(line, checkpoint.convert, checkpoint.compare)
     assert status == 1
@@ -229,7 +229,7 @@ def test_transformers_loads_what_we_write_without_a_warning_and_with_equal_outpu
     }
     kept = {name: t for name, t in tensors.items() if name.split(".")[0] in ("transformer", *heads)}
     source = tmp_path / "model" / "m.pt"
-    checkpoint.write_ours(source, {"config": dataclasses.asdict(tiny), "model": kept})
+    write_pt(source, {"config": dataclasses.asdict(tiny), "model": kept})
     shutil.copy(ours / "vocab.txt", source.parent)
     write_json(source.parent / "task.json", {"labels": ["no", "maybe", "yes"]})
     checkpoint.convert(str(source.parent), str(tmp_path / "hf"))
@@ -431,11 +431,11 @@ def test_a_write_that_fails_leaves_the_earlier_file_and_no_rest(ours: Path) -> N
     # a process that may write 20 kB a file, as on a full disk, overwrites the checkpoint with a
     # larger one
     code = (
-        "import resource, signal, torch, checkpoint; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
-        "from cli import one_line_errors\n"
+        "import resource, signal, torch, formats; signal.signal(signal.SIGXFSZ, "
+        "signal.SIG_IGN);resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));from cli import "
+        "one_line_errors\n"
         f"file = {str(ours / 'model_steps_5.pt')!r}\n"
-        "with one_line_errors('p'): checkpoint.write_ours(file, {'x': torch.zeros(99999)})"
+        "with one_line_errors('p'): formats.write_pt(file, {'x': torch.zeros(99999)})"
     )
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
@@ -522,11 +522,11 @@ def test_a_runs_folder_stands_for_its_best_checkpoint(
             "step": step,
             "best": best if step >= 10 else {},
         }
-        checkpoint.write_ours(tmp_path / f"model_steps_{step}.pt", contents)
+        write_pt(tmp_path / f"model_steps_{step}.pt", contents)
     found = checkpoint.read(tmp_path)
     assert found.file.name == "model_steps_10.pt"
     assert found.tensors["masked_lm.bias"][0] == 10
-    assert found.words().endswith("model_steps_10.pt (the best of its run: Accuracy 0.7500)")
+    assert found.describe().endswith("model_steps_10.pt (the best of its run: Accuracy 0.7500)")
     assert (
         checkpoint.read(tmp_path / "model_steps_20.pt").file.name == "model_steps_20.pt"
     )  # named, it is that one
@@ -636,7 +636,7 @@ def test_tensors_that_are_not_plain_numbers_are_refused(
     tensors = random_model(tiny).state_dict()
     name = "transformer.blocks.1.feed_forward.fc1.weight"
     tensors[name] = change(tensors[name])
-    checkpoint.write_ours(tmp_path / "model.pt", {"config": vars(tiny), "model": tensors})
+    write_pt(tmp_path / "model.pt", {"config": vars(tiny), "model": tensors})
     with pytest.raises(UserError, match=f"{name} {message}|not readable as weights"):
         checkpoint.read(tmp_path / "model.pt")
 
@@ -650,9 +650,7 @@ def test_shapes_beyond_reason_are_refused_before_anything_is_made_of_them(
         ({"vocab_size": 10**12}, "vocab_size=1000000000000; expected at most"),
         ({"dim": 65536, "dim_ff": 10**6, "n_layers": 1000}, "has .* parameters; expected at most"),
     ):
-        checkpoint.write_ours(
-            tmp_path / "model.pt", {"config": vars(tiny) | change, "model": model}
-        )
+        write_pt(tmp_path / "model.pt", {"config": vars(tiny) | change, "model": model})
         with pytest.raises(UserError, match=message):
             checkpoint.read(tmp_path / "model.pt")
 
@@ -662,7 +660,7 @@ def test_a_conversion_cut_short_leaves_nothing_and_can_be_done_again(
     tiny: Config, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_vocab(tmp_path / "from", tiny.vocab_size)
-    checkpoint.write_ours(
+    write_pt(
         tmp_path / "from/model.pt", {"config": vars(tiny), "model": random_model(tiny).state_dict()}
     )
     fsync, calls = os.fsync, iter(range(100))
@@ -711,7 +709,7 @@ def test_targets_and_names_that_mean_nothing_here_are_refused(
     tiny: Config, tmp_path: Path, run: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_vocab(tmp_path / "from", tiny.vocab_size)
-    checkpoint.write_ours(
+    write_pt(
         tmp_path / "from/model.pt", {"config": vars(tiny), "model": random_model(tiny).state_dict()}
     )
     monkeypatch.chdir(tmp_path)

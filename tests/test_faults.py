@@ -1,5 +1,7 @@
 """Nothing is lost: a little of what tests/faults.py does at length, signals, and hostile files."""
 
+import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -24,18 +26,22 @@ import pytest
 import torch
 
 import checkpoint
-import finetune
+import models
 import runs
 import train
 import utils
-from models import Classifier
+from files import locked, whole_file, whole_folder
+from formats import checkpoints_in, read_pt, write_pt
 from pretraining import shards
 from pretraining.shards import Corpus
-from tasks.sentences import TASKS, Batches, encode, read_examples
+from pretraining.text import prepare_text
+from tasks import TASKS
+from tasks.features import Batches
 from tokenization import FullTokenizer
-from utils import Interrupted, Signals, UserError, locked
+from utils import Interrupted, Signals, UserError
 
 ROOT = Path(__file__).resolve().parent.parent
+MRPC = dataclasses.replace(TASKS["mrpc"], max_len=64)
 LITTLE = """import sys; sys.path[:0] = ["tests"]
 import faults
 from pathlib import Path
@@ -59,7 +65,7 @@ def a_little(call: str) -> str:
 def test_killed_at_random_moments_the_run_comes_to_the_same_bits(tmp_path: Path, kind: str) -> None:
     found = a_little(f"kills({kind!r}, 4, Path({str(tmp_path)!r}))")
     assert re.match(
-        r"[4-9]\d* kills, [1-9]\d* of them of runs that had gone on; [1-9]\d* runs came to the "
+        r"[4-9]\d* kills, [1-9]\d* of them of runs that had resumed; [1-9]\d* runs came to the "
         r"same",
         found,
     )
@@ -88,7 +94,7 @@ def test_a_process_that_fails_ends_them_all_with_its_reason(tmp_path: Path, mode
 
 
 def test_a_worker_that_is_killed_costs_the_steps_since_the_last_save(tmp_path: Path) -> None:
-    assert "1 times gone on, same bits" in faults.restarted("classify", tmp_path, 1)
+    assert "resumed 1 times, same bits" in faults.restarted("classify", tmp_path, 1)
 
 
 def test_a_signal_to_torchrun_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
@@ -105,7 +111,7 @@ def test_a_signal_to_torchrun_saves_and_the_same_command_goes_on(tmp_path: Path)
     output = process.communicate(timeout=60)[0]
     assert "classify.py: terminated at step" in output
     assert not faults.marked(mark)
-    (saved,) = checkpoint.saved(tmp_path / "run")
+    (saved,) = checkpoints_in(tmp_path / "run")
     assert faults.torchrun(2, "classify.py", *flags).wait(timeout=120) == 0
     assert (
         faults.torchrun(
@@ -128,13 +134,8 @@ def test_a_signal_to_torchrun_saves_and_the_same_command_goes_on(tmp_path: Path)
 def make(tmp_path: Path) -> Callable[..., train.Trainer]:
     """A Trainer of a small classifier."""
     sample = faults.make_sample(tmp_path / "sample")
-    features = encode(
-        read_examples(TASKS["mrpc"], sample / "train.tsv"),
-        TASKS["mrpc"],
-        FullTokenizer(sample / "vocab.txt"),
-        64,
-    )
-    shape = train.read_config(faults.classify.finetune.models.Config, sample / "config.json")
+    features = MRPC.load(sample / "train.tsv", FullTokenizer(sample / "vocab.txt")).features
+    shape = models.Config.from_json(sample / "config.json")
 
     def trainer(folder: str, **settings: object) -> train.Trainer:
         cfg = train.Config(
@@ -148,7 +149,8 @@ def make(tmp_path: Path) -> Callable[..., train.Trainer]:
             }
         )
         torch.manual_seed(0)
-        return train.Trainer(cfg, Classifier(shape), Batches(features, 12, 1), tmp_path / folder)
+        model, batches = models.Classifier(shape), Batches(features, 12, 1)
+        return train.Trainer(cfg, model, batches, tmp_path / folder)
 
     return trainer
 
@@ -159,7 +161,7 @@ def same_end(a: train.Trainer, b: train.Trainer) -> bool:
     return (
         all(torch.equal(x[name], y[name]) for name in x)
         and files[0] == files[1]
-        and a.best == b.best
+        and a.state.best == b.state.best
     )
 
 
@@ -167,28 +169,23 @@ def same_end(a: train.Trainer, b: train.Trainer) -> bool:
 def test_a_signal_within_an_evaluation_leaves_it_due_and_the_end_the_same(
     make: Callable, where: str
 ) -> None:
-    def evaluations(trainer: train.Trainer, interrupt: bool) -> dict:
+    def evaluation(trainer: train.Trainer, interrupt: bool) -> train.Evaluation:
         data, calls = Batches(trainer.batches.features, 30), iter(range(100))
 
         def score(name: str) -> dict[str, float]:
             if interrupt and name == where and next(calls) == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(1)
-            return {
-                f"{name}_mean": float(trainer.evaluate(finetune.predict, data, bar=False).mean())
-            }
+            scores = trainer.predict(data, MRPC.outputs, bar=False)
+            return {f"{name}_mean": float(scores.mean())}
 
-        return {
-            "check": lambda: score("check"),
-            "each_epoch": True,
-            "probe": (10, lambda: score("probe")),
-        }
+        return train.Evaluation(lambda: score("check"), True, lambda: score("probe"), 10)
 
     whole, broken, again = make("whole"), make("broken"), make("broken")
-    whole.train(finetune.get_loss, **evaluations(whole, False))
-    with pytest.raises(Interrupted, match="at step 20 of 20; the same command goes on from"):
-        broken.train(finetune.get_loss, **evaluations(broken, True))
-    again.train(finetune.get_loss, **evaluations(again, False))
+    whole.train(MRPC.loss, evaluation(whole, False))
+    with pytest.raises(Interrupted, match="at step 20 of 20; the same command resumes from"):
+        broken.train(MRPC.loss, evaluation(broken, True))
+    again.train(MRPC.loss, evaluation(again, False))
     assert same_end(whole, again)
     lines = [
         json.loads(line) for line in (again.save_dir / "metrics.jsonl").read_text().splitlines()
@@ -206,7 +203,7 @@ def test_a_signal_between_the_parts_of_a_batch_gives_the_step_up(make: Callable)
     def get_loss(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
         if next(calls) == 13:  # the second part of step 5's four
             os.kill(os.getpid(), signal.SIGINT)
-        return finetune.get_loss(model, batch)
+        return MRPC.loss(model, batch)
 
     settings = {"gradient_accumulation": 4}
     with pytest.raises(Interrupted, match="at step 3 of 20") as interrupted:
@@ -215,7 +212,7 @@ def test_a_signal_between_the_parts_of_a_batch_gives_the_step_up(make: Callable)
     assert next(calls) == 14
     again, whole = make("broken", **settings), make("whole", **settings)
     for trainer in (again, whole):
-        trainer.train(finetune.get_loss)
+        trainer.train(MRPC.loss)
     assert same_end(whole, again)
 
 
@@ -226,7 +223,7 @@ def test_a_signal_while_text_is_prepared_leaves_nothing(
     monkeypatch.setattr(
         FullTokenizer, "encode", lambda *_: os.kill(os.getpid(), signal.SIGTERM) or [1]
     )
-    line = " ".join(faults.flags("pretrain", sample, tmp_path / "run", workers=1))
+    line = " ".join(faults.flags("pretrain", sample, tmp_path / "run"))
     status, _, err = run(line, faults.pretrain.main)
     assert (status, err.splitlines()[-1]) == (143, "prog.py: terminated")
     assert not (tmp_path / "run").exists()
@@ -236,7 +233,7 @@ def test_a_signal_sent_twice_still_saves(make: Callable, monkeypatch: pytest.Mon
     monkeypatch.setattr(
         utils, "watch", lambda _: None
     )  # on a slow machine a second may pass between the two
-    write, trainer = checkpoint.write_ours, make("run")
+    write, trainer = runs.write_pt, make("run")
 
     def slow(file: Path, state: dict) -> None:
         os.kill(os.getpid(), signal.SIGTERM)  # by a scheduler and by torchrun
@@ -244,28 +241,28 @@ def test_a_signal_sent_twice_still_saves(make: Callable, monkeypatch: pytest.Mon
         write(file, state)
 
     def get_loss(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
-        if trainer.step == 4:
+        if trainer.state.step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
-        return finetune.get_loss(model, batch)
+        return MRPC.loss(model, batch)
 
-    monkeypatch.setattr(checkpoint, "write_ours", slow)
+    monkeypatch.setattr(runs, "write_pt", slow)
     with pytest.raises(Interrupted, match="at step 5 of 20"):
         trainer.train(get_loss)
-    assert [faults.step([file]) for file in checkpoint.saved(trainer.save_dir)] == [5]
+    assert [faults.step([file]) for file in checkpoints_in(trainer.save_dir)] == [5]
 
 
 def test_a_signal_that_comes_late_is_heeded(
     make: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = checkpoint.write_ours
+    write = runs.write_pt
     monkeypatch.setattr(
-        checkpoint,
-        "write_ours",
+        runs,
+        "write_pt",
         lambda *a: (os.kill(os.getpid(), signal.SIGINT), time.sleep(0.2), write(*a)),
     )
     with pytest.raises(Interrupted, match="at step 20 of 20"):
-        make("run").train(finetune.get_loss)
-    assert make("run").train(finetune.get_loss).name == "model_steps_20.pt"
+        make("run").train(MRPC.loss)
+    assert make("run").train(MRPC.loss).name == "model_steps_20.pt"
 
 
 def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
@@ -308,7 +305,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     make: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer, whole = make("run", save_steps=5), make("whole", save_steps=5)
-    write, reached = checkpoint.write_ours, threading.Event()
+    write, reached = runs.write_pt, threading.Event()
 
     def slow(file: Path, state: dict) -> None:
         if state["step"] == 5:
@@ -316,19 +313,17 @@ def test_training_goes_on_while_a_checkpoint_is_written(
         write(file, state)
 
     def get_loss(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
-        if trainer.step == 9:
+        if trainer.state.step == 9:
             assert not (trainer.save_dir / "model_steps_5.pt").exists()
             reached.set()
-        return finetune.get_loss(model, batch)
+        return MRPC.loss(model, batch)
 
-    monkeypatch.setattr(checkpoint, "write_ours", slow)
+    monkeypatch.setattr(runs, "write_pt", slow)
     trainer.train(get_loss)
     monkeypatch.undo()
-    whole.train(finetune.get_loss)
+    whole.train(MRPC.loss)
     for step in (10, 15, 20):  # what is written is the state of its step
-        states = [
-            checkpoint.read_ours(t.save_dir / f"model_steps_{step}.pt") for t in (trainer, whole)
-        ]
+        states = [read_pt(t.save_dir / f"model_steps_{step}.pt") for t in (trainer, whole)]
         assert all(
             torch.equal(states[0]["model"][name], tensor)
             for name, tensor in states[1]["model"].items()
@@ -341,14 +336,14 @@ def test_minutes_save_too_and_change_nothing(
     clock = iter(range(0, 10**6, 20))  # each look at it is 20 seconds later
     monkeypatch.setattr(train.time, "monotonic", lambda: float(next(clock)))
     timed = make("timed", save_minutes=1, keep_checkpoints=0)
-    timed.train(finetune.get_loss)
+    timed.train(MRPC.loss)
     monkeypatch.undo()
-    assert [faults.step([file]) for file in checkpoint.saved(timed.save_dir)] == [
+    assert [faults.step([file]) for file in checkpoints_in(timed.save_dir)] == [
         *range(4, 20, 4),
         20,
     ]
     whole = make("whole")
-    whole.train(finetune.get_loss)
+    whole.train(MRPC.loss)
     assert same_end(timed, whole)
     for minutes in (1, 3):  # may change
         with runs.held(timed.save_dir / "other", {"save_minutes": minutes}):
@@ -360,17 +355,17 @@ def test_minutes_save_too_and_change_nothing(
 def test_a_failed_write_ends_the_run_and_keeps_the_one_before(
     make: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = checkpoint.write_ours
+    write = runs.write_pt
 
     def full(file: Path, state: dict) -> None:
         if state["step"] == 10:
             raise OSError("no room")
         write(file, state)
 
-    monkeypatch.setattr(checkpoint, "write_ours", full)
+    monkeypatch.setattr(runs, "write_pt", full)
     with pytest.raises(OSError, match="no room"):
-        make("run", save_steps=5).train(finetune.get_loss)
-    assert [faults.step([file]) for file in checkpoint.saved(make("run").save_dir)] == [5]
+        make("run", save_steps=5).train(MRPC.loss)
+    assert [faults.step([file]) for file in checkpoints_in(make("run").save_dir)] == [5]
 
 
 def test_one_process_prepares_and_the_others_find_it_done(tmp_path: Path) -> None:
@@ -412,8 +407,6 @@ def archive(
         assert content[at : at + 4] == b"PK\x01\x02"
         content[at + 20 : at + 28] = struct.pack("<II", claim, claim)
     if digest:
-        import hashlib
-
         content[-64:] = hashlib.sha256(content[:-64]).hexdigest().encode()
     file.write_bytes(content)
 
@@ -430,9 +423,9 @@ def test_a_hostile_checkpoint_is_refused_in_one_line_and_nothing_is_done(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     good = make("run", save_steps=10)
-    good.train(finetune.get_loss)
+    good.train(MRPC.loss)
     file = good.save_dir / "model_steps_20.pt"
-    whole = checkpoint.read_ours(file)
+    whole = read_pt(file)
     (good.save_dir / "model_steps_10.pt").unlink()
     tensors = {"a": torch.zeros(4)}
     data = io.BytesIO()
@@ -442,7 +435,7 @@ def test_a_hostile_checkpoint_is_refused_in_one_line_and_nothing_is_done(
     rest = {name: content for name, content in parts.items() if name != storage}
 
     def ours(**changes: object) -> Callable[[], None]:
-        return lambda: checkpoint.write_ours(file, {**whole, **changes})
+        return lambda: write_pt(file, {**whole, **changes})
 
     # Each is refused by a guard of its own, which its message shows.
     cases: list[tuple[Callable[[], object], str]] = [
@@ -473,13 +466,13 @@ def test_a_hostile_checkpoint_is_refused_in_one_line_and_nothing_is_done(
             "does not fit this run (Error(s) in loading state_dict",
         ),
         (ours(model=[1, 2]), "does not fit this run ('list' object has no attribute 'items')"),
-        (ours(step="../../x"), "holds no state to go on from"),
-        (ours(step=-3), "holds no state to go on from"),
+        (ours(step="../../x"), "holds no state to resume from"),
+        (ours(step=-3), "holds no state to resume from"),
         (
             ours(model={"../x": torch.zeros(3)}),
             "does not fit this run (Error(s) in loading state_dict",
         ),
-        (lambda: checkpoint.write_ours(file, {"step": 20}), "does not fit this run ('model')"),
+        (lambda: write_pt(file, {"step": 20}), "does not fit this run ('model')"),
         (
             ours(optimizer={"state": {0: 1}, "param_groups": []}, sums={}, due=True),
             "does not fit this run",
@@ -489,7 +482,7 @@ def test_a_hostile_checkpoint_is_refused_in_one_line_and_nothing_is_done(
         write()
         capsys.readouterr()
         with pytest.raises(UserError) as error:
-            make("run").train(finetune.get_loss)
+            make("run").train(MRPC.loss)
         assert str(tmp_path / "run") in str(error.value), message
         assert message in capsys.readouterr().out + str(error.value)
     assert not list(tmp_path.rglob("EXPLODED"))
@@ -512,8 +505,6 @@ def test_hostile_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_prepared_corpus_names_no_files_elsewhere(tmp_path: Path, sample: Path) -> None:
-    from corpus import prepare_text
-
     prepare_text([sample / "corpus.txt"], sample / "vocab.txt", tmp_path, True)
     shard = tmp_path / "shard-0-of-1"
     about = json.loads((shard / "shard.json").read_text())
@@ -543,12 +534,12 @@ def test_what_takes_its_name_is_on_the_disk_before_and_its_name_after(
 
     monkeypatch.setattr(os, "fsync", sync)
     monkeypatch.setattr(os, "replace", rename)
-    with utils.whole_file(tmp_path / "a/file") as f:
+    with whole_file(tmp_path / "a/file") as f:
         f.write(b"x")
     a = tmp_path / "a"
     assert done == [("sync", str(a / ".file.part")), ("rename", str(a / "file")), ("sync", str(a))]
     done.clear()
-    with utils.whole_folder(tmp_path / "b/folder") as partial:
+    with whole_folder(tmp_path / "b/folder") as partial:
         array = shards.ArrayFile(partial / "x.bin", np.dtype("<i8"))
         array.append([1])
         array.close()
@@ -582,7 +573,7 @@ def test_a_disk_that_is_full_keeps_what_was_saved_and_is_named(
         faults.flags("classify", sample, small_disk / "run", keep_checkpoints=0, save_steps=1)
     )
     status, _, err = run(line, faults.classify.main)
-    kept = checkpoint.saved(small_disk / "run")
+    kept = checkpoints_in(small_disk / "run")
     assert (status, len(kept) > 0) == (2, True)
     assert re.fullmatch(
         r"prog\.py: \S+/model_steps_\d+\.pt could not be written whole; is the disk full\? Make "
@@ -592,7 +583,7 @@ def test_a_disk_that_is_full_keeps_what_was_saved_and_is_named(
     )
     assert not list((small_disk / "run").glob(".*.part"))
     for file in kept:
-        assert checkpoint.read_ours(file)
+        assert read_pt(file)
 
 
 @pytest.mark.parametrize("size", [1, 1000, 100_000])
@@ -602,11 +593,11 @@ def test_a_file_that_grows_too_large_is_named_and_not_left(tmp_path: Path, size:
     try:
         with (
             pytest.raises(OSError, match=f"File too large: '{tmp_path}/file'"),
-            utils.whole_file(tmp_path / "file") as f,
+            whole_file(tmp_path / "file") as f,
         ):
             f.write(b"x" * (size + 1))  # in the buffer, until it is closed
         with pytest.raises(OSError, match="file could not be written whole; is the disk full"):
-            checkpoint.write_ours(tmp_path / "file", {"model": torch.zeros(50_000)})
+            write_pt(tmp_path / "file", {"model": torch.zeros(50_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
@@ -616,8 +607,8 @@ def test_a_file_that_grows_too_large_is_named_and_not_left(tmp_path: Path, size:
 
 HOLDER = """import sys, time
 from pathlib import Path
-import utils
-with utils.locked(Path(sys.argv[1]) / ".lock"):
+import files
+with files.locked(Path(sys.argv[1]) / ".lock"):
     print("holds", flush=True)
     time.sleep(1000)
 """

@@ -1,4 +1,4 @@
-"""Texts to vectors, ranking and few shots, against transformers, a plain formula and scikit-learn."""
+"""Texts to vectors, ranking, few shots: against transformers, a formula and scikit-learn."""
 
 import io
 import json
@@ -17,9 +17,11 @@ import checkpoint
 import features
 import models
 import vectors
+from formats import write_pt
 from tasks import fewshot
 from tokenization import FullTokenizer
 
+COMMANDS = (features.extract, features.similar, features.fewshot)
 WORDS = "the a film book was is and very it good fine great bad poor awful".split()
 
 
@@ -34,9 +36,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocab_size=len(tokens), dim=24, n_layers=3, n_heads=2, dim_ff=48, max_len=128, init_std=0.3
     )
     model = models.Classifier(config)
-    checkpoint.write_ours(
-        folder / "model.pt", {"config": vars(config), "model": model.state_dict()}
-    )
+    write_pt(folder / "model.pt", {"config": vars(config), "model": model.state_dict()})
     rng = random.Random(1)
     lines = [" ".join(rng.choices(WORDS, k=rng.randint(1, 12))) for _ in range(70)]
     lines[3] = "good films ||| a bad book"
@@ -52,7 +52,7 @@ def expected(weights: Path, line: str, layers: list[int]) -> tuple[list[str], np
     found = checkpoint.read(weights / "model.pt")
     theirs = BertModel(BertConfig(**found.config.to_released())).eval()
     state = theirs.state_dict()
-    for row in checkpoint.rows(found.config.n_layers):
+    for row in checkpoint.table_rows(found.config.n_layers):
         names = [name.removeprefix("bert.") for name in row.hugging_face]
         if row.ours in found.tensors and names[0] in state:
             for name, part in zip(names, found.tensors[row.ours].chunk(len(names)), strict=True):
@@ -75,9 +75,9 @@ def expected(weights: Path, line: str, layers: list[int]) -> tuple[list[str], np
 def test_the_json_is_google_s_and_its_numbers_those_of_transformers(
     weights: Path, tmp_path: Path, run: Callable
 ) -> None:
-    line = f"extract --pretrain_file {weights} --input_file {weights}/lines.txt --output_file {tmp_path}/out.jsonl"
-    line += " --layers=-1,-3"
-    status, _, err = run(line, features.extract, features.similar, features.fewshot)
+    line = f"extract --pretrain_file {weights} --input_file {weights}/lines.txt "
+    line += f"--output_file {tmp_path}/out.jsonl --layers=-1,-3"
+    status, _, err = run(line, *COMMANDS)
     assert status == 0, err
     rows = [json.loads(text) for text in (tmp_path / "out.jsonl").read_text().splitlines()]
     lines = (weights / "lines.txt").read_text().splitlines()
@@ -99,8 +99,9 @@ def test_arrays_have_the_same_numbers_in_every_form(
 ) -> None:
     found = {}
     for form in features.FORMATS:
-        line = f"extract {weights} {weights}/lines.txt {tmp_path}/{form} --pooling {pooling} --format {form} --layers 0,-1"
-        status, _, err = run(line, features.extract, features.similar)
+        line = f"extract {weights} {weights}/lines.txt {tmp_path}/{form} --pooling {pooling} "
+        line += f"--format {form} --layers 0,-1"
+        status, _, err = run(line, *COMMANDS)
         assert status == 0, err
     found = {
         "npz": dict(np.load(tmp_path / "npz")),
@@ -153,11 +154,7 @@ def test_the_most_similar_line_is_the_query_itself(weights: Path, run: Callable)
         "--n",
         "3",
     ]
-    status, out, err = run(
-        " ".join(line) + f" --query={lines[7].replace(' ', '_')}",
-        features.extract,
-        features.similar,
-    )
+    status, out, err = run(" ".join(line) + f" --query={lines[7].replace(' ', '_')}", *COMMANDS)
     assert status == 0, err
     encoder = vectors.load(weights / "model.pt")
     found = np.stack([t.values[0] for t in encoder.extract([monkey, *lines], [-1], "mean")]).astype(
@@ -182,10 +179,9 @@ def test_ridge_equals_scikit_learn_for_every_strength() -> None:
         for weights, strength in zip(found, fewshot.STRENGTHS, strict=True):
             theirs = Ridge(alpha=strength, fit_intercept=False, solver="svd").fit(x, y).coef_.T
             assert np.abs(weights - theirs).max() < 1e-8
-            normal = (
-                x.T @ y - x.T @ x @ weights - strength * weights
-            )  # the gradient, zero at the solution
-            assert np.abs(normal).max() < 1e-6 * max(1, np.abs(x.T @ y).max())
+            # Zero at the solution.
+            gradient = x.T @ y - x.T @ x @ weights - strength * weights
+            assert np.abs(gradient).max() < 1e-6 * max(1, np.abs(x.T @ y).max())
 
 
 def test_a_sweep_is_the_protocol_written_out() -> None:
@@ -232,21 +228,18 @@ def test_few_shots_of_a_task_and_too_few_examples(
             ]
             rows.append(f"{' '.join(words)}\t{label}")
         (tmp_path / f"{name}.tsv").write_text("sentence\tlabel\n" + "\n".join(rows) + "\n")
-    line = f"fewshot --pretrain_file {weights} --task sst2 --data_dir {tmp_path} --out {tmp_path}/out.json"
-    status, out, err = run(line, features.extract, features.similar, features.fewshot)
+    line = f"fewshot --pretrain_file {weights} --task sst2 --data_dir {tmp_path} "
+    line += f"--out {tmp_path}/out.json"
+    status, out, err = run(line, *COMMANDS)
     assert status == 0, err
     assert [row.split()[0] for row in out.splitlines()] == ["1", "5", "10", "25"]
     assert "examples to draw from; skipped: 100, 500, 1000 of each class" in err
     results = json.loads((tmp_path / "out.json").read_text())["shots"]
     for row, (k, shot) in zip(out.splitlines(), results.items(), strict=True):
-        assert (
-            row
-            == f"{k:>5} of each class: {np.mean(shot['accuracies']):.4f} +- {np.std(shot['accuracies'], ddof=1):.4f}"
-        )
-    assert (
-        run(line, features.extract, features.similar, features.fewshot)[1] == out
-    )  # the draws are fixed
-    on_dev = run(line + " --select dev", features.extract, features.similar, features.fewshot)[1]
+        mean, spread = np.mean(shot["accuracies"]), np.std(shot["accuracies"], ddof=1)
+        assert row == f"{k:>5} of each class: {mean:.4f} +- {spread:.4f}"
+    assert run(line, *COMMANDS)[1] == out  # the draws are fixed
+    on_dev = run(line + " --select dev", *COMMANDS)[1]
     means = [[float(row.split()[4]) for row in text.splitlines()] for text in (out, on_dev)]
     assert all(b >= a for a, b in zip(*means, strict=True))
 
@@ -308,7 +301,5 @@ def test_vectors_stream_to_a_pipe(
     weights: Path, monkeypatch: pytest.MonkeyPatch, run: Callable
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"good\na bad film\n")))
-    status, out, _ = run(
-        f"extract {weights} - - --pooling cls --layers=-1", features.extract, features.similar
-    )
+    status, out, _ = run(f"extract {weights} - - --pooling cls --layers=-1", *COMMANDS)
     assert (status, [json.loads(row)["linex_index"] for row in out.splitlines()]) == (0, [0, 1])

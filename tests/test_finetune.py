@@ -3,6 +3,7 @@ seeds, what went wrong.
 """
 
 import csv
+import dataclasses
 import json
 import math
 import random
@@ -20,11 +21,14 @@ import checkpoint
 import classify
 import finetune
 import models
+import pretrained
+import train
+from files import read_json
+from formats import checkpoints_in, write_pt
 from tasks import reports
-from tasks.records import Reader
-from tasks.sentences import TASKS, Batches, own_task
+from tasks.features import Batches
+from tasks.sentences import TASKS, SentenceTask, own_task
 from tokenization import FullTokenizer
-from utils import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 GOOD, BAD = "good fine great".split(), "bad poor awful".split()
@@ -33,9 +37,7 @@ WORDS = "the a film book was is and very it".split()
 
 @pytest.fixture(scope="module")
 def shape(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small vocabulary, the shape of a small model, and texts with labels that can
-    be learnt.
-    """
+    """A folder with a small vocabulary and model shape, and texts with labels to learn."""
     folder = tmp_path_factory.mktemp("own")
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *GOOD, *BAD]
     (folder / "vocab.txt").write_text("\n".join(tokens) + "\n")
@@ -88,19 +90,29 @@ def flags(shape: Path, save_dir: Path, **more: object) -> str:
     return " ".join(f"--{name} {value}" for name, value in given.items() if value is not None)
 
 
+CSV = dataclasses.replace(TASKS["csv"], max_len=32)
+
+
+def prepared(
+    shape: Path,
+    task: SentenceTask = CSV,
+    tuning: finetune.Tuning | None = None,
+    model_cfg: Path | None = None,
+    form: str = "csv",
+    **settings: object,
+) -> finetune.Run:
+    """A run on the small data, evaluated after every epoch."""
+    cfg = train.Config.from_json(shape / "train.json", **settings)
+    model_cfg = model_cfg or shape / "model.json"
+    start = pretrained.find(None, str(model_cfg), str(shape / "vocab.txt"))
+    files = [shape / f"dev.{form}"]
+    return finetune.prepare(task, shape / f"train.{form}", start, files, cfg, tuning)
+
+
 @pytest.fixture(scope="module")
 def trained(shape: Path, tmp_path_factory: pytest.TempPathFactory) -> finetune.Result:
     """A small model that has learnt the small data."""
-    run = finetune.prepare(
-        TASKS["csv"],
-        shape / "train.csv",
-        str(shape / "train.json"),
-        str(shape / "model.json"),
-        vocab=str(shape / "vocab.txt"),
-        max_len=32,
-        dev_files=[shape / "dev.csv"],
-    )
-    return run.fit(tmp_path_factory.mktemp("trained") / "run")
+    return prepared(shape).fit(tmp_path_factory.mktemp("trained") / "run")
 
 
 # ----------------------------------------------------------------------------------- one's own data
@@ -230,33 +242,31 @@ def test_a_number_is_learnt_by_squared_error(shape: Path, tmp_path: Path, run: C
 def test_losses_are_those_of_their_definitions() -> None:
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(7, 3))
+
+    def loss(task: SentenceTask, labels: np.ndarray) -> float:
+        return float(task.loss_of(torch.tensor(scores), torch.tensor(labels)))
+
     ids = rng.integers(0, 3, 7)
     expected = np.mean([np.log(np.exp(s).sum()) - s[i] for s, i in zip(scores, ids, strict=True)])
-    assert float(finetune.loss_of(torch.tensor(scores), torch.tensor(ids))) == pytest.approx(
-        expected, rel=1e-12
-    )
+    assert loss(TASKS["mnli"], ids) == pytest.approx(expected, rel=1e-12)
     many = rng.integers(0, 2, (7, 3)).astype(np.float64)
     p = 1 / (1 + np.exp(-scores))
     expected = -np.mean(many * np.log(p) + (1 - many) * np.log(1 - p))
-    assert float(finetune.loss_of(torch.tensor(scores), torch.tensor(many))) == pytest.approx(
-        expected, rel=1e-12
-    )
+    several = own_task(TASKS["csv"], labels="a,b,c", separator=";")
+    assert loss(several, many) == pytest.approx(expected, rel=1e-12)
     numbers = rng.normal(size=7)
     expected = np.mean((scores[:, 0] - numbers) ** 2)
-    assert float(finetune.loss_of(torch.tensor(scores), torch.tensor(numbers))) == pytest.approx(
-        expected, rel=1e-12
-    )
+    assert loss(TASKS["stsb"], numbers) == pytest.approx(expected, rel=1e-12)
 
 
 def test_what_the_same_answer_always_scores() -> None:
     task = own_task(TASKS["csv"], labels="a,b,c")
-    assert finetune.constant(task, np.array([2, 0, 2, 1, 2])) == 0.6
-    assert finetune.constant(TASKS["cola"], np.array([1, 0, 1])) == 0
-    assert finetune.constant(TASKS["stsb"], np.array([1.0, 0, 3], np.float32)) == 0
+    assert task.constant_metric(np.array([2, 0, 2, 1, 2])) == 0.6
+    assert TASKS["cola"].constant_metric(np.array([1, 0, 1])) == 0
+    assert TASKS["stsb"].constant_metric(np.array([1.0, 0, 3], np.float32)) == 0
     task = own_task(TASKS["csv"], labels="a,b", separator=";")
-    assert finetune.constant(task, np.array([[1, 0], [1, 0], [1, 1]], np.float32)) == pytest.approx(
-        6 / 7
-    )
+    labels = np.array([[1, 0], [1, 0], [1, 1]], np.float32)
+    assert task.constant_metric(labels) == pytest.approx(6 / 7)
 
 
 # -------------------------------------------------------------------------------------- predictions
@@ -285,8 +295,6 @@ def test_predictions_need_no_label_and_come_in_order_from_every_source(
     )
     assert (tmp_path / "out/p.tsv").read_text() == whole
     labels = [line.split("\t")[:2] for line in whole.splitlines()]
-    short = run(f"{model} --data_file {tmp_path}/texts.csv --probabilities False", classify.main)[1]
-    assert [line.split("\t") for line in short.splitlines()] == labels
     for more, content in (
         ("", "\n".join(texts) + "\n"),
         (" --task csv", (shape / "dev.csv").read_text()),
@@ -389,7 +397,7 @@ def test_test_files_of_glue_become_what_its_site_takes(
     )
     assert status == 0, err
     for name in TASKS[task].dev:  # every one is evaluated
-        assert f"\n{name}: {TASKS[task].metrics[0]} " in out
+        assert f"\n{name}: {TASKS[task].metric_names[0]} " in out
     assert (
         run(
             f"--mode predict --model_file {tmp_path}/run --data_dir {data} --out {tmp_path}/in",
@@ -435,18 +443,8 @@ def test_a_frozen_encoder_keeps_its_bits_and_boost_gives_the_same_model(
     def fit(
         name: str, boost: bool, seed: int = 1
     ) -> tuple[finetune.Run, finetune.Result, dict[str, torch.Tensor]]:
-        run = finetune.prepare(
-            TASKS["csv"],
-            shape / "train.csv",
-            str(shape / "train.json"),
-            str(shape / "model.json"),
-            vocab=str(shape / "vocab.txt"),
-            max_len=32,
-            dev_files=[shape / "dev.csv"],
-            freeze_encoder=True,
-            boost=boost,
-            settings={"seed": seed, "lr": 0.05},
-        )
+        tuning = finetune.Tuning(freeze_encoder=True, boost=boost)
+        run = prepared(shape, tuning=tuning, seed=seed, lr=0.05)
         result = run.fit(tmp_path / name)
         return run, result, checkpoint.read(result.file).tensors
 
@@ -480,17 +478,9 @@ def test_a_frozen_encoder_keeps_its_bits_and_boost_gives_the_same_model(
 
 def test_top_layers_can_start_anew(shape: Path, trained: finetune.Result) -> None:
     def start(layers: int) -> dict[str, torch.Tensor]:
-        return (
-            finetune.prepare(
-                TASKS["csv"],
-                shape / "train.csv",
-                pretrain_file=trained.file,
-                max_len=32,
-                reinit_layers=layers,
-            )
-            .model()
-            .state_dict()
-        )
+        tuning = finetune.Tuning(reinit_layers=layers)
+        run = finetune.prepare(CSV, shape / "train.csv", trained.file, tuning=tuning)
+        return run.model().state_dict()
 
     old = checkpoint.read(trained.file).tensors
     for layers, fresh in (
@@ -514,7 +504,7 @@ def test_training_stops_when_patience_ends_and_keeps_the_best(
 ) -> None:
     losses = [0.9, 0.5, 0.6, 0.5, 0.7, 0.1]
     monkeypatch.setattr(
-        finetune, "evaluate", lambda *_: {"Accuracy": 0.5, "loss": losses[calls.pop(0)]}
+        SentenceTask, "metrics", lambda *_: {"Accuracy": 0.5, "loss": losses[calls.pop(0)]}
     )
     (tmp_path / "six.json").write_text(
         json.dumps(read_json(shape / "train.json") | {"n_epochs": 6})
@@ -535,7 +525,7 @@ def test_training_stops_when_patience_ends_and_keeps_the_best(
     assert "Stopped: 3 checks without a better loss\n" in out
     best = tmp_path / "run/model_steps_100.pt"  # 50 batches an epoch
     assert f"Best: loss 0.5000, {best}\n" in out
-    assert checkpoint.saved(tmp_path / "run") == [best, tmp_path / "run/model_steps_250.pt"]
+    assert checkpoints_in(tmp_path / "run") == [best, tmp_path / "run/model_steps_250.pt"]
     status, out, _ = run(line, classify.main)  # the same command has nothing left to do
     assert (status, out.count("Epoch")) == (0, 0)
     assert "stopped after 3 checks without a better loss" in out
@@ -547,27 +537,15 @@ def test_training_stops_when_patience_ends_and_keeps_the_best(
     settings.write_text(settings.read_text().replace('"total_steps": 150', '"total_steps": null'))
     calls = list(range(2, 6))
     status, out, _ = run(line.replace("/run", "/broken"), classify.main)
-    assert "Going on from" in out
+    assert "Resuming from" in out
     assert f"Best: loss 0.5000, {tmp_path}/broken/model_steps_100.pt\n" in out
     assert out.count("Epoch") == 3
 
 
 def test_the_best_checkpoint_is_the_one_evaluation_says(shape: Path, tmp_path: Path) -> None:
-    run = finetune.prepare(
-        TASKS["csv"],
-        shape / "train.csv",
-        str(shape / "train.json"),
-        str(shape / "model.json"),
-        vocab=str(shape / "vocab.txt"),
-        max_len=32,
-        dev_files=[shape / "dev.csv"],
-    )
-    result = run.fit(tmp_path / "run")
+    result = prepared(shape).fit(tmp_path / "run")
     saved = finetune.load(result.best_file)
-    data = saved.reader.read(shape / "dev.csv")
-    assert finetune.evaluate(saved.task, data.features, saved.scores(data)) == pytest.approx(
-        result.best, abs=1e-6
-    )
+    assert saved.evaluate(shape / "dev.csv") == pytest.approx(result.best, abs=1e-6)
     checks = [
         json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     ]
@@ -605,7 +583,7 @@ def test_several_seeds_are_compared_and_runs_that_failed_to_learn_counted(
     assert results["failed"] == failed
     assert f"Failed to learn: {len(failed)} of 3 runs" in out
     for seed in (42, 43, 44):  # each is a run of its own
-        assert checkpoint.saved(tmp_path / f"run/seed-{seed}")
+        assert checkpoints_in(tmp_path / f"run/seed-{seed}")
     status, out, _ = run(line, classify.main)  # all is there already
     assert (status, out.count("Epoch"), read_json(tmp_path / "run/results.json")) == (0, 0, results)
     line = flags(shape, tmp_path / "lame", eval_file=shape / "dev.csv", seeds=2, lr=0.0)
@@ -633,14 +611,14 @@ def test_accumulation_gives_the_same_parameters_and_loses_no_partial_group(
     (tmp_path / "model.json").write_text(json.dumps(model))
     found = []
     for parts in (1, 2, 4):  # 400 rows in batches of 22: the last has 4
-        run = finetune.prepare(
-            own_task(TASKS["jsonl"], "body", **more),
-            shape / "train.jsonl",
-            str(shape / "train.json"),
-            str(tmp_path / "model.json"),
-            vocab=str(shape / "vocab.txt"),
-            max_len=32,
-            settings={"batch_size": 22, "gradient_accumulation": parts, "n_epochs": 1},
+        run = prepared(
+            shape,
+            dataclasses.replace(own_task(TASKS["jsonl"], "body", **more), max_len=32),
+            model_cfg=tmp_path / "model.json",
+            form="jsonl",
+            batch_size=22,
+            gradient_accumulation=parts,
+            n_epochs=1,
         )
         result = run.fit(tmp_path / str(parts))
         assert result.file.name == "model_steps_19.pt"
@@ -658,30 +636,25 @@ def records(shape: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small data as the official code's TFRecords, and the JSON beside them."""
     tf = pytest.importorskip("tensorflow")
     folder = tmp_path_factory.mktemp("records")
-    task = own_task(TASKS["csv"], labels="neg,pos")
-    reader = Reader(task, FullTokenizer(shape / "vocab.txt"), 24)
+    task = dataclasses.replace(own_task(TASKS["csv"], labels="neg,pos"), max_len=24)
+    tokenizer = FullTokenizer(shape / "vocab.txt")
     for split in ("train", "dev"):
-        features = reader.read(shape / f"{split}.csv").features
+        features = task.load(shape / f"{split}.csv", tokenizer).features
         batches = Batches(features, 1)
         rows = {int(batches.rows(n)[0]): batches[n] for n in range(len(features))}
         with tf.io.TFRecordWriter(str(folder / f"{split}.tf_record")) as writer:
             for i in [*range(len(features)), None]:
                 ids, segments, mask, label = (t[0].tolist() for t in rows[i or 0])
                 values = {"input_ids": ids, "input_mask": mask, "segment_ids": segments}
-                values = {name: v + [0] * (24 - len(v)) for name, v in values.items()} | {
-                    "label_ids": [label],
-                    "is_real_example": [int(i is not None)],
-                }  # the last one fills up a batch
-                writer.write(
-                    tf.train.Example(
-                        features=tf.train.Features(
-                            feature={
-                                name: tf.train.Feature(int64_list=tf.train.Int64List(value=v))
-                                for name, v in values.items()
-                            }
-                        )
-                    ).SerializeToString()
-                )
+                values = {name: v + [0] * (24 - len(v)) for name, v in values.items()}
+                # The last one fills up a batch.
+                values |= {"label_ids": [label], "is_real_example": [int(i is not None)]}
+                feature = {
+                    name: tf.train.Feature(int64_list=tf.train.Int64List(value=v))
+                    for name, v in values.items()
+                }
+                example = tf.train.Example(features=tf.train.Features(feature=feature))
+                writer.write(example.SerializeToString())
     (folder / "meta.json").write_text(
         json.dumps(
             {
@@ -729,16 +702,15 @@ def test_the_official_code_s_records_train_as_their_table_does(
     ).read_text()
     model = f"--model_file {tmp_path}/run"
     assert run(f"--mode eval {model} --data_file {records}/dev.tf_record", classify.main)[0] == 0
-    rows = [
-        run(f"--mode predict {m} --data_file {f} --probabilities False", classify.main)[
-            1
-        ].splitlines()
-        for m, f in (
-            (model, records / "dev.tf_record"),
-            (f"--model_file {tmp_path}/table", shape / "dev.csv"),
-        )
-    ]
-    assert [row.replace("\t1", "\tpos").replace("\t0", "\tneg") for row in rows[0]] == rows[1]
+    rows = []
+    for m, f in (
+        (model, records / "dev.tf_record"),
+        (f"--model_file {tmp_path}/table", shape / "dev.csv"),
+    ):
+        out = run(f"--mode predict {m} --data_file {f}", classify.main)[1]
+        rows.append([line.split("\t") for line in out.splitlines()[1:]])
+    names = {"0": "neg", "1": "pos"}
+    assert [[i, names[answer], *chances] for i, answer, *chances in rows[0]] == rows[1]
     status, _, err = run(line.replace("train.csv", "") + " --max_len 20", classify.main)
     assert (status, "has inputs of 24 tokens; set --max_len 24" in err) == (2, True)
 
@@ -746,7 +718,8 @@ def test_the_official_code_s_records_train_as_their_table_does(
 def test_long_texts_are_cut_and_told_or_averaged_over_windows(
     shape: Path, trained: finetune.Result, tmp_path: Path, run: Callable
 ) -> None:
-    line = f"--mode eval --model_file {trained.file} --data_file {shape}/dev.csv --max_len 8 --out {tmp_path}"
+    line = f"--mode eval --model_file {trained.file} --data_file {shape}/dev.csv --max_len 8 "
+    line += f"--out {tmp_path}"
     status, cut, err = run(line, classify.main)
     texts = [row[0].split() for row in csv.reader(open(shape / "dev.csv", newline=""))]
     long, lost = sum(len(t) > 6 for t in texts), sum(max(0, len(t) - 6) for t in texts)
@@ -757,16 +730,17 @@ def test_long_texts_are_cut_and_told_or_averaged_over_windows(
         f"{share:.1%} of all",
     ) == (0, re.search(r"\d+ of 60 rows .* of all", err)[0])
     assert run(line + " --long window", classify.main)[1] != cut
-    saved = finetune.load(trained.file, max_len=8, long="window")
-    data = saved.reader.read(shape / "dev.csv")
-    scores = saved.scores(data)
+    task = finetune.load(trained.file).task
+    saved = finetune.load(trained.file, dataclasses.replace(task, max_len=8, long="window"))
+    data = saved.load(shape / "dev.csv")
+    scores = data.features.average(saved.outputs(data))
     row = max(range(60), key=lambda i: len(texts[i]))
-    ids = saved.reader.tokenizer.encode(" ".join(texts[row]))
+    ids = saved.start.tokenizer.encode(" ".join(texts[row]))
     starts = (
         [round(i * (len(ids) - 6) / 2) for i in range(3)] if len(ids) > 10 else [0, len(ids) - 6]
     )
     parts = [torch.tensor([[2, *ids[i : i + 6], 3]]) for i in starts]
-    model = saved.trainer.model.eval()
+    model = saved.model.eval()
     with torch.no_grad():
         expected = torch.stack(
             [model(p, torch.zeros_like(p), torch.ones_like(p))[0] for p in parts]
@@ -782,7 +756,8 @@ def test_mistakes_are_written_with_the_most_confident_first_and_pictures_drawn(
     turned = [(text, {"pos": "neg", "neg": "pos"}[label]) for text, label in rows[:20]] + rows[20:]
     with open(tmp_path / "dev.csv", "w", newline="") as f:
         csv.writer(f).writerows(turned)
-    line = f"--mode eval --model_file {trained.file} --data_file {tmp_path}/dev.csv --out {tmp_path}/eval --plots"
+    line = f"--mode eval --model_file {trained.file} --data_file {tmp_path}/dev.csv "
+    line += f"--out {tmp_path}/eval --plots"
     status, out, err = run(line, classify.main)
     assert status == 0, err
     assert re.search(
@@ -826,7 +801,7 @@ def test_mistakes_are_written_with_the_most_confident_first_and_pictures_drawn(
         ("{train} --layer_decay 1.5", "layer_decay=1.5; expected more than 0 and at most 1"),
         ("{train} --head_lr high", "--head_lr high: expected float"),
         ("{train} --lr -1", "lr=-1.0; expected 0 or more"),
-        ("{train} --long cut", "--long cut: expected truncate or window"),
+        ("{train} --long cut", "--long 'cut': expected truncate or window"),
         ("{train} --out x", "--mode train has no use for --out"),
         (
             "{train} --eval_file {bad}/new.csv",
@@ -835,7 +810,7 @@ def test_mistakes_are_written_with_the_most_confident_first_and_pictures_drawn(
         ("{train} --text_a body", "no column 'body'; the columns of its first row are "),
         ("{train} --data_dir {own}", "--data_file and --data_dir are both given"),
         ("--task mrpc --data_dir {bad}/nowhere", "nowhere has no dev.tsv"),
-        ("--task sst2 --data_dir {bad}", "train.tsv does not exist"),
+        ("--task sst2 --data_dir {bad} {rest}", "train.tsv does not exist"),
         ("{predict} --data_file {own}/dev.csv --boost", "--mode predict has no use for --boost"),
         ("{predict} --data_dir {own}", "--data_dir is predicted into a folder; name it with --out"),
         (
@@ -872,7 +847,7 @@ def test_a_mistake_ends_in_one_line_and_writes_nothing(
     (bad / "dev.tsv").write_text("sentence\tlabel\na film\t1\n")
     (bad / "meta.json").write_text(json.dumps({"processor_type": "MRPC", "num_labels": 3}))
     found = checkpoint.read(trained.file)
-    checkpoint.write_ours(
+    write_pt(
         bare,
         {
             "config": vars(found.config),
@@ -953,8 +928,7 @@ def test_every_small_task_of_glue_trains_evaluates_and_predicts_from_its_folder(
             (data / file.name).write_text("\n".join(lines[:80]) + "\n", encoding="utf-8")
         status, out, err = run(
             f"--task {folder} --data_dir {data} --pretrain_file {real}/minilm --save_dir "
-            f"{tmp_path}/run-{folder} "
-            f"--n_epochs 1",
+            f"{tmp_path}/run-{folder} --n_epochs 1",
             classify.main,
         )
         assert status == 0, err

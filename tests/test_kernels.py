@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import kernels as module
-from kernels import OneDNN, linear, product
+import kernels
+from kernels import OneDNNLinear, linear, product
 
 available = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
 
@@ -21,7 +21,7 @@ def test_product_and_gradients_are_as_exact_as_pytorchs(rows: int, dim: int, out
     inputs = [t.requires_grad_() for t in (x, weight, bias)]
     exact = [t.detach().double().requires_grad_() for t in inputs]
     expected = F.linear(*exact)
-    theirs, ours = F.linear(*inputs), OneDNN.apply(*inputs)
+    theirs, ours = F.linear(*inputs), OneDNNLinear.apply(*inputs)
     assert torch.equal(ours, product(x.detach(), weight.detach(), bias.detach()))
     wanted = [expected, *torch.autograd.grad(expected, exact, grad.double())]
     plain = [theirs, *torch.autograd.grad(theirs, inputs, grad)]
@@ -37,7 +37,7 @@ def test_product_and_gradients_are_as_exact_as_pytorchs(rows: int, dim: int, out
 
 
 def test_what_needs_no_gradient_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "faster", lambda: available)
+    monkeypatch.setattr(kernels, "onednn_is_faster", lambda: available)
     x, weight, bias = (
         torch.randn(4, 64, 512),
         torch.randn(512, 512, requires_grad=True),
@@ -56,8 +56,8 @@ def test_what_needs_no_gradient_gets_none(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("kind", ["float64", "autocast", "small", "elsewhere"])
 def test_everything_else_is_left_to_pytorch(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "faster", lambda: kind != "elsewhere")
-    monkeypatch.setattr(module, "product", lambda *_: pytest.fail("oneDNN was called"))
+    monkeypatch.setattr(kernels, "onednn_is_faster", lambda: kind != "elsewhere")
+    monkeypatch.setattr(kernels, "product", lambda *_: pytest.fail("oneDNN was called"))
     n = 8 if kind == "small" else 512
     x, weight = torch.randn(64, n), torch.randn(n, n)
     if kind == "float64":

@@ -3,6 +3,7 @@ not.
 """
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import torch
 from transformers import BertConfig, BertForPreTraining, BertForSequenceClassification, BertModel
 
 import checkpoint
+import kernels
 import models
-from models import Classifier, Config, PretrainModel, Transformer, dropout, keep_mask
+from kernels import dropout, keep_mask
+from models import Classifier, Config, PretrainModel, Transformer
 from utils import UserError
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -29,15 +32,12 @@ def theirs(kind: type, cfg: Config, **more: object) -> torch.nn.Module:
 def copy(model: torch.nn.Module, source: torch.nn.Module) -> None:
     """Their weights into our model, through the name table."""
     tensors = {checkpoint.modern_name(name): t for name, t in source.state_dict().items()}
-    tensors = {
-        name: t for name, t in tensors.items() if not checkpoint.IGNORED_HUGGING_FACE.search(name)
-    }
+    tied = re.compile(r"position_ids$|^cls\.predictions\.decoder\.")
+    tensors = {name: t for name, t in tensors.items() if not tied.search(name)}
     cfg = model.transformer.cfg
-    found, problems = checkpoint.to_ours(tensors, checkpoint.HUGGING_FACE, cfg)
+    found, problems = checkpoint.to_ours(tensors, checkpoint.HUGGING_FACE, cfg, "classifier")
     assert problems == []
-    assert checkpoint.load(
-        model, checkpoint.Checkpoint("", Path("memory"), cfg, found), fresh=("classifier",)
-    ) in ([], ["classifier"])
+    assert checkpoint.load(model, checkpoint.Checkpoint("", Path("memory"), cfg, found)) == []
     model.to(next(source.parameters()).dtype)
 
 
@@ -47,7 +47,7 @@ def test_hidden_states_pooled_output_and_attention_equal_transformers(
     tiny: Config, padded_batch: Batch, activation: str, dtype: torch.dtype, limit: float
 ) -> None:
     cfg = Config(**{**vars(tiny), "hidden_act": activation})
-    reference, model = theirs(BertModel, cfg).double(), Classifier(cfg).eval()
+    reference, model = theirs(BertModel, cfg).double(), models.BertModel(cfg).eval()
     copy(model, reference)
     reference.to(dtype)
     model.to(dtype)
@@ -57,13 +57,14 @@ def test_hidden_states_pooled_output_and_attention_equal_transformers(
         expected = reference(
             ids, attention_mask=mask, token_type_ids=segments, output_attentions=True
         )
-        hidden = model.transformer(ids, segments, mask)
+        hidden, pooled = model(ids, segments, mask)
         with_maps = model.transformer(ids, segments, mask, maps=maps)
-        pooled = model.pooler(hidden[:, 0])
+        pooled_alone = model.pool(ids, segments, mask)
     real = mask.bool()
     assert (hidden - expected[0])[real].abs().max() <= limit
     assert (with_maps - expected[0])[real].abs().max() <= limit
     assert (pooled - expected[1]).abs().max() <= limit
+    assert (pooled_alone - expected[1]).abs().max() <= limit
     assert not hidden[~real].any()
     for ours, their in zip(maps, expected.attentions, strict=True):
         assert (ours - their).transpose(1, 2)[real].abs().max() <= limit
@@ -82,7 +83,7 @@ def test_gradients_equal_transformers(tiny: Config, padded_batch: Batch) -> None
     torch.nn.functional.cross_entropy(ours, labels).backward()
     assert (ours - logits).abs().max() <= 1e-10
     gradients = {name: p.grad for name, p in reference.named_parameters()}
-    expected, _ = checkpoint.to_ours(gradients, checkpoint.HUGGING_FACE, cfg)
+    expected, _ = checkpoint.to_ours(gradients, checkpoint.HUGGING_FACE, cfg, "classifier")
     for name, parameter in model.named_parameters():
         assert torch.allclose(parameter.grad.float(), expected[name], atol=1e-6, rtol=1e-5), name
 
@@ -137,6 +138,15 @@ def test_gradient_checkpointing_changes_no_bit(tiny: Config, padded_batch: Batch
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
+def test_pooled_vectors_stand_for_the_inputs(tiny: Config, padded_batch: Batch) -> None:
+    model = Classifier(tiny, 3).eval()
+    with torch.no_grad():
+        scores = model(pooled=model.pool(*padded_batch))
+        assert torch.equal(scores, model(*padded_batch))
+    with pytest.raises(UserError, match="needs input_ids, segment_ids and input_mask"):
+        model(padded_batch[0])
+
+
 def test_attention_weights_are_kept_nowhere(tiny: Config, padded_batch: Batch) -> None:
     model = Classifier(tiny).eval()
     known = {id(t) for t in [*model.parameters(), *model.buffers()]}
@@ -179,7 +189,7 @@ def test_dropout_stands_where_googles_does(
         drawn.append((tuple(x.shape), p))
         return keep_mask(x, p)
 
-    monkeypatch.setattr(models, "keep_mask", record)
+    monkeypatch.setattr(kernels, "keep_mask", record)
     cfg = Config(**{**vars(tiny), "n_layers": 2, "p_drop_hidden": 0.3, "p_drop_attn": 0.2})
     Classifier(cfg).train()(*padded_batch)
     tokens, first = (42, 32), (5, 1, 32)  # 42 real tokens; the last block goes on with [CLS] alone
@@ -191,8 +201,8 @@ def test_dropout_stands_where_googles_does(
         ((5, 4, 1, 17), 0.2),
         (first, 0.3),
         (first, 0.3),
-        ((5, 32), 0.3),
-    ]  # and the pooled output
+        ((5, 32), 0.3),  # and the pooled output
+    ]
     drawn.clear()
     Classifier(cfg).eval()(*padded_batch)
     assert drawn == []
@@ -229,11 +239,13 @@ def test_fresh_weights_are_googles() -> None:
 def test_a_configuration_is_read_under_either_set_of_names(tmp_path: Path) -> None:
     ours, released = tmp_path / "ours.json", tmp_path / "bert_config.json"
     ours.write_text(
-        '{"dim": 48, "n_layers": 2, "n_heads": 3, "dim_ff": 96, "vocab_size": 50, "p_drop_attn": 0.2}'
+        '{"dim": 48, "n_layers": 2, "n_heads": 3, "dim_ff": 96, "vocab_size": 50, '
+        '"p_drop_attn": 0.2}'
     )
     released.write_text(
-        '{"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 96, '
-        '"vocab_size": 50, "attention_probs_dropout_prob": 0.2, "directionality": "bidi"}'
+        '{"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, '
+        '"intermediate_size": 96, "vocab_size": 50, "attention_probs_dropout_prob": 0.2, '
+        '"directionality": "bidi"}'
     )
     assert Config.from_json(ours) == Config.from_json(released)
     assert Config.from_dict(Config(dim=48, n_heads=3).to_released()) == Config(dim=48, n_heads=3)
@@ -286,9 +298,7 @@ def test_minilm_equals_transformers(real: Path, dtype: torch.dtype, limit: float
     with torch.no_grad():
         expected = reference(ids, attention_mask=mask, token_type_ids=segments)
         hidden = model.transformer(ids, segments, mask)
-        pooled = model.pooler(
-            model.transformer(ids, segments, mask, torch.zeros(16, 1, dtype=torch.long))[:, 0]
-        )
+        pooled = model.pool(ids, segments, mask)
     assert (hidden - expected[0])[mask.bool()].abs().max() <= limit
     assert (pooled - expected[1]).abs().max() <= limit
 
@@ -299,6 +309,7 @@ def test_the_names_of_transformers_are_understood_and_its_order_is_refused(
     ids, segments, mask = padded_batch
     for kind, more in (
         (Transformer, {}),
+        (models.BertModel, {}),
         (Classifier, {}),
         (models.QuestionAnswering, {}),
         (PretrainModel, {"masked_positions": ids[:, :2] * 0}),

@@ -1,4 +1,4 @@
-"""BertAdam against the formula in float64 and against PyTorch's AdamW; schedules; parameter groups."""
+"""BertAdam against the formula in float64 and PyTorch's AdamW; schedules; parameter groups."""
 
 import math
 

@@ -17,18 +17,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from fixed_instances import make_arrays, write_records
 
 import checkpoint
 import classify
 import models
 import pretrain
-import runs
 import train
-from corpus import prepare_text
+from formats import checkpoints_in
 from optim import BertAdam, parameter_groups
-from pretraining.batches import Batches
-from pretraining.pairs import Pairs
+from pretraining.batches import PairBatches, PretrainBatch
+from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
+from pretraining.source import Source
+from pretraining.text import prepare_text
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {"batch_size": 16, "n_epochs": 2, "lr": 1e-3, "save_steps": 5, "log_steps": 3}
@@ -62,13 +64,29 @@ def line(flags: dict[str, object], **more: object) -> str:
 
 
 def last(folder: Path) -> checkpoint.Checkpoint:
-    return checkpoint.read(checkpoint.saved(folder)[-1])
+    return checkpoint.read(checkpoints_in(folder)[-1])
 
 
 def same(a: Path, b: Path) -> bool:
     x, y = last(a), last(b)
     return x.file.name == y.file.name and all(
         torch.equal(x.tensors[name], y.tensors[name]) for name in x.tensors
+    )
+
+
+def evaluate(model: models.PretrainModel, batches: PairBatches) -> dict[str, float]:
+    answers = train.predict(model, batches, torch.device("cpu"), outputs=pretrain.outputs)
+    return pretrain.metrics(answers, next_sentence=True)
+
+
+def prepare(flags: dict[str, object], save_dir: Path) -> pretrain.PretrainRun:
+    return pretrain.prepare(
+        str(flags["data_file"]),
+        {"max_len": 48},
+        Source(str(flags["vocab"])),
+        (None, str(flags["model_cfg"])),
+        save_dir,
+        train.Config.from_json(str(flags["train_cfg"])),
     )
 
 
@@ -81,7 +99,7 @@ def test_twenty_steps_in_float64_have_the_losses_of_transformers_with_google_s_u
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = models.Config(
-        vocab_size=Pairs(corpus, 48).vocab_size,
+        vocab_size=Pairs(corpus, PairConfig(max_len=48)).vocab_size,
         dim=32,
         n_layers=2,
         n_heads=2,
@@ -92,7 +110,7 @@ def test_twenty_steps_in_float64_have_the_losses_of_transformers_with_google_s_u
     )
     ours = models.PretrainModel(config)
     checkpoint.write_hugging_face(
-        checkpoint.Checkpoint("ours", tmp_path, config, dict(ours.state_dict())), tmp_path, None
+        checkpoint.Checkpoint("ours", tmp_path, config, dict(ours.state_dict())), tmp_path, True
     )
     theirs = (
         transformers.BertForPreTraining.from_pretrained(tmp_path, attn_implementation="eager")
@@ -108,10 +126,10 @@ def test_twenty_steps_in_float64_have_the_losses_of_transformers_with_google_s_u
     moments = {
         name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in theirs.named_parameters()
     }
-    batches = Batches(Pairs(corpus, 48, seed=1), 16, seed=1)
+    batches = PairBatches(Pairs(corpus, PairConfig(max_len=48), seed=1), 16, seed=1)
     differences, values = [], []
     for step in range(steps):
-        batch = tuple(map(torch.from_numpy, batches.arrays(step)))
+        batch = PretrainBatch(*map(torch.from_numpy, batches.arrays(step)))
         loss, _ = pretrain.get_loss(ours, batch)
         loss.backward()
         optimizer.step(loss=loss)
@@ -150,7 +168,7 @@ def test_the_first_loss_of_a_fresh_model_is_that_of_guessing() -> None:
     model = models.PretrainModel(cfg)
     ids = torch.randint(1000, 30000, (16, 64))
     positions = torch.arange(1, 60, 5).repeat(16, 1)
-    batch = (
+    batch = PretrainBatch(
         ids,
         (torch.arange(64) > 30).long().repeat(16, 1),
         torch.ones_like(ids),
@@ -168,14 +186,15 @@ def test_the_first_loss_of_a_fresh_model_is_that_of_guessing() -> None:
 def test_parts_of_a_batch_add_up_to_google_s_loss(corpus: Corpus, sample: Path) -> None:
     torch.manual_seed(0)
     model = models.PretrainModel(models.Config.from_json(sample / "config.json")).double().eval()
-    batch = tuple(map(torch.from_numpy, Batches(Pairs(corpus, 48), 24, seed=1).arrays(0)))
+    batches = PairBatches(Pairs(corpus, PairConfig(max_len=48)), 24, seed=1)
+    batch = PretrainBatch(*map(torch.from_numpy, batches.arrays(0)))
     whole, _ = pretrain.get_loss(model, batch)
-    parts = [tuple(t[i : i + 7] for t in batch) for i in range(0, 24, 7)]
+    parts = [PretrainBatch(*(t[i : i + 7] for t in batch)) for i in range(0, 24, 7)]
     assert sum(
         float(pretrain.get_loss(model, p)[0]) * len(p[0]) / 24 for p in parts
     ) == pytest.approx(float(whole), rel=1e-12)
     word_loss, order_loss, *_ = pretrain.losses(model, batch)
-    used = batch[5] > 0
+    used = batch.weights > 0
     google = word_loss[used].sum() / (int(used.sum()) + 1e-5) + order_loss.mean()
     assert float(google) == pytest.approx(float(whole), rel=1e-12)
 
@@ -186,8 +205,8 @@ def test_evaluation_is_the_plain_average_over_all_slots_and_pairs(
     torch.manual_seed(0)
     config = models.Config.from_json(sample / "config.json")
     model = models.PretrainModel(config)
-    batches = pretrain.evaluation_batches(corpus, {"max_len": 48}, 16)
-    found = pretrain.score(train.Trainer(train.Config(), model), batches, True)
+    batches = pretrain.evaluation_batches(corpus, PairConfig(max_len=48), 16)
+    found = evaluate(model, batches)
     slots, right, word_loss, order_right, order_loss = 0, 0, 0.0, [], []
     model = model.double().eval()
     for n in range(len(batches)):
@@ -246,7 +265,13 @@ def test_a_run_trains_evaluates_and_leaves_a_folder_to_fine_tune_from(
         f"--mode eval --model_file {folder} --data_file {sample / 'held_out.txt'}", pretrain.main
     )
     again = {x.split(" = ")[0]: float(x.split(" = ")[1]) for x in out.splitlines() if " = " in x}
-    assert again == pytest.approx(results)
+    # a folder stands for its best checkpoint, which need not be the last
+    evaluated = [x for x in logged if "eval_masked_lm_accuracy" in x]
+    best = max(evaluated, key=lambda x: x["eval_masked_lm_accuracy"])
+    assert again["global_step"] == best["step"]
+    for name in names[:-1]:
+        assert again[name] == pytest.approx(best[f"eval_{name}"])
+        assert results[name] == pytest.approx(evaluated[-1][f"eval_{name}"])
     curves = next((tmp_path / "logs").iterdir()).read_bytes()
     assert all(
         name in curves
@@ -255,8 +280,7 @@ def test_a_run_trains_evaluates_and_leaves_a_folder_to_fine_tune_from(
     (tmp_path / "tune.json").write_text('{"batch_size": 32, "n_epochs": 1}')
     status, out, err = run(
         f"--task mrpc --train_cfg {tmp_path}/tune.json --data_file {sample}/train.tsv "
-        f"--pretrain_file {folder} "
-        f"--save_dir {tmp_path}/tuned --max_len 48",
+        f"--pretrain_file {folder} --save_dir {tmp_path}/tuned --max_len 48",
         classify.main,
     )
     assert status == 0, err
@@ -332,26 +356,15 @@ def test_interrupted_between_epochs_and_started_again_gives_the_same_bits(
     tmp_path: Path,
     stop: int,
 ) -> None:
-    shape = dict.fromkeys(
-        ("max_len", "max_pred", "mask_prob", "short_seq_prob", "next_sentence", "whole_word_mask")
-    )
-
-    def start(folder: str) -> tuple[pretrain.Run, train.Trainer]:
-        run = pretrain.prepare_run(
-            str(flags["data_file"]),
-            None,
-            pretrain.Text(str(flags["vocab"])),
-            shape | {"max_len": 48},
-            str(flags["train_cfg"]),
-            str(flags["model_cfg"]),
-            None,
-            tmp_path / folder,
-        )
-        with runs.held(run.save_dir, run.settings):
+    def start(folder: str) -> train.Trainer:
+        run = prepare(flags, tmp_path / folder)
+        model = run.model()
+        with run.start.held(run.save_dir, model, run.settings):
             pass
-        return run, train.Trainer(run.cfg, run.model, run.batches, run.save_dir, {"config": {}})
+        batches = PairBatches(run.instances, run.cfg.batch_size, run.cfg.seed)
+        return train.Trainer(run.cfg, model, batches, run.save_dir, {"config": {}})
 
-    _, whole = start("whole")
+    whole = start("whole")
     whole.train(pretrain.get_loss)
     calls = iter(range(10**6))
 
@@ -361,10 +374,10 @@ def test_interrupted_between_epochs_and_started_again_gives_the_same_bits(
         return pretrain.get_loss(model, batch)
 
     with pytest.raises(KeyboardInterrupt):
-        start("broken")[1].train(interrupted)
-    _, again = start("broken")
+        start("broken").train(interrupted)
+    again = start("broken")
     again.train(pretrain.get_loss)
-    assert again.step == whole.step == whole.batches.first(2)
+    assert again.state.step == whole.state.step == whole.batches.first(2)
     assert all(
         torch.equal(a, b)
         for a, b in zip(
@@ -421,8 +434,7 @@ def test_weights_from_elsewhere_come_with_all_heads_and_ours_go_on_at_another_le
     a, b = (
         run(
             f"--mode eval --model_file {tmp_path}/{name} --data_file {sample}/held_out.txt "
-            "--max_len 48 --save_dir "
-            f"{tmp_path}/{name}-eval",
+            f"--max_len 48 --save_dir {tmp_path}/{name}-eval",
             pretrain.main,
         )[1].splitlines()
         for name in ("run", "hf")
@@ -435,8 +447,6 @@ def test_weights_from_elsewhere_come_with_all_heads_and_ours_go_on_at_another_le
 def test_fixed_instances_are_trained_on_through_the_command(
     flags: dict, sample: Path, tmp_path: Path, run: Callable
 ) -> None:
-    from test_instances import make_arrays, write_records
-
     write_records(tmp_path / "a.tfrecord", make_arrays())
     flags |= {"data_file": tmp_path / "a.tfrecord", "max_len": 16}
     status, _, err = run(line(flags, eval_file=tmp_path / "a.tfrecord"), pretrain.main)
@@ -484,14 +494,13 @@ def test_every_mistake_is_one_line_and_nothing_is_left(
         ({"max_len": 500}, "max_len=500 is more than the 128 positions of the model"),
         ({"mask_prob": 2}, "mask_prob=2.0; expected a share"),
         ({"vocab": None}, "name a vocab.txt with --vocab"),
-        ({"model_cfg": None}, "no --model_cfg"),
+        ({"model_cfg": None}, "neither --pretrain_file nor --model_cfg"),
         ({"mode": "test"}, "--mode test: expected train or eval"),
         ({"mode": "eval"}, "--mode eval needs --model_file"),
         ({"model_file": "a", "pretrain_file": "b"}, "both name weights"),
         ({"maxpred": 3}, "unknown flag --maxpred (did you mean --max_pred?)"),
         ({"split_sentences": "Ture"}, "expected True (English), False, or a language code"),
         ({"data_file": None}, "no --data_file, which is needed with --train_cfg"),
-        ({"workers": 0}, "--workers 0"),
         ({"data_file": f"{sample}/corpus.txt,{tmp_path}/a.npz"}, "a.npz does not exist"),
     ):
         status, _, err = run(line(flags, **more), pretrain.main)
@@ -550,10 +559,9 @@ def test_google_s_sample_text_is_learnt_by_heart(real: Path, tmp_path: Path) -> 
     source = checkpoint.read(tmp_path / "run")
     model = models.PretrainModel(source.config)
     checkpoint.load(model, source)
-    instances = Pairs(
-        Corpus(next((tmp_path / "run").glob("corpus-*"))), **saved, seed=42, fixed=True
-    )
-    results = pretrain.score(train.Trainer(train.Config(), model), Batches(instances, 32), True)
+    corpus = Corpus(next((tmp_path / "run").glob("corpus-*")))
+    instances = Pairs(corpus, PairConfig(**saved), seed=42, fixed=True)
+    results = evaluate(model, PairBatches(instances, 32))
     assert results["masked_lm_accuracy"] >= 0.98
     assert results["next_sentence_accuracy"] == 1.0
 
@@ -569,8 +577,9 @@ def test_wikipedia_a_paragraph_a_line_has_the_random_share_of_google_s_own_gener
         True,
         workers=2,
     )
-    pairs = Pairs(Corpus(tmp_path), 128)
-    assert pairs.plan(np.arange(pairs.n_blocks), 0).order.mean() == pytest.approx(0.84, abs=0.01)
+    pairs = Pairs(Corpus(tmp_path), PairConfig(max_len=128))
+    plan = pairs.plan(np.arange(pairs.n_blocks), 0)
+    assert plan["order"].mean() == pytest.approx(0.84, abs=0.01)
 
 
 def test_few_shots_are_logged_while_it_trains_and_change_nothing(
@@ -580,8 +589,7 @@ def test_few_shots_are_logged_while_it_trains_and_change_nothing(
     (tmp_path / "train.json").write_text(json.dumps(settings))
     flags = (
         f"--train_cfg {tmp_path}/train.json --model_cfg {sample}/config.json --data_file "
-        f"{sample}/corpus.txt "
-        f"--vocab {sample}/vocab.txt --max_len 64 --workers 1 --save_dir "
+        f"{sample}/corpus.txt --vocab {sample}/vocab.txt --max_len 64 --save_dir "
     )
     judged = (
         f"{flags}{tmp_path}/judged --fewshot_steps 3 --fewshot_task mrpc --fewshot_dir {sample}"
@@ -645,18 +653,6 @@ def test_n_epochs_on_the_command_line_goes_before_total_steps_in_the_file(
 def test_what_a_notebook_shows_of_a_run_is_a_line(
     flags: dict, sample: Path, tmp_path: Path
 ) -> None:
-    shape = dict.fromkeys(
-        ("max_pred", "mask_prob", "short_seq_prob", "next_sentence", "whole_word_mask")
-    )
-    run = pretrain.prepare_run(
-        str(flags["data_file"]),
-        None,
-        pretrain.Text(str(flags["vocab"])),
-        shape | {"max_len": 48},
-        str(flags["train_cfg"]),
-        str(flags["model_cfg"]),
-        None,
-        tmp_path / "run",
-    )
+    run = prepare(flags, tmp_path / "run")
     assert repr(run).count("\n") == 0
     assert len(repr(run)) < 500

@@ -14,12 +14,12 @@ import pytest
 import torch
 from processes import HALF, KINDS, STEPS
 
-import checkpoint
-from pretraining.batches import Batches
+from formats import read_pt
+from pretraining.batches import PairBatches
 from pretraining.instances import FixedInstances, prepare_instances
-from pretraining.pairs import Pairs
+from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
-from tasks import sentences as tasks
+from tasks.features import Batches
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = (2, 4)
@@ -51,7 +51,7 @@ def done(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Pa
 
 def numbers(file: Path) -> dict[str, torch.Tensor]:
     """The parameters and the optimizer's state of a checkpoint, by name."""
-    state = checkpoint.read_ours(file)
+    state = read_pt(file)
     assert state
     moments = {
         f"{i} {name}": tensor
@@ -141,11 +141,10 @@ def test_one_process_goes_on_from_several(
 @pytest.mark.parametrize("whole_word_mask", [False, True])
 def test_the_processes_parts_are_the_batch(sample: Path, whole_word_mask: bool) -> None:
     features = processes.trainer("classify", sample, sample).batches
-    assert isinstance(features, tasks.Batches)
+    assert isinstance(features, Batches)
     processes.trainer("pretrain", sample, sample)  # prepares the text
-    pairs = Batches(
-        Pairs(Corpus(sample / "prepared"), 48, seed=3, whole_word_mask=whole_word_mask), 10, seed=3
-    )
+    config = PairConfig(max_len=48, whole_word_mask=whole_word_mask)
+    pairs = PairBatches(Pairs(Corpus(sample / "prepared"), config, seed=3), 10, seed=3)
     for batches in (features, pairs):
         for n in (0, 5, len(batches) - 1):
             whole = batches[n]
@@ -174,7 +173,7 @@ def test_the_parts_of_fixed_instances_are_the_batch(tmp_path: Path) -> None:
         next_sentence_labels=rng.integers(0, 2, n),
     )
     prepare_instances([tmp_path / "x.npz"], tmp_path / "prepared")
-    batches = Batches(FixedInstances(Corpus(tmp_path / "prepared"), length), 7, seed=1)
+    batches = PairBatches(FixedInstances(Corpus(tmp_path / "prepared"), length), 7, seed=1)
     for r in range(3):
-        expected, found = batches[1][5][r::3], batches.part(1, r, 3)[5]
+        expected, found = batches[1].weights[r::3], batches.part(1, r, 3).weights
         assert torch.equal(expected[:, : found.shape[1]], found)

@@ -1,14 +1,21 @@
-"""The house: who may import whom, what importing costs, and that files which belong together agree."""
+"""The house: who may import whom, what importing costs, and that files which belong together
+agree.
+"""
 
 import ast
+import graphlib
+import itertools
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import checkpoint
 import classify
@@ -19,70 +26,111 @@ import pretrain
 import squad
 import tokenization
 import train
-from cli import parse_arguments
+from flags import parse_arguments
 
 ROOT = Path(__file__).resolve().parent.parent
-ROWS = (  # a module imports only from rows below its own
-    ("classify", "pretrain", "squad", "features"),
-    ("finetune", "fewshot"),
-    ("vectors",),
-    ("start",),
-    ("train",),
-    ("inputs", "corpus", "instances", "runs"),
-    ("questions",),
-    ("tasks", "pairs"),
-    ("checkpoint", "shards", "tables", "records"),
-    ("models", "optim", "tokenization", "sentences", "metrics", "batches", "reports"),
-    ("cli",),
-    ("distributed",),
-    ("utils", "linear"),
-)
+PACKAGES = ("tasks", "pretraining")
+ROWS = {  # a module or package imports only from rows below its own
+    "commands": ("classify", "pretrain", "squad", "features", "corpus"),
+    "jobs": ("finetune", "vectors"),
+    "start": ("pretrained",),
+    "data and loop": ("train", "tasks", "pretraining"),
+    "weights and runs": ("checkpoint", "runs"),
+    "core": ("models", "optim", "tokenization"),
+    "formats": ("formats", "tfrecords", "vocab", "cli"),
+    "ground": ("files", "flags", "distributed", "kernels"),
+    "base": ("utils",),
+}
+ROW_OF = {unit: row for row, units in ROWS.items() for unit in units}
+# What loads without torch, which takes seconds: preparing text, and what every module imports.
+LIGHT = ("tokenization", "vocab", "tfrecords", "cli", "files", "flags", "distributed", "utils")
+LIGHT += ("corpus", "pretraining")
+LIGHT_INSIDE = [f"tasks.{name}" for name in ("metrics", "reports", "squad_metrics", "tables")]
+
+FILES = {path.stem: path for path in ROOT.glob("*.py")}
+for package in PACKAGES:
+    for path in (ROOT / package).glob("*.py"):
+        name = package if path.stem == "__init__" else f"{package}.{path.stem}"
+        FILES[name] = path
+
+
+def imports(name: str) -> set[str]:
+    """What a module imports, anywhere in it: modules of the project, and others."""
+    found = set()
+    for node in ast.walk(ast.parse(FILES[name].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inside = {f"{node.module}.{alias.name}" for alias in node.names} & FILES.keys()
+            # `from tasks import tables` is a module, `from tasks import TASKS` the package itself.
+            found |= inside
+            if len(inside) < len(node.names):
+                found.add(node.module)
+    return found
+
+
+IMPORTS = {name: imports(name) for name in FILES}
+
+
+def reached(name: str) -> set[str]:
+    """All that a module imports, and what those modules do."""
+    found, left = set(), [name]
+    while left:
+        new = IMPORTS.get(left.pop(), set()) - found
+        found |= new
+        left += new
+    return found
 
 
 def test_modules_import_only_from_rows_below_their_own() -> None:
-    height = {name: len(ROWS) - i for i, row in enumerate(ROWS) for name in row}
-    assert set(height) == {path.stem for path in ROOT.glob("*.py")}
-    for name in height:
-        tree = ast.parse((ROOT / f"{name}.py").read_text())
-        imported = {
-            alias.name
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Import)
-            for alias in node.names
-        }
-        imported |= {
-            node.module
-            for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and node.module
-        }
-        for other in imported & set(height):
-            assert height[other] < height[name], f"{name} imports {other}"
+    height = {unit: -i for i, row in enumerate(ROWS.values()) for unit in row}
+    assert set(height) == {name.split(".")[0] for name in FILES}
+    for name, others in IMPORTS.items():
+        unit = name.split(".")[0]
+        for other in {other.split(".")[0] for other in others} & height.keys() - {unit}:
+            assert height[other] < height[unit], f"{name} imports {other}"
 
 
-@pytest.mark.parametrize("module", [name for row in ROWS for name in row])
-def test_importing_is_silent_and_light(module: str, tmp_path: Path) -> None:
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {module}; print('loaded:', *sys.modules)"
+def test_the_first_lines_of_a_module_say_what_it_may_import() -> None:
+    for name, path in FILES.items():
+        text = ast.get_docstring(ast.parse(path.read_text())) or ""
+        assert f"\nRow: {ROW_OF[name.split('.')[0]]}. It imports " in text, name
+    for chart in ("README.md", "ARCHITECTURE.md"):
+        for row, units in ROWS.items():
+            line = re.search(rf"^{row}  .*(\n  .*)*", (ROOT / chart).read_text(), re.MULTILINE)
+            assert line, (chart, row)
+            shown = set(re.findall(r"(\w+)(?:\.py|/)", line[0]))
+            assert shown == set(units), (chart, row)
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    ours = {name: others & FILES.keys() for name, others in IMPORTS.items()}
+    graphlib.TopologicalSorter(ours).prepare()  # CycleError shows the cycle
+
+
+def test_the_loop_knows_no_task_and_no_model() -> None:
+    ours = reached("train") & FILES.keys()
+    assert ours == {"distributed", "files", "formats", "optim", "runs", "utils"}
+
+
+@pytest.mark.parametrize("name", LIGHT_INSIDE)
+def test_what_computes_no_model_in_tasks_needs_no_torch(name: str) -> None:
+    assert "torch" not in {other.split(".")[0] for other in reached(name)}
+
+
+@pytest.mark.parametrize("unit", ROW_OF)
+def test_importing_is_silent_and_light(unit: str, tmp_path: Path) -> None:
+    modules = [name for name in FILES if name.split(".")[0] == unit]
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {', '.join(modules)}; "
+    code += "print('loaded:', *sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.stderr == ""
     assert done.stdout.startswith("loaded: ")
     loaded = set(done.stdout.split())
-    assert not loaded & {"tensorflow", "transformers", "tensorboardX", "safetensors", "fire"}
-    if module in (
-        "tokenization",
-        "utils",
-        "metrics",
-        "tables",
-        "records",
-        "reports",
-        "sentences",
-        "shards",
-        "batches",
-        "pairs",
-        "instances",
-        "corpus",
-    ):
+    assert not loaded & {"tensorflow", "transformers", "tensorboardX", "safetensors", "matplotlib"}
+    if unit in LIGHT:
         assert "torch" not in loaded
     assert list(tmp_path.iterdir()) == []
 
@@ -144,30 +192,59 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("file", ["README.md", *(f"{name}.py" for name in COMMANDS)])
+SHOWN = ["README.md", *(f"{name}.py" for name in COMMANDS)]
+SHOWN += [str(file.relative_to(ROOT)) for file in sorted(ROOT.glob("docs/*.md"))]
+
+
+def n_values(arguments: list[str]) -> int:
+    """How many values a command line gives: words, --name=value, and a --name alone."""
+    n = 0
+    for word, following in itertools.pairwise([*arguments, "--"]):
+        has_value = "=" in word or following.startswith("--")
+        n += not word.startswith("--") or has_value
+    return n
+
+
+@pytest.mark.parametrize("file", SHOWN)
 def test_every_command_shown_has_flags_that_exist(file: str) -> None:
-    text = (
-        (ROOT / file)
-        .read_text()
-        .replace("\\\n", " ")
-        .replace("\\", "")
-        .replace("[", "")
-        .replace("]", "")
-    )
+    text = (ROOT / file).read_text().replace("\\\n", " ")
+    text = re.sub(r"[\\\[\]]", "", text)
     started = r"(?:python|torchrun(?: --\w+ \S+)+)"
-    lines = re.findall(
-        rf"^ *(?:\$ )?{started} +((?:{'|'.join(COMMANDS)})\.py.*)$", text, re.MULTILINE
-    )
-    assert lines
+    scripts = rf"(?:{'|'.join(COMMANDS)})\.py"
+    lines = re.findall(rf"^ *(?:\$ )?{started} +({scripts}.*)$", text, re.MULTILINE)
+    assert lines or file.startswith("docs/")
     for script, *arguments in (shlex.split(line, comments=True) for line in lines):
         if "--maxlen" in arguments:  # shown for its error message
             continue
         module = COMMANDS[script.removesuffix(".py")]
-        function = module.main if hasattr(module, "main") else getattr(module, arguments.pop(0))
-        given = [
-            v if isinstance(v, list) else [v]
-            for v in parse_arguments(
-                function, arguments, train.Config if hasattr(module, "main") else None
-            ).values()
-        ]
-        assert sum(map(len, given)) == sum(not a.startswith("--") or "=" in a for a in arguments)
+        has_main = hasattr(module, "main")
+        function = module.main if has_main else getattr(module, arguments.pop(0))
+        values = parse_arguments(function, arguments, train.Config if has_main else None)
+        values |= values.pop("settings", {})
+        found = [v if isinstance(v, list) else [v] for v in values.values()]
+        assert sum(map(len, found)) == n_values(arguments), arguments
+
+
+@pytest.mark.parametrize("file", ["README.md", "docs/fine-tuning.md", "docs/vectors.md"])
+def test_the_python_shown_runs_as_it_stands(file: str, sample: Path, tmp_path: Path) -> None:
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), re.DOTALL)
+    assert snippets
+    # What the text says lies there: MRPC, and weights with their vocabulary.
+    shutil.copytree(sample, tmp_path / "MRPC")
+    torch.manual_seed(0)
+    shape = json.loads((sample / "config.json").read_text())
+    config = models.Config.from_dict(shape | {"max_len": 128, "n_layers": 2})
+    model = models.Classifier(config)
+    source = checkpoint.Checkpoint("ours", tmp_path, config, dict(model.state_dict()))
+    (tmp_path / "bert").mkdir()
+    checkpoint.write_hugging_face(source, tmp_path / "bert", True, sample / "vocab.txt")
+    for snippet in snippets:
+        shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+        done = subprocess.run(
+            [sys.executable, "-c", snippet],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        assert done.returncode == 0, done.stderr

@@ -1,5 +1,6 @@
 """The loop: a run is one state, stops before a bad update, and counts its own steps."""
 
+import dataclasses
 import json
 import math
 import random
@@ -15,22 +16,23 @@ import pytest
 import torch
 
 import checkpoint
-import finetune
 import runs
 import train
+from formats import checkpoints_in
 from models import Classifier, Config
-from tasks.sentences import TASKS, Batches, encode, read_examples
+from tasks import TASKS
+from tasks.features import Batches
 from tokenization import FullTokenizer
 from utils import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
+MRPC = dataclasses.replace(TASKS["mrpc"], max_len=64)
 
 
 @pytest.fixture
 def make(sample: Path, tmp_path: Path) -> Callable[..., train.Trainer]:
     """A Trainer of a small classifier on the sample, which saves in a folder of the test's."""
-    mrpc, tokenizer = TASKS["mrpc"], FullTokenizer(sample / "vocab.txt")
-    features = encode(read_examples(mrpc, sample / "train.tsv"), mrpc, tokenizer, 64)
+    features = MRPC.load(sample / "train.tsv", FullTokenizer(sample / "vocab.txt")).features
     vocab_size = len((sample / "vocab.txt").read_text().split())
 
     def trainer(folder: str = "run", p_drop: float = 0.1, **settings: object) -> train.Trainer:
@@ -67,7 +69,7 @@ def interrupted_at(step: int, error: type[BaseException] = KeyboardInterrupt) ->
     def get_loss(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
         if next(calls) == step:
             raise error
-        return finetune.get_loss(model, batch)
+        return MRPC.loss(model, batch)
 
     return get_loss
 
@@ -77,7 +79,7 @@ def test_total_steps_follow_from_the_data_and_name_the_last_file(
 ) -> None:
     trainer = make()  # 200 rows: 7 batches, the last of 8 rows
     assert trainer.total_steps == 21
-    assert trainer.train(finetune.get_loss).name == "model_steps_21.pt"
+    assert trainer.train(MRPC.loss).name == "model_steps_21.pt"
     out, err = capsys.readouterr()
     assert [line.split(" : ")[0] for line in out.splitlines() if "Epoch" in line] == [
         "Epoch 1/3",
@@ -87,7 +89,7 @@ def test_total_steps_follow_from_the_data_and_name_the_last_file(
     assert "Average Loss 0." in out
     assert "100%" in err
     assert "7/7" in err
-    assert [p.name for p in checkpoint.saved(trainer.save_dir)] == [
+    assert [p.name for p in checkpoints_in(trainer.save_dir)] == [
         f"model_steps_{n}.pt" for n in (15, 20, 21)
     ]
     lines = [
@@ -111,14 +113,14 @@ def test_interrupted_and_started_again_gives_the_same_bits_and_metrics(
     make: Callable, stops: list[int], capsys: pytest.CaptureFixture
 ) -> None:
     whole = make("whole")
-    whole.train(finetune.get_loss)
+    whole.train(MRPC.loss)
     averages = [line for line in capsys.readouterr().out.splitlines() if "Average Loss" in line]
     assert len(averages) == 3
     for stop in stops:
         with pytest.raises(KeyboardInterrupt):
             make("broken").train(interrupted_at(stop))
     again = make("broken")
-    again.train(finetune.get_loss)
+    again.train(MRPC.loss)
     assert {line for line in capsys.readouterr().out.splitlines() if "Average Loss" in line} == set(
         averages
     )
@@ -174,7 +176,7 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_bits(
             text=True,
         )
         assert done.returncode == 0, done.stderr
-    files = [checkpoint.saved(tmp_path / folder)[-1] for folder in ("killed", "whole")]
+    files = [checkpoints_in(tmp_path / folder)[-1] for folder in ("killed", "whole")]
     assert files[0].name == files[1].name == "model_steps_52.pt"
     assert same(*(checkpoint.read(file).tensors for file in files))
     metrics = [(tmp_path / folder / "metrics.jsonl").read_bytes() for folder in ("killed", "whole")]
@@ -186,7 +188,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     make: Callable, capsys: pytest.CaptureFixture
 ) -> None:
     whole = make("whole")
-    whole.train(finetune.get_loss)
+    whole.train(MRPC.loss)
     with pytest.raises(KeyboardInterrupt):
         make("broken").train(interrupted_at(12))
     damaged = make("broken").save_dir / "model_steps_10.pt"
@@ -194,16 +196,16 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
     again = make("broken")
-    again.train(finetune.get_loss)
+    again.train(MRPC.loss)
     out = capsys.readouterr().out
     assert f"{damaged} is altered" in out
-    assert "Going on from" in out
+    assert "Resuming from" in out
     assert "model_steps_5.pt" in out
     assert same(parameters(whole), parameters(again))
-    for file in checkpoint.saved(again.save_dir):
+    for file in checkpoints_in(again.save_dir):
         file.write_bytes(b"junk")
     with pytest.raises(UserError, match=r"no checkpoint in .* is whole"):
-        make("broken").train(finetune.get_loss)
+        make("broken").train(MRPC.loss)
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
@@ -213,7 +215,7 @@ def test_a_loss_or_gradient_not_finite_stops_before_the_update_and_names_the_bat
     steps = iter(range(100))
 
     def get_loss(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
-        loss, metrics = finetune.get_loss(model, batch)
+        loss, metrics = MRPC.loss(model, batch)
         if next(steps) == 8:
             if poison == "loss":
                 return loss * float("nan"), metrics
@@ -239,15 +241,15 @@ def test_accumulation_changes_nothing_but_memory(make: Callable, parts: int) -> 
     whole, divided = (make(f"a{n}", p_drop=0.0, gradient_accumulation=n) for n in (1, parts))
     for trainer in (whole, divided):
         trainer.model.double()
-        trainer.train(finetune.get_loss)
+        trainer.train(MRPC.loss)
     for name, value in parameters(whole).items():
         assert torch.allclose(value, parameters(divided)[name], rtol=0, atol=1e-8), name
 
 
 def test_settings_do_what_they_say(make: Callable) -> None:
     short = make("short", total_steps=9, keep_checkpoints=0)
-    short.train(finetune.get_loss)
-    assert [p.name for p in checkpoint.saved(short.save_dir)] == [
+    short.train(MRPC.loss)
+    assert [p.name for p in checkpoints_in(short.save_dir)] == [
         "model_steps_5.pt",
         "model_steps_9.pt",
     ]
@@ -256,7 +258,7 @@ def test_settings_do_what_they_say(make: Callable) -> None:
         for name, more in (("p", {}), ("b", {"dtype": "bf16"}), ("c", {"checkpointing": True}))
     )
     for trainer in (plain, again, saving):
-        trainer.train(finetune.get_loss)
+        trainer.train(MRPC.loss)
     assert same(parameters(plain), parameters(saving))
     assert saving.model.transformer.checkpointing
     assert not same(parameters(plain), parameters(again))
@@ -272,7 +274,7 @@ def test_the_optimizer_gets_every_setting_and_the_groups(make: Callable) -> None
         bias_correction=True,
         warmup=0.3,
     )
-    trainer.train(finetune.get_loss)
+    trainer.train(MRPC.loss)
     optimizer = trainer.optimizer
     assert (optimizer.schedule, optimizer.max_grad_norm, optimizer.bias_correction) == (
         "warmup_cosine",
@@ -285,9 +287,9 @@ def test_the_optimizer_gets_every_setting_and_the_groups(make: Callable) -> None
 
 def test_training_after_an_evaluation_drops_again(make: Callable) -> None:
     plain, evaluated = make("plain", n_epochs=1), make("evaluated", n_epochs=1)
-    evaluated.evaluate(finetune.predict, Batches(evaluated.batches.features, 32))
+    evaluated.predict(Batches(evaluated.batches.features, 32), MRPC.outputs)
     for trainer in (plain, evaluated):
-        trainer.train(finetune.get_loss)
+        trainer.train(MRPC.loss)
     assert same(parameters(plain), parameters(evaluated))
 
 
@@ -299,20 +301,18 @@ def test_pruning_never_leaves_a_damaged_checkpoint_alone(make: Callable) -> None
     with pytest.raises(KeyboardInterrupt):
         make(save_steps=1, keep_checkpoints=1).train(
             interrupted_at(2)
-        )  # goes on from 3, saves 4 and 5
-    assert [p.name for p in checkpoint.saved(damaged.parent)] == [
+        )  # resumes from 3, saves 4 and 5
+    assert [p.name for p in checkpoints_in(damaged.parent)] == [
         "model_steps_5.pt",
         "model_steps_6.pt",
     ]
-    assert (
-        make(save_steps=1, keep_checkpoints=1).train(finetune.get_loss).name == "model_steps_21.pt"
-    )
+    assert make(save_steps=1, keep_checkpoints=1).train(MRPC.loss).name == "model_steps_21.pt"
 
 
 def test_curves_are_written_where_a_log_dir_is_given(make: Callable, tmp_path: Path) -> None:
     trainer = make(n_epochs=1)
     trainer.log_dir = tmp_path / "logs"
-    trainer.train(finetune.get_loss)
+    trainer.train(MRPC.loss)
     content = next((tmp_path / "logs").glob("events*")).read_bytes()
     assert b"loss" in content
     assert b"grad_norm" in content
@@ -323,13 +323,11 @@ def test_evaluation_returns_rows_in_the_order_of_the_data_and_draws_no_dropout(
 ) -> None:
     trainer = make()
     data = Batches(trainer.batches.features, 7)
-    scores = trainer.evaluate(finetune.predict, data)
+    scores = trainer.predict(data, MRPC.outputs)
     assert scores.shape == (200, 2)
-    assert np.array_equal(scores, trainer.evaluate(finetune.predict, data))
-    first = trainer.evaluate(
-        lambda model, batch: batch[0][:, :1] * 0 + batch[2].sum(1, keepdim=True), data
-    )
-    assert first[:, 0].tolist() == data.features.lengths.tolist()
+    assert np.array_equal(scores, trainer.predict(data, MRPC.outputs))
+    counted = trainer.predict(data, lambda model, batch: batch.input_mask.sum(1, keepdim=True))
+    assert counted[:, 0].tolist() == data.features.lengths.tolist()
 
 
 def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
@@ -379,15 +377,15 @@ def test_a_wrong_setting_is_named(tmp_path: Path, text: str, message: str) -> No
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"lr": math.inf}, "lr=inf; expected a finite number"),
-        ({"lr": math.nan}, "lr=nan; expected a finite number"),
+        ({"lr": math.inf}, "lr=inf; expected 0 or more, and at most 2"),
+        ({"lr": math.nan}, "lr=nan; expected 0 or more, and at most 2"),
         ({"weight_decay": math.inf}, "weight_decay=inf"),
         ({"save_minutes": math.nan}, "save_minutes=nan"),
         ({"max_grad_norm": math.inf}, "max_grad_norm=inf"),
         ({"seed": 99999999999999999999}, "seed=99999999999999999999; exp"),
         (
             {"batch_size": 2**70},
-            "batch_size=1180591620717411303424; expected a finite number of at most 2",
+            "batch_size=1180591620717411303424; expected at least 1, and at most 2",
         ),
     ],
 )

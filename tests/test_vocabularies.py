@@ -1,4 +1,6 @@
-"""The files of a tokenizer: vocab.txt, tokenizer.json, tokenizer_config.json, against transformers."""
+"""The files of a tokenizer against transformers: vocab.txt, tokenizer.json,
+tokenizer_config.json.
+"""
 
 import json
 import shutil
@@ -9,16 +11,19 @@ import pytest
 import torch
 
 import checkpoint
-import pretrained as start
+import pretrained
 import tokenization
+from files import read_json, write_json
+from formats import write_pt
 from models import Config, PretrainModel
-from tokenization import FullTokenizer, casing, find_vocab_file, load_vocab, save_vocab
-from utils import UserError, read_json, write_json
+from tokenization import FullTokenizer
+from utils import UserError
+from vocab import casing, find_vocab_file, load_vocab, save_vocab, vocab_digest
 
 TEXT = "Ünter Bäumen, THE cat 中国 naïve"
 PIECES = (
-    "unter bau ##men under ##ter ba the cat nai ##ve naive , 中国 中 国 ##国 Ü ü ünter bäumen ##nter "
-    "the cats naïve"
+    "unter bau ##men under ##ter ba the cat nai ##ve naive , 中国 中 国 ##国 Ü ü ünter bäumen "
+    "##nter the cats naïve"
 ).split()
 
 
@@ -171,8 +176,8 @@ def test_a_converted_folder_tokenises_in_transformers_as_here(
     )
     torch.manual_seed(0)
     model = PretrainModel(cfg)
-    checkpoint.write_ours(source / "model.pt", {"config": vars(cfg), "model": model.state_dict()})
-    begin = start.find(source)
+    write_pt(source / "model.pt", {"config": vars(cfg), "model": model.state_dict()})
+    begin = pretrained.find(source)
     for target in ("there", "back.pt"):
         assert (
             run(
@@ -183,14 +188,14 @@ def test_a_converted_folder_tokenises_in_transformers_as_here(
             == 0
         )
     assert by_transformers(tmp_path / "there/there") == begin.tokenizer.tokenize(TEXT)
-    again = start.find(tmp_path / "back.pt/back.pt")
+    again = pretrained.find(tmp_path / "back.pt/back.pt")
     assert again.tokenizer.tokenize(TEXT) == begin.tokenizer.tokenize(TEXT)
 
 
 def test_no_folder_is_written_without_a_tokenizer(
     tiny: Config, tmp_path: Path, run: Callable
 ) -> None:
-    checkpoint.write_ours(
+    write_pt(
         tmp_path / "a/model.pt", {"config": vars(tiny), "model": PretrainModel(tiny).state_dict()}
     )
     for target in ("hf", "ours.pt"):
@@ -236,7 +241,7 @@ def test_the_same_text_gives_the_same_vocabulary(tmp_path: Path) -> None:
 def test_a_vocabulary_other_than_the_models_is_refused(tmp_path: Path, sample: Path) -> None:
     words = (sample / "vocab.txt").read_text().splitlines()
     cfg = Config(vocab_size=len(words), dim=32, n_layers=1, n_heads=2, dim_ff=64, max_len=40)
-    checkpoint.write_ours(
+    write_pt(
         tmp_path / "run/model.pt", {"config": vars(cfg), "model": PretrainModel(cfg).state_dict()}
     )
     save_vocab(sample / "vocab.txt", tmp_path / "run", True)
@@ -245,19 +250,19 @@ def test_a_vocabulary_other_than_the_models_is_refused(tmp_path: Path, sample: P
     with pytest.raises(
         UserError, match=rf"has '{words[20]}' as token 20, and \S+ beside the weights '{words[21]}'"
     ):
-        start.find(tmp_path / "run", vocab=str(tmp_path / "swapped.txt"))
+        pretrained.find(tmp_path / "run", vocab=str(tmp_path / "swapped.txt"))
     # A run's own vocabulary has a digest in run.json.
-    digest = tokenization.vocab_digest(tmp_path / "run/vocab.txt")[:16]
+    digest = vocab_digest(tmp_path / "run/vocab.txt")[:16]
     (tmp_path / "run/run.json").write_text(json.dumps({"sha256 of vocab": digest}))
-    start.find(tmp_path / "run")
+    pretrained.find(tmp_path / "run")
     shutil.copy(tmp_path / "swapped.txt", tmp_path / "run/vocab.txt")
     with pytest.raises(
         UserError, match="is not the vocabulary that the model was trained with, whose digest"
     ):
-        start.find(tmp_path / "run")
+        pretrained.find(tmp_path / "run")
     (tmp_path / "run/vocab.txt").unlink()
     with pytest.raises(
         UserError, match=r"swapped\.txt is not the vocabulary that the model was trained with"
     ):
-        start.find(tmp_path / "run", vocab=str(tmp_path / "swapped.txt"))
-    start.find(tmp_path / "run", vocab=str(sample / "vocab.txt"))
+        pretrained.find(tmp_path / "run", vocab=str(tmp_path / "swapped.txt"))
+    pretrained.find(tmp_path / "run", vocab=str(sample / "vocab.txt"))

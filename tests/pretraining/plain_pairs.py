@@ -4,9 +4,8 @@ number after the other.
 
 import random
 
-Instance = tuple[
-    list, list, bool, bool
-]  # tokens of A and of B, whether B is random, whether the target was short
+# tokens of A and of B, whether B is random, whether the target was shorter than the room
+Instance = tuple[list, list, bool, bool]
 
 
 def instances(
@@ -18,8 +17,7 @@ def instances(
 ) -> list[Instance]:
     """The pairs of one document; a token may be anything."""
     document, room, found, gathered, i = documents[which], max_len - 3, [], [], 0
-    short = rng.random() < short_seq_prob
-    target = rng.randint(2, room) if short else room
+    target = rng.randint(2, room) if rng.random() < short_seq_prob else room
     while i < len(document):
         gathered.append(document[i])
         if i == len(document) - 1 or sum(map(len, gathered)) >= target:
@@ -39,7 +37,7 @@ def instances(
             while len(a) + len(b) > room:
                 longer = a if len(a) > len(b) else b
                 del longer[0 if rng.random() < 0.5 else -1]
-            found.append((a, b, is_random, short))
+            found.append((a, b, is_random, target < room))
             gathered = []
         i += 1
     return found

@@ -6,69 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fixed_instances import LENGTH, make_arrays, write_records
 
-import pretrain
-from pretraining.batches import Batches
+from pretraining.batches import PairBatches
 from pretraining.instances import FixedInstances, prepare_instances
 from pretraining.shards import Corpus
+from pretraining.source import Source
 from utils import UserError
 
-N, LENGTH, SLOTS = 70, 16, 4
 
-
-def make_arrays() -> dict[str, np.ndarray]:
-    """Instances as the official code writes them: padded at the end, unused slots zero."""
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(6, LENGTH + 1, N)
-    mask = (np.arange(LENGTH) < lengths[:, None]).astype(np.int64)
-    second = rng.integers(2, lengths - 1)
-    n = rng.integers(1, SLOTS + 1, N)
-    used = np.arange(SLOTS) < n[:, None]
-    positions = (
-        np.stack(
-            [
-                np.sort(rng.choice(np.arange(1, length - 1), SLOTS, replace=False))
-                for length in lengths
-            ]
-        )
-        * used
-    )
-    return {
-        "input_ids": rng.integers(5, 40, (N, LENGTH)) * mask,
-        "input_mask": mask,
-        "segment_ids": (np.arange(LENGTH) >= second[:, None]) * mask,
-        "masked_lm_positions": positions,
-        "masked_lm_ids": rng.integers(5, 40, (N, SLOTS)) * used,
-        "masked_lm_weights": used.astype(np.float32),
-        "next_sentence_labels": rng.integers(0, 2, (N, 1)),
-    }
-
-
-def write_records(
-    file: Path,
-    arrays: dict[str, np.ndarray],
-    compression: str = "",
-    rename: dict[str, str] | None = None,
-) -> None:
-    tf = pytest.importorskip("tensorflow")
-
-    def feature(values: np.ndarray):
-        if values.dtype == np.float32:
-            return tf.train.Feature(float_list=tf.train.FloatList(value=values.tolist()))
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=values.tolist()))
-
-    with tf.io.TFRecordWriter(str(file), compression) as writer:
-        for i in range(len(next(iter(arrays.values())))):
-            features = {
-                (rename or {}).get(name, name): feature(values[i])
-                for name, values in arrays.items()
-            }
-            writer.write(
-                tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
-            )
-
-
-def instances(batches: Batches) -> Iterator[tuple]:
+def instances(batches: PairBatches) -> Iterator[tuple]:
     """What a pass over the batches holds, without padding."""
     for n in range(len(batches)):
         for ids, segments, mask, positions, words, weights, order in zip(
@@ -113,11 +60,11 @@ def test_records_plain_or_zipped_with_old_or_new_names_are_trained_on_as_they_ar
     arrays = make_arrays()
     write_records(tmp_path / name, arrays, compression, rename)
     prepare_instances([tmp_path / name], tmp_path / "ids")
-    batches = Batches(FixedInstances(Corpus(tmp_path / "ids"), LENGTH), 16, seed=1)
+    batches = PairBatches(FixedInstances(Corpus(tmp_path / "ids"), LENGTH), 16, seed=1)
     assert len(batches) == 5
     assert sorted(instances(batches)) == sorted(expected(arrays))
     lengths = [
-        Batches(FixedInstances(Corpus(tmp_path / "ids"), LENGTH), 16).arrays(n)[2].sum(1)
+        PairBatches(FixedInstances(Corpus(tmp_path / "ids"), LENGTH), 16).arrays(n)[2].sum(1)
         for n in range(5)
     ]
     assert (np.diff(np.concatenate(lengths)) >= 0).all()
@@ -133,7 +80,7 @@ def test_gluonnlp_s_npz_is_the_same(tmp_path: Path) -> None:
         | {"valid_lengths": lengths, "next_sentence_labels": arrays["next_sentence_labels"][:, 0]},
     )
     prepare_instances([tmp_path / "a.npz"], tmp_path / "ids")
-    batches = Batches(FixedInstances(Corpus(tmp_path / "ids"), LENGTH), 16, seed=1)
+    batches = PairBatches(FixedInstances(Corpus(tmp_path / "ids"), LENGTH), 16, seed=1)
     assert sorted(instances(batches)) == sorted(expected(arrays))
 
 
@@ -142,13 +89,13 @@ def test_several_files_are_one_corpus(tmp_path: Path) -> None:
     for i in range(2):
         half = {name: values[i * 35 : (i + 1) * 35] for name, values in arrays.items()}
         write_records(tmp_path / f"x.tfrecord-0000{i}-of-00002", half)
-    text = pretrain.Text(cache_dir=str(tmp_path / "cache"))
-    found = text.prepare(f"{tmp_path}/x.tfrecord*", tmp_path)
+    source = Source(cache_dir=str(tmp_path / "cache"))
+    found = source.prepare(f"{tmp_path}/x.tfrecord*", tmp_path)
     assert (found.kind, found.counts["instances"]) == ("instances", 70)
-    assert sorted(instances(Batches(FixedInstances(found, LENGTH), 16, seed=1))) == sorted(
+    assert sorted(instances(PairBatches(FixedInstances(found, LENGTH), 16, seed=1))) == sorted(
         expected(arrays)
     )
-    assert text.prepare(f"{tmp_path}/x.tfrecord*", tmp_path).folder == found.folder
+    assert source.prepare(f"{tmp_path}/x.tfrecord*", tmp_path).folder == found.folder
 
 
 def without(name: str) -> Callable[[dict], dict]:

@@ -13,10 +13,11 @@ import numpy as np
 import plain_pairs
 import pytest
 
-from corpus import prepare_text
-from pretraining.batches import Batches, Plan
-from pretraining.pairs import Pairs, choose, coin, draw, heads, truncate
+from pretraining.batches import PairBatches
+from pretraining.masks import choose, uniform
+from pretraining.pairs import Chunk, PairConfig, Pairs, truncate
 from pretraining.shards import Corpus
+from pretraining.text import prepare_text
 from utils import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,8 +63,28 @@ def corpus(documents: Documents, tmp_path_factory: pytest.TempPathFactory) -> Co
     return write(documents, tmp_path_factory.mktemp("corpus"))
 
 
-def whole_epoch(pairs: Pairs, epoch: int = 0) -> Plan:
+def make_pairs(corpus: Corpus, max_len: int, seed: int = 0, **settings: object) -> Pairs:
+    return Pairs(corpus, PairConfig(max_len, **settings), seed)
+
+
+def whole_epoch(pairs: Pairs, epoch: int = 0) -> np.ndarray:
     return pairs.plan(np.arange(pairs.n_blocks), epoch)
+
+
+def all_chunks(pairs: Pairs, epoch: int = 0) -> dict[str, np.ndarray]:
+    """The columns of all chunks, which whole_epoch() makes instances of, in the same order."""
+    chunks = [chunk for block in range(pairs.n_blocks) for chunk in pairs.chunks(block, epoch)]
+    return dict(zip(Chunk._fields, np.array(chunks).T, strict=True))
+
+
+def next_sentence_of(chunks: dict[str, np.ndarray]) -> np.ndarray:
+    """Where the walk through a document resumes after each chunk."""
+    return np.where(chunks["is_random_next"], chunks["a_end"], chunks["end"])
+
+
+def identity(plan: np.ndarray) -> list[tuple[int, ...]]:
+    """The instances but for their masks."""
+    return list(map(tuple, plan[["a", "n_a", "b", "n_b"]].tolist()))
 
 
 def document_of(corpus: Corpus, token: np.ndarray) -> np.ndarray:
@@ -106,27 +127,52 @@ def test_truncation_is_google_s_token_by_token_rule(room: int) -> None:
         assert (kept_a, kept_b) == (a, b)
 
 
-def test_chance_is_fair() -> None:
-    keys = draw(np.arange(200_000, dtype=np.uint64), 7)
-    assert abs(coin(0.3, keys, 1).mean() - 0.3) < 5 * math.sqrt(0.21 / 200_000)
-    for n in (1, 5, 64, 65, 300):  # heads of n coins: mean n/2, variance n/4
-        count = heads(np.full(200_000, n), keys, 3)
-        assert abs(count.mean() - n / 2) < 5 * math.sqrt(n / 4 / 200_000)
-        assert abs(count.var() / (n / 4) - 1) < 0.03
-        assert count.max() <= n
+def test_each_token_too_many_leaves_from_the_front_or_the_back_by_a_coin_of_its_own(
+    corpus: Corpus,
+) -> None:
+    front, back = [], []
+    for seed in range(3):
+        pairs = make_pairs(corpus, 24, seed)
+        plan, chunks = whole_epoch(pairs), all_chunks(pairs)
+        start, end = corpus.sentences[chunks["start"]], corpus.sentences[chunks["a_end"]]
+        front.append(plan["a"] - start)
+        back.append(end - plan["a"] - plan["n_a"])
+    front, back = np.concatenate(front), np.concatenate(back)
+    n = front + back
+    assert front.min() == back.min() == 0
+    assert (n > 0).sum() > 10_000
+    assert abs((front - n / 2).sum()) < 5 * math.sqrt(n.sum() / 4)
+    for size in (1, 2, 30):  # binomial: variance n / 4
+        chosen = front[n == size]
+        error = math.sqrt(2 / len(chosen)) if size > 2 else 1 / math.sqrt(len(chosen))
+        assert abs(chosen.var() / (size / 4) - 1) < 5 * error
+
+
+def test_random_numbers_are_uniform_and_a_row_s_are_its_seed_s_alone() -> None:
+    seeds = np.arange(20_000, dtype=np.uint64)
+    found = uniform(seeds, 5, 20)
+    assert found.min() >= 0
+    assert found.max() < 1
+    assert abs(found.mean() - 0.5) < 5 * math.sqrt(1 / 12 / found.size)
+    assert np.abs(np.histogram(found, 50)[0] / found.size - 0.02).max() < 5 * math.sqrt(
+        0.02 / found.size
+    )
+    for axis in (0, 1):  # neighbours are not correlated
+        steps = np.diff(found, axis=axis)
+        assert abs(steps.var() - 1 / 6) < 5 * math.sqrt(7 / 180 / steps.size)
+    assert np.array_equal(uniform(seeds[[7, 3]], 6, 4), found[[7, 3], 1:5])
 
 
 @pytest.mark.parametrize("max_len", [24, 128])
 def test_a_hundred_thousand_pairs_have_google_s_statistics(
     corpus: Corpus, documents: Documents, max_len: int
 ) -> None:
-    ours: list[Plan] = []
-    seed = 0
-    while sum(map(len, ours)) < 100_000:  # epochs of several seeds, all different
-        pairs = Pairs(corpus, max_len, seed=seed // 10)
-        ours.append(whole_epoch(pairs, seed % 10))
-        seed += 1
-    plan = Plan.join(ours)
+    plans, shorts = [], []
+    while sum(map(len, plans)) < 100_000:  # epochs of several seeds, all different
+        pairs = make_pairs(corpus, max_len, seed=len(plans) // 10)
+        plans.append(whole_epoch(pairs, len(plans) % 10))
+        shorts.append(all_chunks(pairs, (len(plans) - 1) % 10)["target"] < max_len - 3)
+    plan, is_short = np.concatenate(plans), np.concatenate(shorts)
     rng, theirs = random.Random(5), []
     while len(theirs) < 60_000:
         for which in range(len(documents)):
@@ -135,95 +181,143 @@ def test_a_hundred_thousand_pairs_have_google_s_statistics(
     is_random, short = (np.array([instance[i] for instance in theirs]) for i in (2, 3))
     # chance is drawn once a document for its target: its error is that of documents, not of
     # instances
-    per_epoch = [part.short.mean() for part in ours]
-    spread = np.std(per_epoch) * math.sqrt(1 / len(ours) + len(ours[0]) / len(theirs))
-    assert abs(plan.short.mean() - short.mean()) < 5 * spread
-    for chosen, their_choice, what in ((plan.short, short, "short"), (~plan.short, ~short, "full")):
-        close(plan.order[chosen], is_random[their_choice], f"{what}: share of random B")
+    spread = np.std([part.mean() for part in shorts])
+    spread *= math.sqrt(1 / len(plans) + len(plans[0]) / len(theirs))
+    assert abs(is_short.mean() - short.mean()) < 5 * spread
+    for chosen, their_choice, what in ((is_short, short, "short"), (~is_short, ~short, "full")):
+        ours, n_a, n_b = plan[chosen], plan["n_a"][chosen], plan["n_b"][chosen]
+        close(ours["order"], is_random[their_choice], f"{what}: share of random B")
         if what == "full":
-            close(plan.n_a[chosen], a[their_choice], "length of A")
-            close(plan.n_b[chosen], b[their_choice], "length of B")
-            close((plan.n_a + plan.n_b)[chosen], (a + b)[their_choice], "length")
-            close(plan.n_a[chosen] ** 2, a[their_choice] ** 2, "length of A squared")
+            close(n_a, a[their_choice], "length of A")
+            close(n_b, b[their_choice], "length of B")
+            close(n_a + n_b, (a + b)[their_choice], "length")
+            close(n_a**2, a[their_choice] ** 2, "length of A squared")
             for edge in (1, 5, 10, max_len // 2):
-                close(plan.n_a[chosen] <= edge, a[their_choice] <= edge, f"share of A up to {edge}")
-                close(plan.n_b[chosen] <= edge, b[their_choice] <= edge, f"share of B up to {edge}")
-    own = document_of(corpus, plan.a)
-    other = document_of(corpus, plan.b)
-    assert (own[plan.order == 1] != other[plan.order == 1]).all()
-    assert (own[plan.order == 0] == other[plan.order == 0]).all()
-    assert (own == document_of(corpus, plan.a + plan.n_a - 1)).all()
-    assert (other == document_of(corpus, plan.b + plan.n_b - 1)).all()
-    assert plan.n_a.min() >= 1
-    assert plan.n_b.min() >= 1
-    assert (plan.n_a + plan.n_b).max() == max_len - 3
+                close(n_a <= edge, a[their_choice] <= edge, f"share of A up to {edge}")
+                close(n_b <= edge, b[their_choice] <= edge, f"share of B up to {edge}")
+    own, other = document_of(corpus, plan["a"]), document_of(corpus, plan["b"])
+    assert (own[plan["order"] == 1] != other[plan["order"] == 1]).all()
+    assert (own[plan["order"] == 0] == other[plan["order"] == 0]).all()
+    assert (own == document_of(corpus, plan["a"] + plan["n_a"] - 1)).all()
+    assert (other == document_of(corpus, plan["b"] + plan["n_b"] - 1)).all()
+    assert plan["n_a"].min() >= 1
+    assert plan["n_b"].min() >= 1
+    assert (plan["n_a"] + plan["n_b"]).max() == max_len - 3
+
+
+def test_every_other_document_and_every_sentence_of_it_may_begin_a_random_text(
+    tmp_path: Path,
+) -> None:
+    documents = [[[1]] * 8, [[2]] * 2, [[3], [4], [5]]]
+    corpus = write(documents, tmp_path)
+    counts = np.zeros(13)
+    n = 0
+    for seed in range(2000):
+        plan = whole_epoch(make_pairs(corpus, 5, seed))
+        chosen = plan[(plan["order"] == 1) & (plan["a"] < 8)]  # of the first document's
+        counts += np.bincount(chosen["b"], minlength=13)
+        n += len(chosen)
+    expected = np.array([0] * 8 + [1 / 4] * 2 + [1 / 6] * 3)
+    assert n > 2000
+    assert np.abs(counts / n - expected).max() < 5 * math.sqrt(3 / 16 / n)
+    assert not counts[:8].any()
+
+
+def test_chunks_are_split_anywhere_and_half_of_those_that_can_be_have_a_random_second_text(
+    corpus: Corpus,
+) -> None:
+    parts = [
+        all_chunks(make_pairs(corpus, 64, seed), epoch) for seed in range(5) for epoch in range(10)
+    ]
+    chunks = {name: np.concatenate([part[name] for part in parts]) for name in Chunk._fields}
+    n = chunks["end"] - chunks["start"]
+    n_a = chunks["a_end"] - chunks["start"]
+    assert chunks["is_random_next"][n == 1].all()
+    assert (n_a[n == 1] == 1).all()
+    several = n > 1
+    share = chunks["is_random_next"][several].mean()
+    assert abs(share - 0.5) < 5 * math.sqrt(0.25 / several.sum())
+    for size in (2, 3, 5):
+        counts = np.bincount(n_a[n == size], minlength=size)
+        expected = np.array([0] + [1 / (size - 1)] * (size - 1))
+        error = 5 * math.sqrt(expected[-1] * (1 - expected[-1]) / counts.sum())
+        assert np.abs(counts / counts.sum() - expected).max() <= error
 
 
 def test_a_tenth_of_the_documents_has_a_shorter_target(corpus: Corpus) -> None:
     shares = []
     for seed in range(20):
-        plan = whole_epoch(Pairs(corpus, 64, seed=seed))
-        own = document_of(corpus, plan.a)
-        shares.append(len(np.unique(own[plan.short])) / len(np.unique(own)))
-    assert abs(np.mean(shares) - 0.1) < 5 * math.sqrt(0.09 / 600 / 20)
+        chunks = all_chunks(make_pairs(corpus, 64, seed))
+        shorter = chunks["document"][chunks["target"] < 61]
+        shares.append(len(np.unique(shorter)) / len(np.unique(chunks["document"])))
+        assert chunks["target"].min() >= 2
+    # one of the 60 lengths from 2 to 61 is the full one
+    assert abs(np.mean(shares) - 0.1 * 59 / 60) < 5 * math.sqrt(0.09 / 600 / 20)
 
 
 def test_an_epoch_walks_through_the_whole_corpus(corpus: Corpus) -> None:
-    pairs = Pairs(corpus, 32, seed=3)
-    plan = pairs._walk(np.arange(pairs.n_blocks), 0)  # before B is drawn and the pairs truncated
-    end = np.where(plan.order == 1, plan.a + plan.n_a, plan.b + plan.n_b)
-    order = np.argsort(plan.a)
-    assert plan.a[order[0]] == 0
-    assert (plan.a[order][1:] == end[order][:-1]).all()
-    assert end.max() == len(corpus.tokens)
+    chunks = all_chunks(make_pairs(corpus, 32, seed=3))
+    end = next_sentence_of(chunks)
+    assert chunks["start"][0] == 0
+    assert (chunks["start"][1:] == end[:-1]).all()
+    assert end[-1] == len(corpus.sentences) - 1
 
 
 def test_without_pairs_an_instance_is_a_piece_of_a_document_and_nothing_is_cut_off(
     corpus: Corpus,
 ) -> None:
-    pairs = Pairs(corpus, 32, next_sentence=False)
+    pairs = make_pairs(corpus, 32, next_sentence=False)
     plan = whole_epoch(pairs)
-    order = np.argsort(plan.a)
-    assert (plan.a[order][1:] == (plan.a + plan.n_a)[order][:-1]).all()
-    assert plan.n_a.sum() == len(corpus.tokens)
-    ids, segments, mask, *_ = pairs.build(plan, 0)
+    a, end = plan["a"], plan["a"] + plan["n_a"]
+    assert (a[1:] == end[:-1]).all()
+    assert plan["n_a"].sum() == len(corpus.tokens)
+    assert pairs.counts(0).sum() == len(plan)
+    ids, segments, mask, *_ = pairs.build(plan)
     assert not segments.any()
-    assert (mask.sum(1) == plan.n_a + 2).all()
+    assert (mask.sum(1) == plan["n_a"] + 2).all()
     assert (ids[np.arange(len(ids)), mask.sum(1) - 1] == 3).all()
-    assert (document_of(corpus, plan.a) == document_of(corpus, plan.a + plan.n_a - 1)).all()
+    assert (document_of(corpus, a) == document_of(corpus, end - 1)).all()
+
+
+def test_the_shortest_instances_have_a_token_of_each_text(corpus: Corpus) -> None:
+    plan = whole_epoch(make_pairs(corpus, 5, short_seq_prob=1.0))
+    assert set(plan["n_a"]) == set(plan["n_b"]) == {1}
+    plan = whole_epoch(make_pairs(corpus, 3, short_seq_prob=1.0, next_sentence=False))
+    assert set(plan["n_a"]) == {1}
+    assert len(plan) == len(corpus.tokens)
 
 
 def test_a_document_longer_than_a_block_is_walked_in_parts(tmp_path: Path) -> None:
     corpus = write([[[1] * 5] * 2000, [[2] * 5] * 3], tmp_path)
-    pairs = Pairs(corpus, 16)
+    pairs = make_pairs(corpus, 16)
     pairs.block, pairs.n_blocks = 64, -(-pairs.n_sentences // 64)
     edges = [pairs.edge(k) for k in range(pairs.n_blocks + 1)]
     assert edges[:3] == [0, 64, 128]
     assert edges[-2:] == [2000, 2003]  # the second document begins a block of its own
     counts = pairs.counts(0)
     assert counts.sum() == len(whole_epoch(pairs))
-    plan = pairs._walk(np.arange(pairs.n_blocks), 0)
-    assert np.where(plan.order == 1, plan.n_a, plan.n_a + plan.n_b).sum() == len(corpus.tokens)
+    chunks = all_chunks(pairs)
+    assert (next_sentence_of(chunks) - chunks["start"]).sum() == 2003
 
 
 def test_a_last_block_in_which_no_document_begins_is_empty_and_nothing_is_lost(
     tmp_path: Path,
 ) -> None:
     corpus = write([[[1] * 5] * 60, [[2] * 5] * 136], tmp_path)
-    pairs = Pairs(corpus, 16)
+    pairs = make_pairs(corpus, 16)
     pairs.block, pairs.n_blocks = 64, 4  # the last has 4 sentences, of a document begun before
     assert [pairs.edge(k) for k in range(5)] == [0, 64, 128, 196, 196]
     assert pairs.counts(0)[3] == len(pairs.plan(np.array([3]), 0)) == 0
-    plan = pairs._walk(np.arange(4), 0)
-    assert np.where(plan.order == 1, plan.n_a, plan.n_a + plan.n_b).sum() == len(corpus.tokens)
+    chunks = all_chunks(pairs)
+    assert (next_sentence_of(chunks) - chunks["start"]).sum() == 196
 
 
 # ---------------------------------------------------------------------------------------- the masks
 
 
 def test_masked_batches_have_google_s_numbers_and_shares(corpus: Corpus) -> None:
-    pairs = Pairs(corpus, 128, max_pred=15, mask_prob=0.15)
-    batches = Batches(pairs, 64, seed=1)
+    pairs = make_pairs(corpus, 128, max_pred=15, mask_prob=0.15)
+    batches = PairBatches(pairs, 64, seed=1)
     same = masked = other = total = 0
     for n in range(150):
         ids, segments, mask, positions, words, weights, order = batches.arrays(n)
@@ -263,17 +357,10 @@ def test_masked_batches_have_google_s_numbers_and_shares(corpus: Corpus) -> None
 
 
 def test_every_place_is_masked_equally_often() -> None:
-    ids = np.full((20_000, 20), 9)
-    allowed = np.ones_like(ids, bool)
+    allowed = np.ones((20_000, 20), bool)
     allowed[:, [0, 7, 19]] = False
-    positions, used = choose(
-        ids,
-        allowed,
-        np.full((20_000, 1), 20),
-        draw(np.arange(20_000, dtype=np.uint64), 0),
-        20,
-        0.15,
-    )
+    seeds = np.arange(20_000, dtype=np.uint64)
+    positions, used = choose(allowed, np.full(20_000, 3), seeds)
     counts = np.bincount(positions[used], minlength=20)
     assert not counts[[0, 7, 19]].any()
     assert used.sum(1).tolist() == [3] * 20_000
@@ -287,16 +374,9 @@ def test_whole_word_masks_take_all_of_a_word_or_none_and_never_too_many() -> Non
     ids[:, 0], ids[:, 20], ids[:, 39] = 2, 3, 3
     allowed = np.ones_like(ids, bool)
     allowed[:, [0, 20, 39]] = False
-    positions, used = choose(
-        ids,
-        allowed,
-        np.full((500, 1), 40),
-        draw(np.arange(500, dtype=np.uint64), 0),
-        20,
-        0.15,
-        continues,
-    )
-    assert used.sum(1).max() == 6  # round(40 * .15)
+    seeds = np.arange(500, dtype=np.uint64)
+    positions, used = choose(allowed, np.full(500, 6), seeds, continues[ids])
+    assert used.sum(1).max() == 6
     assert used.sum(1).mean() > 5.5  # what does not fit is passed over, not the end of it
     for row in range(500):
         chosen = set(positions[row][used[row]].tolist())
@@ -310,28 +390,44 @@ def test_whole_word_masks_take_all_of_a_word_or_none_and_never_too_many() -> Non
         assert all(chosen >= set(word) or not chosen & set(word) for word in words)
 
 
+@pytest.mark.parametrize("whole_word_mask", [False, True])
+def test_the_masks_of_an_instance_do_not_depend_on_its_batch(
+    corpus: Corpus, whole_word_mask: bool
+) -> None:
+    pairs = make_pairs(corpus, 48, whole_word_mask=whole_word_mask)
+    plan = whole_epoch(pairs)[:200]
+    together = pairs.build(plan)
+    for i in range(0, 200, 7):
+        alone = pairs.build(plan[i : i + 1])
+        for array, row in zip(together[:-1], alone[:-1], strict=True):
+            assert np.array_equal(array[i, : row.shape[1]], row[0])
+            assert not array[i, row.shape[1] :].any()
+
+
 # -------------------------------------------------------------------------------------------- order
 
 
 def test_a_batch_depends_on_the_seed_and_its_number_alone(corpus: Corpus) -> None:
-    def fresh() -> Batches:
-        return Batches(Pairs(corpus, 48, seed=4), 32, seed=4)
+    def fresh() -> PairBatches:
+        return PairBatches(make_pairs(corpus, 48, seed=4), 32, seed=4)
 
     batches = fresh()
     n = len(batches)
     forward = [batches.arrays(i) for i in range(2 * n + 3)]
     for i in (2 * n + 1, n, n - 1, 5, 0):  # backwards, each from nothing
         assert all(np.array_equal(x, y) for x, y in zip(fresh().arrays(i), forward[i], strict=True))
-    assert not np.array_equal(
-        Batches(Pairs(corpus, 48, seed=5), 32, seed=5).arrays(0)[0], forward[0][0]
-    )
+    other = PairBatches(make_pairs(corpus, 48, seed=5), 32, seed=5)
+    assert not np.array_equal(other.arrays(0).input_ids, forward[0].input_ids)
 
 
 def test_another_process_makes_the_same_global_batches(corpus: Corpus) -> None:
     code = (
         f"import sys, hashlib; sys.path.insert(0, {str(ROOT)!r})\n"
-        f"from batches import Batches; from pairs import Pairs; from shards import Corpus\n"
-        f"b = Batches(Pairs(Corpus({str(corpus.folder)!r}), 48, seed=4), 32, seed=4)\n"
+        "from pretraining.batches import PairBatches\n"
+        "from pretraining.pairs import PairConfig, Pairs\n"
+        "from pretraining.shards import Corpus\n"
+        f"pairs = Pairs(Corpus({str(corpus.folder)!r}), PairConfig(max_len=48), seed=4)\n"
+        "b = PairBatches(pairs, 32, seed=4)\n"
         "print(hashlib.sha256(b''.join(x.tobytes() for n in (7, 3, len(b) + 2) for x in "
         "b.arrays(n))).hexdigest())"
     )
@@ -341,7 +437,7 @@ def test_another_process_makes_the_same_global_batches(corpus: Corpus) -> None:
         ).stdout
         for _ in range(2)
     ]
-    batches = Batches(Pairs(corpus, 48, seed=4), 32, seed=4)
+    batches = PairBatches(make_pairs(corpus, 48, seed=4), 32, seed=4)
     ours = hashlib.sha256(
         b"".join(x.tobytes() for n in (7, 3, len(batches) + 2) for x in batches.arrays(n))
     ).hexdigest()
@@ -352,34 +448,36 @@ def test_an_epoch_has_every_instance_once_in_full_batches_of_similar_length(
     corpus: Corpus,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pretraining.batches.POOL", 2)  # several pools, so that batches span two
-    pairs = Pairs(corpus, 48, seed=4)
+    monkeypatch.setattr("pretraining.batches.GROUP", 2)  # several, so that batches span two
+    pairs = make_pairs(corpus, 48, seed=4)
     pairs.block, pairs.n_blocks = 500, -(-pairs.n_sentences // 500)
-    batches = Batches(pairs, 32, seed=4)
+    batches = PairBatches(pairs, 32, seed=4)
     for epoch in (0, 1):
-        plans = [batches.plan(n)[0] for n in range(batches.first(epoch), batches.first(epoch + 1))]
+        plans = [batches.plan(n) for n in range(batches.first(epoch), batches.first(epoch + 1))]
         assert all(len(plan) == 32 for plan in plans[:-1])
         expected = whole_epoch(pairs, epoch)
-        assert sorted(np.concatenate([plan.keys for plan in plans]).tolist()) == sorted(
-            expected.keys.tolist()
-        )
+        assert sorted(np.concatenate(plans).tolist()) == sorted(expected.tolist())
         spread = [np.ptp(pairs.lengths(plan)) for plan in plans]
         assert np.median(spread) <= 2
     assert batches.describe(batches.first(1)) == "batch 1 of epoch 2, instances 0 to 31"
-    assert not np.array_equal(batches.plan(0)[0].keys, batches.plan(batches.first(1))[0].keys)
+    assert identity(batches.plan(0)) != identity(batches.plan(batches.first(1)))
 
 
 def test_masks_are_new_in_every_epoch_or_fixed(corpus: Corpus) -> None:
+    config = PairConfig(max_len=48)
     new, fixed = (
-        Batches(Pairs(corpus, 48, seed=4, fixed=fixed), 32, seed=4) for fixed in (False, True)
+        PairBatches(Pairs(corpus, config, seed=4, fixed=fixed), 32, seed=4)
+        for fixed in (False, True)
     )
 
-    def masks(batches: Batches, epoch: int) -> dict[bytes, bytes]:
+    def masks(batches: PairBatches, epoch: int) -> dict[tuple[int, ...], bytes]:
         found = {}
         for n in range(batches.first(epoch), batches.first(epoch + 1)):
-            arrays, keys = batches.arrays(n), batches.plan(n)[0].keys
-            for key, ids, mask in zip(keys, arrays[0], arrays[2], strict=True):
-                found[key.tobytes()] = ids[mask > 0].tobytes()
+            batch, instances = batches.arrays(n), identity(batches.plan(n))
+            for instance, ids, mask in zip(
+                instances, batch.input_ids, batch.input_mask, strict=True
+            ):
+                found[instance] = ids[mask > 0].tobytes()
         return found
 
     assert masks(fixed, 0) == masks(fixed, 1)
@@ -389,10 +487,16 @@ def test_masks_are_new_in_every_epoch_or_fixed(corpus: Corpus) -> None:
     assert len(masks(new, 1).keys() & first.keys()) < len(first)
 
 
+def test_no_two_instances_share_their_masks_in_any_epoch(corpus: Corpus) -> None:
+    pairs = make_pairs(corpus, 48, seed=4)
+    seeds = np.concatenate([whole_epoch(pairs, epoch)["mask_seed"] for epoch in range(12)])
+    assert len(np.unique(seeds)) == len(seeds)
+
+
 def test_shards_together_are_the_corpus_in_one_piece(
     documents: Documents, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("corpus.JOB", 20_000)
+    monkeypatch.setattr("pretraining.text.JOB", 20_000)
     parts = write(documents, tmp_path, shards=3)
     for name in ("tokens", "sentences", "documents"):
         joined, whole = getattr(parts, name), getattr(corpus, name)
@@ -402,7 +506,7 @@ def test_shards_together_are_the_corpus_in_one_piece(
         assert joined[index].tolist() == whole[index].tolist()
     for value in (0, 1, 777, len(corpus.sentences) - 1):
         assert parts.documents.search(value) == corpus.documents.search(value)
-    a, b = (Batches(Pairs(c, 48, seed=4), 32, seed=4) for c in (parts, corpus))
+    a, b = (PairBatches(make_pairs(c, 48, seed=4), 32, seed=4) for c in (parts, corpus))
     assert all(
         np.array_equal(x, y) for n in (0, 9) for x, y in zip(a.arrays(n), b.arrays(n), strict=True)
     )
@@ -414,8 +518,8 @@ def test_shards_together_are_the_corpus_in_one_piece(
 def test_a_single_document_has_no_random_second_text(tmp_path: Path) -> None:
     corpus = write([[[1, 2, 3]] * 50], tmp_path)
     with pytest.raises(UserError, match=r"single document.*--next_sentence False"):
-        Pairs(corpus, 32)
-    assert len(Batches(Pairs(corpus, 32, next_sentence=False), 8)) == 1
+        make_pairs(corpus, 32)
+    assert len(PairBatches(make_pairs(corpus, 32, next_sentence=False), 8)) == 1
 
 
 @pytest.mark.parametrize(
@@ -428,10 +532,22 @@ def test_a_single_document_has_no_random_second_text(tmp_path: Path) -> None:
         ({"short_seq_prob": 2.0}, "short_seq_prob=2.0"),
     ],
 )
-def test_settings_out_of_range_are_refused(corpus: Corpus, settings: dict, message: str) -> None:
+def test_settings_out_of_range_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Pairs(corpus, **{"max_len": 128, **settings})
+        PairConfig(**{"max_len": 128, **settings})
 
 
-def test_max_pred_follows_from_max_len(corpus: Corpus) -> None:
-    assert [Pairs(corpus, max_len).max_pred for max_len in (128, 512)] == [20, 77]
+def test_max_pred_follows_from_max_len() -> None:
+    assert [PairConfig(max_len).max_pred for max_len in (128, 512)] == [20, 77]
+
+
+def test_making_batches_of_arrays_needs_no_torch(corpus: Corpus) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "import corpus, pretraining.describe, pretraining.instances, pretraining.text\n"
+        "from pretraining import batches, pairs, shards\n"
+        f"text = shards.Corpus({str(corpus.folder)!r})\n"
+        "batches.PairBatches(pairs.Pairs(text, pairs.PairConfig()), 8).arrays(0)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

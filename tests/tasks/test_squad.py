@@ -2,12 +2,14 @@
 rules.
 """
 
+import dataclasses
 import itertools
 import json
 import random
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,18 +18,13 @@ import torch
 import checkpoint
 import models
 import squad
-from tasks.questions import (
-    Question,
-    evaluate,
-    find_answers,
-    make_windows,
-    most_context,
-    normalise,
-    read_squad,
-    token_span,
-)
+from files import read_json
+from tasks import questions as asked
+from tasks.features import Batch
+from tasks.questions import QuestionTask, most_context, read_squad, token_span
+from tasks.squad_metrics import Question, evaluate, normalise
 from tokenization import FullTokenizer
-from utils import UserError, read_json
+from utils import UserError
 
 WORDS = (
     "the a cat dog bird fish red blue green sat ran flew on under over mat tree sky house".split()
@@ -36,9 +33,7 @@ WORDS = (
 
 @pytest.fixture(scope="module")
 def shape(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a vocabulary, the shape of a small model, and questions that can be learnt:
-    "which colour?".
-    """
+    """A folder with a vocabulary, a small model's shape, and questions that can be learnt."""
     folder = tmp_path_factory.mktemp("squad")
     tokens = [
         "[PAD]",
@@ -105,36 +100,43 @@ def shape(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def tokenizer(shape: Path) -> FullTokenizer:
+    return FullTokenizer(shape / "vocab.txt")
+
+
+def outputs_of(task: QuestionTask, scores: torch.Tensor) -> np.ndarray:
+    """What the task keeps of a model's scores (N, S, 2)."""
+    return task.outputs(lambda: scores, SimpleNamespace(inputs={})).numpy()
+
+
 # ------------------------------------------------------------------------------------------ windows
 
 
-def test_windows_advance_by_the_stride_and_point_at_the_answer(shape: Path) -> None:
-    tokenizer = FullTokenizer(shape / "vocab.txt")
+def test_windows_advance_by_the_stride_and_point_at_the_answer(tokenizer: FullTokenizer) -> None:
     context = "the cat sat on the red mats under the green tree"  # 12 tokens: mats is two
     question = Question("x", "Which colour?", context, (("red mats", context.index("red")),))
-    windows = make_windows([question], tokenizer, 3 + 3 + 6, 4, 3, training=True)
-    assert windows.start.tolist() == [4]  # the windows at 0 and at 8 lack the answer
-    windows = make_windows([question], tokenizer, 12, 4, 3, training=True, keep_outside=True)
-    assert windows.start.tolist() == [0, 4, 8]
-    assert windows.size.tolist() == [6, 6, 4]
-    assert windows.features.labels.tolist() == [
-        [0, 0],
-        [6, 8],
-        [0, 0],
-    ]  # [CLS] which colour ? [SEP] the red mat ##s
+    task = QuestionTask(max_len=3 + 3 + 6, doc_stride=4, max_query_len=3)
+    data = task.make_windows([question], tokenizer, training=True)
+    assert data.windows.start.tolist() == [4]  # the windows at 0 and at 8 lack the answer
+    for keeping in ("keep_outside", "version_2_with_negative"):
+        keeps = dataclasses.replace(task, **{keeping: True})
+        data = keeps.make_windows([question], tokenizer, training=True)
+        assert data.windows.start.tolist() == [0, 4, 8]
+        assert data.windows.size.tolist() == [6, 6, 4]
+        # [CLS] which colour ? [SEP] the red mat ##s
+        assert data.features.labels.tolist() == [[0, 0], [6, 8], [0, 0]]
     tokens = [
-        tokenizer.convert_ids_to_tokens(windows.features.ids[a:b].tolist())
-        for a, b in itertools.pairwise(windows.features.starts)
+        tokenizer.convert_ids_to_tokens(data.features.ids[a:b].tolist())
+        for a, b in itertools.pairwise(data.features.starts)
     ]
     assert tokens[1] == "[CLS] which colour ? [SEP] the red mat ##s under the [SEP]".split()
-    assert windows.features.second.tolist() == [5, 5, 5]
+    assert data.features.second.tolist() == [5, 5, 5]
     impossible = Question("y", "Which animal?", context, (), True)
-    assert (
-        make_windows([impossible], tokenizer, 12, 4, 3, training=True).features.labels.tolist()
-        == [[0, 0]] * 3
-    )
+    data = task.make_windows([impossible], tokenizer, training=True)
+    assert data.features.labels.tolist() == [[0, 0]] * 3
     misplaced = Question("z", "Which animal?", context, (("dog", -1),))
-    assert len(make_windows([misplaced], tokenizer, 12, 4, 3, training=True).features) == 0
+    assert len(task.make_windows([misplaced], tokenizer, training=True).features) == 0
 
 
 def test_the_window_with_most_context_is_the_official_one() -> None:
@@ -159,19 +161,31 @@ def test_the_window_with_most_context_is_the_official_one() -> None:
 
 
 @pytest.mark.parametrize("with_null", [False, True])
-def test_answers_are_those_of_a_plain_search(shape: Path, with_null: bool) -> None:
-    tokenizer, rng = FullTokenizer(shape / "vocab.txt"), np.random.default_rng(1)
+def test_answers_are_those_of_a_plain_search(
+    tokenizer: FullTokenizer, monkeypatch: pytest.MonkeyPatch, with_null: bool
+) -> None:
+    rng = np.random.default_rng(1)
     contexts = [" ".join(rng.choice(WORDS, n)) for n in (3, 9, 25, 40)]
     questions = [Question(str(i), "which cat ?", text) for i, text in enumerate(contexts)]
-    windows = make_windows(questions, tokenizer, 16, 4, 3)
     width, k, longest = 16, 6, 3
-    scores = rng.normal(size=(len(windows.features), width, 2)).astype(np.float32)
-    lengths = windows.features.lengths
+    monkeypatch.setattr(asked, "N_BEST", k)
+    task = QuestionTask(
+        max_len=width,
+        doc_stride=4,
+        max_query_len=3,
+        max_answer_len=longest,
+        n_best=5,
+        version_2_with_negative=with_null,
+    )
+    data = task.make_windows(questions, tokenizer)
+    windows, lengths = data.windows, data.features.lengths
+    scores = rng.normal(size=(len(lengths), width, 2)).astype(np.float32)
     tensors = torch.tensor(scores).masked_fill(
         torch.arange(width)[None, :, None] >= torch.tensor(lengths)[:, None, None], -1e9
     )
-    packed = squad.best_positions(lambda *_: tensors, (None, None), k).numpy()
-    found = find_answers(questions, windows, packed, longest, with_null, 5)
+    outputs = outputs_of(task, tensors)
+    assert outputs.shape == (len(lengths), 4 * k + 2)
+    found = task.answers(data, outputs)
     for number, question in enumerate(questions):
         spans, candidates = windows.spans[question.context], []
         rows = [r for r in range(len(lengths)) if windows.question[r] == number]
@@ -181,23 +195,20 @@ def test_answers_are_those_of_a_plain_search(shape: Path, with_null: bool) -> No
                 sorted(range(width), key=lambda i, c=c, logits=logits: -logits[i, c])[:k]
                 for c in (0, 1)
             ]
+            low, high = windows.shift[row], windows.shift[row] + windows.size[row]
             for s, e in itertools.product(*best):
-                low, high = windows.shift[row], windows.shift[row] + windows.size[row]
                 if not (low <= s < high and low <= e < high and s <= e < s + longest):
                     continue
-                token = windows.start[row] + s - low
-                owner = rows[
-                    most_context(np.array([token]), windows.start[rows], windows.size[rows])[0]
-                ]
-                if owner == row:
-                    text = question.context[
-                        spans[token, 0] : spans[windows.start[row] + e - low, 1]
-                    ]
+                first, last = windows.start[row] + s - low, windows.start[row] + e - low
+                owner = most_context(
+                    np.array([first]), windows.start[rows], windows.size[rows]
+                ).item()
+                if rows[owner] == row:
+                    text = question.context[spans[first, 0] : spans[last, 1]]
                     candidates.append((float(logits[s, 0] + logits[e, 1]), text))
         candidates.sort(key=lambda c: -c[0])
-        unique = list(dict.fromkeys(text for _, text in candidates))[
-            : 5 - with_null
-        ]  # no answer takes a place
+        # No answer takes a place.
+        unique = list(dict.fromkeys(text for _, text in candidates))[: 5 - with_null]
         null = min(float(tensors[row, 0, 0] + tensors[row, 0, 1]) for row in rows)
         got = found[number]
         assert got.best == unique[0]
@@ -209,8 +220,9 @@ def test_answers_are_those_of_a_plain_search(shape: Path, with_null: bool) -> No
         assert ("" in [x["text"] for x in got.n_best]) == with_null
 
 
-def test_an_answer_is_a_piece_of_the_text_whatever_lower_casing_did_to_it(shape: Path) -> None:
-    tokenizer = FullTokenizer(shape / "vocab.txt")
+def test_an_answer_is_a_piece_of_the_text_whatever_lower_casing_did_to_it(
+    tokenizer: FullTokenizer,
+) -> None:
     for context, answer in (
         ("The ÜNTER cats", "ÜNTER"),
         ("a red\u00a0\u200b dog", "dog"),
@@ -322,13 +334,10 @@ def test_em_and_f1_equal_a_plain_version_of_the_official_rules(seed: int) -> Non
             evaluate(questions, answers, given, 0.3),
             plainly(questions, answers, given, 0.3),
         )
-        for (
-            name,
-            value,
-        ) in expected.items():  # to the last digit, but for what is searched for in another order
-            assert found[name] == (
-                pytest.approx(value, abs=1e-9) if name.startswith("best") else value
-            ), name
+        for name, value in expected.items():
+            # To the last digit, but for what is searched for in another order.
+            exact = not name.startswith("best")
+            assert found[name] == (value if exact else pytest.approx(value, abs=1e-9)), name
 
 
 def test_evaluation_by_hand() -> None:
@@ -356,7 +365,7 @@ def test_scores_and_loss_are_those_of_transformers(tiny: models.Config) -> None:
     ours = models.QuestionAnswering(tiny).eval()
     theirs = BertForQuestionAnswering(BertConfig(**tiny.to_released())).eval()
     released = theirs.state_dict()
-    for row in checkpoint.rows(tiny.n_layers):
+    for row in checkpoint.table_rows(tiny.n_layers):
         if row.ours in ours.state_dict():
             for name, part in zip(
                 row.hugging_face,
@@ -377,9 +386,8 @@ def test_scores_and_loss_are_those_of_transformers(tiny: models.Config) -> None:
     scores = ours(ids, segments, ones)
     assert torch.allclose(scores[..., 0], expected.start_logits, atol=1e-5)
     assert torch.allclose(scores[..., 1], expected.end_logits, atol=1e-5)
-    assert squad.get_loss(ours, (ids, segments, ones, labels))[0].item() == pytest.approx(
-        expected.loss.item(), abs=1e-5
-    )
+    loss, _ = QuestionTask().loss(ours, Batch(ids, segments, ones, labels))
+    assert loss.item() == pytest.approx(expected.loss.item(), abs=1e-5)
     padded = torch.cat([ids, torch.zeros(3, 4, dtype=torch.long)], 1)
     mask = torch.cat([ones, torch.zeros(3, 4, dtype=torch.long)], 1)
     wide = ours(padded, mask * 0 + torch.nn.functional.pad(segments, (0, 4)), mask)
@@ -623,15 +631,18 @@ def test_an_empty_list_of_answers_means_no_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("with_null", [False, True])
-def test_n_best_has_n_best_entries(shape: Path, with_null: bool) -> None:
-    tokenizer, rng = FullTokenizer(shape / "vocab.txt"), np.random.default_rng(0)
+def test_n_best_has_n_best_entries(tokenizer: FullTokenizer, with_null: bool) -> None:
+    rng = np.random.default_rng(0)
     questions = [Question("x", "which cat ?", " ".join(rng.choice(WORDS, 40)))]
-    windows = make_windows(questions, tokenizer, 64, 16, 8)
-    tensors = torch.randn(len(windows.features), 64, 2)
-    packed = squad.best_positions(lambda *_: tensors, (None, None)).numpy()
-    (answer,) = find_answers(questions, windows, packed, with_null=with_null)
-    assert len(answer.n_best) == 20
-    assert ("" in [entry["text"] for entry in answer.n_best]) == with_null
+    usual = QuestionTask(
+        max_len=64, doc_stride=16, max_query_len=8, version_2_with_negative=with_null
+    )
+    for task, n in ((usual, 20), (dataclasses.replace(usual, n_best=25), 25)):
+        data = task.make_windows(questions, tokenizer)
+        scores = torch.randn(len(data.features), 64, 2)
+        (answer,) = task.answers(data, outputs_of(task, scores))
+        assert len(answer.n_best) == n
+        assert ("" in [entry["text"] for entry in answer.n_best]) == with_null
 
 
 def test_a_file_of_another_kind_is_named(shape: Path, tmp_path: Path, run: Callable) -> None:
@@ -655,7 +666,11 @@ def test_a_file_of_another_kind_is_named(shape: Path, tmp_path: Path, run: Calla
         ),
         (
             "--mode predict --model_file x --predict_file y --predictions z",
-            "no --mode eval --predictions, which is needed",
+            "--mode predict has no use for --predictions",
+        ),
+        (
+            "--mode eval --model_file x --predict_file y --null_odds z",
+            "no --predictions, which is needed with --null_odds",
         ),
         (
             "--mode eval --predict_file {own}/dev2.json --predictions x "

@@ -72,7 +72,8 @@ def test_the_first_row_is_a_header_where_it_names_every_column(tmp_path: Path) -
 def test_json_values_become_text_and_lists_are_joined(tmp_path: Path) -> None:
     file = write(
         tmp_path,
-        '{"t": "x", "y": ["a", "b"], "n": 1.5}\n\n{"n": null, "t": "é", "y": []}\n{"y": true, "t": ""}\n',
+        '{"t": "x", "y": ["a", "b"], "n": 1.5}\n\n'
+        '{"n": null, "t": "é", "y": []}\n{"y": true, "t": ""}\n',
     )
     assert rows(file, "jsonl", a="t", b="y") == [
         (1, ["x", "a,b"]),

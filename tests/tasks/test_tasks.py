@@ -9,23 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.sentences import (
-    TASKS,
-    Batches,
-    Example,
-    Features,
-    encode,
-    find_labels,
-    get_task,
-    iterate,
-    label_array,
-    own_task,
-    read_examples,
-    read_rows,
-    truncate_pair,
-    windows,
-    with_columns,
-)
+from tasks.features import Batches, Features, encode, truncate_pair, window_starts
+from tasks.rows import Example, open_rows, read_examples, read_rows
+from tasks.sentences import TASKS, get_task, own_task
 from tokenization import FullTokenizer
 from utils import UserError
 
@@ -161,7 +147,7 @@ def test_own_data_needs_no_flag_where_it_is_text_and_label(tmp_path: Path) -> No
                 ("good, really", None, "pos"),
                 ("bad", None, "neg"),
             ]
-        assert find_labels(TASKS["csv"], examples).labels == ("neg", "pos")
+        assert TASKS["csv"].with_labels(examples).labels == ("neg", "pos")
 
 
 def test_columns_and_labels_can_be_named(tmp_path: Path) -> None:
@@ -169,21 +155,22 @@ def test_columns_and_labels_can_be_named(tmp_path: Path) -> None:
     task = own_task(TASKS["csv"], "one", "two", "score", labels="number")
     examples = read_examples(task, tmp_path / "x.csv")
     assert [(e.text_a, e.text_b) for e in examples] == [("a", "b"), ("c", "d")]
-    assert label_array(task, [e.label for e in examples]).tolist() == [1.5, -2.0]
+    assert task.label_array([e.label for e in examples]).tolist() == [1.5, -2.0]
     task = own_task(TASKS["csv"], "1", label="-1", labels="-2,1.5", header=True)
     examples = read_examples(task, tmp_path / "x.csv")
-    assert label_array(task, [e.label for e in examples]).tolist() == [1, 0]
+    assert task.label_array([e.label for e in examples]).tolist() == [1, 0]
 
 
 def test_several_labels_of_a_text_are_split_at_the_separator(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text(
-        '{"text": "a", "label": ["red", "big"]}\n{"text": "b", "label": []}\n{"text": "c", "label": ["big"]}\n'
+        '{"text": "a", "label": ["red", "big"]}\n{"text": "b", "label": []}\n'
+        '{"text": "c", "label": ["big"]}\n'
     )
     task = own_task(TASKS["jsonl"], separator=";")
     examples = read_examples(task, tmp_path / "x.jsonl")
-    task = find_labels(task, examples)
+    task = task.with_labels(examples)
     assert task.labels == ("big", "red")
-    assert label_array(task, [e.label for e in examples]).tolist() == [[1, 1], [0, 0], [1, 0]]
+    assert task.label_array([e.label for e in examples]).tolist() == [[1, 1], [0, 0], [1, 0]]
 
 
 @pytest.mark.parametrize(
@@ -215,7 +202,7 @@ def test_mistakes_in_own_data_are_named(
 
     def read() -> None:
         task = own_task(TASKS["csv"], **flags)
-        find_labels(task, read_examples(task, tmp_path / "x.csv"))
+        task.with_labels(read_examples(task, tmp_path / "x.csv"))
 
     with pytest.raises(UserError, match=message):
         read()
@@ -227,7 +214,7 @@ def test_lines_of_a_pipe_are_texts_or_pairs_or_a_table_with_the_task_s_header(
     def piped(task: str, text: str) -> list[tuple[str, str | None]]:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
         lines = dataclasses.replace(TASKS[task], form="lines")
-        return [(e.text_a, e.text_b) for e in iterate(lines, "-", labelled=False)]
+        return [(e.text_a, e.text_b) for e in open_rows(lines, "-", labelled=False)[1]]
 
     assert piped("sst2", 'a "b", c\n\nd\te\n') == [('a "b", c', None), ("", None), ("d\te", None)]
     assert piped("mrpc", "a b\tc\nd\te\n") == [("a b", "c"), ("d", "e")]
@@ -245,15 +232,11 @@ def test_lines_of_a_pipe_are_texts_or_pairs_or_a_table_with_the_task_s_header(
 
 
 def test_windows_cover_a_text_evenly_and_overlap() -> None:
-    assert [windows(10, 12), windows(12, 12), windows(20, 12), windows(30, 12)] == [
-        [0],
-        [0],
-        [0, 8],
-        [0, 9, 18],
-    ]
+    for n, expected in ((10, [0]), (12, [0]), (20, [0, 8]), (30, [0, 9, 18])):
+        assert window_starts(n, 12) == expected
     for room in (1, 2, 3, 10, 126):
         for n in range(1, 400):
-            starts = windows(n, room)
+            starts = window_starts(n, room)
             assert starts[0] == 0
             assert starts[-1] + room >= n
             assert starts == sorted(set(starts))
@@ -264,10 +247,11 @@ def test_windows_cover_a_text_evenly_and_overlap() -> None:
 def test_long_texts_become_windows_whose_scores_are_averaged(sample: Path) -> None:
     tokenizer = FullTokenizer(sample / "vocab.txt")
     words = "green sold the lamp red bought it".split()
-    task = find_labels(TASKS["csv"], [Example(1, "", None, x) for x in "ab"])
+    task = TASKS["csv"].with_labels([Example(1, "", None, x) for x in "ab"])
     texts = [" ".join(words[:3]), " ".join(words), " ".join(words[:2])]
     examples = [Example(i, text, None, "ab"[i % 2]) for i, text in enumerate(texts)]
-    data = encode(examples, task, tokenizer, 6, "window")  # 4 of 7 words fit
+    task = dataclasses.replace(task, max_len=6, long="window")  # 4 of 7 words fit
+    data = task.encode_examples("x.csv", examples, tokenizer).features
     got = [
         tokenizer.convert_ids_to_tokens(data.ids[a:b].tolist())[1:-1]
         for a, b in itertools.pairwise(data.starts)
@@ -277,10 +261,10 @@ def test_long_texts_become_windows_whose_scores_are_averaged(sample: Path) -> No
     assert data.example_labels.tolist() == [0, 1, 0]
     assert data.lines.tolist() == [0, 1, 1, 2]
     assert data.average(np.array([[1.0], [2], [5], [7]])).tolist() == [[1], [3.5], [7]]
-    cut = encode(examples, task, tokenizer, 6)
-    assert (cut.cut, len(cut)) == ((1, 3), 3)
-    pair = [Example(1, "green", " ".join(words), "1")]
-    data = encode(pair, MRPC, tokenizer, 8, "window")  # green and 4 of 7 words
+    cut = encode([(text, None) for text in texts], tokenizer, 6)
+    assert (cut.n_truncated, cut.n_lost, len(cut)) == (1, 3, 3)
+    # green and 4 of 7 words
+    data = encode([("green", " ".join(words))], tokenizer, 8, "window")
     got = [
         tokenizer.convert_ids_to_tokens(data.ids[a:b].tolist())
         for a, b in itertools.pairwise(data.starts)
@@ -312,7 +296,9 @@ def test_pairs_are_truncated_by_googles_rule(
 
 def test_a_pair_becomes_cls_a_sep_b_sep(sample: Path) -> None:
     tokenizer = FullTokenizer(sample / "vocab.txt")
-    features = encode([Example(2, "green sold the lamp", "red bought it", "1")], MRPC, tokenizer, 9)
+    example = Example(2, "green sold the lamp", "red bought it", "1")
+    task = dataclasses.replace(MRPC, max_len=9)
+    features = task.encode_examples("x.tsv", [example], tokenizer).features
     input_ids, segment_ids, input_mask, label_ids = Batches(features, 4)[0]
     assert tokenizer.convert_ids_to_tokens(input_ids[0].tolist()) == [
         "[CLS]",
@@ -328,8 +314,10 @@ def test_a_pair_becomes_cls_a_sep_b_sep(sample: Path) -> None:
     assert segment_ids.tolist() == [[0, 0, 0, 0, 0, 1, 1, 1, 1]]
     assert input_mask.tolist() == [[1] * 9]
     assert label_ids.tolist() == [1]
-    with pytest.raises(UserError, match="max_len=4; a row of mrpc needs at least 5 tokens"):
-        encode([], MRPC, tokenizer, 4)
+    with pytest.raises(UserError, match="max_len=4; these texts need at least 5 tokens"):
+        encode([example.texts], tokenizer, 4)
+    with pytest.raises(UserError, match="max_len=2; these texts need at least 3 tokens"):
+        encode([("green", None)], tokenizer, 2)
 
 
 def features(n: int, seed: int = 0) -> Features:
@@ -441,7 +429,7 @@ def test_the_reference_system_s_csv_and_a_korean_tsv_are_read_in_full(real: Path
         task = own_task(TASKS["csv"], **flags)
         examples = read_examples(task, real / "csv" / name)
         assert len(examples) == rows
-        assert find_labels(task, examples).labels == labels
+        assert task.with_labels(examples).labels == labels
 
 
 # ------------------------------------------------------------------------------------------ headers
@@ -482,14 +470,14 @@ def test_a_column_of_texts_is_no_label(tmp_path: Path) -> None:
     for header in ("", "id,review,sentiment\n"):
         (tmp_path / "x.csv").write_text(header + reviews)
         with pytest.raises(UserError, match=r"labels in . rows, such as 'review"):
-            find_labels(TASKS["csv"], read_rows(TASKS["csv"], tmp_path / "x.csv").examples)
+            TASKS["csv"].with_labels(read_rows(TASKS["csv"], tmp_path / "x.csv").examples)
 
 
 def test_a_header_is_not_predicted_or_evaluated_as_a_row(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text(f"review,sentiment\n{REVIEWS}")
     task = dataclasses.replace(TASKS["csv"], labels=("neg", "pos"))
     with pytest.raises(UserError, match="is its first row a header\\? review, sentiment"):
-        list(iterate(task, tmp_path / "x.csv", labelled=False))
+        list(open_rows(task, tmp_path / "x.csv", labelled=False)[1])
     with pytest.raises(
         UserError, match=r"line 1: unknown label 'sentiment'.*If the first row is a header, name"
     ):
@@ -511,7 +499,7 @@ def test_what_was_understood_is_a_line(tmp_path: Path) -> None:
         == f"{tmp_path}/x.csv: 5 rows; text: 'review'; label: 'sentiment' (neg 2, pos 3)"
     )
     assert repr(rows) == f"<{rows.describe()}>"
-    kept = with_columns(TASKS["csv"], rows)
+    kept = TASKS["csv"].with_columns(rows)
     assert (kept.text_a, kept.label) == ("review", "sentiment")  # which other files have to have
     (tmp_path / "y.csv").write_text("fine,pos\nfine,neg\n")
     with pytest.raises(
@@ -558,6 +546,6 @@ def test_a_header_without_labels_is_not_predicted_as_a_row(tmp_path: Path) -> No
     task = dataclasses.replace(TASKS["csv"], labels=("neg", "pos"))
     (tmp_path / "x.csv").write_text("review\ngood film\nbad one\n")
     with pytest.raises(UserError, match=r"is its first row a header\? review"):
-        list(iterate(task, tmp_path / "x.csv", labelled=False))
+        list(open_rows(task, tmp_path / "x.csv", labelled=False)[1])
     (tmp_path / "x.csv").write_text("good film\nbad\n")
-    assert len(list(iterate(task, tmp_path / "x.csv", labelled=False))) == 2
+    assert len(list(open_rows(task, tmp_path / "x.csv", labelled=False)[1])) == 2

@@ -15,42 +15,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prepared import TEXT, make
 
-import corpus
-from corpus import describe, look_into, prepare, prepare_text
+from corpus import describe, prepare
+from files import find_files
 from pretraining import shards
 from pretraining.sentences import Layout, layout, sentences
 from pretraining.shards import Corpus
-from tokenization import FullTokenizer, learn, load_vocab
-from utils import UserError, find
+from pretraining.text import prepare_text
+from tokenization import FullTokenizer, learn
+from utils import UserError
+from vocab import load_vocab
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXT = "\n".join(
-    f"the red lamp number {i} .{' it was sold .' * (i % 3)}{chr(10) * (i % 7 == 0)}"
-    for i in range(300)
-)
-
-
-@pytest.fixture
-def vocab(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample's vocabulary, with digits."""
-    file = tmp_path_factory.mktemp("vocab") / "vocab.txt"
-    file.write_text(
-        (sample / "vocab.txt").read_text() + "".join(f"{i}\n##{i}\n" for i in range(10))
-    )
-    return file
-
-
-def make(
-    folder: Path, vocab: Path, *texts: str | bytes, name: str = "ids", **settings: object
-) -> Corpus:
-    """Write texts as files and prepare them."""
-    files = []
-    for i, text in enumerate(texts):
-        files.append(folder / f"text{i}.txt")
-        files[-1].write_bytes(text if isinstance(text, bytes) else text.encode())
-    prepare_text(files, vocab, folder / name, True, **settings)
-    return Corpus(folder / name)
 
 
 def content(found: Corpus) -> list[list[list[int]]]:
@@ -100,7 +77,7 @@ def test_pieces_and_workers_do_not_change_the_result(
 ) -> None:
     texts = TEXT, TEXT.replace("\n", "\r\n"), TEXT.replace("\n\n", "\n")
     whole = make(tmp_path, vocab, *texts)
-    monkeypatch.setattr(corpus, "JOB", job)
+    monkeypatch.setattr("pretraining.text.JOB", job)
     assert content(make(tmp_path, vocab, *texts, name="pieces", workers=workers)) == content(whole)
 
 
@@ -108,7 +85,7 @@ def test_lines_longer_than_a_piece_stay_whole(
     tmp_path: Path, vocab: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = "red lamp " * 500 + "\n" + "map\n" + "green " * 800
-    monkeypatch.setattr(corpus, "JOB", 100)
+    monkeypatch.setattr("pretraining.text.JOB", 100)
     assert [[len(s) for s in d] for d in content(make(tmp_path, vocab, text))] == [[1000, 1, 800]]
 
 
@@ -117,11 +94,14 @@ def test_files_are_found_by_list_glob_and_folder(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
     names = lambda found: [str(p.relative_to(tmp_path)) for p in found]  # noqa: E731
-    assert names(find(f"{tmp_path}/*.txt")) == ["a.txt", "b.txt"]
-    assert names(find(f"{tmp_path}/b.txt,{tmp_path}/a.txt, {tmp_path}/b.txt")) == ["b.txt", "a.txt"]
-    assert names(find(str(tmp_path))) == ["a.txt", "b.txt", "d.md", "sub/c.txt"]
+    assert names(find_files(f"{tmp_path}/*.txt")) == ["a.txt", "b.txt"]
+    assert names(find_files(f"{tmp_path}/b.txt,{tmp_path}/a.txt, {tmp_path}/b.txt")) == [
+        "b.txt",
+        "a.txt",
+    ]
+    assert names(find_files(str(tmp_path))) == ["a.txt", "b.txt", "d.md", "sub/c.txt"]
     with pytest.raises(UserError, match=r"nothing\*.txt does not exist"):
-        find(f"{tmp_path}/nothing*.txt")
+        find_files(f"{tmp_path}/nothing*.txt")
 
 
 # ---------------------------------------------------------------------------------------- sentences
@@ -153,10 +133,11 @@ def test_hard_wrapped_lines_are_joined_to_paragraphs_and_split() -> None:
         "He had sold the old violin, which nobody wanted to have, for three pounds and was glad of "
         "it.",
         "It rained, and so he walked along the harbour for a while, thought of his brother and of "
-        "the old house in the "
-        "north, where it had rained like this, and was in no hurry to come home.",
+        "the old house in the north, where it had rained like this, and was in no hurry to come "
+        "home.",
         "It stopped.",
-        '"Good evening," said the baker, who had waited for him there since the morning; and both went home.',
+        '"Good evening," said the baker, who had waited for him there since the morning; and both '
+        "went home.",
         "CHAPTER II",
         "On Tuesday it was dry.",
     ]
@@ -223,7 +204,7 @@ def test_shards_made_apart_are_used_together_and_a_missing_one_is_named(
     tmp_path: Path, vocab: Path, run: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = make(tmp_path, vocab, TEXT)
-    monkeypatch.setattr(corpus, "JOB", 500)
+    monkeypatch.setattr("pretraining.text.JOB", 500)
     for i in (2, 0):
         assert (
             run(
@@ -329,7 +310,7 @@ def test_what_is_not_text_is_named_and_nothing_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert TEXT.count("\n") == 342
-    monkeypatch.setattr(corpus, "JOB", 700)
+    monkeypatch.setattr("pretraining.text.JOB", 700)
     (tmp_path / "text0.txt").write_bytes(text)
     status, _, err = run(
         f"prepare {tmp_path}/text0.txt --vocab {vocab} --out {tmp_path}/deep/ids --workers 2",
@@ -377,7 +358,7 @@ def test_killed_while_preparing_the_next_start_does_it_and_no_worker_stays(
         "2",
     ]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-    while not (tmp_path / "ids").exists() or not list((tmp_path / "ids").glob(".shard*")):
+    while not (tmp_path / "ids/.shard-0-of-1.part").exists():
         time.sleep(0.01)
     time.sleep(0.3)
     process.kill()
@@ -396,71 +377,6 @@ def test_killed_while_preparing_the_next_start_does_it_and_no_worker_stays(
     (tmp_path / "text0.txt").write_text(TEXT)
     make(tmp_path, vocab, TEXT)
     assert [p.name for p in (tmp_path / "ids").iterdir()] == ["shard-0-of-1"]
-
-
-# ----------------------------------------------------------------------------------------- describe
-
-
-def warned(found: Corpus, max_len: int = 64, max_pred: int | None = None) -> str:
-    return " | ".join(look_into(found, max_len, max_pred, 0.15, 8).warnings)
-
-
-def test_describe_tells_what_will_be_trained_on(tmp_path: Path, vocab: Path, run: Callable) -> None:
-    found = make(tmp_path, vocab, TEXT)
-    status, out, _ = run(f"describe {tmp_path}/ids --max_len 64 --batch_size 8", prepare, describe)
-    assert status == 0
-    lines = dict(line.split(":", 1) for line in out.splitlines())
-    tokens = len(found.tokens)
-    assert lines["documents"].split() == "44, 6.8 sentences each on average".split()
-    assert lines["sentences"].strip().startswith("300, from 343 lines; ")
-    assert lines["tokens"].strip() == f"{tokens:,} of {len(TEXT):,} bytes; 0.00% are [UNK]"
-    assert lines["masked"].strip().endswith("at most 10 in an instance")
-    assert "warning" not in out
-
-
-def test_the_share_of_duplicates_is_exact_and_estimated_where_there_are_many(
-    tmp_path: Path, vocab: Path
-) -> None:
-    found = make(
-        tmp_path,
-        vocab,
-        "\n".join(f"lamp {i}" for i in range(3000))
-        + "\n"
-        + "\n".join(["the map"] * 1000)
-        + "\nred\n\nx",
-    )
-    assert corpus.duplicates(found) == pytest.approx(999 / 4002)
-    found = make(
-        tmp_path, vocab, "\n".join(f"lamp {i % 4000}" for i in range(8000)) + "\n\nx", name="twice"
-    )
-    assert corpus.duplicates(found, most=500) == pytest.approx(0.5, abs=0.08)
-
-
-def test_describe_warns_of_what_looks_wrong(tmp_path: Path, vocab: Path) -> None:
-    event = "the red lamp was sold at the market on monday morning . "
-    assert "single document" in warned(make(tmp_path, vocab, "the lamp\n" * 50, name="one"))
-    assert "blank lines between documents missing" in warned(
-        make(tmp_path, vocab, "the lamp\n" * 12000 + "\nmap", name="long")
-    )
-    assert "most documents are a single sentence" in warned(
-        make(tmp_path, vocab, "the lamp\n\n" * 50, name="short")
-    )
-    assert "--split_sentences True" in warned(
-        make(tmp_path, vocab, ((event * 6 + "\n") * 20 + "\n") * 9, name="paragraphs")
-    )
-    assert "are [UNK]" in warned(
-        make(tmp_path, vocab, ("the ☃ lamp\n" * 9 + "\n") * 9, name="unknown")
-    )
-    assert "max_pred=2 masks" in warned(make(tmp_path, vocab, TEXT), max_pred=2)
-    assert "are the same as another" in warned(
-        make(tmp_path, vocab, ("the red lamp .\n" * 9 + "\n") * 9, name="same")
-    )
-    cased = tmp_path / "vocab.txt"
-    cased.write_text(
-        "".join(f"{t}\n" for t in [*load_vocab(vocab), *(f"Word{i}" for i in range(50))])
-    )
-    found = make(tmp_path, cased, TEXT, name="casing")
-    assert "do_lower_case=True, and 50 of the vocabulary's" in warned(found)
 
 
 # ------------------------------------------------------------------------------------- a vocabulary
@@ -515,21 +431,3 @@ def test_the_vocabulary_of_a_corpus_has_a_digest_too(tmp_path: Path, vocab: Path
     file.unlink()
     with pytest.raises(UserError, match=r"has no vocab\.txt; prepare the corpus again"):
         Corpus(tmp_path / "ids")
-
-
-def test_hard_wrapped_lines_are_warned_of(tmp_path: Path, vocab: Path) -> None:
-    import textwrap
-
-    words = " ".join(vocab.read_text().split()[5:]) + " "
-    wrapped = "\n\n".join("\n".join(textwrap.wrap(words * 40, 60)) for _ in range(3))
-    (tmp_path / "text.txt").write_text(wrapped)
-    prepare_text([tmp_path / "text.txt"], vocab, tmp_path / "wrapped", True)
-    assert Corpus(tmp_path / "wrapped").about["hard_wrapped"]
-    warned = look_into(Corpus(tmp_path / "wrapped"), 32, None, 0.15, 8).warnings
-    assert any(
-        text.startswith("lines seem to be hard-wrapped, so sentences are cut at line ends")
-        for text in warned
-    )
-    (tmp_path / "plain.txt").write_text(TEXT)
-    prepare_text([tmp_path / "plain.txt"], vocab, tmp_path / "plain", True)
-    assert not Corpus(tmp_path / "plain").about["hard_wrapped"]

@@ -1,0 +1,226 @@
+"""The bytes of other people's formats and of our .pt; what is in them checkpoint.py knows.
+
+    tensors = read_weights(Path("model.safetensors"))   # {name: tensor}, or pytorch_model.bin
+    tensors = read_tensorflow(Path("bert_model.ckpt"))  # {variable: tensor}
+    write_pt("model_steps_345.pt", contents); contents = read_pt(Path("model_steps_345.pt"))
+
+Row: formats. It imports only from rows below (ARCHITECTURE.md).
+"""
+
+import contextlib
+import os
+import re
+import sys
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from files import (
+    DIGEST_SIZE,
+    append_digest,
+    check_file,
+    digest_matches,
+    whole_file,
+)
+from utils import UserError, short
+
+# safetensors and the three endings that torch.save's files have.
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+
+# What an optimizer of TensorFlow's leaves in a checkpoint.
+TENSORFLOW_STATE = re.compile(r"(^|/)(adam_[mv]|Adam(_1)?|global_step|beta[12]_power)$")
+
+
+# --------------------------------------------------------------------------------------- TensorFlow
+
+
+def read_tensorflow(prefix: Path) -> dict[str, Tensor]:
+    """{variable: tensor} of a TensorFlow checkpoint, without the optimizer's state."""
+    try:
+        # TensorFlow greets on stderr, whatever it is told.
+        with silent_stderr():
+            import tensorflow
+
+            reader = tensorflow.train.load_checkpoint(str(prefix))
+            names = sorted(reader.get_variable_to_shape_map())
+            return {
+                name: torch.from_numpy(np.array(reader.get_tensor(name)))
+                for name in names
+                if not TENSORFLOW_STATE.search(name)
+            }
+    except ImportError:
+        raise UserError(
+            f"{prefix} is a TensorFlow checkpoint; to read it, pip install tensorflow"
+        ) from None
+    except Exception as error:
+        # Its reader raises many of Python's exceptions for a damaged file.
+        raise UserError(f"{prefix} is truncated or altered ({error}); fetch it again") from None
+
+
+@contextlib.contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Discard what C++ code writes to stderr."""
+    sys.stderr.flush()
+    # C++ writes to file descriptor 2, which Python's sys.stderr does not control.
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+# ----------------------------------------------------------------------------- PyTorch, safetensors
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """{name: tensor} of safetensors or of what torch.save has written, old format or new."""
+    if file.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        try:
+            tensors = load_file(file)
+        except Exception as error:
+            # The library raises several exceptions for a damaged file.
+            raise_unreadable(file, error)
+    else:
+        tensors = read_archive(file)
+    # A training script's own checkpoint, say, nests its weights, and is not a state dict.
+    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        kind = type(tensors).__name__
+        raise UserError(f"{file}: expected names and tensors, found a {kind} of other things")
+    return {str(name): tensor for name, tensor in tensors.items()}
+
+
+def read_archive(file: Path) -> Any:
+    """What torch.save has written: tensors and plain values.
+
+    UserError where a file is damaged, or would run code, allocate memory that it does not fill, or
+    name other files.
+    """
+    check_file(file, "weights")
+    try:
+        # torch.save wrote plain pickles before version 1.6, zip archives since.
+        if zipfile.is_zipfile(file):
+            check_zip(file)
+        # torch.load warns of things that a reader of weights cannot change.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # weights_only refuses a pickle that would run code. Weights of a GPU are read without
+            # one.
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Each format has its own exceptions; a pickle that would run code ends here too.
+        raise_unreadable(file, error)
+
+
+def check_zip(file: Path) -> None:
+    """ValueError where a part of an archive is larger than the file, or is named like a path."""
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            # torch.save does not compress. A part that claims more than the file's size would fill
+            # the memory.
+            stored = entry.compress_type == zipfile.ZIP_STORED
+            if not stored or entry.file_size > file.stat().st_size:
+                raise ValueError(f"{entry.filename} claims {entry.file_size} bytes")
+            # A part named ../x would be written outside of any folder it is unpacked to.
+            if ".." in entry.filename.split("/") or entry.filename.startswith("/"):
+                raise ValueError(f"{entry.filename} is no name of a part")
+
+
+def raise_unreadable(file: Path, error: Exception) -> NoReturn:
+    """Raise what to say of weights that a library cannot read."""
+    # A missing file names itself; that is a better message.
+    if isinstance(error, OSError) and error.filename:
+        raise error
+    reason = short(str(error).split("\n")[0].split(". ")[0], 100)
+    raise UserError(
+        f"{file}: not readable as weights ({reason}); it is truncated, altered or something else"
+    ) from None
+
+
+def check_tensors(tensors: dict[str, Tensor], file: Path) -> None:
+    """UserError where a tensor is not made of plain numbers with memory for each of them."""
+    for name, t in tensors.items():
+        # Sparse, quantised and integer tensors would be cast without a word, to something else.
+        if t.layout != torch.strided or t.is_meta or t.is_quantized or not t.is_floating_point():
+            what = f"{t.device.type} {t.layout} of {t.dtype}".replace("torch.", "")
+            if t.is_quantized:
+                what = "quantised"
+            raise UserError(
+                f"{file}: {short(name)} is {what}; expected ordinary floating-point numbers"
+            )
+        # An expanded tensor claims any number of elements with the memory of one.
+        if t.numel() * t.element_size() > t.untyped_storage().nbytes():
+            raise UserError(
+                f"{file}: {short(name)} repeats few numbers as a tensor of {t.numel()}; save a "
+                "contiguous copy"
+            )
+
+
+# --------------------------------------------------------------------------- this project's own .pt
+
+
+def checkpoints_in(folder: str | Path) -> list[Path]:
+    """The model_steps_N.pt of a folder, fewest steps first."""
+    found = []
+    for file in Path(folder).glob("model_steps_*.pt"):
+        # A name such as model_steps_10_old.pt is not one of a run's.
+        if match := re.fullmatch(r"model_steps_(\d+)\.pt", file.name):
+            found.append((int(match[1]), file))
+    # By number: as text, 900 would come after 1000.
+    return [file for _, file in sorted(found)]
+
+
+def write_pt(file: str | Path, contents: dict[str, Any]) -> None:
+    """Write a .pt, whole or not at all, that torch.load can read; any altered byte is noticed.
+
+    torch.save makes a zip archive; its comment, the last bytes of the file, takes the SHA-256 of
+    all bytes before it.
+    """
+    with whole_file(file) as f:
+        try:
+            torch.save(contents, f)
+            # The length of the comment, which the archive's last two bytes state.
+            f.seek(-2, os.SEEK_END)
+            f.write(bytes([DIGEST_SIZE, 0]))
+            append_digest(f)
+        except (OSError, RuntimeError) as error:
+            # torch.save raises a RuntimeError for a full disk.
+            raise OSError(
+                f"{file} could not be written whole; is the disk full? Make room and start the "
+                "same command again: what was saved before is intact"
+            ) from error
+
+
+def read_pt(file: Path) -> dict[str, Any] | None:
+    """The contents of a .pt of ours, its digest checked; None if it is something else."""
+    with open(file, "rb") as f:
+        start = f.read(2)
+        size = f.seek(0, os.SEEK_END)
+        f.seek(max(0, size - DIGEST_SIZE - 2))
+        tail = f.read()
+    # A file of ours ends with the length of the comment, 64 in two bytes, and the digest. Without
+    # these it is another program's, or an archive that was cut off.
+    if not re.fullmatch(rb"\x40\x00[0-9a-f]{64}", tail):
+        is_whole_archive = b"PK\x05\x06" in tail[-22:]
+        is_archive = not start or start.startswith(b"PK")
+        if is_whole_archive or not is_archive:
+            return None
+        raise UserError(
+            f"{file} is truncated or altered: it has no digest at its end; use an earlier "
+            "checkpoint"
+        )
+    if not digest_matches(file):
+        raise UserError(
+            f"{file} is altered: its digest does not match its contents; use an earlier checkpoint"
+        )
+    return read_archive(file)

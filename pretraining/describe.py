@@ -1,0 +1,258 @@
+"""What pre-training will see of a prepared corpus, and what looks wrong with it.
+
+    found = look_into(Corpus("books-ids"), PairConfig(max_len=128), batch_size=256)
+    found.figures["tokens"], found.warnings
+
+Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from pretraining.batches import PairBatches
+from pretraining.pairs import PairConfig, Pairs
+from pretraining.shards import Corpus
+from vocab import UNKNOWN, count_capitals
+
+
+@dataclasses.dataclass
+class Description:
+    """What pre-training will see of a corpus."""
+
+    figures: dict[str, str]  # name -> value, as printed
+    warnings: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """Counts and shares of a text and of its first epoch."""
+
+    instances: int
+    instance_tokens: int  # of all instances, [CLS] and [SEP] included
+    used_tokens: int  # of the text that are in an instance of their own document
+    random: int  # instances whose B is text from another document
+    single: int  # those that have one since a single sentence made the chunk
+    steps: int
+    masked: float  # share of an instance's tokens
+    same: float  # share of the sentences that are the same as an earlier one
+    sentence_lengths: np.ndarray  # of a sample, rising
+
+
+def look_into(corpus: Corpus, config: PairConfig, batch_size: int) -> Description:
+    """Plan an epoch, build some of its batches, and judge them."""
+    if corpus.kind == "instances":
+        return describe_instances(corpus, batch_size)
+    # a single document has no random second text; a warning tells so
+    next_sentence = config.next_sentence and corpus.counts["documents"] > 1
+    pairs = Pairs(corpus, dataclasses.replace(config, next_sentence=next_sentence))
+    found = measure(pairs, batch_size)
+    return Description(describe_text(pairs, found, batch_size), list(warnings(pairs, found)))
+
+
+def describe_instances(corpus: Corpus, batch_size: int) -> Description:
+    """Fixed instances leave nothing to plan or to judge."""
+    # Ready-made instances say nothing of documents or sentences.
+    n, tokens = corpus.counts["instances"], corpus.counts["tokens"]
+    n_random = int(corpus.order[0:n].sum())
+    figures = {
+        "instances": f"{n:,} of {corpus.about['max_len']} tokens at most, {tokens / n:.1f} on "
+        "average",
+        "masked": f"{corpus.counts['masked'] / tokens:.1%} of the tokens",
+        "random second text": f"{n_random / n:.1%}",
+        "steps of an epoch": f"{-(-n // batch_size):,} of {batch_size} instances",
+    }
+    return Description(figures, [])
+
+
+# ----------------------------------------------------------------------------------------- measures
+
+
+def measure(pairs: Pairs, batch_size: int) -> Statistics:
+    """Go through the first epoch, block by block, and build about 20 of its batches."""
+    instances = instance_tokens = used_tokens = random = single = 0
+    for block in range(pairs.n_blocks):
+        plan = pairs.plan(np.array([block]), epoch=0)
+        instances += len(plan)
+        instance_tokens += int(pairs.lengths(plan).sum())
+        # B counts as used only where it is the text that follows A; a random B is used elsewhere
+        # too.
+        used_tokens += int(plan["n_a"].sum() + plan["n_b"][plan["order"] == 0].sum())
+        random += int(plan["order"].sum())
+        if pairs.config.next_sentence:
+            # Without pairs there are no chunks, and a single sentence is no problem.
+            single += sum(chunk.end - chunk.start == 1 for chunk in pairs.chunks(block, epoch=0))
+    batches = PairBatches(pairs, batch_size, seed=0)
+    n_masked = n_seen = 0
+    # About 20 batches from all over the epoch, or all if there are fewer.
+    for i in range(0, len(batches), -(-len(batches) // 20)):
+        batch = batches.arrays(i)
+        n_masked += int((batch.weights > 0).sum())
+        n_seen += int(batch.input_mask.sum())
+    return Statistics(
+        instances,
+        instance_tokens,
+        used_tokens,
+        random,
+        single,
+        steps=len(batches),
+        masked=n_masked / n_seen,
+        same=duplicates(pairs.corpus),
+        sentence_lengths=sample_lengths(pairs.corpus),
+    )
+
+
+def sample_lengths(corpus: Corpus) -> np.ndarray:
+    """The tokens of some sentences, rising: 1,000 at each of 50 places."""
+    # Evenly spread places: a corpus is often sorted by source.
+    places = np.linspace(0, len(corpus.sentences) - 1, 50, dtype=int)
+    return np.sort(np.concatenate([np.diff(corpus.sentences[a : a + 1001]) for a in places]))
+
+
+def duplicates(corpus: Corpus, most: int = 2**20) -> float:
+    """The share of sentences that are the same as an earlier one.
+
+    Exact up to `most` different sentences; of a larger corpus, those whose hash falls in a part of
+    all hashes are counted, so memory stays the same.
+    """
+    seen: set[int] = set()
+    part, counted = 1, 0  # the sentences whose hash is a multiple of `part` are counted
+    for value in sentence_hashes(corpus):
+        if value % part:
+            continue
+        counted += 1
+        seen.add(value)
+        # The set is halved by asking for twice the multiple, and what was counted so far is scaled
+        # likewise.
+        if len(seen) > most:
+            part *= 2
+            kept = {v for v in seen if v % part == 0}
+            counted = round(counted * len(kept) / len(seen))
+            seen = kept
+    return 1 - len(seen) / max(1, counted)
+
+
+def sentence_hashes(corpus: Corpus) -> Iterator[int]:
+    """64 bits of each sentence's tokens."""
+    n_sentences = len(corpus.sentences) - 1
+    # 16,384 sentences at a time, so that few pages are in memory.
+    for first in range(0, n_sentences, 2**14):
+        starts = corpus.sentences[first : min(first + 2**14, n_sentences) + 1]
+        tokens = corpus.tokens[int(starts[0]) : int(starts[-1])]
+        content = tokens.tobytes()
+        for a, b in itertools.pairwise(((starts - starts[0]) * tokens.itemsize).tolist()):
+            # Python's own hash is salted, and would give other figures in every run.
+            yield int.from_bytes(hashlib.blake2b(content[a:b], digest_size=8).digest(), "little")
+        corpus.release()
+
+
+# -------------------------------------------------------------------------------------------- words
+
+
+def describe_text(pairs: Pairs, found: Statistics, batch_size: int) -> dict[str, str]:
+    """The figures, as printed."""
+    counts, config, lengths = pairs.corpus.counts, pairs.config, found.sentence_lengths
+    documents, sentences, tokens = (counts[name] for name in ("documents", "sentences", "tokens"))
+    half, nine_tenths = lengths[len(lengths) // 2], lengths[len(lengths) * 9 // 10]
+    figures = {
+        "documents": f"{documents:,}, {sentences / documents:.1f} sentences each on average",
+        "sentences": f"{sentences:,}, from {counts['lines']:,} lines; {found.same:.1%} are the "
+        "same as another",
+        "tokens": f"{tokens:,} of {counts['bytes']:,} bytes; {counts['unknown'] / tokens:.2%} are "
+        f"{UNKNOWN}",
+        "tokens of a sentence": f"{tokens / sentences:.1f} on average; half have {half} at most, "
+        f"nine tenths {nine_tenths}, the longest seen {lengths[-1]}",
+        "instances of an epoch": f"{found.instances:,}, "
+        f"{found.instance_tokens / found.instances:.1f} tokens each on average of {config.max_len} "
+        "at most",
+        "steps of an epoch": f"{found.steps:,} of {batch_size} instances",
+        "text used": f"{found.used_tokens / tokens:.1%} of the tokens are in an instance of their "
+        "own document",
+        "masked": f"{found.masked:.1%} of the tokens, at most {config.max_pred} in an instance",
+    }
+    if config.next_sentence:
+        figures["random second text"] = (
+            f"{found.random / found.instances:.1%} of the pairs; "
+            f"{found.single / found.instances:.1%} as one sentence was all"
+        )
+    return figures
+
+
+def warnings(pairs: Pairs, found: Statistics) -> Iterator[str]:
+    """What looks wrong, in words, with what to do."""
+    yield from document_warnings(pairs.corpus, found)
+    yield from vocabulary_warnings(pairs.corpus)
+    config = pairs.config
+    # 0.9 allows for rounding, and for whole words that do not fit.
+    if found.masked < 0.9 * config.mask_prob:
+        yield (
+            f"max_pred={config.max_pred} masks {found.masked:.1%} of the tokens, not "
+            f"{config.mask_prob:.0%}; leave --max_pred out for "
+            f"{math.ceil(config.max_len * config.mask_prob)}"
+        )
+    if found.same > 0.1:
+        yield (
+            f"{found.same:.0%} of the sentences are the same as another; menus, footers or copies "
+            "should be taken out"
+        )
+
+
+def document_warnings(corpus: Corpus, found: Statistics) -> Iterator[str]:
+    """What looks wrong with the text's division into documents and sentences."""
+    counts = corpus.counts
+    per_document = counts["sentences"] / counts["documents"]
+    length = counts["tokens"] / counts["sentences"]
+    single = found.single / found.instances
+    if counts["documents"] == 1:
+        yield (
+            "the text is a single document, so there is no random second text: separate documents "
+            "by blank lines, or pre-train with --next_sentence False"
+        )
+    elif per_document > 5000:
+        # 5,000 sentences are a book; longer documents are most likely several.
+        yield (
+            f"documents have {per_document:,.0f} sentences on average: are blank lines between "
+            "documents missing?"
+        )
+    elif per_document < 2:
+        yield (
+            "most documents are a single sentence, so nearly every second text is random: are "
+            "there blank lines between sentences? Documents should have several"
+        )
+    # Paragraphs on a line: long, and often one alone fills an instance.
+    if per_document >= 2 and single > 0.1 and length > 40:
+        cut_off = 1 - found.used_tokens / counts["tokens"]
+        yield (
+            f"lines seem to be paragraphs ({length:.0f} tokens on average): {single:.0%} of the "
+            f"pairs have a random second text only since one line fills them, and {cut_off:.0%} of "
+            "the text is cut off; prepare with --split_sentences True"
+        )
+    if corpus.about.get("hard_wrapped"):
+        yield (
+            "lines seem to be hard-wrapped, so sentences are cut at line ends: prepare with "
+            "--split_sentences True, which joins them first"
+        )
+
+
+def vocabulary_warnings(corpus: Corpus) -> Iterator[str]:
+    """Where the vocabulary does not seem to fit the text."""
+    unknown = corpus.counts["unknown"] / corpus.counts["tokens"]
+    lower_case = corpus.about["do_lower_case"]
+    if unknown > 0.01:
+        yield (
+            f"{unknown:.1%} of the tokens are {UNKNOWN}: the vocabulary, or its casing "
+            f"(do_lower_case={lower_case}), does not fit the text; another one, or learn one with "
+            "python tokenization.py learn"
+        )
+    assert corpus.vocab_file
+    capitals, is_cased = count_capitals(corpus.vocab_file)
+    # A vocabulary with many capitals is a cased one; that of lower-cased text has next to none.
+    if lower_case == is_cased:
+        yield (
+            f"do_lower_case={lower_case}, and {capitals} of the vocabulary's tokens have capitals; "
+            "prepare the text with the other casing"
+        )

@@ -1,0 +1,86 @@
+"""From what --data_file names to a prepared corpus: text, fixed instances, or one made earlier.
+
+    corpus = Source(vocab="vocab.txt").prepare("books/*.txt", Path("runs/base"))
+
+Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+from files import file_digest, find_files
+from pretraining.instances import FIXED, prepare_instances
+from pretraining.shards import Corpus, is_prepared
+from pretraining.text import cores, prepare_text, source_settings
+from utils import UserError
+from vocab import casing, find_vocab, find_vocab_file, load_vocab
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """How files become a prepared corpus."""
+
+    vocab: str | None = None  # vocab.txt; None: what lies beside the weights
+    cache_dir: str | None = None  # for prepared text; None: the run's folder
+    language: str | None = None  # to split lines into sentences in; None: a line is a sentence
+
+    def prepare(self, names: str, save_dir: Path, weights: Path | None = None) -> Corpus:
+        """The corpus in a folder that was prepared earlier, or that is made of files now.
+
+        Args:
+            names: a folder, or a comma list of files, globs and folders.
+            weights: the file that training starts from, whose vocabulary is used.
+        """
+        if is_prepared(names):
+            return self.open(names, weights)
+        # Prepared text belongs to the run unless a folder is named that several runs share.
+        files, cache = find_files(names), Path(self.cache_dir or save_dir)
+        records = [file for file in files if FIXED.search(file.name)]
+        # Text and ready-made instances cannot be batched together.
+        if records and records != files:
+            other = next(file for file in files if file not in records)
+            raise UserError(f"{records[0]} has fixed instances, {other} text; train on one kind")
+        # Ids and masks come from the files alone: no vocabulary or casing changes them.
+        if records:
+            digests = {"text": [[file.name, file_digest(file)] for file in files]}
+            folder = cache / folder_name(digests)
+            prepare_instances(files, folder)
+        else:
+            vocab = find_vocab(self.vocab, weights)
+            lower_case = casing(vocab, *([weights] if weights else []))
+            # Whatever changes the arrays is part of the folder's name, so another setting prepares
+            # anew.
+            made_from = source_settings(files, vocab, lower_case, self.language)
+            folder = cache / folder_name(made_from)
+            prepare_text(files, vocab, folder, lower_case, cores(), language=self.language)
+        return Corpus(folder)
+
+    def open(self, folder: str, weights: Path | None) -> Corpus:
+        """A corpus prepared earlier; UserError where it was prepared otherwise than asked for."""
+        corpus = Corpus(folder)
+        vocab = Path(self.vocab) if self.vocab else None
+        # The vocabulary beside the weights counts as named, since training begins with those
+        # embeddings.
+        if vocab is None and weights:
+            vocab = find_vocab_file(weights.parent)
+        if vocab and corpus.vocab_file and load_vocab(vocab) != load_vocab(corpus.vocab_file):
+            raise UserError(
+                f"{folder} was prepared with another vocabulary than {vocab}; prepare the text "
+                "again, or name the model that belongs to it"
+            )
+        # A corpus keeps what it was prepared with; the flag can only agree.
+        split = corpus.about.get("split_sentences")
+        if self.language not in (None, split):
+            raise UserError(
+                f"{folder} was prepared with --split_sentences {split}; leave the flag out, or "
+                "prepare the text again"
+            )
+        return corpus
+
+
+def folder_name(made_from: dict) -> str:
+    """The name of the folder for a corpus that follows from some settings."""
+    digest = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+    return f"corpus-{digest[:16]}"

@@ -1,0 +1,395 @@
+"""From text to a prepared corpus: tokens, and where sentences and documents start.
+
+    prepare_text([Path("books.txt")], "vocab.txt", "books-ids", do_lower_case=True, workers=8)
+    Corpus("books-ids").counts["tokens"]
+
+Files are cut into jobs of about a megabyte. Worker processes tokenise them, and their results are
+written in order, so the number of workers does not change a byte.
+
+Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
+"""
+
+import array
+import codecs
+import collections
+import concurrent.futures
+import concurrent.futures.process
+import dataclasses
+import functools
+import itertools
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from files import file_digest, locked, read_json, whole_folder
+from pretraining.sentences import Layout, check_splitter, layout, sentences
+from pretraining.shards import FORMAT, ArrayFile, id_type, write_shard
+from tokenization import FullTokenizer
+from utils import UserError
+from vocab import UNKNOWN, save_vocab, stated_rules, vocab_digest
+
+JOB = 2**20  # bytes of text that a worker takes at a time
+BLANK = re.compile(rb"\n(?:[ \t\r]*\n)+")
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    # A container or a batch system may allow fewer cores than the machine has.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def language_of(split_sentences: bool | str) -> str | None:
+    """The language to split sentences in, by the flag: True is English, False no splitting."""
+    if isinstance(split_sentences, bool):
+        return "en" if split_sentences else None
+    return split_sentences
+
+
+# ----------------------------------------------------------------------------------- jobs to arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A piece of a file, cut at a blank line or at least at a line's end."""
+
+    file: Path
+    start: int  # bytes
+    end: int
+    form: Layout
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenised:
+    """What becomes of a job."""
+
+    tokens: np.ndarray  # ids of all its sentences
+    lengths: np.ndarray  # tokens of each sentence
+    breaks: list[int]  # before which of its sentences a document begins
+    lines: int
+
+
+def cut(file: Path, size: int) -> list[int]:
+    """Where to cut a file into pieces of about a megabyte.
+
+    After blank lines, or after lines where no blank one is near.
+    """
+    cuts, at = [0], JOB
+    with open(file, "rb") as f:
+        while at < size:
+            # one byte back, so that a blank line that ends just here is seen
+            f.seek(at - 1)
+            window = f.read(JOB)
+            if blank := BLANK.search(window):
+                at += blank.end() - 1
+            else:
+                # a document longer than a job, or a line: only whole lines must stay together
+                while (newline := window.find(b"\n")) < 0 and at < size:
+                    at += len(window)
+                    window = f.read(JOB)
+                    if not window:
+                        break
+                at = min(size, at + newline) if newline >= 0 else size
+            if at < size:
+                cuts.append(at)
+            at += JOB
+    return [*cuts, size]
+
+
+def read_text(job: Job) -> str:
+    """A piece of a file; UserError names the line that is not text."""
+    with open(job.file, "rb") as f:
+        f.seek(job.start)
+        content = f.read(job.end - job.start)
+    if job.start == 0:
+        content = content.removeprefix(codecs.BOM_UTF8)
+    # UTF-16 has a zero byte in every ASCII character, and may decode as UTF-8 all the same.
+    if (bad := content.find(b"\0")) >= 0:
+        raise UserError(
+            f"{job.file}, line {line_number(job, content[:bad])}: a zero byte, so a binary file or "
+            "UTF-16; expected UTF-8 text"
+        )
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{job.file}, line {line_number(job, content[: error.start])}: not UTF-8 text; convert "
+            "the file to UTF-8"
+        ) from None
+
+
+def tokenise(job: Job, tokenizer: FullTokenizer, language: str | None) -> Tokenised:
+    """Read and tokenise a job. What gives no token, such as a blank line, is no sentence."""
+    lines = read_text(job).split("\n")
+    # The job ends with a line end, after which there is no line.
+    if not lines[-1]:
+        lines.pop()
+    # 32-bit integers in flat arrays: a job's results travel to the parent as a whole.
+    flat, lengths = array.array("I"), array.array("I")
+    # a file's end ends a document, so that the file's first job begins one
+    breaks = [0] if job.start == 0 else []
+    # None stands for the end of a document.
+    for sentence in sentences(lines, job.form, language):
+        if sentence is None:
+            breaks.append(len(lengths))
+        elif ids := tokenizer.encode(sentence):
+            flat.extend(ids)
+            lengths.append(len(ids))
+    return Tokenised(
+        np.frombuffer(flat, np.uint32) if flat else np.empty(0, np.uint32),
+        np.array(lengths, np.int64),
+        breaks,
+        len(lines),
+    )
+
+
+def line_number(job: Job, before: bytes) -> int:
+    """The line of a file that a place in a job is on, from 1."""
+    with open(job.file, "rb") as f:
+        n, left = 1 + before.count(b"\n"), job.start
+        while left:
+            piece = f.read(min(left, JOB))
+            n, left = n + piece.count(b"\n"), left - len(piece)
+    return n
+
+
+@functools.cache
+def worker_tokenizer(vocab: Path, do_lower_case: bool) -> FullTokenizer:
+    """The tokenizer of a worker process, which it keeps for all its jobs."""
+    return FullTokenizer(vocab, do_lower_case)
+
+
+def work(vocab: Path, do_lower_case: bool, language: str | None, job: Job) -> Tokenised:
+    """A job in a worker process."""
+    return tokenise(job, worker_tokenizer(vocab, do_lower_case), language)
+
+
+def start_worker() -> None:
+    """What a worker process does first.
+
+    Ctrl-C is the parent's to handle; without a parent there is no work.
+    """
+    # A Ctrl-C goes to every process of the terminal; the parent ends its workers in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The handler that fork has copied belongs to the parent.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    parent = os.getppid()
+
+    # a killed parent cannot stop its workers, which would wait for jobs for ever
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def run_jobs(
+    jobs: list[Job], workers: int, vocab: Path, do_lower_case: bool, language: str | None
+) -> Iterator[Tokenised]:
+    """The jobs' results in their order, computed in parallel, a bounded number in memory."""
+    if workers == 1 or len(jobs) == 1:
+        tokenizer = FullTokenizer(vocab, do_lower_case)
+        yield from (tokenise(job, tokenizer, language) for job in jobs)
+        return
+    work_on = functools.partial(work, vocab, do_lower_case, language)
+    # fork starts a worker in milliseconds, where importing numpy anew takes longer than small texts
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+    with concurrent.futures.ProcessPoolExecutor(workers, context, start_worker) as executor:
+        # two jobs for each worker: none waits, and results do not pile up in memory
+        queue = iter(jobs)
+        waiting = collections.deque(
+            executor.submit(work_on, job) for job in itertools.islice(queue, 2 * workers)
+        )
+        # The results come in the order of the jobs, whichever is done first.
+        try:
+            while waiting:
+                yield waiting.popleft().result()
+                if (job := next(queue, None)) is not None:
+                    waiting.append(executor.submit(work_on, job))
+        except concurrent.futures.process.BrokenProcessPool:
+            raise UserError(
+                "a worker process was killed, perhaps for want of memory; use fewer --workers"
+            ) from None
+        finally:
+            # An error in one job must not wait for those that are not needed any more.
+            executor.shutdown(wait=False, cancel_futures=True)
+
+
+# ---------------------------------------------------------------------------------- arrays to shard
+
+
+class TextShard:
+    """The arrays of a text's shard while they are written."""
+
+    def __init__(self, folder: Path, vocab: Path, do_lower_case: bool):
+        vocabulary = FullTokenizer(vocab, do_lower_case)
+        self.unknown_id = vocabulary.vocab[UNKNOWN]
+        self.tokens = ArrayFile(folder / "tokens.bin", id_type(len(vocabulary.tokens)))
+        # at which token each sentence starts, and at which sentence each document
+        self.sentences = ArrayFile(folder / "sentences.bin", np.dtype("<i8"))
+        self.documents = ArrayFile(folder / "documents.bin", np.dtype("<i8"))
+        self.sentences.append([0])
+        self.documents.append([0])
+        self.last_document = 0  # where it starts
+        self.n_unknown = 0
+        self.n_lines = 0
+
+    @property
+    def n_sentences(self) -> int:
+        """Sentences written so far."""
+        return self.sentences.size - 1
+
+    def append(self, done: Tokenised) -> None:
+        """Write a job's result."""
+        for new_document in done.breaks:
+            self.end_document(self.n_sentences + new_document)
+        # Where each sentence ends, which is where the next one starts.
+        self.sentences.append(self.tokens.size + np.cumsum(done.lengths))
+        self.tokens.append(done.tokens)
+        self.n_unknown += int(np.count_nonzero(done.tokens == self.unknown_id))
+        self.n_lines += done.lines
+
+    def end_document(self, sentence: int) -> None:
+        """End the document before a sentence, unless it has none."""
+        if sentence > self.last_document:
+            self.documents.append([sentence])
+            self.last_document = sentence
+
+    def counts(self, n_bytes: int) -> dict[str, int]:
+        """What shard.json says of the text."""
+        return {
+            "documents": self.documents.size - 1,
+            "sentences": self.n_sentences,
+            "tokens": self.tokens.size,
+            "unknown": self.n_unknown,
+            "lines": self.n_lines,
+            "bytes": n_bytes,
+        }
+
+    def arrays(self) -> dict[str, ArrayFile]:
+        """By their names in shard.json."""
+        return {"tokens": self.tokens, "sentences": self.sentences, "documents": self.documents}
+
+
+def prepare_text(
+    files: list[Path],
+    vocab: str | Path,
+    out: str | Path,
+    do_lower_case: bool,
+    workers: int = 1,
+    shard: tuple[int, int] = (0, 1),
+    language: str | None = None,
+) -> Path:
+    """Tokenise text into `out`/shard-I-of-N, or find that it is done; returns the shard's folder.
+
+    Args:
+        files: UTF-8 text, a sentence a line, a blank line between documents; a file's end ends a
+            document too.
+        vocab: vocab.txt; it is copied into the shard.
+        out: folder of the prepared corpus.
+        workers: processes that tokenise.
+        shard: (i, n): the i-th of n parts, about equal in bytes.
+        language: split lines into sentences by this language's rules ("en").
+    """
+    (i, n), vocab = shard, Path(vocab)
+    if not 0 <= i < n:
+        raise UserError(
+            f"--shard {i}/{n}: expected 0/{n} to {n - 1}/{n}, since shards count from 0"
+        )
+    if workers < 1:
+        raise UserError(f"--workers {workers}: expected at least 1")
+    if language is not None:
+        check_splitter(language)
+    # Whatever changes the arrays. It is compared when a shard is there already.
+    made_from = {
+        "format": FORMAT,
+        "kind": "text",
+        "shard": [i, n],
+        **source_settings(files, vocab, do_lower_case, language),
+    }
+    folder = Path(out) / f"shard-{i}-of-{n}"
+    # Looked for twice: another process may have prepared it while this one waited for the lock.
+    if not (folder / "shard.json").is_file():
+        with locked(folder.with_name(f".{folder.name}.lock")):  # others wait, and find it done
+            if not (folder / "shard.json").is_file():
+                write_text(files, vocab, folder, do_lower_case, workers, language, made_from)
+    there = read_json(folder / "shard.json")
+    if different := [name for name in made_from if there.get(name) != made_from[name]]:
+        raise UserError(
+            f"{folder} was prepared from something else ({', '.join(different)}); name another "
+            "--out, or remove it"
+        )
+    return folder
+
+
+def write_text(
+    files: list[Path],
+    vocab: Path,
+    folder: Path,
+    do_lower_case: bool,
+    workers: int,
+    language: str | None,
+    made_from: dict[str, Any],
+) -> None:
+    """Write the shard of prepare_text()."""
+    i, n = made_from["shard"]
+    jobs = [job for file in files for job in jobs_of(file, language)]
+    # The i-th of n parts of the jobs, so that parts are about equal in bytes.
+    jobs = jobs[len(jobs) * i // n : len(jobs) * (i + 1) // n]
+    n_bytes = sum(job.end - job.start for job in jobs)
+    with whole_folder(folder) as partial:
+        save_vocab(vocab, partial, do_lower_case, everywhere=True)
+        shard = TextShard(partial, vocab, do_lower_case)
+        with tqdm(total=n_bytes, unit="B", unit_scale=True, desc="Preparing") as bar:
+            results = run_jobs(jobs, workers, vocab, do_lower_case, language)
+            for job, done in zip(jobs, results, strict=True):
+                shard.append(done)
+                bar.update(job.end - job.start)
+        # Of many shards of a small text some have no job, or none with text.
+        if shard.n_sentences == 0:
+            names = ", ".join(map(str, files[:3]))
+            if len(files) > 3:
+                names += " ..."
+            if n == 1:
+                raise UserError(f"{names} holds no text")
+            raise UserError(
+                f"{names} has no text for shard {i} of {n}; use fewer shards, or add text"
+            )
+        # The end of the last document, which nothing follows.
+        shard.end_document(shard.n_sentences)
+        # A note for later: `corpus.py describe` warns of lines that are cut at a column.
+        hard_wrapped = language is None and any(layout(file).width for file in files)
+        about = made_from | {"counts": shard.counts(n_bytes), "hard_wrapped": hard_wrapped}
+        write_shard(partial, about, shard.arrays())
+
+
+def jobs_of(file: Path, language: str | None) -> list[Job]:
+    """A file in jobs. How its lines make sentences matters only where they are to be split."""
+    form = layout(file) if language else Layout()
+    return [Job(file, a, b, form) for a, b in itertools.pairwise(cut(file, file.stat().st_size))]
+
+
+def source_settings(
+    files: list[Path], vocab: Path, do_lower_case: bool, language: str | None
+) -> dict[str, Any]:
+    """What a prepared text follows from; nothing else changes its arrays."""
+    rules = dataclasses.replace(stated_rules(vocab)[0], do_lower_case=do_lower_case)
+    return {
+        "text": [[file.name, file_digest(file)] for file in files],
+        "vocab": vocab_digest(vocab),
+        "do_lower_case": do_lower_case,
+        "split_sentences": language,
+        **rules.unusual(),
+    }

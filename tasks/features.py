@@ -1,0 +1,314 @@
+"""Texts to inputs of a model, and inputs to batches of similar length.
+
+    features = encode([("A text.", None), ("A pair", "of texts.")], tokenizer, max_len=128)
+    batches = Batches(features, batch_size=32, seed=42)
+    input_ids, segment_ids, input_mask, labels = batches[0]  # (B, S) x 3, (B,)
+
+Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
+"""
+
+import array
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokenization import FullTokenizer
+from utils import UserError
+
+# What to do with texts of more than max_len tokens.
+LONG = ("truncate", "window")
+
+# Batches whose examples are shuffled together before they are sorted by length: enough to find
+# neighbours of similar length, few enough to keep batches random.
+SHUFFLE_BATCHES = 50
+
+
+class Batch(NamedTuple):
+    """Examples padded to the longest one, and their labels."""
+
+    input_ids: Tensor  # (B, S)
+    segment_ids: Tensor  # (B, S)
+    input_mask: Tensor  # (B, S), 1: real token, 0: padding
+    labels: Tensor  # (B,), or (B, labels)
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What the model is called with."""
+        return {
+            "input_ids": self.input_ids,
+            "segment_ids": self.segment_ids,
+            "input_mask": self.input_mask,
+        }
+
+
+# ---------------------------------------------------------------------------------- texts to inputs
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """N inputs as token ids, one after the other in flat arrays."""
+
+    ids: np.ndarray  # (all tokens,) int32: [CLS] a [SEP], or [CLS] a [SEP] b [SEP]
+    starts: np.ndarray  # (N + 1,) where each input starts, and the end
+    second: np.ndarray  # (N,) at which of its tokens segment 1 starts
+    labels: np.ndarray  # (N,), or (N, labels)
+    lines: np.ndarray  # (N,) lines of the file, for messages
+    first: np.ndarray | None = None  # where each example's inputs start, if some have several
+    n_truncated: int = 0  # examples
+    n_lost: int = 0  # their tokens that are cut off
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    @property
+    def truncation(self) -> np.ndarray:
+        """Examples that were truncated, their tokens that are lost, all tokens that are kept."""
+        return np.array([self.n_truncated, self.n_lost, len(self.ids)])
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} inputs of {len(self.ids)} tokens>"
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) tokens of each input."""
+        return np.diff(self.starts)
+
+    @property
+    def example_labels(self) -> np.ndarray:
+        """The labels of the examples."""
+        return self.labels if self.first is None else self.labels[self.first]
+
+    @property
+    def example_lines(self) -> np.ndarray:
+        """The lines of the examples."""
+        return self.lines if self.first is None else self.lines[self.first]
+
+    def average(self, scores: np.ndarray) -> np.ndarray:
+        """(N, ...) scores of inputs -> (examples, ...), the mean of those of each."""
+        if self.first is None:
+            return scores
+        # The last example ends where the inputs do.
+        counts = np.diff(np.append(self.first, len(self)))
+        counts = counts.reshape(-1, *[1] * (scores.ndim - 1)).astype(scores.dtype)
+        return np.add.reduceat(scores, self.first) / counts
+
+    def labelled(self, labels: np.ndarray, lines: np.ndarray) -> "Features":
+        """The same with the labels and lines of its examples."""
+        if self.first is not None:
+            n_inputs = np.diff(np.append(self.first, len(self)))
+            labels, lines = np.repeat(labels, n_inputs, axis=0), np.repeat(lines, n_inputs)
+        return dataclasses.replace(self, labels=labels, lines=lines)
+
+
+def truncate_pair(a: list[int], b: list[int], room: int) -> tuple[list[int], list[int]]:
+    """Google's rule: the longer text loses its last token, on a tie the second, until both fit."""
+    keep_a, keep_b = len(a), len(b)
+    while keep_a + keep_b > room:
+        if keep_a > keep_b:
+            keep_a -= 1
+        else:
+            keep_b -= 1
+    return a[:keep_a], b[:keep_b]
+
+
+def window_starts(n: int, room: int) -> list[int]:
+    """Where windows of `room` tokens start that cover n, evenly, overlapping by a quarter or more.
+
+    window_starts(10, 12) -> [0]        window_starts(30, 12) -> [0, 9, 18]
+    """
+    # Windows start at most three quarters of a window apart.
+    count = 1 + max(0, math.ceil((n - room) / (room - room // 4)))
+    if count == 1:
+        return [0]
+    return [round(i * (n - room) / (count - 1)) for i in range(count)]
+
+
+def fit(a: list[int], b: list[int], room: int, long: str) -> list[tuple[list[int], list[int]]]:
+    """The texts in `room` tokens: truncated, or as windows over the longer one.
+
+    The shorter one has at most half of a window.
+    """
+    if len(a) + len(b) <= room:
+        return [(a, b)]
+    if long != "window":
+        return [truncate_pair(a, b, room)]
+    # The shorter text, a question say, is in every window; the longer one moves through them.
+    if len(a) > len(b):
+        b = b[: room // 2]
+        width = room - len(b)
+        return [(a[i : i + width], b) for i in window_starts(len(a), width)]
+    a = a[: room // 2]
+    width = room - len(a)
+    return [(a, b[i : i + width]) for i in window_starts(len(b), width)]
+
+
+def encode(
+    texts: Sequence[tuple[str, str | None]],
+    tokenizer: FullTokenizer,
+    max_len: int,
+    long: str = "truncate",
+) -> Features:
+    """Tokenise texts and pairs into [CLS] a [SEP] or [CLS] a [SEP] b [SEP], max_len at most.
+
+    What is longer is truncated or, with long="window", becomes several inputs. Labels are 0.
+    """
+    # [CLS] a [SEP] needs three tokens with one of text, a pair five.
+    least = 5 if any(b is not None for _, b in texts) else 3
+    if max_len < least:
+        raise UserError(f"max_len={max_len}; these texts need at least {least} tokens")
+    cls, sep = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
+    # array("i") holds four bytes a token, where a list of Python's integers takes more than 30.
+    ids, starts = array.array("i"), [0]
+    second, first = list[int](), list[int]()
+    n_truncated = n_lost = 0
+    for text_a, text_b in texts:
+        a = tokenizer.encode(text_a)
+        b = [] if text_b is None else tokenizer.encode(text_b)
+        room = max_len - (2 if text_b is None else 3)
+        first.append(len(second))
+        for kept_a, kept_b in fit(a, b, room, long):
+            ids.extend([cls, *kept_a, sep])
+            if text_b is not None:
+                ids.extend([*kept_b, sep])
+            second.append(len(kept_a) + 2)
+            starts.append(len(ids))
+        over = len(a) + len(b) - room
+        if long != "window" and over > 0:
+            n_truncated, n_lost = n_truncated + 1, n_lost + over
+    n = len(second)
+    # None where each example has one input, which is nearly always: averaging is skipped.
+    windowed = np.array(first) if n > len(texts) else None
+    return Features(
+        np.array(ids, np.int32),
+        np.array(starts),
+        np.array(second, int),
+        np.zeros(n, np.int64),
+        np.arange(1, n + 1),
+        windowed,
+        n_truncated,
+        n_lost,
+    )
+
+
+# -------------------------------------------------------------------------------- inputs to batches
+
+
+class Batches:
+    """An endless row of batches: batches[n] is a function of (seed, n) alone.
+
+    Every epoch visits each example once. Examples of similar length share a batch, so that little
+    is padded: the shuffled examples are cut into groups of SHUFFLE_BATCHES batches, each group is
+    sorted by length and cut into batches, and all batches are shuffled. Without a seed nothing is
+    shuffled: the examples are sorted by length as a whole, for evaluation.
+    """
+
+    def __init__(self, features: Features, batch_size: int, seed: int | None = None):
+        self.features, self.batch_size, self.seed = features, batch_size, seed
+        self.lengths = features.lengths
+        # The batches of the epoch asked for last: most requests are for its next one.
+        self._epoch, self._order = -1, [np.empty(0, int)]
+
+    def __len__(self) -> int:
+        """Batches of an epoch; the last of them may be smaller."""
+        return -(-len(self.features) // self.batch_size)
+
+    def first(self, epoch: int) -> int:
+        """The number of an epoch's first batch."""
+        return epoch * len(self)
+
+    def rows(self, n: int) -> np.ndarray:
+        """Which examples batch n has, (B,)."""
+        epoch, i = divmod(n, len(self))
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, self.order(epoch)
+        return self._order[i]
+
+    def order(self, epoch: int) -> list[np.ndarray]:
+        """The examples of each batch of an epoch."""
+        lengths, size = self.lengths, self.batch_size
+        if self.seed is None:
+            # A stable sort, so that the order does not depend on NumPy's algorithm.
+            by_length = np.argsort(lengths, kind="stable")
+            return cut(by_length, size)
+        # The epoch is part of the seed, so any batch can be made without those before it.
+        rng = np.random.default_rng([self.seed, epoch])
+        groups = cut(rng.permutation(len(lengths)), size * SHUFFLE_BATCHES)
+        by_length = np.concatenate(
+            [group[np.argsort(lengths[group], kind="stable")] for group in groups]
+        )
+        batches = cut(by_length, size)
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def __getitem__(self, n: int) -> Batch:
+        """All of batch n."""
+        return self.part(n, 0, 1)
+
+    def part(self, n: int, first: int, step: int) -> Batch:
+        """Every `step`-th row of batch n, from the first one on, on the CPU."""
+        features, rows = self.features, self.rows(n)[first::step]
+        lengths = self.lengths[rows][:, None]  # (B, 1)
+        column = np.arange(lengths.max())  # (S,)
+        mask = column < lengths  # (B, S)
+        starts, ends = features.starts[rows], features.starts[rows + 1]
+        ids = np.zeros(mask.shape, np.int64)
+        # Where the mask is True, the ids of all rows follow each other in the order of the flat
+        # array.
+        ids[mask] = np.concatenate([features.ids[a:b] for a, b in zip(starts, ends, strict=True)])
+        # [PAD] is in segment 0, as in Google's inputs.
+        segments = mask & (column >= features.second[rows][:, None])
+        return Batch(
+            torch.from_numpy(ids),
+            torch.from_numpy(segments.astype(np.int64)),
+            torch.from_numpy(mask.astype(np.int64)),
+            torch.from_numpy(features.labels[rows]),
+        )
+
+    def describe(self, n: int) -> str:
+        """Batch n in words, for messages."""
+        lines = ", ".join(map(str, sorted(self.features.lines[self.rows(n)])))
+        epoch, i = divmod(n, len(self))
+        return f"batch {i + 1} of epoch {epoch + 1}, lines {lines}"
+
+
+def cut(values: np.ndarray, size: int) -> list[np.ndarray]:
+    """An array in pieces of a size, the last one shorter."""
+    return [values[i : i + size] for i in range(0, len(values), size)]
+
+
+class PooledBatch(NamedTuple):
+    """Examples as the vectors that the pooler gave, and their labels."""
+
+    pooled: Tensor  # (B, D)
+    labels: Tensor
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What the model is called with."""
+        return {"pooled": self.pooled}
+
+
+class PooledBatches:
+    """The batches of others, with pooled vectors (N, D) instead of tokens."""
+
+    def __init__(self, vectors: np.ndarray, batches: Batches):
+        self.vectors, self.batches = vectors, batches
+        # The same order and the same rows, so that training on vectors sees what training on tokens
+        # does.
+        self.first, self.rows, self.describe = batches.first, batches.rows, batches.describe
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, n: int) -> PooledBatch:
+        return self.part(n, 0, 1)
+
+    def part(self, n: int, first: int, step: int) -> PooledBatch:
+        """Every `step`-th row of batch n, from the first one on."""
+        rows = self.rows(n)[first::step]
+        labels = self.batches.features.labels[rows]
+        return PooledBatch(torch.from_numpy(self.vectors[rows]), torch.from_numpy(labels))

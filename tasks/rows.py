@@ -1,0 +1,360 @@
+"""Labelled rows of a table: which column is what, and each row as an Example with its line.
+
+    rows = read_rows(TASKS["mrpc"], "MRPC/train.tsv")
+    rows.examples[0]  # Example(line=2, text_a="Amrozi accused ...", text_b=..., label="1")
+    rows.describe()   # what was understood of the file, in a line
+
+Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
+"""
+
+import collections
+import contextlib
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from tasks import tables
+from tasks.task import Task
+from utils import UserError, nearest, note, short, show
+
+HEADER_HINT = (
+    "If the first row is a header, name its columns with --text_a and --label; if not, add "
+    "--header False"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TableTask(Task):
+    """A task of labelled sentences or pairs in a table.
+
+    A column is named as in tables.read: `premise|sentence1` goes by either name, `sentence|3` by
+    its number where a file has no header.
+    """
+
+    text_a: str  # column of the first text
+    text_b: str | None = None  # of the second; None: single sentences
+    label: str = "label"  # of the label
+    # In the order of their ids; (): those of the training data.
+    labels: tuple[str, ...] = ("0", "1")
+    number: bool = False  # whether the label is a number; then there are no labels
+    separator: str = ""  # between several labels of one text; "": always one
+    aliases: tuple[tuple[str, str], ...] = ()  # other spellings of labels
+    short_rows: bool = False  # rows with too few fields are known: skip and report them
+    form: str = "tsv"  # of tables.FORMATS, or "lines": a text a line
+    header: bool | None = None  # whether files have one; None: look
+
+    def __post_init__(self) -> None:
+        if self.form not in (*tables.FORMATS, "lines"):
+            raise UserError(f"form={show(self.form)}; expected one of {', '.join(tables.FORMATS)}")
+        # The order of the labels is the order of ids; one that occurs twice would have two.
+        if len(set(self.labels)) < len(self.labels):
+            raise UserError(f"labels={show(self.labels)}; expected each once")
+
+    def __repr__(self) -> str:
+        return f"<task {self.name}: {self.describe_labels()}>"
+
+    @property
+    def kind(self) -> str:
+        """What an answer is: a class, several labels, or a number."""
+        if self.number:
+            return "number"
+        return "labels" if self.separator else "class"
+
+    @property
+    def lacks_labels(self) -> bool:
+        """Whether the labels are yet to be found in the training data."""
+        return not self.number and not self.labels
+
+    @property
+    def n_outputs(self) -> int:
+        """Scores that a model gives: one for each label, or the number."""
+        return 1 if self.number else len(self.labels)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the user's own data, not a task that is known."""
+        # The names of forms are the names of tasks for the user's own data.
+        return self.name in tables.FORMATS
+
+    def describe_labels(self) -> str:
+        """'0, 1', 'a number' or 'labels of its data'."""
+        if self.number:
+            return "a number"
+        return short(", ".join(self.labels)) or "labels of its data"
+
+    # ----------------------------------------------------------------------------------- labels
+
+    def split_label(self, label: str) -> list[str]:
+        """The labels in a field: one, or where there is a separator any number."""
+        # Without a separator a comma or a space belongs to the label.
+        if not self.separator:
+            return [label]
+        return [part.strip() for part in label.split(self.separator) if part.strip()]
+
+    def label_array(self, labels: list[str | None]) -> np.ndarray:
+        """What a model learns: numbers, ids, or rows of 0 and 1; those of None are 0."""
+        if self.number:
+            # float32, as the squared error needs. A missing label is 0: it is not looked at when
+            # predicting.
+            return np.array([float(label or 0) for label in labels], np.float32)
+        ids = {name: i for i, name in enumerate(self.labels)}
+        if not self.separator:
+            # int64, as PyTorch's cross-entropy takes class ids.
+            return np.array([0 if label is None else ids[label] for label in labels], np.int64)
+        # (N, labels), as the binary cross-entropy takes them; float32 for the same reason.
+        array = np.zeros((len(labels), len(ids)), np.float32)
+        for row, label in enumerate(labels):
+            array[row, [ids[name] for name in self.split_label(label or "")]] = 1
+        return array
+
+    def check_label(self, label: str, where: str, hint: str = "") -> None:
+        """UserError where a label is none of the task's, or not a number where one is wanted."""
+        hint = hint and f". {hint}"
+        if self.number:
+            # float() takes "nan" and "inf" too, from which no gradient follows.
+            with contextlib.suppress(ValueError):
+                if math.isfinite(float(label)):
+                    return
+            raise UserError(f"{where}: label {show(label)}; expected a number{hint}")
+        # The labels are still to be found in this very file.
+        if self.lacks_labels:
+            return
+        for name in self.split_label(label):
+            if name not in self.labels:
+                # A task may have hundreds of labels; a message has one line.
+                more = " ..." if len(self.labels) > 20 else ""
+                known = short(", ".join(self.labels[:20]) + more, 100)
+                raise UserError(
+                    f"{where}: unknown label {show(name)}{nearest(name, self.labels)}; the labels "
+                    f"of {self.name} are {known}{hint}"
+                )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Example:
+    """A row of a task's file."""
+
+    line: int  # in the file, from 1
+    text_a: str
+    text_b: str | None
+    label: str | None  # None where there is none
+
+    @property
+    def texts(self) -> tuple[str, str | None]:
+        """Both texts."""
+        return self.text_a, self.text_b
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The rows of a task's file, and which columns they were read from."""
+
+    file: str
+    examples: list[Example]
+    columns: dict[str, str]  # text_a, text_b, label -> a header's name, or a number
+    header: bool
+
+    def __repr__(self) -> str:
+        return f"<{self.describe()}>"
+
+    def describe(self) -> str:
+        """What was understood: rows, which column is what, and the labels with their counts."""
+        labels = collections.Counter(e.label for e in self.examples if e.label is not None)
+        return describe_table(self.file, len(self.examples), self.columns, self.header, labels)
+
+
+def describe_table(
+    file: str,
+    n: int,
+    columns: dict[str, str],
+    header: bool,
+    labels: collections.Counter[str],
+) -> str:
+    """What was understood of a table of n rows, in a line."""
+    words = {use: repr(name) if header else f"column {name}" for use, name in columns.items()}
+    texts = [words[use] for use in ("text_a", "text_b") if use in words]
+    parts = [f"{file}: {n} rows"]
+    if not header:
+        # Whether there is a header was guessed, so it is reported.
+        parts[0] += " without a header"
+    parts.append(f"{'texts' if len(texts) > 1 else 'text'}: {', '.join(texts)}")
+    if "label" in words and labels:
+        parts.append(f"label: {words['label']} ({count_labels(labels)})")
+    return "; ".join(parts)
+
+
+def count_labels(labels: collections.Counter[str]) -> str:
+    """Labels and how often each occurs; of many the range or the first.  'neg 12, pos 8'"""
+    if len(labels) > 10:
+        # Many different labels are numbers, of which the range says more than a list; or names, of
+        # which some do.
+        with contextlib.suppress(ValueError):
+            numbers = [float(name) for name in labels]
+            return f"{min(numbers):g} to {max(numbers):g}"
+    shown = sorted(labels) if len(labels) <= 10 else sorted(labels)[:3]
+    text = ", ".join(f"{short(name, 30)} {labels[name]}" for name in shown)
+    if len(shown) < len(labels):
+        text += f" and {len(labels) - len(shown)} more labels"
+    return text
+
+
+# ------------------------------------------------------------------------------------------ reading
+
+
+def read_rows(task: TableTask, file: str | Path, labelled: bool = True) -> Rows:
+    """All rows of a file; UserError where its first row may be a header all the same."""
+    table, rows = open_rows(task, file, labelled)
+    # All rows at once, since labels have to be known before the first row is encoded.
+    examples = list(rows)
+    if not examples:
+        raise UserError(f"{file} has a header and no rows; expected rows of {task.name}")
+    # Only where labels are sought can a header pass for a label: known labels are checked one by
+    # one.
+    if task.is_own and task.header is None and not table.header and labelled and task.lacks_labels:
+        check_first_label(task, file, examples)
+    return Rows(str(file), examples, table.names, table.header)
+
+
+def check_first_label(task: TableTask, file: str | Path, examples: list[Example]) -> None:
+    """UserError where the first row's label is that of no other row, and the others have few."""
+    first, *others = (task.split_label(example.label or "") for example in examples)
+    known = collections.Counter(itertools.chain.from_iterable(others))
+    labels_repeat = len(known) <= known.total() / 2
+    # A label that all other rows lack, among labels that repeat: most likely the name of the
+    # column.
+    if first and not known.keys() & set(first) and labels_repeat:
+        raise UserError(
+            f"{file}: is its first row a header? Its label, {show(examples[0].label)}, is that of "
+            f"no other row. {HEADER_HINT}"
+        )
+
+
+def read_examples(task: TableTask, file: str | Path, labelled: bool = True) -> list[Example]:
+    """The rows of a file; UserError names the line where something is missing or unknown."""
+    return read_rows(task, file, labelled).examples
+
+
+def open_rows(
+    task: TableTask, file: str | Path, labelled: bool = True
+) -> tuple[tables.Table, Iterator[Example]]:
+    """The table in a file, and its rows one by one; unless `labelled`, without their labels.
+
+    `-` is standard input. A task whose form is "lines" takes a text a line, of a pair a tab between
+    the two; or a tsv with the task's header.
+    """
+    form, suffix = task.form, Path(file).suffix[1:]
+    # A file's suffix says more than the task's usual form, where the data are the user's own.
+    if task.is_own and suffix in tables.FORMATS:
+        form = suffix
+    # A test file has no labels, and its last column may be anything.
+    wanted = {"text_a": task.text_a, "text_b": task.text_b, "label": None}
+    if labelled:
+        wanted["label"] = task.label
+    header = task.header
+    optional: tuple[str, ...] = ()
+    if form == "lines":
+        header, optional = None, ("text_b",)
+        # Where there is no header, the texts are the first columns, whatever the task's are.
+        for i, use in enumerate(("text_a", "text_b")):
+            if column := wanted[use]:
+                names = [name for name in column.split("|") if not tables.is_number(name)]
+                wanted[use] = "|".join([*names, str(i)])
+    table = tables.read(file, form, wanted, header, task.separator or ",", optional)
+    # A single column of text cannot be compared with anything.
+    if task.text_b and table.columns["text_b"] is None:
+        raise UserError(
+            f"{table.name}, line 1: one text, and the model compares two; put a tab between them"
+        )
+    return table, parse_rows(task, table, labelled, lines=form == "lines")
+
+
+def parse_rows(
+    task: TableTask, table: tables.Table, labelled: bool, lines: bool
+) -> Iterator[Example]:
+    """The rows of a table as examples, checked; at the end notes of what was skipped."""
+    a, b, label = (table.columns.get(use) for use in ("text_a", "text_b", "label"))
+    assert a is not None
+    aliases = dict(task.aliases)
+    short_rows, empty = list[str](), list[int]()
+    # GLUE's forms are known. A wrong guess about one's own file would cost the first row, or train
+    # on a header.
+    may_be_header = task.is_own and task.header is None and not table.header and not lines
+    rows = table.rows
+    # With labels, the label of the first row decides; see check_first_label and check_label.
+    if may_be_header and not labelled:
+        rows = check_first_row(task, table)
+    # A plain text may contain tabs, which are part of the text where a model takes one.
+    whole_line = lines and b is None and not table.header
+    for number, (line, fields) in enumerate(rows):
+        where = f"{table.name}, line {line}"
+        if whole_line:
+            fields = ["\t".join(fields)]
+        elif len(fields) != table.width:
+            if fields == [""]:  # a blank line
+                continue
+            # Predictions keep the file's numbering, so that they skip nothing.
+            may_skip = task.short_rows and labelled and len(fields) < table.width
+            if not may_skip:
+                raise UserError(
+                    f"{where}: {len(fields)} columns; expected {table.width} as in the first row; "
+                    "mend the line"
+                )
+            short_rows.append(f"line {line} has {len(fields)} columns, not {table.width}")
+            continue
+        name = None
+        # Only the first row can be a header that was not recognised, so only there the message
+        # suggests it.
+        if label is not None:
+            name = fields[label].strip()
+            name = aliases.get(name, name)
+            hint = HEADER_HINT if may_be_header and number == 0 else ""
+            task.check_label(name, where, hint)
+        text_b = None if b is None else fields[b]
+        # An empty text is legal, and all there is to learn from it is its label.
+        if not fields[a].strip() or (text_b is not None and not text_b.strip()):
+            empty.append(line)
+        yield Example(line, fields[a], text_b, name)
+    report_odd_rows(table.name, short_rows, empty)
+
+
+def report_odd_rows(file: str, short_rows: list[str], empty: list[int]) -> None:
+    """Say which rows were skipped, and how many have an empty text."""
+    if short_rows:
+        more = " ..." if len(short_rows) > 3 else ""
+        first = "; ".join(short_rows[:3])
+        note(f"{file}: skipped {len(short_rows)} of its rows: {first}{more}")
+    if empty:
+        note(f"{file}: {len(empty)} rows have an empty text, the first of them line {empty[0]}")
+
+
+def check_first_row(task: TableTask, table: tables.Table) -> Iterator[tables.Row]:
+    """All rows of a table; UserError where the first one looks like a header."""
+    start = list(itertools.islice(table.rows, 2))
+    if len(start) == 2 and looks_like_header(task, start[0][1], start[1][1]):
+        names = short(", ".join(start[0][1]))
+        raise UserError(f"{table.name}: is its first row a header? {names}. {HEADER_HINT}")
+    return itertools.chain(start, table.rows)
+
+
+def looks_like_header(task: TableTask, first: list[str], second: list[str]) -> bool:
+    """Whether of the first two rows only the second has one of the task's labels.
+
+    Where there are no labels, whether only the first is a row of single words.
+    """
+    numbers = [int(name) for name in task.label.split("|") if tables.is_number(name)]
+    # Without a label column by number, or known labels, all there is to go by is the look of the
+    # rows.
+    if not numbers or not task.labels or min(len(first), len(second)) <= numbers[0]:
+        return are_names(first) and not are_names(second)
+    column = numbers[0]
+    return first[column].strip() not in task.labels and second[column].strip() in task.labels
+
+
+def are_names(fields: list[str]) -> bool:
+    """Whether all fields are single words, as the names of columns are."""
+    return all(re.fullmatch(r"\s*[^\W\d]\w*\s*", field) for field in fields)

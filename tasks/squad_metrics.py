@@ -1,0 +1,165 @@
+"""Exact match and F1 of answers, as SQuAD's official evaluations of 1.1 and 2.0 compute them.
+
+    evaluate(questions, {"56be4db0acb8001400a502ec": "Denver Broncos"})  # {"exact": 0.1, "f1": ...}
+
+Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
+"""
+
+import collections
+import dataclasses
+import re
+import string
+from collections.abc import Iterable
+
+from utils import UserError, note
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Question:
+    """A question about a text, and its right answers: texts and where they start, in characters.
+
+    A start of -1: the answer does not stand where the file says.
+    """
+
+    id: str
+    text: str
+    context: str
+    answers: tuple[tuple[str, int], ...] = ()
+    impossible: bool = False  # SQuAD 2.0: the text has no answer
+
+
+def normalise(text: str) -> str:
+    """Lower case, without punctuation, articles and extra white space."""
+    # The order matters: punctuation goes first, so that "a." becomes an article and goes as well.
+    text = "".join(char for char in text.lower() if char not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def exact_match(answer: str, right: str) -> float:
+    """1 if both are the same but for what normalise() drops."""
+    return float(normalise(answer) == normalise(right))
+
+
+def f1(answer: str, right: str) -> float:
+    """The harmonic mean of precision and recall of the words, rounded as officially."""
+    a, b = normalise(answer).split(), normalise(right).split()
+    # A Counter's & keeps the smaller count of each word: a word twice in the answer matches two at
+    # most.
+    same = sum((collections.Counter(a) & collections.Counter(b)).values())
+    if same == 0:
+        return 0.0
+    precision, recall = same / len(a), same / len(b)
+    return 2 * precision * recall / (precision + recall)
+
+
+def evaluate(
+    questions: list[Question],
+    answers: dict[str, str],
+    null_odds: dict[str, float] | None = None,
+    threshold: float = 0.0,
+) -> dict[str, float]:
+    """EM and F1 in percent, of each question the best over its right answers.
+
+    As SQuAD's official evaluations have them, to the last digit. A question without a prediction
+    counts 0, and a note says how many there are.
+
+    Where questions have no answer (SQuAD 2.0), also apart for those with and without one. There
+    with `null_odds` answers whose odds are above the threshold count as none, and the best
+    thresholds come along. UserError where the odds of a question are missing, or no question has a
+    prediction.
+    """
+    # A file of SQuAD 1.1 has no impossible question, and 2.0's rules would differ for it.
+    two = any(q.impossible for q in questions)
+    missing = [q.id for q in questions if q.id not in answers]
+    # Not one prediction fits: most likely those of another file.
+    if len(missing) == len(questions):
+        raise UserError(
+            f"{len(missing)} of {len(questions)} questions have no prediction; predict the same "
+            "file"
+        )
+    if missing:
+        note(
+            f"{len(missing)} of {len(questions)} questions have no prediction and count 0, the "
+            f"first of them {missing[0]}"
+        )
+    plain = [score(answers[q.id], q, two) if q.id in answers else (0.0, 0.0) for q in questions]
+    scores = plain
+    if two and null_odds is not None:
+        if unknown := [q.id for q in questions if q.id in answers and q.id not in null_odds]:
+            raise UserError(
+                f"{len(unknown)} questions have no odds, the first of them {unknown[0]}; name the "
+                "null_odds of the same predictions"
+            )
+        # Beyond the threshold a question counts as unanswered: right, if it has no answer.
+        scores = list(plain)
+        for i, q in enumerate(questions):
+            if q.id in answers and null_odds[q.id] > threshold:
+                scores[i] = (float(not q.answers), float(not q.answers))
+    results: dict[str, float] = {}
+    parts = {"": scores}
+    # The official evaluation of 2.0 names these parts so.
+    if two:
+        parts["HasAns_"] = [pair for q, pair in zip(questions, scores, strict=True) if q.answers]
+        parts["NoAns_"] = [pair for q, pair in zip(questions, scores, strict=True) if not q.answers]
+    for name, rows in parts.items():
+        # A file may have no question of one kind, whose mean is not defined.
+        if rows:
+            for i, metric in enumerate(("exact", "f1")):
+                results[f"{name}{metric}"] = (
+                    100.0 * sum_in_order(pair[i] for pair in rows) / len(rows)
+                )
+            results[f"{name}total"] = len(rows)
+    if two and null_odds is not None:
+        for i, metric in enumerate(("exact", "f1")):
+            by_id = {q.id: pair[i] for q, pair in zip(questions, plain, strict=True)}
+            best, where = best_threshold(questions, by_id, answers, null_odds)
+            results |= {f"best_{metric}": best, f"best_{metric}_thresh": where}
+    return results
+
+
+def sum_in_order(values: Iterable[float]) -> float:
+    """One by one, as the official evaluation adds up: sum() of a newer Python rounds otherwise."""
+    total = 0.0
+    for value in values:
+        total += value
+    return total
+
+
+def score(answer: str, question: Question, two: bool) -> tuple[float, float]:
+    """EM and F1 of an answer.
+
+    In SQuAD 2.0 a right answer that normalise() leaves nothing of is none, and of texts without
+    words, F1 is 1 where both have none.
+    """
+    rights = [text for text, _ in question.answers if not two or normalise(text)] or [""]
+    exact = max(exact_match(answer, right) for right in rights)
+    words = max(f1(answer, right) for right in rights)
+    return exact, float(exact) if two and not normalise(answer) else words
+
+
+def best_threshold(
+    questions: list[Question],
+    scores: dict[str, float],
+    answers: dict[str, str],
+    odds: dict[str, float],
+) -> tuple[float, float]:
+    """The best score in percent that a threshold on the odds gives, and that threshold.
+
+    The official script's search, which takes equal odds in the order of their file.
+    """
+    answerable = {q.id: bool(q.answers) for q in questions}
+    # With a threshold below all odds nothing is answered, and all impossible questions are right.
+    current = best = float(sum(not known for known in answerable.values()))
+    threshold = 0.0
+    # Raising the threshold past a question's odds means answering it.
+    for name in sorted(odds, key=lambda name: odds[name]):
+        if name not in scores:
+            continue
+        if answerable[name]:
+            current += scores[name]
+        elif answers.get(name):
+            # An empty answer to an impossible question stays right.
+            current -= 1
+        if current > best:
+            best, threshold = current, odds[name]
+    return 100.0 * best / len(scores), threshold

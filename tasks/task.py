@@ -1,0 +1,128 @@
+"""What a kind of task has to say, so that one way of training and predicting serves them all.
+
+    task = TASKS["mrpc"]
+    task, data = task.load_training("train.tsv", tokenizer)
+    model = task.model(config)
+    loss, _ = task.loss(model, Batches(data.features, batch_size=32, seed=42)[0])
+
+A kind of task is a class in a file of its own: sentences.py, questions.py.
+
+Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
+"""
+
+import abc
+import dataclasses
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor, nn
+
+import models
+from checkpoint import Checkpoint
+from tasks.features import Features
+from tokenization import FullTokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A file as inputs of a model, and its examples for answers and messages."""
+
+    file: Path
+    features: Features
+    examples: list[Any]  # none of a TFRecord
+    summary: str = ""  # what was understood of the file, in a line
+
+    def __repr__(self) -> str:
+        return f"<{self.summary or self.file}: {self.features}>"
+
+
+@dataclasses.dataclass(frozen=True)
+class Task(abc.ABC):
+    """A kind of supervised task: its rows, features, head, loss, answers, metrics and output.
+
+    The fields of a subclass are all that shapes the data: where columns are, labels, lengths.
+    """
+
+    name: str
+    max_len: int = dataclasses.field(kw_only=True)  # tokens of an input
+
+    head: ClassVar[str]  # the name of its head in a checkpoint
+    settings_file: ClassVar[str]  # what lies beside a trained model
+    # Heads that weights may lack when training starts.
+    fresh: ClassVar[tuple[str, ...]]
+
+    # ------------------------------------------------------------------------------------- rows
+
+    @abc.abstractmethod
+    def load(self, file: str | Path, tokenizer: FullTokenizer, labelled: bool = True) -> Data:
+        """A file with labels, or without them, as inputs of a model."""
+
+    @abc.abstractmethod
+    def load_training(self, file: str | Path, tokenizer: FullTokenizer) -> tuple[Any, Data]:
+        """The task with all that follows from its training data, such as labels; and the data."""
+
+    @abc.abstractmethod
+    def encode_inputs(self, inputs: list[Any], tokenizer: FullTokenizer) -> Data:
+        """What a notebook has in hand, such as a list of texts, as inputs of a model."""
+
+    # ------------------------------------------------------------------------------------ model
+
+    @abc.abstractmethod
+    def model(self, config: models.Config) -> models.BertModel:
+        """A model with fresh weights."""
+
+    @abc.abstractmethod
+    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean loss of a batch, and further means to log."""
+
+    @abc.abstractmethod
+    def outputs(self, model: nn.Module, batch: Any) -> Tensor:
+        """(B, ...): what answers need of a batch's inputs."""
+
+    # ---------------------------------------------------------------------------------- answers
+
+    @abc.abstractmethod
+    def answers(self, data: Data, outputs: np.ndarray) -> list[Any]:
+        """An answer for each example, from the outputs of the data's inputs."""
+
+    @abc.abstractmethod
+    def metrics(self, data: Data, outputs: np.ndarray) -> dict[str, float]:
+        """The metrics of labelled data, the one that matters most first."""
+
+    @property
+    @abc.abstractmethod
+    def metric_names(self) -> tuple[str, ...]:
+        """What metrics() gives."""
+
+    @property
+    def stop_metrics(self) -> tuple[str, ...]:
+        """What the best checkpoint may be chosen by."""
+        return self.metric_names
+
+    # --------------------------------------------------------------------------------- settings
+
+    @property
+    @abc.abstractmethod
+    def train_cfg(self) -> Path:
+        """The usual training configuration."""
+
+    @abc.abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """What evaluating needs to know, for a file beside the model."""
+
+    @classmethod
+    @abc.abstractmethod
+    def saved(cls, source: Checkpoint) -> Any:
+        """The task that weights were trained on, as the settings file beside them says."""
+
+    def fit_weights(self, source: Checkpoint, training: bool) -> Checkpoint:
+        """Weights whose head is the task's own; by default they are taken as they are.
+
+        For training the head of another task is left out; for answering it is a UserError.
+        """
+        return source
+
+    @abc.abstractmethod
+    def run_settings(self, data_file: str | Path) -> dict[str, Any]:
+        """What the run's run.json records of the task and its training data."""

@@ -1,0 +1,91 @@
+"""What pre-training will see of a corpus is told, and what looks wrong is warned of."""
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prepared import TEXT, make
+
+from corpus import describe, prepare
+from pretraining.describe import duplicates, look_into
+from pretraining.pairs import PairConfig
+from pretraining.shards import Corpus
+from pretraining.text import prepare_text
+from vocab import load_vocab
+
+
+def warned(found: Corpus, max_len: int = 64, max_pred: int | None = None) -> str:
+    return " | ".join(look_into(found, PairConfig(max_len, max_pred), batch_size=8).warnings)
+
+
+def test_describe_tells_what_will_be_trained_on(tmp_path: Path, vocab: Path, run: Callable) -> None:
+    found = make(tmp_path, vocab, TEXT)
+    status, out, _ = run(f"describe {tmp_path}/ids --max_len 64 --batch_size 8", prepare, describe)
+    assert status == 0
+    lines = dict(line.split(":", 1) for line in out.splitlines())
+    tokens = len(found.tokens)
+    assert lines["documents"].split() == "44, 6.8 sentences each on average".split()
+    assert lines["sentences"].strip().startswith("300, from 343 lines; ")
+    assert lines["tokens"].strip() == f"{tokens:,} of {len(TEXT):,} bytes; 0.00% are [UNK]"
+    assert lines["masked"].strip().endswith("at most 10 in an instance")
+    assert "warning" not in out
+
+
+def test_the_share_of_duplicates_is_exact_and_estimated_where_there_are_many(
+    tmp_path: Path, vocab: Path
+) -> None:
+    found = make(
+        tmp_path,
+        vocab,
+        "\n".join(f"lamp {i}" for i in range(3000))
+        + "\n"
+        + "\n".join(["the map"] * 1000)
+        + "\nred\n\nx",
+    )
+    assert duplicates(found) == pytest.approx(999 / 4002)
+    found = make(
+        tmp_path, vocab, "\n".join(f"lamp {i % 4000}" for i in range(8000)) + "\n\nx", name="twice"
+    )
+    assert duplicates(found, most=500) == pytest.approx(0.5, abs=0.08)
+
+
+def test_describe_warns_of_what_looks_wrong(tmp_path: Path, vocab: Path) -> None:
+    event = "the red lamp was sold at the market on monday morning . "
+    assert "single document" in warned(make(tmp_path, vocab, "the lamp\n" * 50, name="one"))
+    assert "blank lines between documents missing" in warned(
+        make(tmp_path, vocab, "the lamp\n" * 12000 + "\nmap", name="long")
+    )
+    assert "most documents are a single sentence" in warned(
+        make(tmp_path, vocab, "the lamp\n\n" * 50, name="short")
+    )
+    assert "--split_sentences True" in warned(
+        make(tmp_path, vocab, ((event * 6 + "\n") * 20 + "\n") * 9, name="paragraphs")
+    )
+    assert "are [UNK]" in warned(
+        make(tmp_path, vocab, ("the ☃ lamp\n" * 9 + "\n") * 9, name="unknown")
+    )
+    assert "max_pred=2 masks" in warned(make(tmp_path, vocab, TEXT), max_pred=2)
+    assert "are the same as another" in warned(
+        make(tmp_path, vocab, ("the red lamp .\n" * 9 + "\n") * 9, name="same")
+    )
+    cased = tmp_path / "vocab.txt"
+    cased.write_text(
+        "".join(f"{t}\n" for t in [*load_vocab(vocab), *(f"Word{i}" for i in range(50))])
+    )
+    found = make(tmp_path, cased, TEXT, name="casing")
+    assert "do_lower_case=True, and 50 of the vocabulary's" in warned(found)
+
+
+def test_hard_wrapped_lines_are_warned_of(tmp_path: Path, vocab: Path) -> None:
+    words = " ".join(vocab.read_text().split()[5:]) + " "
+    wrapped = "\n\n".join("\n".join(textwrap.wrap(words * 40, 60)) for _ in range(3))
+    (tmp_path / "text.txt").write_text(wrapped)
+    prepare_text([tmp_path / "text.txt"], vocab, tmp_path / "wrapped", True)
+    assert Corpus(tmp_path / "wrapped").about["hard_wrapped"]
+    assert "lines seem to be hard-wrapped, so sentences are cut at line ends" in warned(
+        Corpus(tmp_path / "wrapped"), 32
+    )
+    (tmp_path / "plain.txt").write_text(TEXT)
+    prepare_text([tmp_path / "plain.txt"], vocab, tmp_path / "plain", True)
+    assert not Corpus(tmp_path / "plain").about["hard_wrapped"]

@@ -1,0 +1,136 @@
+"""One way for every kind of task: prepare, fit, load, evaluate, predict; and what it refuses."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import corpus
+import features
+import finetune
+import models
+import pretrained
+import train
+from checkpoint import Checkpoint
+from tasks import TASKS, QuestionTask, SentenceTask, Task
+from utils import UserError
+
+CFG = train.Config(batch_size=8, n_epochs=1, lr=1e-3, save_steps=3)
+
+
+def write_questions(sample: Path, file: Path) -> None:
+    """Questions whose answer is the third word of a sentence of the sample."""
+    lines = [line for line in (sample / "corpus.txt").read_text().splitlines() if line][:40]
+    paragraphs = []
+    for i, line in enumerate(lines):
+        answer = line.split()[2]
+        question = {"id": str(i), "question": line.split()[0] + " ?"}
+        question["answers"] = [{"text": answer, "answer_start": line.index(f" {answer} ") + 1}]
+        paragraphs.append({"context": line, "qas": [question]})
+    file.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+
+
+@pytest.fixture(params=["sentences", "questions"])
+def case(request: pytest.FixtureRequest, sample: Path, tmp_path: Path) -> tuple[Task, Path, list]:
+    """A task, a file of it, and inputs as a notebook has them."""
+    if request.param == "sentences":
+        task = dataclasses.replace(TASKS["mrpc"], max_len=64)
+        return task, sample / "dev.tsv", [("anna sold a lamp .", "boris bought a lamp .")]
+    write_questions(sample, tmp_path / "squad.json")
+    task = QuestionTask(max_len=64, doc_stride=16, max_query_len=8)
+    return task, tmp_path / "squad.json", [("anna ?", "anna sold the lamp to boris .")]
+
+
+def start_of(sample: Path) -> pretrained.Pretrained:
+    return pretrained.find(None, f"{sample}/config.json", f"{sample}/vocab.txt")
+
+
+def test_every_kind_of_task_goes_the_same_way(
+    case: tuple[Task, Path, list], sample: Path, tmp_path: Path
+) -> None:
+    task, file, inputs = case
+    run = finetune.prepare(task, file, start_of(sample), file, CFG)
+    result = run.fit(tmp_path / "run")
+    saved = finetune.load(result.best_file)
+    assert saved.task == run.task
+    # What the loop measured on the way is what the saved model has.
+    assert saved.evaluate(file) == pytest.approx(result.best)
+    assert (len(saved.predict(inputs * 3)), saved.predict([])) == (3, [])
+    # A run of an earlier version, which recorded less, is resumed: nothing is left to train.
+    recorded = json.loads((tmp_path / "run/run.json").read_text())
+    for name in ("freeze_encoder", "boost", "reinit_layers"):
+        del recorded[name]
+    (tmp_path / "run/run.json").write_text(json.dumps(recorded))
+    assert run.fit(tmp_path / "run").file == result.file
+
+
+def test_a_metric_that_the_task_lacks_is_refused_before_training(
+    case: tuple[Task, Path, list], sample: Path
+) -> None:
+    task, file, _ = case
+    cfg = dataclasses.replace(CFG, stop_metric="loss")
+    if isinstance(task, SentenceTask):
+        finetune.prepare(task, file, start_of(sample), file, cfg)
+        return
+    with pytest.raises(UserError, match="stop_metric='loss'; expected one of exact, f1"):
+        finetune.prepare(task, file, start_of(sample), file, cfg)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ("one text", "the inputs are one text, 'one text'; expected a list of them"),
+        (["one text"], "input 1 is 'one text'; expected a pair of texts"),
+        ([("a", "b"), ("a", "b", "c")], r"input 2 is \('a', 'b', 'c'\); expected a pair of texts"),
+    ],
+)
+def test_inputs_of_another_form_are_refused(
+    inputs: list, message: str, sample: Path, tmp_path: Path
+) -> None:
+    task = dataclasses.replace(TASKS["mrpc"], max_len=64)
+    run = finetune.prepare(task, sample / "dev.tsv", start_of(sample), cfg=CFG)
+    saved = finetune.load(run.fit(tmp_path / "run").file)
+    with pytest.raises(UserError, match=message):
+        saved.predict(inputs)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "columns"),
+    [
+        (("US", "us"), ["US", "us"], [0, 1]),
+        (("us", "US"), ["US", "us"], [1, 0]),
+        (("LABEL_1", "LABEL_0"), ["LABEL_0", "LABEL_1"], [1, 0]),
+        (("no", "yes"), ["LABEL_0", "LABEL_1"], [0, 1]),
+        (("no", "yes"), ["YES", "No"], [1, 0]),
+        (("no", "yes"), ["YES", "yes"], None),
+        (("no", "yes"), ["no", "maybe"], None),
+    ],
+)
+def test_labels_are_matched_by_name(
+    ours: tuple[str, ...], theirs: list[str], columns: list[int] | None, tiny: models.Config
+) -> None:
+    tensors = dict(models.Classifier(tiny).state_dict())
+    source = Checkpoint("a classifier", Path("m.pt"), tiny, tensors, theirs)
+    task = dataclasses.replace(TASKS["csv"], labels=ours)
+    assert task.label_columns(source) == columns
+    if columns:
+        fitted = task.fit_weights(source, training=False)
+        expected = source.tensors["classifier.bias"][columns]
+        assert torch.equal(fitted.tensors["classifier.bias"], expected)
+
+
+def test_values_that_would_do_nothing_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text("a text\n")
+    lines = str(tmp_path / "lines.txt")
+    for more, message in (
+        ({"batch_size": 0}, "batch_size=0; expected at least 1"),
+        ({"dtype": "bf61"}, "dtype='bf61'; expected fp32 or bf16"),
+    ):
+        with pytest.raises(UserError, match=message):
+            features.extract("nowhere", lines, str(tmp_path / "out"), **more)
+    with pytest.raises(UserError, match="--n -1: expected 0 or more"):
+        features.similar("nowhere", lines, "a query", n=-1)
+    with pytest.raises(UserError, match="--batch_size 0: expected at least 1"):
+        corpus.describe("nowhere", batch_size=0)
