@@ -24,6 +24,7 @@ import numpy as np
 
 import distributed
 import finetune
+import inference
 import pretrained
 import runs
 import train
@@ -341,7 +342,7 @@ def evaluate_files(flags: SimpleNamespace) -> None:
     """--mode eval"""
     saved = load(flags)
     say(saved.describe())
-    say(train.device_name(saved.device, saved.n_gpus))
+    say(inference.device_name(saved.device, saved.n_gpus))
     files = in_folder(flags.data_dir, saved.task.dev) if flags.data_dir else [flags.data_file]
     for file in files:
         evaluate(saved, file, Path(flags.out or saved.file.parent / "eval"), flags.plots)

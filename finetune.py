@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import checkpoint
 import distributed
+import inference
 import models
 import pretrained
 import runs
@@ -118,14 +119,14 @@ class Run:
         # The folder is held before the first file is written, so that two runs cannot mix theirs.
         with self.start.held(folder, model, settings):
             write_json(folder / self.task.settings_file, self.task.to_json())
-            say(train.device_name(trainer.device, trainer.n_gpus))
+            say(inference.device_name(trainer.device, trainer.n_gpus))
             return self.fit_held(trainer, model, batches)
 
     def fit_held(self, trainer: train.Trainer, model: models.BertModel, batches: Batches) -> Result:
         """fit() in a folder that no other process trains in."""
         # Without a seed the examples are sorted by length and nothing is shuffled.
         eval_batches = [Batches(data.features, self.cfg.batch_size) for data in self.eval_data]
-        evaluated: Sequence[train.Source] = eval_batches
+        evaluated: Sequence[inference.Source] = eval_batches
         # The encoder is frozen, so that it gives the same vectors in every epoch.
         if self.tuning.boost:
             cache, device = trainer.save_dir.parent / "pooled", trainer.device
@@ -244,7 +245,7 @@ def pool(
     # If one process lacks the file, all of them compute: predict() is a collective operation.
     if distributed.maximum(int(lacking)):
         # In order of length, not of training: the vectors are stored by example.
-        vectors = train.predict(model, batches, device, cfg.dtype, pooler_output)
+        vectors = inference.predict(model, batches, device, cfg.dtype, pooler_output)
         with whole_file(file) as f:
             np.save(f, vectors)
             append_digest(f)
@@ -293,7 +294,9 @@ class Saved:
     def outputs(self, data: Data, bar: bool = True) -> np.ndarray:
         """(N, ...): the model's outputs for every input."""
         batches = Batches(data.features, self.batch_size)
-        return train.predict(self.model, batches, self.device, self.dtype, self.task.outputs, bar)
+        return inference.predict(
+            self.model, batches, self.device, self.dtype, self.task.outputs, bar
+        )
 
     def evaluate(self, file: str | Path) -> dict[str, float]:
         """The metrics of a file with labels."""
@@ -339,8 +342,8 @@ def load(
     start.config.check_length(task.max_len)
     model = task.model(start.config)
     checkpoint.load(model, task.fit_weights(start.source, training=False))
-    device = train.get_device()
-    # One device needs no wrapper: train.predict moves the model and computes in its dtype.
-    n_gpus = train.count_gpus(device, data_parallel)
-    runs_on = train.wrap(model, device, dtype, n_gpus) if n_gpus > 1 else model
+    device = inference.get_device()
+    # One device needs no wrapper: inference.predict moves the model and computes in its dtype.
+    n_gpus = inference.count_gpus(device, data_parallel)
+    runs_on = inference.wrap(model, device, dtype, n_gpus) if n_gpus > 1 else model
     return Saved(start, task, runs_on, batch_size, dtype, device, n_gpus)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import checkpoint
 import distributed
+import inference
 import models
 import pretrained
 import runs
@@ -336,7 +337,7 @@ class PretrainRun:
         # killed at any time can be evaluated.
         with self.start.held(folder, model, settings):
             write_json(folder / "pretrain.json", self.recorded)
-            say(train.device_name(trainer.device, trainer.n_gpus))
+            say(inference.device_name(trainer.device, trainer.n_gpus))
             return self.fit_held(trainer, model, judge, judge_steps)
 
     def fit_held(
@@ -583,14 +584,14 @@ def evaluate(
         pairs = PairConfig(corpus.about["max_len"], next_sentence=pairs.next_sentence)
     model = models.PretrainModel(config)
     checkpoint.load(model, found, fresh=HEADS)
-    device = train.get_device()
-    n_gpus = train.count_gpus(device, data_parallel)
+    device = inference.get_device()
+    n_gpus = inference.count_gpus(device, data_parallel)
     say(found.describe())
-    say(train.device_name(device, n_gpus))
-    # Only DataParallel needs a wrapper; train.predict moves a plain model to its device itself.
-    runs_on = train.wrap(model, device, cfg.dtype, n_gpus) if n_gpus > 1 else model
+    say(inference.device_name(device, n_gpus))
+    # Only DataParallel needs a wrapper; inference.predict moves a plain model to its device itself.
+    runs_on = inference.wrap(model, device, cfg.dtype, n_gpus) if n_gpus > 1 else model
     batches = evaluation_batches(corpus, pairs, cfg.batch_size)
-    answers = train.predict(runs_on, batches, device, cfg.dtype, outputs, bar=True)
+    answers = inference.predict(runs_on, batches, device, cfg.dtype, outputs, bar=True)
     results = metrics(answers, pairs.next_sentence)
     # A checkpoint from elsewhere does not know its step.
     return report(results, int(found.extra.get("step", 0)), folder)

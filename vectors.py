@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 import checkpoint
+import inference
 import models
 import pretrained
 import train
@@ -68,7 +69,7 @@ class Encoder:
         """
         self.check_layers(layers)
 
-        # The layers and the pooling, as train.infer wants a function of a model and a batch.
+        # The layers and the pooling, as inference.infer wants a function of a model and a batch.
         def outputs(model: Any, batch: Batch) -> Tensor:
             return layer_outputs(model.transformer, batch, layers, pooling)
 
@@ -79,7 +80,9 @@ class Encoder:
             texts = encode([split_line(line) for line in chunk], self.tokenizer, self.max_len)
             found = [np.empty(0)] * len(chunk)
             batches = Batches(texts, self.batch_size)
-            for rows, output in train.infer(self.model, batches, self.device, self.dtype, outputs):
+            for rows, output in inference.infer(
+                self.model, batches, self.device, self.dtype, outputs
+            ):
                 values = output.float().cpu().numpy()
                 parts = list(values)
                 # The vectors of all tokens of a batch come as one array, cut at the ends of its
@@ -100,7 +103,7 @@ class Encoder:
         def outputs(model: Any, batch: Batch) -> Tensor:
             return model.pool(**batch.inputs)
 
-        return train.predict(self.model, batches, self.device, self.dtype, outputs)
+        return inference.predict(self.model, batches, self.device, self.dtype, outputs)
 
 
 def split_line(line: str) -> tuple[str, str | None]:
@@ -150,7 +153,7 @@ def load(
     start = pretrained.find(weights, model_cfg, vocab, head)
     start.config.check_length(max_len)
     assert start.source
-    model, device = models.BertModel(start.config), train.get_device()
+    model, device = models.BertModel(start.config), inference.get_device()
     # A masked-LM checkpoint has no pooler, and token vectors need none.
     checkpoint.load(model, start.source, fresh=("pooler",))
     return Encoder(model.to(device).eval(), start.tokenizer, max_len, device, batch_size, dtype)

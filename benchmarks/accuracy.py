@@ -24,6 +24,7 @@ import torch
 from common import data, report
 
 import finetune
+import inference
 import train
 from cli import command
 from tasks.sentences import get_task
@@ -114,7 +115,7 @@ def theirs(task: str, seed: int, lr: float, dtype: str) -> dict[str, float]:
     from transformers import AutoTokenizer, BertForSequenceClassification
 
     torch.manual_seed(seed)
-    device, labels = str(train.get_device()), TASKS[task][1]
+    device, labels = str(inference.get_device()), TASKS[task][1]
     tokenizer = AutoTokenizer.from_pretrained(data("minilm"))
     model = BertForSequenceClassification.from_pretrained(
         data("minilm"), num_labels=len(labels or "1")

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from common import data, median_seconds, report, seconds
 
+import inference
 import models
-import train
 from cli import command
 from optim import BertAdam, parameter_groups
 from tasks.features import Batches
@@ -181,7 +181,7 @@ def measure(
             their_step,
             lambda n: {k: t.to(device) for k, t in theirs[True][n].items()},
         ),
-        "ours": (our_step(False), lambda n: train.move(ours[full[n]], torch.device(device))),
+        "ours": (our_step(False), lambda n: inference.move(ours[full[n]], torch.device(device))),
     }
     if compiled:
         sides["ours, compiled"] = (our_step(True), sides["ours"][1])

@@ -21,6 +21,7 @@ from fixed_instances import make_arrays, write_records
 
 import checkpoint
 import classify
+import inference
 import models
 import pretrain
 import train
@@ -75,7 +76,7 @@ def same(a: Path, b: Path) -> bool:
 
 
 def evaluate(model: models.PretrainModel, batches: PairBatches) -> dict[str, float]:
-    answers = train.predict(model, batches, torch.device("cpu"), outputs=pretrain.outputs)
+    answers = inference.predict(model, batches, torch.device("cpu"), outputs=pretrain.outputs)
     return pretrain.metrics(answers, next_sentence=True)
 
 
