@@ -87,7 +87,7 @@ class QuestionTask(Task):
     head: ClassVar[str] = "answer"
     fresh: ClassVar[tuple[str, ...]] = ("answer",)
     settings_file: ClassVar[str] = "squad.json"
-    metric_names: ClassVar[tuple[str, ...]] = ("exact", "f1")  # type: ignore[misc]
+    metric_names: ClassVar[tuple[str, ...]] = squad_metrics.METRICS  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         for name in ("max_len", "doc_stride", "max_query_len", "max_answer_len", "n_best"):
@@ -192,17 +192,8 @@ class QuestionTask(Task):
                 offset = shift - start
                 labels.extend([first + offset, last + offset] if inside else [0, 0])
         # (windows, 5) -> five columns; the reshape keeps this true of no windows at all.
-        columns = np.array(windows, np.int64).reshape(-1, 5).T
-        ends, shifts, numbers, starts, sizes = columns
-        features = Features(
-            np.array(ids, np.int32),
-            np.append(0, ends),
-            shifts,
-            np.array(labels, np.int64).reshape(-1, 2),
-            numbers,
-        )
         spans_of = {context: spans for context, (_, spans) in contexts.items()}
-        made = Windows(numbers, starts, shifts, sizes, spans_of)
+        features, made = assemble(ids, labels, windows, spans_of)
         return QuestionData(Path("the inputs"), features, questions, windows=made)
 
     def check_windows(self) -> None:
@@ -449,6 +440,26 @@ def window_starts(n_tokens: int, room: int, stride: int) -> list[int]:
     while starts[-1] + room < n_tokens:
         starts.append(starts[-1] + min(room, stride))
     return starts
+
+
+def assemble(
+    ids: array.array,
+    labels: array.array,
+    windows: list[tuple[int, ...]],
+    spans: dict[str, np.ndarray],
+) -> tuple[Features, Windows]:
+    """Windows as arrays: their ends in `ids`, shifts, questions, starts and sizes are given."""
+    # (windows, 5) -> five columns; the reshape keeps this true of no windows at all.
+    ends, shifts, questions, starts, sizes = np.array(windows, np.int64).reshape(-1, 5).T
+    features = Features(
+        np.array(ids, np.int32),
+        np.append(0, ends),
+        shifts,
+        np.array(labels, np.int64).reshape(-1, 2),
+        # Messages name the lines of a batch; questions have numbers instead.
+        questions,
+    )
+    return features, Windows(questions, starts, shifts, sizes, spans)
 
 
 def token_span(spans: np.ndarray, text: str, start: int) -> tuple[int, int]:

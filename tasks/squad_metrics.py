@@ -13,6 +13,8 @@ from collections.abc import Iterable
 
 from utils import UserError, note
 
+METRICS = ("exact", "f1")
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Question:
@@ -70,6 +72,28 @@ def evaluate(
     """
     # A file of SQuAD 1.1 has no impossible question, and 2.0's rules would differ for it.
     two = any(q.impossible for q in questions)
+    check_predicted(questions, answers)
+    plain = [score(answers[q.id], q, two) if q.id in answers else (0.0, 0.0) for q in questions]
+    if not two:
+        return means("", plain)
+    scores = plain
+    if null_odds is not None:
+        scores = with_threshold(questions, plain, answers, null_odds, threshold)
+    pairs = list(zip(questions, scores, strict=True))
+    results = means("", scores)
+    # The official evaluation of 2.0 names these parts so.
+    results |= means("HasAns_", [pair for q, pair in pairs if q.answers])
+    results |= means("NoAns_", [pair for q, pair in pairs if not q.answers])
+    if null_odds is not None:
+        for i, metric in enumerate(METRICS):
+            by_id = {q.id: pair[i] for q, pair in zip(questions, plain, strict=True)}
+            best, where = best_threshold(questions, by_id, answers, null_odds)
+            results |= {f"best_{metric}": best, f"best_{metric}_thresh": where}
+    return results
+
+
+def check_predicted(questions: list[Question], answers: dict[str, str]) -> None:
+    """UserError where no question has a prediction; a note where some have none."""
     missing = [q.id for q in questions if q.id not in answers]
     # Not one prediction fits: most likely those of another file.
     if len(missing) == len(questions):
@@ -82,38 +106,37 @@ def evaluate(
             f"{len(missing)} of {len(questions)} questions have no prediction and count 0, the "
             f"first of them {missing[0]}"
         )
-    plain = [score(answers[q.id], q, two) if q.id in answers else (0.0, 0.0) for q in questions]
-    scores = plain
-    if two and null_odds is not None:
-        if unknown := [q.id for q in questions if q.id in answers and q.id not in null_odds]:
-            raise UserError(
-                f"{len(unknown)} questions have no odds, the first of them {unknown[0]}; name the "
-                "null_odds of the same predictions"
-            )
+
+
+def with_threshold(
+    questions: list[Question],
+    scores: list[tuple[float, float]],
+    answers: dict[str, str],
+    null_odds: dict[str, float],
+    threshold: float,
+) -> list[tuple[float, float]]:
+    """The scores where answers whose odds are above a threshold count as none."""
+    if unknown := [q.id for q in questions if q.id in answers and q.id not in null_odds]:
+        raise UserError(
+            f"{len(unknown)} questions have no odds, the first of them {unknown[0]}; name the "
+            "null_odds of the same predictions"
+        )
+    changed = list(scores)
+    for i, q in enumerate(questions):
         # Beyond the threshold a question counts as unanswered: right, if it has no answer.
-        scores = list(plain)
-        for i, q in enumerate(questions):
-            if q.id in answers and null_odds[q.id] > threshold:
-                scores[i] = (float(not q.answers), float(not q.answers))
+        if q.id in answers and null_odds[q.id] > threshold:
+            changed[i] = (float(not q.answers), float(not q.answers))
+    return changed
+
+
+def means(prefix: str, scores: list[tuple[float, float]]) -> dict[str, float]:
+    """The means in percent and how many there are; nothing where there is no question."""
     results: dict[str, float] = {}
-    parts = {"": scores}
-    # The official evaluation of 2.0 names these parts so.
-    if two:
-        parts["HasAns_"] = [pair for q, pair in zip(questions, scores, strict=True) if q.answers]
-        parts["NoAns_"] = [pair for q, pair in zip(questions, scores, strict=True) if not q.answers]
-    for name, rows in parts.items():
-        # A file may have no question of one kind, whose mean is not defined.
-        if rows:
-            for i, metric in enumerate(("exact", "f1")):
-                results[f"{name}{metric}"] = (
-                    100.0 * sum_in_order(pair[i] for pair in rows) / len(rows)
-                )
-            results[f"{name}total"] = len(rows)
-    if two and null_odds is not None:
-        for i, metric in enumerate(("exact", "f1")):
-            by_id = {q.id: pair[i] for q, pair in zip(questions, plain, strict=True)}
-            best, where = best_threshold(questions, by_id, answers, null_odds)
-            results |= {f"best_{metric}": best, f"best_{metric}_thresh": where}
+    if scores:
+        for i, metric in enumerate(METRICS):
+            total = sum_in_order(pair[i] for pair in scores)
+            results[f"{prefix}{metric}"] = 100.0 * total / len(scores)
+        results[f"{prefix}total"] = len(scores)
     return results
 
 

@@ -79,7 +79,8 @@ def test_wrong_rows_are_named_with_file_and_line(
         ("sst2", "index\tsentence\n0\tfine\n", (2, "fine", None, None)),
         (
             "stsb",
-            "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n"
+            "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2"
+            "\tsentence1\tsentence2\tscore\n"
             "0\tg\tf\t2012\t1\tn\tn\tA\tB\t3.750\n",
             (2, "A", "B", "3.750"),
         ),
@@ -91,7 +92,8 @@ def test_wrong_rows_are_named_with_file_and_line(
         ("qqp", "id\tquestion1\tquestion2\n0\tA\tB\n", (2, "A", "B", None)),
         (
             "mnli",
-            "index\ts1\tsentence1\tsentence2\tlabel1\tgold_label\n0\tx\tA\tB\tneutral\tentailment\n",
+            "index\ts1\tsentence1\tsentence2\tlabel1\tgold_label\n"
+            "0\tx\tA\tB\tneutral\tentailment\n",
             (2, "A", "B", "entailment"),
         ),
         (
@@ -104,7 +106,8 @@ def test_wrong_rows_are_named_with_file_and_line(
         ("xnli", "premise\thypo\tlabel\nA\tB\tcontradictory\n", (2, "A", "B", "contradiction")),
         (
             "xnli",
-            "language\tgold_label\tp1\tp2\tp3\tp4\tsentence1\tsentence2\tid\nde\tneutral\t\t\t\t\tA\tB\t1\n",
+            "language\tgold_label\tp1\tp2\tp3\tp4\tsentence1\tsentence2\tid\n"
+            "de\tneutral\t\t\t\t\tA\tB\t1\n",
             (2, "A", "B", "neutral"),
         ),
     ],
