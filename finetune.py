@@ -181,6 +181,7 @@ def prepare(
     if isinstance(eval_files, str | Path):
         eval_files = [eval_files]
     cfg, tuning = cfg or train.Config.from_json(task.train_cfg), tuning or Tuning()
+    cfg.check_trainable()
     # The loss is no metric of the task, and a stop_metric all the same.
     if cfg.stop_metric is not None and cfg.stop_metric not in task.stop_metrics:
         raise UserError(
@@ -343,6 +344,7 @@ def load(
     model = task.model(start.config)
     checkpoint.load(model, task.fit_weights(start.source, training=False))
     device = inference.get_device()
+    inference.lay_out(model, device, dtype)
     # One device needs no wrapper: inference.predict moves the model and computes in its dtype.
     n_gpus = inference.count_gpus(device, data_parallel)
     runs_on = inference.wrap(model, device, dtype, n_gpus) if n_gpus > 1 else model

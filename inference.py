@@ -7,8 +7,15 @@ No training configuration is needed: evaluation, prediction, vectors and few sho
 Row: core. It imports only from rows below (ARCHITECTURE.md).
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+import collections
+import contextlib
+import functools
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,11 +23,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import distributed
-from utils import UserError, rank, size
+import kernels
+import packing
+from utils import UserError, note, rank, size
 
 # A NamedTuple (or a tuple) of tensors whose first dimension is the example.
 Batch = Any
 Outputs = Callable[[nn.Module, Batch], Tensor]
+Made = TypeVar("Made")
 
 
 class Source(Protocol):
@@ -34,14 +44,53 @@ class Source(Protocol):
     def describe(self, n: int) -> str: ...  # batch n in words
 
 
-def rebuild(batch: Batch, tensors: Any) -> Batch:
-    """A batch of the same kind from other tensors."""
-    return batch._make(tensors) if hasattr(batch, "_make") else tuple(tensors)
+# ---------------------------------------------------------------------------------------- batches
+
+
+def rebuild(batch: Batch, values: Any) -> Batch:
+    """A batch of the same kind from other values."""
+    return batch._make(values) if hasattr(batch, "_make") else tuple(values)
 
 
 def move(batch: Batch, device: torch.device) -> Batch:
-    """A batch on a device."""
-    return rebuild(batch, (tensor.to(device, non_blocking=True) for tensor in batch))
+    """A batch, or a packing in it, on a device."""
+    if isinstance(batch, Tensor):
+        # Only from pinned memory does a GPU copy while it computes.
+        pinned = batch.pin_memory() if device.type == "cuda" else batch
+        return pinned.to(device, non_blocking=True)
+    if isinstance(batch, tuple):
+        return rebuild(batch, (move(value, device) for value in batch))
+    return batch  # a number
+
+
+def prepare(
+    batch: Batch, device: torch.device, packed: bool = True, rounded: bool = False
+) -> Batch:
+    """A batch on a device, and on the way there all that the device would have to wait for.
+
+    Args:
+        packed: pack it here. The replicas of DataParallel do that themselves, each its rows.
+        rounded: as Packing.of has it.
+    """
+    if packed and hasattr(batch, "packed"):
+        batch = batch.packed(rounded)
+    return move(batch, device)
+
+
+def ahead(make: Callable[[int], Made], numbers: Iterable[int], n_ahead: int = 4) -> Generator[Made]:
+    """make(n) of each number in turn; a thread makes the next few while the caller computes."""
+    waiting: collections.deque[Future[Made]] = collections.deque()
+    thread = ThreadPoolExecutor(1, "batches")
+    try:
+        for n in numbers:
+            waiting.append(thread.submit(make, n))
+            if len(waiting) > n_ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        # Who stops early, or is interrupted, does not wait for what nobody will use.
+        thread.shutdown(wait=True, cancel_futures=True)
 
 
 # ------------------------------------------------------------------------------------------ devices
@@ -88,24 +137,90 @@ class Autocast(nn.Module):
             return self.model(*inputs, **more)
 
 
+@functools.cache
+def usable_dtype(dtype: str, device: torch.device) -> str:
+    """The dtype itself; fp32 where a CPU would compute bf16 more slowly, and a note says so."""
+    if dtype == "bf16" and device.type == "cpu" and not kernels.has_bf16_products():
+        note(
+            "dtype=bf16: this processor multiplies no bf16 numbers (it has neither AVX512_BF16 nor "
+            "AMX) and would take several times as long; fp32 instead"
+        )
+        return "fp32"
+    if dtype == "int8" and device.type != "cpu":
+        raise UserError("dtype=int8 is computed on a CPU; on a GPU name fp32 or bf16")
+    if dtype == "int8" and torch.backends.quantized.engine == "none":
+        raise UserError("dtype=int8 needs a PyTorch that multiplies 8-bit numbers; name fp32")
+    return dtype
+
+
+def lay_out(model: nn.Module, device: torch.device, dtype: str) -> None:
+    """Let the blocks of a model that only predicts do so in a dtype, as fast as a CPU can."""
+    dtype = usable_dtype(dtype, device)
+    if device.type == "cpu":
+        for block in blocks_of(model):
+            kernels.lay_out(block, dtype)
+
+
 def wrap(
     model: nn.Module,
     device: torch.device,
     dtype: str = "fp32",
     n_gpus: int = 1,
     compiled: bool = False,
+    cuda_graphs: bool = False,
+    flash: bool = False,
 ) -> nn.Module:
-    """A model on its device, computed in a dtype, by several GPUs, compiled."""
+    """A model on its device, computed in a dtype, by several GPUs, compiled.
+
+    Args:
+        compiled: each block of layers, in one graph for all lengths.
+        cuda_graphs: launch the kernels of a block as one.
+        flash: attention by the GPU's kernel for packed tokens, if it proves right.
+    """
     if compiled and n_gpus > 1:
         raise UserError(
             f"compile=true works on one GPU, and {n_gpus} are visible; add --data_parallel False"
         )
     # Before compiling, since what is compiled depends on the device.
     model.to(device)
-    # Lengths differ from batch to batch; without dynamic shapes each length would be compiled anew.
-    called = torch.compile(model, dynamic=True) if compiled else model
-    wrapped = Autocast(called, device, dtype)
+    set_flash(model, device, flash and n_gpus == 1)
+    if compiled:
+        compile_blocks(model, device, cuda_graphs)
+    wrapped = Autocast(model, device, usable_dtype(dtype, device))
     return nn.DataParallel(wrapped) if n_gpus > 1 else wrapped
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The members of a model's ModuleLists: the blocks of an encoder."""
+    return [b for m in model.modules() if isinstance(m, nn.ModuleList) for b in m]
+
+
+def set_flash(model: nn.Module, device: torch.device, flash: bool) -> None:
+    """Let attention use the kernel for packed tokens, or say why it is not used."""
+    if flash and (reason := packing.flash_differs(device)):
+        note(f"attention=flash does not work here ({reason}); attention=sdpa instead")
+        flash = False
+    for module in model.modules():
+        if hasattr(module, "flash"):
+            module.flash = flash  # type: ignore[assignment]
+
+
+def compile_blocks(model: nn.Module, device: torch.device, cuda_graphs: bool) -> None:
+    """Compile each block; all of the same class share the graph."""
+    if not has_compiler(device):
+        needed = "a C++ compiler (g++, or one named by CXX)" if device.type == "cpu" else "triton"
+        raise UserError(f"compile=true needs {needed}; install it, or leave compile out")
+    mode = "reduce-overhead" if cuda_graphs else None
+    for block in blocks_of(model):
+        # Lengths differ from batch to batch; without dynamic shapes each would be compiled anew.
+        block.compile(dynamic=True, fullgraph=True, mode=mode)
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Whether what torch.compile generates can be built here."""
+    if device.type == "cuda":
+        return importlib.util.find_spec("triton") is not None
+    return any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "clang++"))
 
 
 # ---------------------------------------------------------------------------------------- inference
@@ -134,20 +249,31 @@ def infer(
     if next(model.parameters()).device != device:
         model.to(device)
     model.eval()
+    dtype = usable_dtype(dtype, device)
+    # Nothing else computes in int8.
+    if dtype == "int8":
+        lay_out(model, device, dtype)
     n_batches = len(batches)
-    rounds = range(0, n_batches, size())
+    packed = not isinstance(model, nn.DataParallel)
     # Processes take turns rather than rows: a batch keeps the lengths that it was sorted for.
-    for first in tqdm(rounds, desc="Iter", disable=not bar or rank() > 0):
-        before_batch()
-        n = first + rank()
+    numbers = range(rank(), rank() + n_batches, size())
+
+    def make(n: int) -> tuple[np.ndarray | None, Batch]:
         # A forward pass of a sharded model gathers its parts, so that every process has to make the
-        # same number of calls. Where the batches do not go round, some compute the last one again.
-        batch = move(batches[min(n, n_batches - 1)], device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16"):
-            output = outputs(model, batch)
-        # What was computed a second time is dropped.
-        if n < n_batches:
-            yield batches.rows(n), output
+        # same number of calls. Where the batches do not go round, some compute the last one again,
+        # and what comes of it belongs to no rows.
+        rows = batches.rows(n) if n < n_batches else None
+        return rows, prepare(batches[min(n, n_batches - 1)], device, packed)
+
+    bar_of = tqdm(total=len(numbers), desc="Iter", disable=not bar or rank() > 0)
+    with bar_of, contextlib.closing(ahead(make, numbers)) as made:
+        for rows, batch in made:
+            before_batch()
+            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16"):
+                output = outputs(model, batch)
+            bar_of.update()
+            if rows is not None:
+                yield rows, output
 
 
 def predict(
@@ -163,7 +289,7 @@ def predict(
 
     Args:
         batches: one pass over them is made.
-        dtype: of matrix products: fp32 or bf16.
+        dtype: of matrix products: fp32, bf16 or, on a CPU, int8.
         outputs: what is wanted of a batch, a row an example.
         bar: whether to show progress.
         before_batch: called before each batch; it may raise.

@@ -10,11 +10,12 @@ On a GPU these are PyTorch's own. On a CPU three of them are slower than the pro
 - F.dropout draws a float for every element and takes as long as a product.
 - The fused attention cannot drop.
 
-Row: ground. It imports only from rows below (ARCHITECTURE.md).
+Row: base. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import functools
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -23,6 +24,20 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 SMALL_PRODUCT = 2**20  # multiplications below which calling oneDNN is not worth it
+
+# Hugging Face computes the exact GELU for "gelu", and calls the tanh approximation gelu_new.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,  # exact, with the error function
+    "gelu_new": functools.partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+}
+# What oneDNN calls them, to compute one together with a product.
+ONEDNN_NAMES = {
+    None: ("none", ""),
+    "gelu": ("gelu", "none"),
+    "gelu_new": ("gelu", "tanh"),
+    "relu": ("relu", ""),
+}
 
 # ----------------------------------------------------------------------------------------- products
 
@@ -44,10 +59,13 @@ def onednn_is_faster() -> bool:
     )
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def product(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None
+) -> Tensor:
     """(T, D), (O, D), (O,) -> (T, O)"""
+    name, kind = ONEDNN_NAMES[activation]
     # PyTorch has this operator for its compiler; onednn_is_faster() checks that it is there.
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], kind)
 
 
 class OneDNNLinear(torch.autograd.Function):
@@ -81,24 +99,138 @@ def uses_onednn(x: Tensor, weight: Tensor) -> bool:
     return x.numel() * len(weight) >= SMALL_PRODUCT and onednn_is_faster()
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """F.linear: (..., D), (O, D), (O,) -> (..., O)."""
-    if not uses_onednn(x, weight):
-        return F.linear(x, weight, bias)
-    # The operator takes matrices: (..., D) -> (T, D).
-    flat = x.flatten(0, -2)
-    inputs = (x, weight) if bias is None else (x, weight, bias)
-    # Without a gradient the plain operator saves what autograd would keep.
-    needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
-    compute = OneDNNLinear.apply if needs_gradient else product
-    return compute(flat, weight, bias).view(*x.shape[:-1], -1)
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None
+) -> Tensor:
+    """F.linear: (..., D), (O, D), (O,) -> (..., O), and one of ACTIVATIONS after it."""
+    if uses_onednn(x, weight):
+        inputs = (x, weight) if bias is None else (x, weight, bias)
+        # The operator takes matrices: (..., D) -> (T, D).
+        flat = x.flatten(0, -2)
+        # Without a gradient the plain operator saves what autograd would keep.
+        if not (torch.is_grad_enabled() and any(t.requires_grad for t in inputs)):
+            return product(flat, weight, bias, activation).view(*x.shape[:-1], -1)
+        y = OneDNNLinear.apply(flat, weight, bias).view(*x.shape[:-1], -1)
+    else:
+        y = F.linear(x, weight, bias)
+    return ACTIVATIONS[activation](y) if activation else y
 
 
 class Linear(nn.Linear):
     """nn.Linear by `linear`."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        return linear(x, self.weight, self.bias, activation)
+
+    def part(self, x: Tensor, first: int, last: int) -> Tensor:
+        """The outputs from the first to before the last: (..., D) -> (..., last - first)."""
+        return linear(x, self.weight[first:last], self.bias[first:last])
+
+
+# --------------------------------------------------------------------------------------- predicting
+
+
+def has_bf16_products() -> bool:
+    """Whether this processor multiplies bf16 numbers; emulated, they take longer than float32."""
+    known = processor()
+    return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+
+
+def processor() -> Mapping[str, Any]:
+    """What the processor can do, by the names of torch.cpu.get_capabilities()."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return torch.cpu.get_capabilities()
+    # Before PyTorch 2.12 single questions are answered.
+    return {
+        "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
+        "amx_bf16": torch.cpu._is_amx_tile_supported(),
+        "avx512_vnni": torch.cpu._is_vnni_supported(),
+    }
+
+
+class InferenceLinear(Linear):
+    """A Linear that predicts on a CPU, with its weight in the form that products read fastest.
+
+    fp32 in oneDNN's blocks; bf16 converted once, not at every call; int8 with a scale for each
+    output, while inputs are rounded to 8 bits between the least and the largest of a batch.
+    """
+
+    dtype: str
+    version: int  # of the weight that the forms were made of
+    forms: dict[tuple[int, int], Callable]  # outputs from the first to before the last -> product
+
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        if torch.is_grad_enabled():
+            return super().forward(x, activation)
+        return self.find_form(0, len(self.weight))(x, activation)
+
+    def part(self, x: Tensor, first: int, last: int) -> Tensor:
+        """As of Linear."""
+        if torch.is_grad_enabled():
+            return super().part(x, first, last)
+        return self.find_form(first, last)(x, None)
+
+    def find_form(self, first: int, last: int) -> Callable[[Tensor, str | None], Tensor]:
+        """The product with some outputs, made when it is first asked for."""
+        # Who loads other weights into the model predicts with these.
+        if self.version != self.weight._version:
+            self.version, self.forms = self.weight._version, {}
+        if (first, last) not in self.forms:
+            weight, bias = self.weight[first:last].detach(), self.bias[first:last].detach()
+            self.forms[first, last] = FORMS[self.dtype](weight, bias)
+        return self.forms[first, last]
+
+
+def fp32_form(weight: Tensor, bias: Tensor) -> Callable[[Tensor, str | None], Tensor]:
+    """A product with a weight in oneDNN's blocks, where oneDNN is the faster one."""
+    if not (weight.dtype == torch.float32 and onednn_is_faster()):
+        return lambda x, activation: linear(x, weight, bias, activation)
+    blocks = torch.ops.mkldnn._reorder_linear_weight(weight)
+
+    def multiply(x: Tensor, activation: str | None) -> Tensor:
+        y = product(x.flatten(0, -2), blocks, bias, activation)
+        return y.view(*x.shape[:-1], -1)
+
+    return multiply
+
+
+def bf16_form(weight: Tensor, bias: Tensor) -> Callable[[Tensor, str | None], Tensor]:
+    """A product with a weight that needs no conversion."""
+    weight, bias = weight.bfloat16(), bias.bfloat16()
+    return lambda x, activation: linear(x, weight, bias, activation)
+
+
+def int8_form(weight: Tensor, bias: Tensor) -> Callable[[Tensor, str | None], Tensor]:
+    """A product of 8-bit numbers, given back in float32."""
+    scale = weight.abs().amax(1).clamp(min=1e-12).double() / 127
+    zero = torch.zeros(len(weight), dtype=torch.long)
+    whole = torch.quantize_per_channel(weight, scale, zero, 0, torch.qint8)
+    packed = torch.ops.quantized.linear_prepack(whole, bias)
+    # Without VNNI two products are added in 16 bits; inputs of 7 bits do not overflow these.
+    known = processor()
+    seven_bits = not (known.get("avx512_vnni") or known.get("avx_vnni"))
+
+    def multiply(x: Tensor, activation: str | None) -> Tensor:
+        y = torch.ops.quantized.linear_dynamic(x.contiguous(), packed, seven_bits)
+        return ACTIVATIONS[activation](y) if activation else y
+
+    return multiply
+
+
+FORMS = {"fp32": fp32_form, "bf16": bf16_form, "int8": int8_form}
+
+
+def lay_out(model: nn.Module, dtype: str) -> None:
+    """Let a model's products on a CPU predict in a dtype, as fast as they can.
+
+    Its parameters stay what they are. The forms take as much memory again in float32, half of it in
+    bf16 and a quarter in int8.
+    """
+    for layer in model.modules():
+        if isinstance(layer, Linear):
+            layer.__class__ = InferenceLinear
+            assert isinstance(layer, InferenceLinear)
+            layer.dtype, layer.version, layer.forms = dtype, -1, {}
 
 
 # ------------------------------------------------------------------------------------------ dropout
@@ -122,7 +254,8 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     """F.dropout, fast on a CPU too."""
     if not training or p == 0:
         return x
-    if x.device.type == "cpu":
+    # The compiler has a dropout of its own, which it merges with what stands around it.
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
         return x * keep_mask(x, p)
     return F.dropout(x, p)
 

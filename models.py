@@ -10,8 +10,8 @@ Shapes: B examples, S tokens of the longest one, T real tokens of the whole batc
 for in each example, D width, H heads, W = D / H width of a head, V vocabulary.
 
 Padding costs nothing: an ordinary padded batch comes in and goes out, but in between only the T
-real tokens are computed, as one long (T, D) list. Attention alone needs to know which token belongs
-to which example; `Packing` knows.
+real tokens are computed, as one long (T, D) list (packing.py). Who has many batches makes the
+packing of each beforehand, and passes it in the mask's place.
 
 Row: core. It imports only from rows below (ARCHITECTURE.md).
 """
@@ -28,15 +28,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from files import read_json
-from kernels import Linear, attention, dropout, linear
+from kernels import ACTIVATIONS, Linear, dropout, linear
+from packing import Packing, self_attention
 from utils import UserError, make, nearest, show
 
-# Hugging Face computes the exact GELU for "gelu", and calls the tanh approximation gelu_new.
-ACTIVATIONS = {
-    "gelu": F.gelu,  # exact, with the error function
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-}
+# (B, S), 1: a real token, 0: padding; or where the real ones are
+Mask = Tensor | Packing
 
 # Google's and Hugging Face's names of the settings -> ours
 RELEASED_NAMES = {
@@ -158,60 +155,6 @@ class Config:
         return {theirs: getattr(self, ours) for theirs, ours in RELEASED_NAMES.items()}
 
 
-# ------------------------------------------------------------------------------------------ packing
-
-
-def check_first(real: Tensor) -> None:
-    """UserError where an example of a mask (B, S) does not begin with a real token.
-
-    Then something else stands in the mask's place, such as the segments, which transformers takes
-    third. On a GPU the error comes later, so that nothing waits.
-    """
-    # The check would break a compiled graph, and an empty batch has no first column.
-    if torch.compiler.is_compiling() or not real.numel():
-        return
-    if real.device.type == "cuda":
-        torch._assert_async(real[:, 0].all(), "input_mask does not begin with 1")
-    elif not real[:, 0].all():
-        raise UserError(
-            "input_mask does not begin with 1 in every row; the order is model(input_ids, "
-            "segment_ids, input_mask), or name them: attention_mask=, token_type_ids="
-        )
-
-
-class Packing:
-    """The way from a padded batch (B, S, ...) to its T real tokens (T, ...), and back."""
-
-    def __init__(self, input_mask: Tensor):
-        real = input_mask.bool()
-        check_first(real)
-        self.real = real  # (B, S)
-        # The CPU waits for a GPU here, since T has to be known.
-        self.tokens = real.flatten().nonzero().squeeze(1)  # (T,) indices into B * S
-        # Nothing is padded: reshaping does.
-        self.full = len(self.tokens) == real.numel()
-        # (B, 1, 1, S), True: a token to look at
-        self.may_attend = None if self.full else real[:, None, None, :]
-
-    def pack(self, x: Tensor) -> Tensor:
-        """(B, S, ...) -> (T, ...)"""
-        x = x.flatten(0, 1)
-        return x if self.full else x[self.tokens]
-
-    def pad(self, x: Tensor) -> Tensor:
-        """(T, ...) -> (B, S, ...), zeros where padded"""
-        if not self.full:
-            empty = x.new_zeros(self.real.numel(), *x.shape[1:])
-            x = empty.index_copy_(0, self.tokens, x)
-        return x.unflatten(0, self.real.shape)
-
-    def rows(self, positions: Tensor) -> Tensor:
-        """(B, M) positions -> (B, M) indices into T"""
-        # Counting the real tokens up to each position gives its index among all of them.
-        index = self.real.flatten().cumsum(0) - 1
-        return index.view(self.real.shape).gather(1, positions)
-
-
 # -------------------------------------------------------------------------------------- the encoder
 
 
@@ -253,32 +196,24 @@ class SelfAttention(nn.Module):
     def __init__(self, cfg: Config):
         super().__init__()
         self.n_heads, self.p_drop = cfg.n_heads, cfg.p_drop_attn
+        self.flash = False  # True: by the GPU's kernel for packed tokens
         # Query, key and value in one product.
         self.qkv = Linear(cfg.dim, 3 * cfg.dim)
         self.out = Linear(cfg.dim, cfg.dim)
-
-    def split_heads(self, x: Tensor) -> Tensor:  # (B, S, D) -> (B, H, S, W)
-        return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
 
     def forward(
         self, x: Tensor, packing: Packing, rows: Tensor | None, maps: list[Tensor] | None
     ) -> Tensor:
         # (T, D) -> (T, D), or with rows (B, M) -> (B, M, D)
+        dim = x.shape[-1]
         if rows is None:
-            q, k, v = packing.pad(self.qkv(x)).chunk(3, dim=-1)  # (B, S, D) each
+            q, k, v = self.qkv(x).chunk(3, dim=-1)  # (T, D) each
         else:
-            # Keys and values of all tokens, queries of the wanted ones.
-            dim = x.shape[-1]
-            w_q, w_kv = self.qkv.weight.split((dim, 2 * dim))
-            b_q, b_kv = self.qkv.bias.split((dim, 2 * dim))
-            q = linear(x[rows], w_q, b_q)  # (B, M, D)
-            k, v = packing.pad(linear(x, w_kv, b_kv)).chunk(2, dim=-1)  # (B, S, D) each
-        # (B, S, D) -> (B, H, S, W) each; q has M rows where only those are asked for.
-        q, k, v = self.split_heads(q), self.split_heads(k), self.split_heads(v)
+            # Queries of the wanted tokens, keys and values of all.
+            q = self.qkv.part(x[rows], 0, dim)  # (B, M, D)
+            k, v = self.qkv.part(x, dim, 3 * dim).chunk(2, dim=-1)  # (T, D) each
         p_drop = self.p_drop if self.training else 0.0
-        out = attention(q, k, v, packing.may_attend, p_drop, maps)
-        out = out.transpose(1, 2).flatten(2)  # (B, H, S, W) -> (B, S, D)
-        return self.out(packing.pack(out) if rows is None else out)
+        return self.out(self_attention(q, k, v, packing, self.n_heads, p_drop, self.flash, maps))
 
 
 class FeedForward(nn.Module):
@@ -288,10 +223,10 @@ class FeedForward(nn.Module):
         super().__init__()
         self.fc1 = Linear(cfg.dim, cfg.dim_ff)
         self.fc2 = Linear(cfg.dim_ff, cfg.dim)
-        self.activation = ACTIVATIONS[cfg.hidden_act]
+        self.activation = cfg.hidden_act
 
     def forward(self, x: Tensor) -> Tensor:  # (T, D) -> (T, F) -> (T, D)
-        return self.fc2(self.activation(self.fc1(x)))
+        return self.fc2(self.fc1(x, self.activation))
 
 
 class Block(nn.Module):
@@ -335,7 +270,7 @@ class Transformer(Module):
         self,
         input_ids: Tensor,
         segment_ids: Tensor,
-        input_mask: Tensor,
+        input_mask: Mask,
         positions: Tensor | None = None,
         maps: list[Tensor] | None = None,
         outputs: list[Tensor] | None = None,
@@ -350,10 +285,9 @@ class Transformer(Module):
             outputs: gets what the embeddings and each block give, (T, D), the real tokens one after
                 the other.
         """
-        packing = Packing(input_mask)
-        # An index into B * S, modulo S, is the token's position in its example.
-        position = packing.tokens % input_ids.shape[1]
-        x = self.embedding(packing.pack(input_ids), position, packing.pack(segment_ids))  # (T, D)
+        packing = Packing.of(input_mask)
+        ids, segments = packing.pack(input_ids), packing.pack(segment_ids)
+        x = self.embedding(ids, packing.positions, segments)  # (T,) x 3 -> (T, D)
         last = len(self.blocks) - 1
         for i, block in enumerate(self.blocks):
             if outputs is not None:
@@ -396,10 +330,11 @@ class MaskedLM(nn.Module):
         self.dense = Linear(cfg.dim, cfg.dim)
         self.norm = nn.LayerNorm(cfg.dim, cfg.norm_eps)
         self.bias = nn.Parameter(torch.zeros(cfg.vocab_size))
-        self.activation = ACTIVATIONS[cfg.hidden_act]
+        self.activation = cfg.hidden_act
 
     def forward(self, x: Tensor, token_embedding: Tensor) -> Tensor:  # (..., D), (V, D) -> (..., V)
-        return linear(self.norm(self.activation(self.dense(x))), token_embedding, self.bias)
+        x = self.norm(self.dense(x, self.activation))
+        return linear(x, token_embedding, self.bias)
 
 
 class BertModel(Module):
@@ -427,12 +362,12 @@ class BertModel(Module):
             self.add_module(name, head)
         initialise(self, cfg.init_std)
 
-    def forward(self, input_ids: Tensor, segment_ids: Tensor, input_mask: Tensor) -> Any:
+    def forward(self, input_ids: Tensor, segment_ids: Tensor, input_mask: Mask) -> Any:
         """(B, S) x 3 -> the hidden states (B, S, D) and the pooled vectors (B, D)."""
         hidden = self.transformer(input_ids, segment_ids, input_mask)
         return hidden, self.pooler(hidden[:, 0])
 
-    def pool(self, input_ids: Tensor, segment_ids: Tensor, input_mask: Tensor) -> Tensor:
+    def pool(self, input_ids: Tensor, segment_ids: Tensor, input_mask: Mask) -> Tensor:
         """(B, S) x 3 -> (B, D), without computing what only other tokens need."""
         cls = input_ids.new_zeros(len(input_ids), 1)  # [CLS] is position 0
         return self.pooler(self.transformer(input_ids, segment_ids, input_mask, cls).squeeze(1))
@@ -479,7 +414,7 @@ class Classifier(BertModel):
         self,
         input_ids: Tensor | None = None,
         segment_ids: Tensor | None = None,
-        input_mask: Tensor | None = None,
+        input_mask: Mask | None = None,
         pooled: Tensor | None = None,
     ) -> Tensor:
         """(B, S) token ids, segment ids and mask, or pooled vectors (B, D), -> (B, labels)."""
@@ -499,11 +434,12 @@ class QuestionAnswering(BertModel):
         # An answer is found among the tokens, and nothing reads the pooled vector.
         super().__init__(cfg, lambda: {"answer": Linear(cfg.dim, 2)}, with_pooler=False)
 
-    def forward(self, input_ids: Tensor, segment_ids: Tensor, input_mask: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, segment_ids: Tensor, input_mask: Mask) -> Tensor:
         """(B, S) x 3 -> (B, S, 2), minus infinity for padding."""
-        scores = self.answer(self.transformer(input_ids, segment_ids, input_mask))
+        packing = Packing.of(input_mask)
+        scores = self.answer(self.transformer(input_ids, segment_ids, packing))
         # Padding can be neither a start nor an end, in the loss as in the answers.
-        return scores.masked_fill(input_mask[..., None] == 0, -torch.inf)
+        return scores.masked_fill(~packing.real[..., None], -torch.inf)
 
 
 class PretrainModel(BertModel):
@@ -521,7 +457,7 @@ class PretrainModel(BertModel):
         self,
         input_ids: Tensor,
         segment_ids: Tensor,
-        input_mask: Tensor,
+        input_mask: Mask,
         masked_positions: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """(B, S) x 3, (B, P) -> scores of the words there (B, P, V) and of the order (B, 2)."""

@@ -29,6 +29,7 @@ import train
 from cli import command
 from files import read_json, write_json
 from flags import check_mode, check_sample
+from packing import Packing
 from pretrained import Pretrained
 from pretraining.batches import Instances, PairBatches, PretrainBatch
 from pretraining.instances import FixedInstances
@@ -239,7 +240,7 @@ def get_loss(
         total = loss_lm + means["loss_clsf"]
     means["loss_total"] = total
     # Real tokens of an instance, from which the log derives the speed.
-    means["tokens"] = batch.input_mask.sum(1).float().mean()
+    means["tokens"] = Packing.of(batch.input_mask).real.sum(1).float().mean()
     return total, means
 
 

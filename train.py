@@ -20,7 +20,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,10 +34,11 @@ from inference import (
     Batch,
     Outputs,
     Source,
+    ahead,
     count_gpus,
     get_device,
-    move,
     predict,
+    prepare,
     rebuild,
     scores,
     wrap,
@@ -70,7 +71,9 @@ class Config:
     bias_correction: bool = False  # Adam's, which BERT leaves out
     log_steps: int = 10  # updates between lines of metrics.jsonl
     keep_checkpoints: int = 3  # newest model_steps_N.pt to keep beside the best; 0: all
-    compile: bool = False  # torch.compile the model (needs a C++ compiler)
+    attention: str = "sdpa"  # on a GPU: sdpa (PyTorch's, padded) or flash (real tokens alone, bf16)
+    compile: bool = False  # torch.compile each block (needs a C++ compiler; triton on a GPU)
+    cuda_graphs: bool = False  # with compile, on a GPU: launch a block's kernels as one
     # keep fewer activations and compute them again: less memory, a third more work
     checkpointing: bool = False
     head_lr: float | None = None  # learning rate of what lies above the encoder; None: lr
@@ -96,6 +99,11 @@ class Config:
                 f"gradient_accumulation={self.gradient_accumulation} is more than "
                 f"batch_size={self.batch_size}"
             )
+
+    def check_trainable(self) -> None:
+        """UserError where this describes predicting only."""
+        if self.dtype == "int8":
+            raise UserError("dtype=int8 is for evaluating and predicting; train in fp32 or bf16")
 
     @classmethod
     def from_json(cls, file: str | Path, **instead: Any) -> "Config":
@@ -149,7 +157,9 @@ EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "save_steps": COUNT,
     "save_minutes": (lambda value: 0 < value < 2**63, "more than 0, or null"),
     "total_steps": (from_to(1), "at least 1, or null to follow from n_epochs"),
-    "dtype": (("fp32", "bf16").__contains__, "fp32 or bf16"),
+    # fp32 or bf16 to train, and to predict int8 too
+    "dtype": (("fp32", "bf16", "int8").__contains__, "fp32 or bf16, or int8 to predict"),
+    "attention": (("sdpa", "flash").__contains__, "sdpa or flash"),
     "gradient_accumulation": COUNT,
     "weight_decay": AMOUNT,
     "max_grad_norm": (
@@ -250,6 +260,13 @@ class TrainState:
             self.best["since"] += 1
 
 
+class Parts(NamedTuple):
+    """What an update computes on."""
+
+    n_rows: int  # of the whole batch, in all processes
+    parts: list[tuple[Batch, float]]  # this process's rows, in parts, and each part's share
+
+
 class Trainer:
     """Trains a model on batches, in a folder that gets its checkpoints and metrics.
 
@@ -282,6 +299,7 @@ class Trainer:
                 "--shard True divides a model among processes, and this is one; start several with "
                 "torchrun"
             )
+        cfg.check_trainable()
         self.cfg, self.batches, self.contents = cfg, batches, contents or {}
         self.save_dir, self.log_dir = Path(save_dir), log_dir
         self.device = get_device()
@@ -293,7 +311,10 @@ class Trainer:
         # Parameters have to be divided before the optimizer is made, whose moments follow them.
         if shard:
             distributed.shard(model, self.device.type)
-        self.wrapped = wrap(model, self.device, cfg.dtype, self.n_gpus, cfg.compile)
+        flash = cfg.attention == "flash"
+        self.wrapped = wrap(
+            model, self.device, cfg.dtype, self.n_gpus, cfg.compile, cfg.cuda_graphs, flash
+        )
         # The Trainer knows no model: whatever can recompute its activations has this attribute.
         for module in model.modules():
             if hasattr(module, "checkpointing"):
@@ -383,7 +404,20 @@ class Trainer:
         # The run was stopped between an update and what follows it.
         if state.evaluation_pending:
             self.after_update(evaluation)
-        epoch = 0
+        # What the next updates compute on is made while this one is computed.
+        made = ahead(self.parts, range(state.step, self.total_steps))
+        with contextlib.closing(made):
+            self.run_epochs(replicas, get_loss, evaluation, made)
+
+    def run_epochs(
+        self,
+        replicas: nn.Module,
+        get_loss: GetLoss,
+        evaluation: Evaluation,
+        batches: Iterator[Parts],
+    ) -> None:
+        """The epochs that are left, each with a bar of its own."""
+        state, epoch = self.state, 0
         while not self.finished:
             # Epochs may differ in length, so that no division tells which epoch a step belongs to.
             while self.batches.first(epoch + 1) <= state.step:
@@ -395,7 +429,7 @@ class Trainer:
                 state.sums["epoch"] = {}
             with self.progress(start, end) as bar:
                 while state.step < end and not self.out_of_patience:
-                    self.update(replicas, get_loss, bar)
+                    self.update(replicas, get_loss, next(batches), bar)
                     # The bar of an epoch is closed before its evaluation prints anything.
                     if state.step < end:
                         self.after_update(evaluation)
@@ -411,14 +445,13 @@ class Trainer:
 
     # ---------------------------------------------------------------------------------- an update
 
-    def update(self, replicas: nn.Module, get_loss: GetLoss, bar: tqdm) -> None:
+    def update(self, replicas: nn.Module, get_loss: GetLoss, parts: Parts, bar: tqdm) -> None:
         """One update, and its metrics."""
         cfg, state = self.cfg, self.state
         assert self.log
         # Dropout's random numbers follow from the step alone, so no generator has to be saved.
         seed_step(cfg.seed, state.step)
-        n_rows = len(self.batches.rows(state.step))
-        means = self.backward(replicas, get_loss, n_rows)
+        means = self.backward(replicas, get_loss, parts)
         # The rate of this update; step() moves on to the next one.
         lr = self.optimizer.lr
         norm = self.optimizer.step(loss=means["loss"])
@@ -428,7 +461,7 @@ class Trainer:
         # From here on a signal saves a checkpoint that still owes the evaluation of this step.
         state.evaluation_pending = True
         state.add(means | {"grad_norm": norm})
-        self.log.tokens = self.log.tokens + means.get("tokens", 0) * n_rows
+        self.log.tokens = self.log.tokens + means.get("tokens", 0) * parts.n_rows
         logging, saving = self.is_due(cfg.log_steps), self.is_due(cfg.save_steps)
         # Reading a GPU's numbers makes the CPU wait for it.
         if logging or saving or self.device.type == "cpu":
@@ -443,24 +476,18 @@ class Trainer:
         """Whether what happens every so many updates, and after the last one, happens now."""
         return self.state.step == self.total_steps or self.state.step % interval == 0
 
-    def backward(self, replicas: nn.Module, get_loss: GetLoss, n_rows: int) -> dict[str, Tensor]:
-        """The gradients of a batch's mean loss, and the means of its metrics, the loss first.
-
-        Each process computes its rows of the batch, in gradient_accumulation parts.
-        """
-        step = self.state.step
+    def parts(self, step: int) -> Parts:
+        """This process's rows of a batch on the device, in gradient_accumulation parts."""
+        n_rows = len(self.batches.rows(step))
         # Rows r, r + w, ... of the batch, with w processes.
         n_mine = len(range(rank(), n_rows, size()))
         # With more processes than rows, some have none: they compute a row that counts nothing.
-        first = rank() if n_mine else 0
-        batch = move(self.batches.part(step, first, size()), self.device)
+        batch = self.batches.part(step, rank() if n_mine else 0, size())
         # The number of parts follows from the largest share of rows, and is the same in every
         # process: each part is a collective operation.
         n_parts = min(self.cfg.gradient_accumulation, -(-n_rows // size()))
-        parts = zip(*(tensor.tensor_split(n_parts) for tensor in batch), strict=True)
-        means: dict[str, Tensor] = {}
-        for i, tensors in enumerate(parts):
-            self.check_signals()
+        parts = []
+        for tensors in zip(*(tensor.tensor_split(n_parts) for tensor in batch), strict=True):
             part = rebuild(batch, tensors)
             # A part counts by its share of the batch's rows, so that parts of different size add up
             # to the mean.
@@ -468,7 +495,19 @@ class Trainer:
             if len(part[0]) == 0:
                 # Other processes have a row more, and all have to take part in every backward pass.
                 part, share = rebuild(batch, (tensor[:1] for tensor in batch)), 0.0
-            last = i == n_parts - 1
+            parts.append((self.prepare(part), share))
+        return Parts(n_rows, parts)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """A batch as it is computed, on the device."""
+        return prepare(batch, self.device, self.n_gpus == 1, self.cfg.cuda_graphs)
+
+    def backward(self, replicas: nn.Module, get_loss: GetLoss, parts: Parts) -> dict[str, Tensor]:
+        """The gradients of a batch's mean loss, and the means of its metrics, the loss first."""
+        means: dict[str, Tensor] = {}
+        for i, (part, share) in enumerate(parts.parts):
+            self.check_signals()
+            last = i == len(parts.parts) - 1
             # Averaging gradients once, with the last part, saves the traffic of all the others.
             with contextlib.nullcontext() if last else without_averaging(replicas):
                 loss, metrics = get_loss(replicas, part)
@@ -496,7 +535,7 @@ class Trainer:
         # The first backward decides in which order gradients are added up from the second on, and
         # in what memory parts are gathered. With one row of it before all else, a run that resumes
         # does as one that was never stopped.
-        row = move(self.batches.part(0, 0, len(self.batches.rows(0))), self.device)
+        row = self.prepare(self.batches.part(0, 0, len(self.batches.rows(0))))
         loss, _ = get_loss(replicas, row)
         loss.backward()
         self.optimizer.zero_grad()

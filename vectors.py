@@ -22,6 +22,7 @@ import inference
 import models
 import pretrained
 import train
+from packing import Packing
 from tasks.features import Batch, Batches, encode
 from tokenization import FullTokenizer
 from utils import UserError
@@ -123,7 +124,7 @@ def layer_outputs(
     chosen = torch.stack([blocks[layer] for layer in layers], dim=1)
     if pooling == "none":
         return chosen
-    lengths = batch.input_mask.sum(1)
+    lengths = Packing.of(batch.input_mask).real.sum(1)
     # [CLS] is the first token of each text, and texts follow each other.
     if pooling == "cls":
         return chosen[lengths.cumsum(0) - lengths]
@@ -156,4 +157,5 @@ def load(
     model, device = models.BertModel(start.config), inference.get_device()
     # A masked-LM checkpoint has no pooler, and token vectors need none.
     checkpoint.load(model, start.source, fresh=("pooler",))
+    inference.lay_out(model, device, dtype)
     return Encoder(model.to(device).eval(), start.tokenizer, max_len, device, batch_size, dtype)

@@ -181,7 +181,7 @@ def measure(
             their_step,
             lambda n: {k: t.to(device) for k, t in theirs[True][n].items()},
         ),
-        "ours": (our_step(False), lambda n: inference.move(ours[full[n]], torch.device(device))),
+        "ours": (our_step(False), lambda n: inference.prepare(ours[full[n]], torch.device(device))),
     }
     if compiled:
         sides["ours, compiled"] = (our_step(True), sides["ours"][1])
@@ -199,7 +199,9 @@ def measure(
             t = seconds(lambda step=step, inputs=inputs: step(inputs))
             if n >= 0:
                 taken[side] += t
-                mask = inputs["attention_mask"] if isinstance(inputs, dict) else inputs.input_mask
+                mask = (
+                    inputs["attention_mask"] if isinstance(inputs, dict) else inputs.input_mask.real
+                )
                 tokens[side] += int(mask.sum())
                 width[side] += mask.numel()
     per_second = {side: tokens[side] / taken[side] for side in sides}

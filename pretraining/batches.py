@@ -10,7 +10,8 @@ Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 
 import bisect
 import functools
-from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
+import threading
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -28,11 +29,18 @@ class PretrainBatch(NamedTuple, Generic[Array]):
 
     input_ids: Array  # (B, S)
     segment_ids: Array  # (B, S), 0 for [CLS] A [SEP], 1 for B [SEP]
-    input_mask: Array  # (B, S), 0 for padding
+    input_mask: Array  # (B, S), 0 for padding; or the Packing of it
     positions: Array  # (B, P) of the masked tokens, rising; 0 in an unused slot
     words: Array  # (B, P) ids that were there before masking; 0 in an unused slot
     weights: Array  # (B, P) of the slots in the loss; 0 in an unused slot
     order: Array  # (B,) 1 where B is text from another document
+
+    def packed(self, rounded: bool = False) -> "PretrainBatch":
+        """The same with the packing that the model would make of the mask."""
+        from packing import Packing
+
+        packing: Any = Packing.of(self.input_mask, rounded)  # type: ignore[arg-type]
+        return self._replace(input_mask=packing)
 
 
 class Instances(Protocol):
@@ -70,6 +78,8 @@ class PairBatches:
         self._group = functools.lru_cache(2)(self._make_group)
         self._epoch = functools.lru_cache(2)(self._make_epoch)
         self._first = [0]  # batch of each epoch, as far as known
+        # A thread may be making batches while the training loop asks where an epoch ends.
+        self._counting = threading.RLock()
 
     def __len__(self) -> int:
         """Batches of the first epoch; the last of an epoch may be smaller."""
@@ -77,10 +87,11 @@ class PairBatches:
 
     def first(self, epoch: int) -> int:
         """The number of an epoch's first batch; epochs differ a little in length."""
-        while len(self._first) <= epoch:
-            n_instances = int(self.instances.counts(len(self._first) - 1).sum())
-            n_batches = -(-n_instances // self.batch_size)
-            self._first.append(self._first[-1] + n_batches)
+        with self._counting:
+            while len(self._first) <= epoch:
+                n_instances = int(self.instances.counts(len(self._first) - 1).sum())
+                n_batches = -(-n_instances // self.batch_size)
+                self._first.append(self._first[-1] + n_batches)
         return self._first[epoch]
 
     def _find(self, n: int) -> tuple[int, int, int]:

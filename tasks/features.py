@@ -9,14 +9,16 @@ Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 
 import array
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from packing import Packing
 from tokenization import FullTokenizer
 from utils import UserError
 
@@ -33,17 +35,21 @@ class Batch(NamedTuple):
 
     input_ids: Tensor  # (B, S)
     segment_ids: Tensor  # (B, S)
-    input_mask: Tensor  # (B, S), 1: real token, 0: padding
+    input_mask: Tensor | Packing  # (B, S), 1: real token, 0: padding; or where the real ones are
     labels: Tensor  # (B,), or (B, labels)
 
     @property
-    def inputs(self) -> dict[str, Tensor]:
+    def inputs(self) -> dict[str, Any]:
         """What the model is called with."""
         return {
             "input_ids": self.input_ids,
             "segment_ids": self.segment_ids,
             "input_mask": self.input_mask,
         }
+
+    def packed(self, rounded: bool = False) -> "Batch":
+        """The same with the packing that the model would make of the mask."""
+        return self._replace(input_mask=Packing.of(self.input_mask, rounded))
 
 
 # ---------------------------------------------------------------------------------- texts to inputs
@@ -210,8 +216,8 @@ class Batches:
     def __init__(self, features: Features, batch_size: int, seed: int | None = None):
         self.features, self.batch_size, self.seed = features, batch_size, seed
         self.lengths = features.lengths
-        # The batches of the epoch asked for last: most requests are for its next one.
-        self._epoch, self._order = -1, [np.empty(0, int)]
+        # Two epochs: while one is trained on, a thread may be making batches of the next.
+        self._order = functools.lru_cache(2)(self.order)
 
     def __len__(self) -> int:
         """Batches of an epoch; the last of them may be smaller."""
@@ -224,9 +230,7 @@ class Batches:
     def rows(self, n: int) -> np.ndarray:
         """Which examples batch n has, (B,)."""
         epoch, i = divmod(n, len(self))
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, self.order(epoch)
-        return self._order[i]
+        return self._order(epoch)[i]
 
     def order(self, epoch: int) -> list[np.ndarray]:
         """The examples of each batch of an epoch."""

@@ -193,12 +193,13 @@ def test_dropout_stands_where_googles_does(
     cfg = Config(**{**vars(tiny), "n_layers": 2, "p_drop_hidden": 0.3, "p_drop_attn": 0.2})
     Classifier(cfg).train()(*padded_batch)
     tokens, first = (42, 32), (5, 1, 32)  # 42 real tokens; the last block goes on with [CLS] alone
+    lengths = (17, 9, 3, 12, 1)  # each another one, so that each is attended to by itself
     assert drawn == [
         (tokens, 0.3),  # embeddings
-        ((5, 4, 17, 17), 0.2),
+        *(((1, 4, n, n), 0.2) for n in lengths),
         (tokens, 0.3),
         (tokens, 0.3),  # attention, both sub-layers
-        ((5, 4, 1, 17), 0.2),
+        *(((1, 4, 1, n), 0.2) for n in lengths),
         (first, 0.3),
         (first, 0.3),
         ((5, 32), 0.3),  # and the pooled output

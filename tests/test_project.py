@@ -38,8 +38,8 @@ ROWS = {  # a module or package imports only from rows below its own
     "weights and runs": ("checkpoint", "runs"),
     "core": ("models", "optim", "inference", "tokenization"),
     "formats": ("formats", "tfrecords", "vocab", "cli"),
-    "ground": ("files", "flags", "distributed", "kernels"),
-    "base": ("utils",),
+    "ground": ("files", "flags", "distributed", "packing"),
+    "base": ("utils", "kernels"),
 }
 ROW_OF = {unit: row for row, units in ROWS.items() for unit in units}
 # What loads without torch, which takes seconds: preparing text, and what every module imports.
