@@ -172,9 +172,11 @@ class InferenceLinear(Linear):
 
     def find_form(self, first: int, last: int) -> Callable[[Tensor, str | None], Tensor]:
         """The product with some outputs, made when it is first asked for."""
-        # Who loads other weights into the model predicts with these.
-        if self.version != self.weight._version:
-            self.version, self.forms = self.weight._version, {}
+        # Who loads other weights into the model predicts with these. Weights that were made for
+        # inference have no version, and cannot be changed outside of it.
+        version = 0 if self.weight.is_inference() else self.weight._version
+        if self.version != version:
+            self.version, self.forms = version, {}
         if (first, last) not in self.forms:
             weight, bias = self.weight[first:last].detach(), self.bias[first:last].detach()
             self.forms[first, last] = FORMS[self.dtype](weight, bias)

@@ -82,7 +82,9 @@ class Packing(NamedTuple):
     def full(self) -> bool:
         """Whether nothing is padded, so that reshaping is enough."""
         # A compiled graph serves every batch, padded or not.
-        return not torch.compiler.is_compiling() and sum(self.lengths) == self.real.numel()
+        if torch.compiler.is_compiling():
+            return False
+        return sum(self.lengths) == self.real.numel() == len(self.cells)
 
     def pack(self, x: Tensor) -> Tensor:
         """(B, S, ...) -> (T, ...)"""
@@ -151,7 +153,8 @@ def self_attention(
     if flash and maps is None and q.dtype == torch.bfloat16:
         return attention_packed(q, k, v, packing, n_heads, p_drop)
     # The groups of a batch differ from the next one's, and would each need a graph of their own.
-    if q.device.type == "cpu" and maps is None and not torch.compiler.is_compiling():
+    eager = q.device.type == "cpu" and not torch.compiler.is_compiling()
+    if eager and maps is None and sum(packing.lengths) == len(packing.cells):
         return attention_by_length(q, k, v, packing.lengths, n_heads, p_drop)
     return attention_padded(q, k, v, packing, n_heads, p_drop, maps)
 
@@ -231,7 +234,7 @@ def flash_differs(device: torch.device) -> str:
             gradient = torch.autograd.grad(out.float().square().sum(), qkv)[0]
         except (AttributeError, RuntimeError, TypeError) as error:
             return str(error).split("\n")[0]
-        results.append((out.float(), gradient.float()))
+        results.append((out.detach().float(), gradient.float()))
     for name, padded, packed in zip(("outputs", "gradients"), *results, strict=True):
         difference = float((padded - packed).abs().max() / padded.abs().max())
         # bf16 has eight bits; a NaN is not less than anything.

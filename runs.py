@@ -37,6 +37,8 @@ USUAL: dict[str, tuple] = {
     "freeze_encoder": (False,),
     "boost": (False,),
     "reinit_layers": (0,),
+    "attention": ("sdpa",),
+    "cuda_graphs": (False,),
 }
 
 # Files that say that a folder holds a model.

@@ -93,6 +93,11 @@ class Config:
             raise UserError(
                 f"schedule={show(self.schedule)}{hint}; expected one of {', '.join(SCHEDULES)}"
             )
+        # Its kernel takes nothing else.
+        if self.attention == "flash" and self.dtype != "bf16":
+            raise UserError(f"attention=flash is computed in bf16, and dtype={self.dtype}")
+        if self.cuda_graphs and not self.compile:
+            raise UserError("cuda_graphs=true is a way of compiling; add compile=true")
         # A part without an example could not be computed.
         if self.gradient_accumulation > self.batch_size:
             raise UserError(

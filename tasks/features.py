@@ -209,8 +209,10 @@ class Batches:
 
     Every epoch visits each example once. Examples of similar length share a batch, so that little
     is padded: the shuffled examples are cut into groups of SHUFFLE_BATCHES batches, each group is
-    sorted by length and cut into batches, and all batches are shuffled. Without a seed nothing is
-    shuffled: the examples are sorted by length as a whole, for evaluation.
+    sorted by length and cut into batches, and all batches are shuffled.
+
+    Without a seed nothing is shuffled, for evaluation: all examples are sorted by length,
+    and a batch has as many as fit into the tokens of batch_size of the longest.
     """
 
     def __init__(self, features: Features, batch_size: int, seed: int | None = None):
@@ -220,7 +222,10 @@ class Batches:
         self._order = functools.lru_cache(2)(self.order)
 
     def __len__(self) -> int:
-        """Batches of an epoch; the last of them may be smaller."""
+        """Batches of an epoch."""
+        if self.seed is None:
+            return len(self._order(0))
+        # The last of them may be smaller.
         return -(-len(self.features) // self.batch_size)
 
     def first(self, epoch: int) -> int:
@@ -238,7 +243,8 @@ class Batches:
         if self.seed is None:
             # A stable sort, so that the order does not depend on NumPy's algorithm.
             by_length = np.argsort(lengths, kind="stable")
-            return cut(by_length, size)
+            tokens = size * max(lengths, default=0)
+            return cut_by_tokens(by_length, lengths[by_length], tokens)
         # The epoch is part of the seed, so any batch can be made without those before it.
         rng = np.random.default_rng([self.seed, epoch])
         groups = cut(rng.permutation(len(lengths)), size * SHUFFLE_BATCHES)
@@ -282,6 +288,18 @@ class Batches:
 def cut(values: np.ndarray, size: int) -> list[np.ndarray]:
     """An array in pieces of a size, the last one shorter."""
     return [values[i : i + size] for i in range(0, len(values), size)]
+
+
+def cut_by_tokens(rows: np.ndarray, lengths: np.ndarray, tokens: int) -> list[np.ndarray]:
+    """Rows of rising lengths in batches, each padded to its last one, of so many tokens at most."""
+    batches, start = [], 0
+    while start < len(rows):
+        # No later batch has more rows than fit of the next one's length.
+        candidates = lengths[start : start + tokens // lengths[start]]
+        n = int((candidates * np.arange(1, len(candidates) + 1) <= tokens).sum())
+        batches.append(rows[start : start + n])
+        start += n
+    return batches
 
 
 class PooledBatch(NamedTuple):

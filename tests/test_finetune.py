@@ -640,7 +640,7 @@ def records(shape: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = FullTokenizer(shape / "vocab.txt")
     for split in ("train", "dev"):
         features = task.load(shape / f"{split}.csv", tokenizer).features
-        batches = Batches(features, 1)
+        batches = Batches(features, 1, seed=0)
         rows = {int(batches.rows(n)[0]): batches[n] for n in range(len(features))}
         with tf.io.TFRecordWriter(str(folder / f"{split}.tf_record")) as writer:
             for i in [*range(len(features)), None]:

@@ -2,12 +2,18 @@
 meant.
 """
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+import inference
 import kernels
-from kernels import OneDNNLinear, linear, product
+import train
+from kernels import ACTIVATIONS, InferenceLinear, Linear, OneDNNLinear, linear, product
+from models import Classifier, Config
+from utils import UserError
 
 available = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
 
@@ -64,3 +70,117 @@ def test_everything_else_is_left_to_pytorch(kind: str, monkeypatch: pytest.Monke
         x, weight = x.double(), weight.double()
     with torch.autocast("cpu", torch.bfloat16, enabled=kind == "autocast"):
         assert torch.equal(linear(x, weight), F.linear(x, weight))
+
+
+# --------------------------------------------------------------------------------------- predicting
+
+
+def layer(dim: int = 384, out: int = 96) -> Linear:
+    torch.manual_seed(0)
+    found = Linear(dim, out)
+    torch.nn.init.normal_(found.bias)
+    return found
+
+
+def laid_out(plain: torch.nn.Module, dtype: str) -> torch.nn.Module:
+    model = copy.deepcopy(plain)
+    kernels.lay_out(model, dtype)
+    return model
+
+
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
+@pytest.mark.parametrize("blocks", [False, True])
+def test_a_layer_that_predicts_gives_the_same_products(
+    activation: str | None, blocks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "onednn_is_faster", lambda: blocks and available)
+    plain, x = layer(), torch.randn(5, 3, 384) * 2
+    fast = laid_out(plain, "fp32")
+    with torch.inference_mode():
+        exact = F.linear(x.double(), plain.weight.double(), plain.bias.double())
+        expected = ACTIVATIONS[activation](exact) if activation else exact
+        assert (fast(x, activation) - expected).abs().max() < 1e-5
+        assert (fast.part(x, 32, 96) - exact[..., 32:96]).abs().max() < 1e-5
+
+
+def test_bf16_products_are_those_of_autocast() -> None:
+    plain, x = layer(), torch.randn(7, 384)
+    fast = laid_out(plain, "bf16")
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(fast(x), plain(x))
+        assert torch.equal(fast.part(x, 0, 32), plain.part(x, 0, 32))
+
+
+def test_int8_products_are_those_of_rounded_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, x = layer(), torch.randn(9, 384)
+    for vnni, levels in ((True, 255), (False, 127)):
+        monkeypatch.setattr(kernels, "processor", lambda vnni=vnni: {"avx512_vnni": vnni})
+        with torch.inference_mode():
+            found = laid_out(plain, "int8")(x)
+        # Weights: 127 steps up to the largest of each output. Inputs: all steps between the least
+        # and the largest number, 0 among them.
+        scale = plain.weight.abs().amax(1, keepdim=True) / 127
+        weight = (plain.weight / scale).round() * scale
+        step = (x.max() - x.min()) / levels
+        zero = (-x.min() / step).round()
+        rounded = ((x / step + zero).round().clamp(0, levels) - zero) * step
+        expected = F.linear(rounded.double(), weight.double(), plain.bias.double())
+        assert (found - expected).abs().max() < 1e-4
+        assert 1e-3 < (found - plain(x)).abs().max() < 0.2
+
+
+def test_other_weights_and_training_are_noticed() -> None:
+    fast, x = laid_out(layer(), "int8"), torch.randn(4, 384)
+    with torch.inference_mode():
+        before = fast(x)
+    fast.load_state_dict({name: 2 * p for name, p in fast.state_dict().items()})
+    with torch.inference_mode():
+        assert torch.allclose(fast(x), 2 * before, atol=1e-4)
+    # Training is as exact as ever.
+    plain = Linear(384, 96)
+    plain.load_state_dict(fast.state_dict())
+    gradients = []
+    for model in (plain, fast):
+        assert torch.equal(model(x), plain(x))
+        gradients.append(torch.autograd.grad(model(x).square().sum(), list(model.parameters())))
+    for a, b in zip(*gradients, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_blocks_alone_are_computed_in_int8_and_heads_stay_exact(tiny: Config) -> None:
+    model = Classifier(tiny)
+    inference.lay_out(model, torch.device("cpu"), "int8")
+    kinds = {name: type(m) for name, m in model.named_modules() if isinstance(m, Linear)}
+    assert len(kinds) == 3 * 4 + 2
+    for name, kind in kinds.items():
+        assert (kind is InferenceLinear) == ("blocks" in name), name
+
+
+# --------------------------------------------------------------------------- what a processor lacks
+
+
+def test_bf16_is_computed_in_fp32_where_a_processor_has_no_such_products(
+    tiny: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    device, x = torch.device("cpu"), torch.ones(1, 5, dtype=torch.long)
+    found = {}
+    for name in ("avx512_bf16", "avx2"):
+        monkeypatch.setattr(kernels, "processor", lambda name=name: {name: True})
+        inference.usable_dtype.cache_clear()
+        torch.manual_seed(0)
+        model = inference.wrap(Classifier(tiny), device, "bf16").eval()
+        # Said once, not at every evaluation.
+        assert inference.usable_dtype("bf16", device) == ("bf16" if name != "avx2" else "fp32")
+        found[name] = model(x, x, x).dtype
+    inference.usable_dtype.cache_clear()
+    assert found == {"avx512_bf16": torch.bfloat16, "avx2": torch.float32}
+    err = capsys.readouterr().err
+    assert err.count("dtype=bf16: this processor multiplies no bf16 numbers") == 1
+
+
+def test_int8_is_for_predicting_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    inference.usable_dtype.cache_clear()
+    with pytest.raises(UserError, match="int8 is computed on a CPU; on a GPU name fp32 or bf16"):
+        inference.usable_dtype("int8", torch.device("cuda"))
+    with pytest.raises(UserError, match="int8 is for evaluating and predicting; train in fp32"):
+        train.Config(dtype="int8").check_trainable()

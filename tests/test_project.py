@@ -110,7 +110,8 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 def test_the_loop_knows_no_task_and_no_model() -> None:
     ours = reached("train") & FILES.keys()
-    assert ours == {"distributed", "files", "formats", "inference", "optim", "runs", "utils"}
+    below = {"distributed", "files", "formats", "kernels", "optim", "packing", "runs", "utils"}
+    assert ours == {"inference"} | below
 
 
 @pytest.mark.parametrize("name", LIGHT_INSIDE)
