@@ -60,7 +60,7 @@ def extract(
             pooling: none: of every token; cls: of [CLS]; mean: the mean over the tokens.
             max_len: tokens of a line at most; the rest is cut off.
             batch_size: lines that are computed at once.
-            dtype: of matrix products: fp32 or bf16.
+            dtype: of matrix products: fp32, bf16 or, on a CPU, int8.
         Weights:
             pretrain_file: a TensorFlow checkpoint, a Hugging Face folder, a .pt.
             model_cfg: JSON of the model's shape; default: what lies beside the weights.
