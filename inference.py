@@ -148,7 +148,7 @@ def usable_dtype(dtype: str, device: torch.device) -> str:
         return "fp32"
     if dtype == "int8" and device.type != "cpu":
         raise UserError("dtype=int8 is computed on a CPU; on a GPU name fp32 or bf16")
-    if dtype == "int8" and torch.backends.quantized.engine == "none":
+    if dtype == "int8" and not kernels.has_int8_products():
         raise UserError("dtype=int8 needs a PyTorch that multiplies 8-bit numbers; name fp32")
     return dtype
 
@@ -158,7 +158,7 @@ def lay_out(model: nn.Module, device: torch.device, dtype: str) -> None:
     dtype = usable_dtype(dtype, device)
     if device.type == "cpu":
         for block in blocks_of(model):
-            kernels.lay_out(block, dtype)
+            kernels.lay_out(block, int8=dtype == "int8")
 
 
 def wrap(

@@ -136,6 +136,12 @@ def has_bf16_products() -> bool:
     return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
 
 
+def has_int8_products() -> bool:
+    """Whether this PyTorch multiplies 8-bit numbers."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
+
+
+@functools.cache
 def processor() -> Mapping[str, Any]:
     """What the processor can do, by the names of torch.cpu.get_capabilities()."""
     if hasattr(torch.cpu, "get_capabilities"):
@@ -155,9 +161,10 @@ class InferenceLinear(Linear):
     output, while inputs are rounded to 8 bits between the least and the largest of a batch.
     """
 
-    dtype: str
+    int8: bool
     version: int  # of the weight that the forms were made of
-    forms: dict[tuple[int, int], Callable]  # outputs from the first to before the last -> product
+    # (dtype, outputs from the first, to before the last) -> product
+    forms: dict[tuple[str, int, int], Callable[[Tensor, str | None], Tensor]]
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         if torch.is_grad_enabled():
@@ -177,10 +184,12 @@ class InferenceLinear(Linear):
         version = 0 if self.weight.is_inference() else self.weight._version
         if self.version != version:
             self.version, self.forms = version, {}
-        if (first, last) not in self.forms:
+        dtype = "bf16" if torch.is_autocast_enabled("cpu") else "fp32"
+        key = ("int8" if self.int8 else dtype, first, last)
+        if key not in self.forms:
             weight, bias = self.weight[first:last].detach(), self.bias[first:last].detach()
-            self.forms[first, last] = FORMS[self.dtype](weight, bias)
-        return self.forms[first, last]
+            self.forms[key] = FORMS[key[0]](weight, bias)
+        return self.forms[key]
 
 
 def fp32_form(weight: Tensor, bias: Tensor) -> Callable[[Tensor, str | None], Tensor]:
@@ -204,35 +213,56 @@ def bf16_form(weight: Tensor, bias: Tensor) -> Callable[[Tensor, str | None], Te
 
 def int8_form(weight: Tensor, bias: Tensor) -> Callable[[Tensor, str | None], Tensor]:
     """A product of 8-bit numbers, given back in float32."""
-    scale = weight.abs().amax(1).clamp(min=1e-12).double() / 127
-    zero = torch.zeros(len(weight), dtype=torch.long)
-    whole = torch.quantize_per_channel(weight, scale, zero, 0, torch.qint8)
-    packed = torch.ops.quantized.linear_prepack(whole, bias)
-    # Without VNNI two products are added in 16 bits; inputs of 7 bits do not overflow these.
-    known = processor()
-    seven_bits = not (known.get("avx512_vnni") or known.get("avx_vnni"))
+    scales = weight.abs().amax(1).clamp(min=1e-12) / 127
+    rounded = (weight / scales[:, None]).round().to(torch.int8)
+    zeros = torch.zeros(len(weight), dtype=torch.int32)
+    # PyTorch has these operators for its compiler, as that of `product`.
+    blocks = torch.ops.onednn.qlinear_prepack(rounded, None)
 
     def multiply(x: Tensor, activation: str | None) -> Tensor:
-        y = torch.ops.quantized.linear_dynamic(x.contiguous(), packed, seven_bits)
-        return ACTIVATIONS[activation](y) if activation else y
+        inputs, scale, zero = to_8_bits(x.flatten(0, -2))
+        name, kind = ONEDNN_NAMES[activation]
+        y = torch.ops.onednn.qlinear_pointwise(
+            inputs, scale, zero, blocks, scales, zeros, bias, 1.0, 0, torch.float32, name, [], kind
+        )
+        return y.view(*x.shape[:-1], -1)
 
     return multiply
+
+
+def to_8_bits(x: Tensor) -> tuple[Tensor, float, int]:
+    """Numbers in equal steps from the least to the largest, the size of a step, and which is 0."""
+    known = processor()
+    # Without VNNI two products are added in 16 bits; inputs of 7 bits do not overflow these.
+    n_steps = 255 if known.get("avx512_vnni") or known.get("avx_vnni") else 127
+    least, largest = (float(value) for value in x.aminmax())
+    least, largest = min(least, 0.0), max(largest, 0.0)
+    step = max((largest - least) / n_steps, 1e-30)
+    if not math.isfinite(step):
+        # As other products of such numbers; a scale that is not finite makes all of them NaN.
+        return torch.zeros_like(x, dtype=torch.uint8), math.nan, 0
+    zero = round(-least / step)
+    # Half a step more, since a conversion cuts off what is behind the point.
+    steps = x.add(step * (zero + 0.5)).mul_(1 / step).clamp_(0, n_steps)
+    return steps.to(torch.uint8), step, zero
 
 
 FORMS = {"fp32": fp32_form, "bf16": bf16_form, "int8": int8_form}
 
 
-def lay_out(model: nn.Module, dtype: str) -> None:
-    """Let a model's products on a CPU predict in a dtype, as fast as they can.
+def lay_out(model: nn.Module, int8: bool = False) -> None:
+    """Let a model's products on a CPU predict as fast as they can, or in 8 bits.
 
     Its parameters stay what they are. The forms take as much memory again in float32, half of it in
     bf16 and a quarter in int8.
     """
     for layer in model.modules():
-        if isinstance(layer, Linear):
+        # What has been laid out already keeps its forms.
+        if isinstance(layer, Linear) and not isinstance(layer, InferenceLinear):
             layer.__class__ = InferenceLinear
-            assert isinstance(layer, InferenceLinear)
-            layer.dtype, layer.version, layer.forms = dtype, -1, {}
+            layer.version, layer.forms = -1, {}  # type: ignore[assignment]
+        if isinstance(layer, InferenceLinear):
+            layer.int8 = int8
 
 
 # ------------------------------------------------------------------------------------------ dropout

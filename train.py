@@ -511,7 +511,9 @@ class Trainer:
         """The gradients of a batch's mean loss, and the means of its metrics, the loss first."""
         means: dict[str, Tensor] = {}
         for i, (part, share) in enumerate(parts.parts):
-            self.check_signals()
+            # Asking the other processes costs a GPU more than a part, and its steps are short.
+            if i == 0 or self.device.type == "cpu":
+                self.check_signals()
             last = i == len(parts.parts) - 1
             # Averaging gradients once, with the last part, saves the traffic of all the others.
             with contextlib.nullcontext() if last else without_averaging(replicas):

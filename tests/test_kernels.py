@@ -82,9 +82,9 @@ def layer(dim: int = 384, out: int = 96) -> Linear:
     return found
 
 
-def laid_out(plain: torch.nn.Module, dtype: str) -> torch.nn.Module:
+def laid_out(plain: torch.nn.Module, int8: bool = False) -> torch.nn.Module:
     model = copy.deepcopy(plain)
-    kernels.lay_out(model, dtype)
+    kernels.lay_out(model, int8)
     return model
 
 
@@ -95,7 +95,7 @@ def test_a_layer_that_predicts_gives_the_same_products(
 ) -> None:
     monkeypatch.setattr(kernels, "onednn_is_faster", lambda: blocks and available)
     plain, x = layer(), torch.randn(5, 3, 384) * 2
-    fast = laid_out(plain, "fp32")
+    fast = laid_out(plain)
     with torch.inference_mode():
         exact = F.linear(x.double(), plain.weight.double(), plain.bias.double())
         expected = ACTIVATIONS[activation](exact) if activation else exact
@@ -105,10 +105,14 @@ def test_a_layer_that_predicts_gives_the_same_products(
 
 def test_bf16_products_are_those_of_autocast() -> None:
     plain, x = layer(), torch.randn(7, 384)
-    fast = laid_out(plain, "bf16")
+    fast = laid_out(plain)
+    with torch.inference_mode():
+        before = fast(x)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(fast(x), plain(x))
         assert torch.equal(fast.part(x, 0, 32), plain.part(x, 0, 32))
+    with torch.inference_mode():
+        assert torch.equal(fast(x), before)
 
 
 def test_int8_products_are_those_of_rounded_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +120,7 @@ def test_int8_products_are_those_of_rounded_numbers(monkeypatch: pytest.MonkeyPa
     for vnni, levels in ((True, 255), (False, 127)):
         monkeypatch.setattr(kernels, "processor", lambda vnni=vnni: {"avx512_vnni": vnni})
         with torch.inference_mode():
-            found = laid_out(plain, "int8")(x)
+            found = laid_out(plain, int8=True)(x)
         # Weights: 127 steps up to the largest of each output. Inputs: all steps between the least
         # and the largest number, 0 among them.
         scale = plain.weight.abs().amax(1, keepdim=True) / 127
@@ -130,7 +134,7 @@ def test_int8_products_are_those_of_rounded_numbers(monkeypatch: pytest.MonkeyPa
 
 
 def test_other_weights_and_training_are_noticed() -> None:
-    fast, x = laid_out(layer(), "int8"), torch.randn(4, 384)
+    fast, x = laid_out(layer(), int8=True), torch.randn(4, 384)
     with torch.inference_mode():
         before = fast(x)
     fast.load_state_dict({name: 2 * p for name, p in fast.state_dict().items()})
@@ -184,3 +188,17 @@ def test_int8_is_for_predicting_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> Non
         inference.usable_dtype("int8", torch.device("cuda"))
     with pytest.raises(UserError, match="int8 is for evaluating and predicting; train in fp32"):
         train.Config(dtype="int8").check_trainable()
+
+
+@pytest.mark.parametrize("numbers", [[0.0, 0.0], [1.0, 3.0], [-3.0, -1.0], [-0.0412, 1.0]])
+def test_a_step_of_8_bits_is_the_largest_error(numbers: list[float]) -> None:
+    x = torch.cat([torch.tensor(numbers), torch.linspace(*numbers, 999)])[None]
+    steps, step, zero = kernels.to_8_bits(x)
+    assert ((steps.double() - zero) * step - x).abs().max() <= 0.5001 * step + 1e-12
+
+
+def test_numbers_that_are_not_finite_stay_so_in_int8() -> None:
+    x = torch.randn(3, 384)
+    x[1, 5] = torch.inf
+    with torch.inference_mode():
+        assert not laid_out(layer(), int8=True)(x).isfinite().any()
