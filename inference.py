@@ -100,6 +100,9 @@ def get_device() -> torch.device:
     """The GPU if there is one, each process of a machine its own, else the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
+    # cuDNN's attention makes a plan for every new shape, which takes longer than MRPC's training;
+    # and in some versions it drops a sixteenth or an eighth where a tenth is asked for.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     # LOCAL_RANK counts the processes of one machine, as CUDA's device numbers do.
     return torch.device("cuda", distributed.local_rank() if size() > 1 else 0)
 
@@ -127,12 +130,16 @@ class Autocast(nn.Module):
     It belongs inside DataParallel, whose threads do not inherit autocast.
     """
 
-    def __init__(self, model: Any, device: torch.device, dtype: str):
+    def __init__(self, model: Any, device: torch.device, dtype: str, cuda_graphs: bool = False):
         super().__init__()
         self.model, self.device_type, self.enabled = model, device.type, dtype == "bf16"
+        self.cuda_graphs = cuda_graphs
 
     def forward(self, *inputs: Any, **more: Any) -> Any:
         """The model's own forward."""
+        # From here on graphs may write over what they gave the last time.
+        if self.cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.enabled):
             return self.model(*inputs, **more)
 
@@ -177,16 +184,17 @@ def wrap(
         cuda_graphs: launch the kernels of a block as one.
         flash: attention by the GPU's kernel for packed tokens, if it proves right.
     """
-    if compiled and n_gpus > 1:
+    if (compiled or flash) and n_gpus > 1:
+        setting = "compile=true" if compiled else "attention=flash"
         raise UserError(
-            f"compile=true works on one GPU, and {n_gpus} are visible; add --data_parallel False"
+            f"{setting} works on one GPU, and {n_gpus} are visible; add --data_parallel False"
         )
     # Before compiling, since what is compiled depends on the device.
     model.to(device)
-    set_flash(model, device, flash and n_gpus == 1)
+    set_flash(model, device, flash)
     if compiled:
         compile_blocks(model, device, cuda_graphs)
-    wrapped = Autocast(model, device, usable_dtype(dtype, device))
+    wrapped = Autocast(model, device, usable_dtype(dtype, device), cuda_graphs)
     return nn.DataParallel(wrapped) if n_gpus > 1 else wrapped
 
 
@@ -197,20 +205,24 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 
 def set_flash(model: nn.Module, device: torch.device, flash: bool) -> None:
     """Let attention use the kernel for packed tokens, or say why it is not used."""
-    if flash and (reason := packing.flash_differs(device)):
-        note(f"attention=flash does not work here ({reason}); attention=sdpa instead")
-        flash = False
     for module in model.modules():
-        if hasattr(module, "flash"):
-            module.flash = flash  # type: ignore[assignment]
+        if not hasattr(module, "flash"):
+            continue
+        if flash and (reason := packing.flash_differs(device, module.head_dim)):
+            note(f"attention=flash does not work here ({reason}); attention=sdpa instead")
+            flash = False
+        module.flash = flash  # type: ignore[assignment]
 
 
 def compile_blocks(model: nn.Module, device: torch.device, cuda_graphs: bool) -> None:
     """Compile each block; all of the same class share the graph."""
     if not has_compiler(device):
-        needed = "a C++ compiler (g++, or one named by CXX)" if device.type == "cpu" else "triton"
+        needed = "a C++ compiler (g++, or one named by CXX)"
+        needed += " and triton" if device.type == "cuda" else ""
         raise UserError(f"compile=true needs {needed}; install it, or leave compile out")
     mode = "reduce-overhead" if cuda_graphs else None
+    # One for each kind of block, of gradients or none, of a single row; eight are soon used up.
+    torch._dynamo.config.recompile_limit = 64
     for block in blocks_of(model):
         # Lengths differ from batch to batch; without dynamic shapes each would be compiled anew.
         block.compile(dynamic=True, fullgraph=True, mode=mode)
@@ -218,8 +230,9 @@ def compile_blocks(model: nn.Module, device: torch.device, cuda_graphs: bool) ->
 
 def has_compiler(device: torch.device) -> bool:
     """Whether what torch.compile generates can be built here."""
-    if device.type == "cuda":
-        return importlib.util.find_spec("triton") is not None
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        return False
+    # triton needs one of C, which comes with it.
     return any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "clang++"))
 
 
@@ -255,6 +268,7 @@ def infer(
         lay_out(model, device, dtype)
     n_batches = len(batches)
     packed = not isinstance(model, nn.DataParallel)
+    rounded = getattr(model, "cuda_graphs", False)
     # Processes take turns rather than rows: a batch keeps the lengths that it was sorted for.
     numbers = range(rank(), rank() + n_batches, size())
 
@@ -263,7 +277,7 @@ def infer(
         # same number of calls. Where the batches do not go round, some compute the last one again,
         # and what comes of it belongs to no rows.
         rows = batches.rows(n) if n < n_batches else None
-        return rows, prepare(batches[min(n, n_batches - 1)], device, packed)
+        return rows, prepare(batches[min(n, n_batches - 1)], device, packed, rounded)
 
     bar_of = tqdm(total=len(numbers), desc="Iter", disable=not bar or rank() > 0)
     with bar_of, contextlib.closing(ahead(make, numbers)) as made:

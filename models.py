@@ -196,6 +196,7 @@ class SelfAttention(nn.Module):
     def __init__(self, cfg: Config):
         super().__init__()
         self.n_heads, self.p_drop = cfg.n_heads, cfg.p_drop_attn
+        self.head_dim = cfg.dim // cfg.n_heads
         self.flash = False  # True: by the GPU's kernel for packed tokens
         # Query, key and value in one product.
         self.qkv = Linear(cfg.dim, 3 * cfg.dim)

@@ -222,7 +222,7 @@ class BertAdam(torch.optim.AdamW):
         # 2**24 + 1 is 2**24 in float32, so that counting up leaves the step alone.
         step = 0.0 if self.bias_correction else 2.0**24
         return {
-            "step": torch.tensor(step, device=parameter.device),
+            "step": torch.full((), step, device=parameter.device),
             "exp_avg": torch.zeros_like(parameter),
             "exp_avg_sq": torch.zeros_like(parameter),
         }

@@ -52,6 +52,7 @@ class Packing(NamedTuple):
     positions: Tensor  # (T,) of each token in its example: its column in the padded batch
     starts: Tensor  # (B + 1,) int32: where each example starts among the T, and the end
     lengths: tuple[int, ...]  # (B,) tokens of each example
+    longest: int  # no example has more
 
     @classmethod
     def of(cls, input_mask: Union[Tensor, "Packing"], rounded: bool = False) -> "Packing":
@@ -61,7 +62,8 @@ class Packing(NamedTuple):
 
         Args:
             rounded: make up T with [PAD] to one of eight sizes between a power of two and the next,
-                so that sizes repeat from batch to batch. These tokens are an example of their own.
+                so that sizes repeat from batch to batch. These tokens, if there are any, are one
+                more example.
         """
         if isinstance(input_mask, Packing):
             return input_mask
@@ -71,12 +73,16 @@ class Packing(NamedTuple):
         cells = real.flatten().nonzero().squeeze(1)
         n_tokens = real.sum(1)
         starts = F.pad(n_tokens.cumsum(0), (1, 0))
-        if rounded and (extra := -len(cells) % size_step(len(cells))):
+        longest = n_columns
+        if rounded:
+            extra = -len(cells) % size_step(len(cells))
             # One past the last cell: pack() finds a [PAD] there, and pad() drops what comes of it.
             cells = F.pad(cells, (0, extra), value=real.numel())
             starts = F.pad(starts, (0, 1), value=len(cells))
+            # A power of two, which repeats from batch to batch as well.
+            longest = 1 << (max(n_columns, extra) - 1).bit_length()
         positions = cells % n_columns if n_columns else cells
-        return cls(real, cells, positions, starts.int(), tuple(n_tokens.tolist()))
+        return cls(real, cells, positions, starts.int(), tuple(n_tokens.tolist()), longest)
 
     @property
     def full(self) -> bool:
@@ -199,8 +205,8 @@ def attention_packed(
     q: Tensor, k: Tensor, v: Tensor, packing: Packing, n_heads: int, p_drop: float
 ) -> Tensor:
     """The list of tokens as it is, by the kernel of Dao et al., "FlashAttention-2"."""
-    starts, n_columns = packing.starts, packing.real.shape[1]
-    starts_q, longest_q = starts, n_columns
+    starts, longest = packing.starts, packing.longest
+    starts_q, longest_q = starts, longest
     if q.dim() == 3:
         # M queries of each example, and none of the tokens that make up a round number.
         longest_q = q.shape[1]
@@ -210,35 +216,49 @@ def attention_packed(
     heads = (x.flatten(0, -2).unflatten(-1, (n_heads, -1)) for x in (q, k, v))
     # An operator of PyTorch's own attention. varlen_attn, its public form, cannot drop.
     out = torch.ops.aten._flash_attention_forward(
-        *heads, starts_q, starts, longest_q, n_columns, p_drop, False, False
+        *heads, starts_q, starts, longest_q, longest, p_drop, False, False
     )[0]
     return out.flatten(-2).view(q.shape)
 
 
 @functools.cache
-def flash_differs(device: torch.device) -> str:
-    """How the flash kernel's outputs and gradients differ from the padded way's; "": they do not.
+def flash_differs(device: torch.device, width: int) -> str:
+    """How the flash kernel's outputs or gradients differ from the padded way's; "": they do not.
 
-    It is private to PyTorch, so each run tries it before relying on it.
+    It is private to PyTorch, so each run tries it before relying on it, with heads of its width:
+    for all tokens and for the first of each example, with tokens to a round number and without.
     """
-    mask = torch.arange(40) < torch.tensor([40, 7, 1, 23])[:, None]
-    packing = Packing.of(mask.to(device))
+    mask = (torch.arange(40) < torch.tensor([40, 7, 1, 23])[:, None]).to(device)
+    first = torch.zeros(4, 1, dtype=torch.long, device=device)
     generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(3, len(packing.cells), 64, generator=generator).to(device, torch.bfloat16)
-    results = []
-    for flash in (False, True):
-        qkv = inputs.clone().requires_grad_()
-        try:
-            q, k, v = qkv.unbind()
-            out = self_attention(q, k, v, packing, 2, flash=flash)
-            gradient = torch.autograd.grad(out.float().square().sum(), qkv)[0]
-        except (AttributeError, RuntimeError, TypeError) as error:
-            # PyTorch goes on to list what it could have done elsewhere.
-            return str(error).split("\n")[0].split(". ")[0]
-        results.append((out.detach().float(), gradient.float()))
-    for name, padded, packed in zip(("outputs", "gradients"), *results, strict=True):
-        difference = float((padded - packed).abs().max() / padded.abs().max())
-        # bf16 has eight bits; a NaN is not less than anything.
-        if not difference < 0.02:
-            return f"{name} differ by {difference:.2g} of the largest"
+    for rounded in (False, True):
+        packing = Packing.of(mask, rounded)
+        inputs = torch.randn(3, len(packing.cells), 2 * width, generator=generator)
+        for rows in (None, packing.rows(first)):
+            results = []
+            for flash in (False, True):
+                qkv = inputs.to(device, torch.bfloat16).requires_grad_()
+                try:
+                    results.append(attend_once(qkv, packing, rows, flash))
+                except (AttributeError, RuntimeError, TypeError) as error:
+                    # PyTorch goes on to list what it could have done elsewhere.
+                    return str(error).split("\n")[0].split(". ")[0]
+            for name, padded, packed in zip(("outputs", "gradients"), *results, strict=True):
+                difference = float((padded - packed).abs().max() / padded.abs().max())
+                # bf16 has eight bits; a NaN is not less than anything.
+                if not difference < 0.02:
+                    return f"{name} differ by {difference:.2g} of the largest"
     return ""
+
+
+def attend_once(
+    qkv: Tensor, packing: Packing, rows: Tensor | None, flash: bool
+) -> tuple[Tensor, Tensor]:
+    """The outputs of two heads, and the gradient of the sum of their squares; of real tokens."""
+    q, k, v = qkv.unbind()
+    q = q if rows is None else q[rows]
+    out = self_attention(q, k, v, packing, 2, flash=flash).float()
+    # What tokens give that make up a round number is dropped.
+    out = out if rows is not None else out[: sum(packing.lengths)]
+    (gradient,) = torch.autograd.grad(out.square().sum(), qkv)
+    return out.detach(), gradient.float()

@@ -98,6 +98,9 @@ class Config:
             raise UserError(f"attention=flash is computed in bf16, and dtype={self.dtype}")
         if self.cuda_graphs and not self.compile:
             raise UserError("cuda_graphs=true is a way of compiling; add compile=true")
+        # A graph writes over the gradients, or the activations, that it gave before.
+        if self.cuda_graphs and (self.gradient_accumulation > 1 or self.checkpointing):
+            raise UserError("cuda_graphs=true needs gradient_accumulation=1 and no checkpointing")
         # A part without an example could not be computed.
         if self.gradient_accumulation > self.batch_size:
             raise UserError(

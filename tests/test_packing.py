@@ -1,6 +1,7 @@
 """Packed batches: the same numbers as padded ones, and nothing that a GPU has to wait for."""
 
 import itertools
+import math
 import random
 import threading
 import time
@@ -101,6 +102,16 @@ def test_what_makes_up_a_round_size_changes_no_gradient(tiny: Config, padded_bat
         assert not model.transformer.embedding.token.weight.grad[0].any()
     for a, b in zip(*found, strict=True):
         assert torch.equal(a, b)
+
+
+def test_what_makes_up_a_round_size_may_be_longer_than_every_example() -> None:
+    # 2,049 tokens of examples of three, and 255 that are added: the kernel has to look that far.
+    packed = Packing.of(torch.ones(683, 3), rounded=True)
+    assert (len(packed.cells), packed.starts[-2:].tolist()) == (2304, [2049, 2304])
+    assert packed.longest == 256
+    # There is one more example even where nothing is added, so that shapes repeat.
+    packed = Packing.of(torch.ones(4, 16), rounded=True)
+    assert (packed.starts.tolist(), packed.longest) == ([0, 16, 32, 48, 64, 64], 16)
 
 
 def test_sizes_are_eight_between_a_power_of_two_and_the_next() -> None:
@@ -224,17 +235,30 @@ def test_without_the_kernel_the_padded_way_is_taken_and_a_note_says_why(
     assert "attention=flash does not work here (" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("factor", "expected"), [(1.0, ""), (1.1, "outputs differ by 0.09")])
+@pytest.mark.parametrize(
+    ("factor", "when", "expected"),
+    [
+        (1.0, "always", ""),
+        (1.1, "always", "outputs differ by 0.09"),
+        (1.1, "some", "outputs differ by "),
+        (1.1, "rounded", "outputs differ by "),
+        (math.nan, "rounded", "outputs differ by nan"),
+    ],
+)
 def test_the_kernel_is_tried_against_the_padded_way(
-    factor: float, expected: str, monkeypatch: pytest.MonkeyPatch
+    factor: float, when: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def kernel(*inputs: Any) -> torch.Tensor:
-        return factor * packing.attention_padded(*inputs, None)
+    def kernel(q: torch.Tensor, k: Any, v: Any, packed: Packing, *more: Any) -> torch.Tensor:
+        made_up = len(packed.cells) > sum(packed.lengths)
+        wrong = {"always": True, "some": q.dim() == 3, "rounded": made_up}[when]
+        out = packing.attention_padded(q, k, v, packed, *more, None)
+        return out * factor if wrong else out
 
     packing.flash_differs.cache_clear()
     monkeypatch.setattr(packing, "attention_packed", kernel)
-    assert packing.flash_differs(torch.device("cpu")).startswith(expected)
-    assert bool(packing.flash_differs(torch.device("cpu"))) == bool(expected)
+    found = packing.flash_differs(torch.device("cpu"), 16)
+    assert found.startswith(expected)
+    assert bool(found) == bool(expected)
     packing.flash_differs.cache_clear()
 
 
@@ -318,6 +342,10 @@ def test_short_inputs_share_larger_batches_when_nothing_is_shuffled() -> None:
     [
         ({"attention": "flash"}, "attention=flash is computed in bf16, and dtype=fp32"),
         ({"attention": "fast"}, "attention='fast'; expected sdpa or flash"),
+        (
+            {"cuda_graphs": True, "compile": True, "gradient_accumulation": 2},
+            "cuda_graphs=true needs gradient_accumulation=1",
+        ),
         ({"cuda_graphs": True}, "cuda_graphs=true is a way of compiling; add compile=true"),
     ],
 )
@@ -333,3 +361,11 @@ def test_compiling_without_a_compiler_is_refused(
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(UserError, match=r"compile=true needs a C\+\+ compiler"):
         inference.wrap(Classifier(tiny), torch.device("cpu"), compiled=True)
+
+
+def test_on_a_gpu_the_attention_of_cudnn_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    assert inference.get_device() == torch.device("cuda", 0)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(before)
