@@ -1,0 +1,787 @@
+"""What one GPU does: attention, exactness, training, fine-tuning, inference, in ten minutes.
+
+    $ python benchmarks/gpu.py [--minutes 10] [--out gpu.jsonl] [--tiny True]
+
+Random token ids and random weights: nothing is downloaded. Each row is written as soon as it is
+measured. What fails becomes a row with the error, and what does not fit in the time a row that says
+so. With --tiny True all models are tiny, and a CPU will do for what needs no GPU.
+
+Tokens are real ones, without padding. The share of the matrix rate is 6 x (weights of the blocks) x
+(tokens), and 6 x (weights of the masked-word head) x (masked tokens), a second, over the fastest
+product of part 1. transformers gets fused AdamW, and no mask where nothing is padded; it scores the
+vocabulary for every token, ours for the masked ones.
+"""
+
+import contextlib
+import dataclasses
+import gc
+import importlib
+import io
+import itertools
+import json
+import math
+import re
+import signal
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from common import ROOT, median_seconds, report, seconds
+from finetuning import DTYPES
+from torch import Tensor, nn
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+import inference
+import models
+import packing
+import pretrain
+import train
+from cli import command
+from optim import BertAdam, parameter_groups
+from pretraining.batches import PretrainBatch
+from tasks.features import Batches, Features
+from utils import UserError
+
+SHAPES = {  # width, layers, heads
+    "tiny": (32, 2, 2),
+    "small": (128, 3, 4),
+    "minilm": (384, 6, 12),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+}
+LENGTHS = {  # of an input in tokens: the mean, the deviation of the logarithm, the most
+    "MRPC": (53, 0.3, 128),
+    "SST-2": (13, 0.6, 128),
+    "SQuAD": (600, 0.4, 384),  # most windows are full
+    "128": (10_000, 0.0, 128),
+    "512": (10_000, 0.0, 512),
+}
+# Our ways to compute: arguments of inference.wrap. "without cuDNN" is seen to by Bench.measure.
+WAYS: dict[str, dict[str, bool]] = {
+    "sdpa": {},
+    "sdpa without cuDNN": {},
+    "flash": {"flash": True},
+    "flash, compiled": {"flash": True, "compiled": True},
+    "flash, CUDA graphs": {"flash": True, "compiled": True, "cuda_graphs": True},
+}
+# Attention's ways, and a model's; last comes what cuDNN makes slow the first time.
+ATTENTION = ("flash", "sdpa without cuDNN", "sdpa")
+SIDES = ("flash", "sdpa without cuDNN", "transformers without cuDNN", "sdpa", "transformers")
+SIZES = {"32 rows": 32, "4k tokens": 32, "16k tokens": 128, "32k tokens": 256}  # of 128 tokens
+ON_CPU = ("", "sdpa", "transformers")  # all other ways need a GPU
+
+Found = tuple[Any, str, str]  # a value, its unit, and what else there is to say
+
+
+class Case(NamedTuple):
+    """What is trained: pre-training on inputs of one length, or fine-tuning."""
+
+    model: str
+    kind: str  # of LENGTHS
+    n_rows: int  # of a batch
+
+
+BASE = Case("base", "128", 256)
+LARGE = Case("large", "128", 128)
+MRPC = Case("base", "MRPC", 32)
+CASES = (BASE, Case("base", "512", 64), LARGE, Case("large", "512", 32), MRPC)
+
+
+class Side(NamedTuple):
+    """An implementation at work on a case."""
+
+    step: Callable[[Any], Tensor]  # an update with a batch, which returns the loss
+    batches: list[Any]  # on the device
+    n_tokens: int  # of all batches
+    n_masked: int
+
+
+@dataclasses.dataclass
+class Bench:
+    """A run: its rows, and what all parts share."""
+
+    device: torch.device
+    tiny: bool
+    file: TextIO
+    part: str = ""
+    end: float = 0.0  # of the part, by time.monotonic()
+    rate: float = 0.0  # FLOP a second of the fastest product of part 1
+    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    @property
+    def gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
+    def dtype(self) -> str:
+        return "bf16" if self.gpu else "fp32"
+
+    def random(self, *sizes: int) -> Tensor:
+        """Normal numbers in the dtype that products are computed in."""
+        return torch.randn(*sizes, device=self.device, dtype=DTYPES[self.dtype])
+
+    def config(self, name: str, p_drop: float = 0.1) -> models.Config:
+        """A model's shape; in a tiny run all are tiny."""
+        dim, n_layers, n_heads = SHAPES["tiny" if self.tiny else name]
+        vocab_size = 1000 if self.tiny else 30522
+        return models.Config(vocab_size, dim, n_layers, n_heads, 4 * dim, p_drop, p_drop)
+
+    def write(self, name: str, value: Any, unit: str = "", more: str = "") -> None:
+        """A row: kept, printed, and flushed to the file."""
+        # JSON has no word for a number that is not finite.
+        if isinstance(value, float) and not math.isfinite(value):
+            value = str(value)
+        row = {"part": self.part, "name": name, "value": value, "unit": unit, "more": more}
+        self.rows.append(row)
+        self.file.write(json.dumps(row) + "\n")
+        self.file.flush()
+        print(f"{self.part}: {name}: {shown(value)} {unit} {more}".rstrip(), flush=True)
+
+    def measure(
+        self, name: str, way: str, function: Callable[..., Found], *inputs: Any, needs: float = 5
+    ) -> None:
+        """The row of function(bench, way, *inputs); skipped with fewer seconds left than it needs.
+
+        The way is one of WAYS or of transformers, "" where there is but one, "GPU" on a GPU alone.
+        """
+        if way not in ("", "GPU"):
+            name += f", {way}"
+        left = self.end - time.monotonic()
+        if way not in ON_CPU and not self.gpu:
+            self.write(name, None, "skipped", "needs a GPU")
+            return
+        if left < needs:
+            self.write(name, None, "skipped", f"needs {needs} s, {max(left, 0):.0f} are left")
+            return
+        try:
+            with time_limit(left), cudnn_attention("without cuDNN" not in way):
+                found = function(self, way, *inputs)
+            self.write(name, *found)
+        except ImportError as error:
+            self.write(name, None, "skipped", str(error))
+        except Exception as error:
+            words = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            self.write(name, None, "error", words[:300])
+        # What was measured is gone by now, and the next measurement gets its memory.
+        if self.gpu:
+            torch.compiler.reset()
+            gc.collect()
+            # A kernel that broke the card's context makes every call fail from here on.
+            with contextlib.suppress(RuntimeError):
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+
+
+@contextlib.contextmanager
+def time_limit(n_seconds: float) -> Iterator[None]:
+    """Within it, a TimeoutError comes after some seconds."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"stopped after {n_seconds:.0f} s, at the end of the part's time")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, n_seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def cudnn_attention(allowed: bool) -> Iterator[None]:
+    """Within it, PyTorch's attention may use cuDNN's kernels, or must not."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(before and allowed)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+@contextlib.contextmanager
+def deterministic(exact: bool) -> Iterator[None]:
+    """Within it, kernels are deterministic, and memory that nothing has written to is NaN."""
+    # Where there is no such kernel it warns, rather than fails.
+    torch.use_deterministic_algorithms(exact, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def shown(value: Any) -> str:
+    """A value in a table."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return "" if value is None else str(value)
+
+
+# --------------------------------------------------------------------------------------------- data
+
+
+def features(bench: Bench, kind: str, n: int, seed: int = 0) -> Features:
+    """Random inputs whose lengths are those of a kind."""
+    rng = np.random.default_rng(seed)
+    mean, deviation, most = LENGTHS[kind]
+    if bench.tiny:
+        mean, most = mean // 4, most // 8
+    # The mean of a lognormal is above the exponential of its logarithm's mean.
+    drawn = rng.lognormal(math.log(mean) - deviation**2 / 2, deviation, n)
+    lengths = np.clip(drawn, 4, most).astype(int)
+    starts = np.append(0, lengths.cumsum())
+    ids = rng.integers(5, bench.config("base").vocab_size, starts[-1])
+    labels = rng.integers(0, 2, n)
+    if kind == "SQuAD":
+        # the first and the last token of an answer
+        labels = rng.integers(0, lengths[:, None], (n, 2))
+    return Features(ids.astype(np.int32), starts, lengths // 2, labels, np.arange(n))
+
+
+def pretrain_batch(inputs: Features) -> PretrainBatch:
+    """All inputs as a batch; of each, 15% of the tokens of the longest are masked."""
+    rng = np.random.default_rng(len(inputs.ids))
+    batch = Batches(inputs, len(inputs))[0]
+    n, length = batch.input_ids.shape
+    shape = (n, max(1, round(0.15 * length)))
+    positions = np.sort(rng.integers(1, inputs.lengths.min(), shape))
+    words = torch.from_numpy(rng.integers(5, inputs.ids.max(), shape))
+    weights = torch.full(shape, 1 / shape[1])
+    return PretrainBatch(*batch[:3], torch.from_numpy(positions), words, weights, batch.labels)
+
+
+def batches_of(bench: Bench, case: Case) -> list[Any]:
+    """Batches of a case, on the CPU."""
+    n_rows = 4 if bench.tiny else case.n_rows
+    if case.kind.isdigit():
+        return [pretrain_batch(features(bench, case.kind, n_rows, seed)) for seed in range(2)]
+    batches = Batches(features(bench, case.kind, 50 * n_rows), n_rows, seed=1)
+    return [batches[n] for n in range(2 if bench.tiny else 8)]
+
+
+# -------------------------------------------------------------------------------------------- sides
+
+
+def label_loss(model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a classifier's scores (B, labels), and of an answer's (B, S, 2)."""
+    return F.cross_entropy(model(**batch.inputs).float(), batch.labels), {}
+
+
+def our_model(bench: Bench, case: Case, p_drop: float = 0.1) -> models.BertModel:
+    """The model of a case, made on the device, which is faster."""
+    kind: Any = models.PretrainModel if case.kind.isdigit() else models.Classifier
+    if case.kind == "SQuAD":
+        kind = models.QuestionAnswering
+    torch.manual_seed(0)
+    with bench.device:
+        return kind(bench.config(case.model, p_drop))
+
+
+def check_flash(bench: Bench, way: str) -> None:
+    """An error where the program would take another way instead."""
+    if WAYS[way].get("flash") and (reason := packing.flash_differs(bench.device)):
+        raise RuntimeError(f"attention=flash does not work here: {reason}")
+
+
+def wrap(bench: Bench, model: nn.Module, way: str) -> nn.Module:
+    """The model as the Trainer wraps it."""
+    check_flash(bench, way)
+    return inference.wrap(model, bench.device, bench.dtype, **WAYS[way])
+
+
+def our_side(bench: Bench, case: Case, way: str, p_drop: float = 0.1) -> Side:
+    """Our model and optimizer, used as the Trainer does."""
+    model = our_model(bench, case, p_drop).train()
+    wrapped = wrap(bench, model, way)
+    optimizer = BertAdam(parameter_groups(model), 2e-5, 10**6)
+    get_loss = pretrain.get_loss if case.kind.isdigit() else label_loss
+    numbers = itertools.count()
+
+    def step(batch: Any) -> Tensor:
+        train.seed_step(0, next(numbers))
+        loss, _ = get_loss(wrapped, batch)
+        loss.backward()
+        optimizer.step(loss=loss)
+        optimizer.zero_grad()
+        return loss.detach()
+
+    rounded = WAYS[way].get("cuda_graphs", False)
+    return make_side(bench, case, step, partial(inference.prepare, rounded=rounded))
+
+
+def make_side(bench: Bench, case: Case, step: Callable, prepare: Callable) -> Side:
+    """A side that prepares a case's batches its own way."""
+    batches = batches_of(bench, case)
+    n_tokens = sum(int(batch.input_mask.sum()) for batch in batches)
+    n_masked = sum(batch.words.numel() for batch in batches if hasattr(batch, "words"))
+    return Side(step, [prepare(batch, bench.device) for batch in batches], n_tokens, n_masked)
+
+
+def their_batch(batch: Any, device: torch.device) -> dict[str, Tensor]:
+    """A batch as transformers takes it."""
+    inputs = {"input_ids": batch.input_ids, "token_type_ids": batch.segment_ids}
+    # Where nothing is padded, a mask would make it wait, or choose a slower kernel.
+    if not batch.input_mask.all():
+        inputs["attention_mask"] = batch.input_mask
+    if isinstance(batch, PretrainBatch):
+        # -100: not in the loss
+        ignored = torch.full_like(batch.input_ids, -100)
+        inputs["labels"] = ignored.scatter(1, batch.positions, batch.words)
+    else:
+        inputs["labels"] = batch.labels
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+
+def their_model(bench: Bench, case: Case) -> nn.Module:
+    """The model of transformers for a case."""
+    import transformers
+
+    shape = transformers.BertConfig(**bench.config(case.model).to_released())
+    head = "MaskedLM" if case.kind.isdigit() else "SequenceClassification"
+    kind = getattr(transformers, f"BertFor{head}")
+    return kind._from_config(shape, attn_implementation="sdpa").to(bench.device)
+
+
+def their_side(bench: Bench, case: Case, compiled: bool) -> Side:
+    """transformers with fused AdamW and clipping."""
+    model = their_model(bench, case).train()
+    runs = torch.compile(model, dynamic=True) if compiled else model
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-5, fused=True)
+
+    def step(batch: dict[str, Tensor]) -> Tensor:
+        with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.gpu):
+            loss = runs(**batch).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return make_side(bench, case, step, their_batch)
+
+
+# -------------------------------------------------------------------------------------- 1. the card
+
+
+def card(bench: Bench) -> None:
+    """What the card is, and how fast it multiplies and copies."""
+    bench.measure("card", "GPU", describe_card)
+    bench.measure("torch", "", lambda *_: (torch.__version__, "", f"CUDA {torch.version.cuda}"))
+    bench.measure(
+        "triton", "GPU", lambda *_: (importlib.import_module("triton").__version__, "", "")
+    )
+    for sizes in ((8192, 1024, 4096), (2048, 768, 3072)):
+        bench.measure(f"product {'x'.join(map(str, sizes))}", "", product_rate, *sizes)
+    for source in ("pinned memory", "pageable memory", "the device"):
+        bench.measure(f"copy from {source}", "GPU", copy_rate, source)
+
+
+def describe_card(bench: Bench, _: str) -> Found:
+    """Its name and size."""
+    found = torch.cuda.get_device_properties(bench.device)
+    more = f"{found.total_memory / 1e9:.0f} GB, {found.multi_processor_count} multiprocessors"
+    return found.name, "", more
+
+
+def product_rate(bench: Bench, _: str, n_rows: int, n_in: int, n_out: int) -> Found:
+    """The rate of F.linear."""
+    if bench.tiny:
+        n_rows, n_in, n_out = n_rows // 16, n_in // 16, n_out // 16
+    x, weight = bench.random(n_rows, n_in), bench.random(n_out, n_in)
+    # Many at a time, or launching them would count.
+    taken = median_seconds(lambda: [F.linear(x, weight) for _ in range(50)], 5) / 50
+    rate = 2 * n_rows * n_in * n_out / taken
+    bench.rate = max(bench.rate, rate)
+    return rate / 1e12, "TFLOP/s", bench.dtype
+
+
+def copy_rate(bench: Bench, _: str, source: str) -> Found:
+    """The rate at which a quarter of a gigabyte comes to the device."""
+    there = torch.zeros(2**28, dtype=torch.uint8, device=bench.device)
+    here = there.clone()
+    if "memory" in source:
+        here = torch.zeros(2**28, dtype=torch.uint8, pin_memory=source.startswith("pinned"))
+    taken = median_seconds(lambda: there.copy_(here, non_blocking=True), 5)
+    return 2**28 / taken / 1e9, "GB/s", ""
+
+
+# ------------------------------------------------------------------------------------- 2. attention
+
+
+def attention(bench: Bench) -> None:
+    """Which kernels compute it, whether they drop what they should, and how long they take."""
+    differs = partial(packing.flash_differs, bench.device)
+    bench.measure("flash differs from padded", "GPU", lambda *_: (differs() or "no", "", ""))
+    for p_drop, masked in itertools.product((0.0, 0.1), (False, True)):
+        name = f"kernels, p={p_drop}, {'masked' if masked else 'no mask'}"
+        bench.measure(name, "sdpa", kernels_used, p_drop, masked)
+    for way in ("sdpa without cuDNN", "sdpa"):
+        bench.measure("first call of a shape", way, first_calls, needs=10)
+    for way in ATTENTION:
+        bench.measure("dropped at p=0.1", way, dropped)
+    for (n, length), p_drop in itertools.product(((256, 128), (64, 512)), (0.0, 0.1)):
+        for way in ATTENTION:
+            name = f"forward and backward {n}x{length}, p={p_drop}"
+            bench.measure(name, way, attention_time, n, length, p_drop)
+
+
+def attend(bench: Bench, n: int, length: int, p_drop: float, masked: bool) -> Callable[[], None]:
+    """Forward and backward of PyTorch's attention."""
+    n_heads = bench.config("base").n_heads
+    inputs = bench.random(3, n, n_heads, length, 64).requires_grad_()
+    lengths = torch.randint(length // 2, length + 1, (n, 1, 1, 1), device=bench.device)
+    mask = torch.arange(length, device=bench.device) < lengths if masked else None
+
+    def call() -> None:
+        inputs.grad = None
+        F.scaled_dot_product_attention(*inputs.unbind(), mask, p_drop).sum().backward()
+
+    return call
+
+
+def kernels_used(bench: Bench, _: str, p_drop: float, masked: bool) -> Found:
+    """The kernels that take longest."""
+    call = attend(bench, 2 if bench.tiny else 64, 128, p_drop, masked)
+    call()
+    names = [name for name, _, _ in kernels_of(bench, call)]
+    return names[0], "", f"then {', '.join(names[1:4])}"
+
+
+def first_calls(bench: Bench, _: str) -> Found:
+    """What a shape that was not seen before takes, beside what it takes again."""
+    # The first of all loads the libraries.
+    n = 2 if bench.tiny else 32
+    calls = [attend(bench, n, length, 0.1, True) for length in (64, 83, 91, 101, 107, 113)]
+    first, again = ([1000 * seconds(call) for call in calls][1:] for _ in range(2))
+    each = ", ".join(f"{ms:.1f}" for ms in first)
+    return float(np.mean(first)), "ms", f"each {each}; again {np.mean(again):.2f}"
+
+
+def dropped(bench: Bench, way: str) -> Found:
+    """The share of the weights that are dropped: where v is the identity, these come out."""
+    n, n_heads, size = (8, 2, 16) if bench.tiny else (128, 12, 64)
+    packed = inference.move(packing.Packing.of(torch.ones(n, size)), bench.device)
+    identity = torch.eye(size, device=bench.device, dtype=DTYPES[bench.dtype]).repeat(n, n_heads)
+    zeros = torch.zeros_like(identity)
+    out = packing.self_attention(zeros, zeros, identity, packed, n_heads, 0.1, way == "flash")
+    return float((out == 0).float().mean()), "", f"of {out.numel():,} weights"
+
+
+def attention_time(bench: Bench, way: str, n: int, length: int, p_drop: float) -> Found:
+    """Forward and backward of tokens as they are in a model, 90% of the padded batch."""
+    if bench.tiny:
+        n, length = n // 16, length // 16
+    cfg = bench.config("base")
+    lengths = torch.randint(int(0.8 * length), length + 1, (n, 1))
+    packed = packing.Packing.of(torch.arange(length) < lengths)
+    packed = inference.move(packed, bench.device)
+    inputs = bench.random(len(packed.cells), 3 * cfg.dim).requires_grad_()
+
+    def call() -> None:
+        inputs.grad = None
+        q, k, v = inputs.chunk(3, dim=-1)
+        out = packing.self_attention(q, k, v, packed, cfg.n_heads, p_drop, way == "flash")
+        out.backward(out.detach())
+
+    n_calls = 1 if bench.tiny else 10
+    taken = median_seconds(lambda: [call() for _ in range(n_calls)], 3) / n_calls
+    return 1000 * taken, "ms", f"{len(inputs):,} tokens, width {cfg.dim}"
+
+
+# ------------------------------------------------------------------------------------- 3. exactness
+
+
+def exactness(bench: Bench) -> None:
+    """What the fast ways change in the results, and whether a step ever waits for the GPU."""
+    for way in ("sdpa", "flash"):
+        bench.measure("gradient against float64", way, gradient_difference, False)
+        bench.measure("gradient against float64, rounded", way, gradient_difference, True)
+        bench.measure("a step twice", way, same_bits, False)
+        bench.measure("a step twice, deterministic algorithms", way, same_bits, True)
+    for way in ("sdpa without cuDNN", "flash"):
+        bench.measure("waits in 20 steps", way, waits)
+    for way in ("flash, compiled", "flash, CUDA graphs"):
+        bench.measure("losses of 20 steps against flash", way, loss_difference, needs=20)
+
+
+def gradient(model: nn.Module, loss: Tensor) -> Tensor:
+    """The gradients of all parameters, one after the other."""
+    model.zero_grad()
+    loss.backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def gradient_difference(bench: Bench, way: str, rounded: bool) -> Found:
+    """The length of the difference, divided by the gradient's."""
+    # Rounding up the tokens of these 64 makes an example of [PAD] that is longer than all others.
+    batch = pretrain_batch(features(bench, "MRPC", 64))
+    found = []
+    for exact in (True, False):
+        # On the CPU both times, so that the weights are the same.
+        torch.manual_seed(0)
+        model = models.PretrainModel(bench.config("small", p_drop=0.0))
+        device = torch.device("cpu") if exact else bench.device
+        wrapped = model.double() if exact else wrap(bench, model, way)
+        made = inference.prepare(batch, device, rounded=rounded and not exact)
+        # A kernel that leaves a part of its output unwritten must not pass by good luck.
+        with deterministic(rounded):
+            found.append(gradient(model, pretrain.get_loss(wrapped, made)[0]).double().cpu())
+    difference = (found[0] - found[1]).norm() / found[0].norm()
+    return float(difference), "", f"{bench.dtype}, {len(found[0]):,} parameters"
+
+
+def same_bits(bench: Bench, way: str, exact: bool) -> Found:
+    """Whether a step with the same seed gives the same gradient."""
+    model = our_model(bench, MRPC)
+    wrapped = wrap(bench, model, way)
+    batch = inference.prepare(batches_of(bench, MRPC)[0], bench.device)
+    found = []
+    for _ in range(2):
+        train.seed_step(0, 1)
+        with deterministic(exact):
+            found.append(gradient(model, label_loss(wrapped, batch)[0]))
+    n_other = int((found[0] != found[1]).sum())
+    return "other bits" if n_other else "same bits", "", f"{n_other:,} of {len(found[0]):,} differ"
+
+
+def waits(bench: Bench, way: str) -> Found:
+    """Where a step waits for the GPU, if anywhere."""
+    side = our_side(bench, MRPC, way)
+    # The first update makes the optimizer's state, and may wait.
+    side.step(side.batches[0])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in itertools.islice(itertools.cycle(side.batches), 20):
+            side.step(batch)
+    except RuntimeError as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        ours = [f"{Path(f.filename).name}:{f.lineno}" for f in frames if str(ROOT) in f.filename]
+        return "yes", "", f"{ours[-1]}: {' '.join(str(error).split())[:200]}"
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return "no", "", ""
+
+
+def loss_difference(bench: Bench, way: str) -> Found:
+    """The largest difference; without dropout, whose random numbers a compiler draws otherwise."""
+    losses = []
+    for each in ("flash", way):
+        side = our_side(bench, MRPC, each, p_drop=0.0)
+        batches = itertools.islice(itertools.cycle(side.batches), 20)
+        losses.append(torch.stack([side.step(batch) for batch in batches]))
+    plain, other = losses
+    return float((plain - other).abs().max()), "", f"losses {plain[0]:.4f} to {plain[-1]:.4f}"
+
+
+# -------------------------------------------------------------------------------------- 4. training
+
+
+def training(bench: Bench) -> None:
+    """Tokens a second; what takes long to compile comes last."""
+    rows = [(case, way, 8) for case in CASES for way in SIDES]
+    rows += [(case, "flash, compiled", 20) for case in (BASE, LARGE, MRPC)]
+    rows += [(BASE, "transformers without cuDNN, compiled", 40), (MRPC, "flash, CUDA graphs", 20)]
+    rows += [(case, "flash, compiled", 20) for case in CASES if case.kind == "512"]
+    rows += [(MRPC, "transformers without cuDNN, compiled", 40)]
+    for case, way, needs in rows:
+        bench.measure(f"{case.model} {case.kind}", way, throughput, case, needs=needs)
+
+
+def throughput(bench: Bench, way: str, case: Case) -> Found:
+    """Tokens a second, when all batches have been seen."""
+    theirs = way.startswith("transformers")
+    side = their_side(bench, case, "compiled" in way) if theirs else our_side(bench, case, way)
+    first = seconds(lambda: [side.step(batch) for batch in side.batches])
+    # A CUDA graph is recorded when its shape comes for the second time.
+    for batch in side.batches:
+        side.step(batch)
+    n_rounds = 1 if bench.tiny else -(-20 // len(side.batches))
+    taken = seconds(lambda: [side.step(batch) for batch in side.batches * n_rounds]) / n_rounds
+    cfg, n_batches = bench.config(case.model), len(side.batches)
+    blocks = cfg.n_layers * (4 * cfg.dim**2 + 2 * cfg.dim * cfg.dim_ff)
+    work = 6 * (blocks * side.n_tokens + cfg.dim * (cfg.vocab_size + cfg.dim) * side.n_masked)
+    more = [f"{work / taken / bench.rate:.0%} of the matrix rate" if bench.rate else "no rate"]
+    more += [f"{1000 * taken / n_batches:.2f} ms a step", f"first {n_batches} steps {first:.1f} s"]
+    if bench.gpu:
+        more.append(f"{torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
+    return side.n_tokens / taken, "tokens/s", ", ".join(more)
+
+
+# ----------------------------------------------------------------------------------- 5. fine-tuning
+
+
+def fine_tuning(bench: Bench) -> None:
+    """Whole runs of base by the Trainer: MRPC's 3 epochs, 300 steps of the others."""
+    kinds = ("MRPC", "SST-2", "SQuAD")
+    rows = [(kind, "flash", saves) for kind in kinds for saves in (False, True)]
+    rows += [("MRPC", "flash, compiled", False), ("MRPC", "flash, CUDA graphs", False)]
+    rows += [("MRPC", "sdpa without cuDNN", False), ("SQuAD", "sdpa", False)]
+    rows += [("MRPC", "sdpa", True)]
+    for kind, way, saves in rows:
+        name = f"{kind}, {'a checkpoint every 100 steps' if saves else 'no checkpoints'}"
+        bench.measure(name, way, run_time, kind, saves, needs=12)
+
+
+def run_time(bench: Bench, way: str, kind: str, saves: bool) -> Found:
+    """Seconds of a run, and how long saving held the loop."""
+    n_rows, n_epochs = (3668, 3) if kind == "MRPC" else (9600, 1)
+    if bench.tiny:
+        n_rows = 64
+    check_flash(bench, way)
+    how = WAYS[way]
+    cfg = train.Config(
+        n_epochs=n_epochs,
+        save_steps=(2 if bench.tiny else 100) if saves else 10**9,
+        dtype=bench.dtype,
+        attention="flash" if how.get("flash") else "sdpa",
+        compile=how.get("compiled", False),
+        cuda_graphs=how.get("cuda_graphs", False),
+    )
+    model = our_model(bench, Case("base", kind, cfg.batch_size))
+    batches = Batches(features(bench, kind, n_rows), cfg.batch_size, cfg.seed)
+    held: list[float] = []
+    silent = io.StringIO()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.redirect_stdout(silent),
+        contextlib.redirect_stderr(silent),
+    ):
+        trainer = train.Trainer(cfg, model, batches, folder, data_parallel=False)
+        save = trainer.save
+        trainer.save = lambda: held.append(seconds(save))  # type: ignore[method-assign]
+        taken = seconds(lambda: trainer.train(label_loss))
+    more = f"{trainer.total_steps} steps, {len(held)} saves held the loop {sum(held):.2f} s"
+    return taken, "s", more
+
+
+# ------------------------------------------------------------------------------------- 6. inference
+
+
+def predicting(bench: Bench) -> None:
+    """Rows a second of MRPC's lengths, by batches of rows and of tokens."""
+    for model, way, size in itertools.product(("minilm", "base"), SIDES, SIZES):
+        case = Case(model, "MRPC", SIZES[size])
+        bench.measure(f"{model}, batches of {size}", way, predicting_rate, case, "rows" in size)
+
+
+def predicting_rate(bench: Bench, way: str, case: Case, by_rows: bool) -> Found:
+    """Rows a second of the second pass; the first one meets all shapes for the first time."""
+    inputs = features(bench, case.kind, 64 if bench.tiny else 2**13)
+    # With a seed batches have as many rows, and similar lengths; without one as many tokens.
+    batches = Batches(inputs, case.n_rows, seed=0 if by_rows else None)
+    if way.startswith("transformers"):
+        model = their_model(bench, case).to(DTYPES[bench.dtype]).eval()
+        run = partial(their_outputs, model, batches, bench.device)
+    else:
+        wrapped = wrap(bench, our_model(bench, case), way)
+        run = partial(inference.predict, wrapped, batches, bench.device, bench.dtype)
+    first, again = (seconds(run) for _ in range(2))
+    more = f"first pass {len(inputs) / first:,.0f}, {len(batches)} batches"
+    return len(inputs) / again, "rows/s", more
+
+
+@torch.inference_mode()
+def their_outputs(model: nn.Module, batches: Batches, device: torch.device) -> Tensor:
+    """The scores of transformers."""
+    made = (their_batch(batches[n], device) for n in range(len(batches)))
+    return torch.cat([model(**batch).logits for batch in made]).float().cpu()
+
+
+# --------------------------------------------------------------------------------------- 7. profile
+
+
+def profiles(bench: Bench) -> None:
+    """What three steps consist of."""
+    for case, way in itertools.product((BASE, MRPC), ("flash", "sdpa")):
+        bench.measure(f"{case.model} {case.kind}, launches a step", way, launches, case)
+
+
+def launches(bench: Bench, way: str, case: Case) -> Found:
+    """Kernels of a step; the ten costliest have rows of their own."""
+    side = our_side(bench, case, way)
+    batches = (*side.batches, *side.batches)[:3]
+
+    def three_steps() -> None:
+        for batch in batches:
+            side.step(batch)
+
+    three_steps()
+    taken = 1000 * seconds(three_steps) / 3
+    kernels = kernels_of(bench, three_steps)
+    for kernel, ms, n_calls in kernels[:10]:
+        name = f"{case.model} {case.kind}, {way}: {kernel}"
+        bench.write(name, ms / 3, "ms a step", f"{n_calls / 3:.0f} calls")
+    # Copies and zeros are "Memcpy" and "Memset".
+    n = sum(n_calls for kernel, _, n_calls in kernels if not kernel.startswith("Mem"))
+    busy = sum(ms for _, ms, _ in kernels) / 3
+    return n / 3, "", f"{busy:.2f} ms in kernels of {taken:.2f} ms a step"
+
+
+def kernels_of(bench: Bench, function: Callable[[], object]) -> list[tuple[str, float, int]]:
+    """Names, milliseconds and calls of the kernels, on a CPU of the operators; longest first."""
+    with profile(activities=[ProfilerActivity.CUDA if bench.gpu else ProfilerActivity.CPU]) as seen:
+        seconds(function)
+    kind = DeviceType.CUDA if bench.gpu else DeviceType.CPU
+    found = []
+    for event in seen.key_averages():
+        # A range that PyTorch names, such as the optimizer's step, is no kernel.
+        named = getattr(event, "is_user_annotation", False)
+        if event.device_type == kind and not named:
+            us = event.self_device_time_total if bench.gpu else event.self_cpu_time_total
+            # The arguments of a template tell kernels apart; where they are declared does not.
+            name = re.sub(r"^void |at::native::|\(anonymous namespace\)::", "", event.key)
+            found.append((name[:120], us / 1000, event.count))
+    return sorted(found, key=lambda kernel: -kernel[1])
+
+
+# ------------------------------------------------------------------------------------------ command
+
+# When each part has to end, as a share of the time; what one leaves over the next may use.
+PARTS: dict[str, tuple[Callable[[Bench], None], float]] = {
+    "1 card": (card, 0.04),
+    "2 attention": (attention, 0.12),
+    "3 exactness": (exactness, 0.25),
+    "4 training": (training, 0.67),
+    "5 fine-tuning": (fine_tuning, 0.83),
+    "6 inference": (predicting, 0.94),
+    "7 profile": (profiles, 1.0),
+}
+
+
+def run(minutes: float = 10, out: str | None = None, tiny: bool = False) -> None:
+    """Measure.
+
+    Args:
+        minutes: all of it takes less than this.
+        out: file that gets the rows as JSON lines; None: beside the table, in benchmarks/results.
+        tiny: with tiny models, to try the script.
+    """
+    device = inference.get_device()
+    if device.type == "cpu" and not tiny:
+        raise UserError("no GPU is visible; --tiny True tries the script on a CPU")
+    title = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    name = "gpu_" + re.sub(r"\W+", "_", title) + ("_tiny" if tiny else "")
+    # Loading has taken some seconds, and the table takes one.
+    start, limit = time.monotonic(), 60 * minutes * 0.94
+    with open(out or ROOT / "benchmarks" / "results" / f"{name}.jsonl", "w") as file:
+        bench = Bench(device, tiny, file)
+        for part, (measure, end) in PARTS.items():
+            bench.part, bench.end = part, start + end * limit
+            measure(bench)
+    lines = ["| part | what | value | unit | more |", "|---|---|---|---|---|"]
+    for row in bench.rows:
+        cells = [shown(cell).replace("|", "\\|") for cell in row.values()]
+        lines.append(f"| {' | '.join(cells)} |")
+    report(name, f"One GPU: {title}", "\n".join(lines))
+
+
+if __name__ == "__main__":
+    command(run)
