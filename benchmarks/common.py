@@ -4,6 +4,7 @@ to.
 
 import datetime
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import statistics
@@ -43,7 +44,9 @@ def machine() -> str:
     )
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     versions = ", ".join(
-        f"{p} {importlib.metadata.version(p)}" for p in ("torch", "transformers", "tokenizers")
+        f"{name} {importlib.metadata.version(name)}"
+        for name in ("torch", "transformers", "tokenizers")
+        if importlib.util.find_spec(name)
     )
     return (
         f"{datetime.date.today()}, {model or platform.processor()} ({torch.get_num_threads()} "
