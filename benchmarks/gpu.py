@@ -50,6 +50,7 @@ from pretraining.batches import PretrainBatch
 from tasks.features import Batches, Features
 from utils import UserError
 
+HEAD_DIM = 64  # of base and large
 SHAPES = {  # width, layers, heads
     "tiny": (32, 2, 2),
     "small": (128, 3, 4),
@@ -287,7 +288,7 @@ def our_model(bench: Bench, case: Case, p_drop: float = 0.1) -> models.BertModel
 
 def check_flash(bench: Bench, way: str) -> None:
     """An error where the program would take another way instead."""
-    if WAYS[way].get("flash") and (reason := packing.flash_differs(bench.device)):
+    if WAYS[way].get("flash") and (reason := packing.flash_differs(bench.device, HEAD_DIM)):
         raise RuntimeError(f"attention=flash does not work here: {reason}")
 
 
@@ -418,7 +419,7 @@ def copy_rate(bench: Bench, _: str, source: str) -> Found:
 
 def attention(bench: Bench) -> None:
     """Which kernels compute it, whether they drop what they should, and how long they take."""
-    differs = partial(packing.flash_differs, bench.device)
+    differs = partial(packing.flash_differs, bench.device, HEAD_DIM)
     bench.measure("flash differs from padded", "GPU", lambda *_: (differs() or "no", "", ""))
     for p_drop, masked in itertools.product((0.0, 0.1), (False, True)):
         name = f"kernels, p={p_drop}, {'masked' if masked else 'no mask'}"
