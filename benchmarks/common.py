@@ -31,7 +31,7 @@ def data(name: str) -> Path:
 
 
 def machine() -> str:
-    """Date, processor, threads and versions, in a line."""
+    """Date, processor, threads and versions, in a line; what the processor can do, in another."""
     import torch
 
     model = next(
@@ -43,15 +43,28 @@ def machine() -> str:
         "",
     )
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    # Other peers are named where a benchmark has imported them.
+    peers = [name for name in ("onnxruntime", "openvino", "nncf") if name in sys.modules]
     versions = ", ".join(
         f"{name} {importlib.metadata.version(name)}"
-        for name in ("torch", "transformers", "tokenizers")
+        for name in ("torch", "transformers", "tokenizers", *peers)
         if importlib.util.find_spec(name)
     )
     return (
         f"{datetime.date.today()}, {model or platform.processor()} ({torch.get_num_threads()} "
-        f"threads){gpu}, Python {platform.python_version()}, {versions}"
+        f"threads){gpu}, Python {platform.python_version()}, {versions}\n\n"
+        f"Instruction sets: {instruction_sets()}"
     )
+
+
+def instruction_sets() -> str:
+    """Those of the processor that matter to products: 'avx2, avx512_f'."""
+    # Not above, where sys.path lacks the project's root yet.
+    import kernels
+
+    names = ("avx2", "avx512_f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+    known = kernels.processor()
+    return ", ".join(name for name in names if known.get(name)) or "none of " + ", ".join(names)
 
 
 def seconds(function: Callable[[], object]) -> float:
