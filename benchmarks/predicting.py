@@ -404,7 +404,7 @@ def run(
                 with tempfile.TemporaryDirectory() as folder:
                     table += measure(model, name, Path(folder), batches, repeats)
     what = "Accuracy of int8" if accuracy else "Predicting"
-    file = "predicting_accuracy" if accuracy else "predicting_cpu"
+    file = "predicting_accuracy" if accuracy else f"predicting_{models.replace(',', '_')}_cpu"
     report(file, f"{what} on a CPU", "\n".join(table))
 
 

@@ -19,11 +19,12 @@ import torch
 from common import data, report, seconds
 from finetuning import DTYPES, matrix_rate
 
+import inference
 import models
 import pretrain
 from cli import command
 from optim import BertAdam, parameter_groups
-from pretraining.batches import PairBatches, PretrainBatch
+from pretraining.batches import PairBatches
 from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
 from pretraining.text import prepare_text
@@ -109,21 +110,22 @@ def measure(
     def ours(compile_it: bool):
         torch.manual_seed(0)
         model = models.PretrainModel(config).to(device).train()
-        runs = torch.compile(model, dynamic=True) if compile_it else model
+        if compile_it:
+            inference.compile_blocks(model, torch.device(device), cuda_graphs=False)
         optimizer = BertAdam(parameter_groups(model), 1e-4, 10**6)
 
         def make(n: int):
-            return PretrainBatch(*(t.to(device, non_blocking=True) for t in batches[n]))
+            return inference.prepare(batches[n], torch.device(device))
 
         def step(batch):
             with torch.autocast(device, torch.bfloat16, enabled=dtype == "bf16"):
-                loss, _ = pretrain.get_loss(runs, batch)
+                loss, _ = pretrain.get_loss(model, batch)
             loss.backward()
             optimizer.step(loss=loss)
             optimizer.zero_grad()
 
         def count(batch):
-            return int(batch.input_mask.sum()), int((batch.weights > 0).sum())
+            return sum(batch.input_mask.lengths), int((batch.weights > 0).sum())
 
         return make, step, count
 
