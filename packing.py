@@ -85,18 +85,21 @@ class Packing(NamedTuple):
         return cls(real, cells, positions, starts.int(), tuple(n_tokens.tolist()), longest)
 
     @property
+    def exact(self) -> bool:
+        """Whether no [PAD] makes up T."""
+        # A compiled graph serves every batch, made up and padded or not.
+        return not torch.compiler.is_compiling() and sum(self.lengths) == len(self.cells)
+
+    @property
     def full(self) -> bool:
         """Whether nothing is padded, so that reshaping is enough."""
-        # A compiled graph serves every batch, padded or not.
-        if torch.compiler.is_compiling():
-            return False
-        return sum(self.lengths) == self.real.numel() == len(self.cells)
+        return self.exact and len(self.cells) == self.real.numel()
 
     def pack(self, x: Tensor) -> Tensor:
         """(B, S, ...) -> (T, ...)"""
         x = x.flatten(0, 1)
-        if self.full:
-            return x
+        if self.exact:
+            return x if self.full else x[self.cells]
         # [PAD] is 0, and its cell comes after all others.
         return torch.cat([x, x.new_zeros(1, *x.shape[1:])])[self.cells]
 
@@ -104,7 +107,7 @@ class Packing(NamedTuple):
         """(T, ...) -> (B, S, ...), zeros where padded"""
         if not self.full:
             empty = x.new_zeros(self.real.numel() + 1, *x.shape[1:])
-            x = empty.index_copy(0, self.cells, x)[:-1]
+            x = empty.index_copy_(0, self.cells, x)[:-1]
         return x.unflatten(0, self.real.shape)
 
     def rows(self, positions: Tensor) -> Tensor:
@@ -159,8 +162,7 @@ def self_attention(
     if flash and maps is None and q.dtype == torch.bfloat16:
         return attention_packed(q, k, v, packing, n_heads, p_drop)
     # The groups of a batch differ from the next one's, and would each need a graph of their own.
-    eager = q.device.type == "cpu" and not torch.compiler.is_compiling()
-    if eager and maps is None and sum(packing.lengths) == len(packing.cells):
+    if q.device.type == "cpu" and packing.exact and maps is None:
         return attention_by_length(q, k, v, packing.lengths, n_heads, p_drop)
     return attention_padded(q, k, v, packing, n_heads, p_drop, maps)
 

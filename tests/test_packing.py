@@ -191,7 +191,7 @@ def test_the_kernels_of_a_step_of_base_are_counted_without_a_gpu(flash: bool) ->
     assert counted.calls["_flash_attention_backward"] == (12 if flash else 0)
     assert counted.calls["nonzero"] == counted.calls["_local_scalar_dense"] == 0
     # The padded way pads queries, keys and values in every block; the last one has few queries.
-    assert counted.calls["index_copy"] == (0 if flash else 35)
+    assert counted.calls["index_copy_"] == (0 if flash else 35)
     # Dropout, which is one kernel on a GPU, counts three or four here.
     if flash:
         assert counted.calls.total() < 600
