@@ -166,6 +166,10 @@ class InferenceLinear(Linear):
     # (dtype, outputs from the first, to before the last) -> product
     forms: dict[tuple[str, int, int], Callable[[Tensor, str | None], Tensor]]
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The forms are made again where a copy, or a file, is used.
+        return {**self.__dict__, "forms": {}}
+
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         if torch.is_grad_enabled():
             return super().forward(x, activation)
@@ -200,7 +204,7 @@ def fp32_form(weight: Tensor, bias: Tensor) -> Callable[[Tensor, str | None], Te
 
     def multiply(x: Tensor, activation: str | None) -> Tensor:
         y = product(x.flatten(0, -2), blocks, bias, activation)
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], len(bias))
 
     return multiply
 
@@ -225,13 +229,15 @@ def int8_form(weight: Tensor, bias: Tensor) -> Callable[[Tensor, str | None], Te
         y = torch.ops.onednn.qlinear_pointwise(
             inputs, scale, zero, blocks, scales, zeros, bias, 1.0, 0, torch.float32, name, [], kind
         )
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], len(bias))
 
     return multiply
 
 
 def to_8_bits(x: Tensor) -> tuple[Tensor, float, int]:
     """Numbers in equal steps from the least to the largest, the size of a step, and which is 0."""
+    if not x.numel():
+        return x.to(torch.uint8), 1.0, 0
     known = processor()
     # Without VNNI two products are added in 16 bits; inputs of 7 bits do not overflow these.
     n_steps = 255 if known.get("avx512_vnni") or known.get("avx_vnni") else 127

@@ -183,7 +183,8 @@ def attention_by_length(
         k_part, v_part = k_part.unflatten(0, shape), v_part.unflatten(0, shape)
         out = in_heads(q_part, k_part, v_part, n_heads, None, p_drop)
         found.append(out if some else out.flatten(0, 1))
-    return found[0] if len(found) == 1 else torch.cat(found)
+    # Without examples there is nothing to put together.
+    return torch.cat(found) if found else q
 
 
 def attention_padded(

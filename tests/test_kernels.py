@@ -3,6 +3,7 @@ meant.
 """
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -202,3 +203,16 @@ def test_numbers_that_are_not_finite_stay_so_in_int8() -> None:
     x[1, 5] = torch.inf
     with torch.inference_mode():
         assert not laid_out(layer(), int8=True)(x).isfinite().any()
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_what_is_laid_out_is_copied_and_stored_and_takes_an_empty_batch(
+    int8: bool, tiny: Config
+) -> None:
+    model = laid_out(Classifier(tiny), int8).eval()
+    x = torch.ones(2, 5, dtype=torch.long)
+    with torch.no_grad():
+        expected = model(x, x, x)
+        for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert torch.equal(other(x, x, x), expected)
+        assert model(x[:0], x[:0], x[:0]).shape == (0, 2)
