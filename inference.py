@@ -263,8 +263,9 @@ def infer(
         model.to(device)
     model.eval()
     dtype = usable_dtype(dtype, device)
-    # Nothing else computes in int8.
-    if dtype == "int8":
+    # What predicted in int8 before may be asked for another dtype now.
+    laid_out = any(isinstance(m, kernels.InferenceLinear) for m in model.modules())
+    if dtype == "int8" or laid_out:
         lay_out(model, device, dtype)
     n_batches = len(batches)
     packed = not isinstance(model, nn.DataParallel)

@@ -168,18 +168,27 @@ class InferenceLinear(Linear):
 
     def __getstate__(self) -> dict[str, Any]:
         # The forms are made again where a copy, or a file, is used.
-        return {**self.__dict__, "forms": {}}
+        return {**self.__dict__, "forms": {}, "version": -1}
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        if torch.is_grad_enabled():
+        if self.trains():
             return super().forward(x, activation)
         return self.find_form(0, len(self.weight))(x, activation)
 
     def part(self, x: Tensor, first: int, last: int) -> Tensor:
         """As of Linear."""
-        if torch.is_grad_enabled():
+        if self.trains():
             return super().part(x, first, last)
         return self.find_form(first, last)(x, None)
+
+    def trains(self) -> bool:
+        """Whether the parameters are used themselves; the forms are then made anew afterwards."""
+        if torch.compiler.is_compiling():
+            return True
+        # PyTorch's fused optimizers change a weight without counting its version.
+        if torch.is_grad_enabled():
+            self.forms.clear()
+        return torch.is_grad_enabled()
 
     def find_form(self, first: int, last: int) -> Callable[[Tensor, str | None], Tensor]:
         """The product with some outputs, made when it is first asked for."""

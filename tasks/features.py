@@ -295,8 +295,10 @@ def cut_by_tokens(rows: np.ndarray, lengths: np.ndarray, tokens: int) -> list[np
     batches, start = [], 0
     while start < len(rows):
         # No later batch has more rows than fit of the next one's length.
-        candidates = lengths[start : start + tokens // lengths[start]]
+        candidates = lengths[start : start + tokens // max(int(lengths[start]), 1)]
         n = int((candidates * np.arange(1, len(candidates) + 1) <= tokens).sum())
+        # An input without tokens is refused by the model, which says why.
+        n = max(n, 1)
         batches.append(rows[start : start + n])
         start += n
     return batches

@@ -5,6 +5,7 @@ meant.
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ import kernels
 import train
 from kernels import ACTIVATIONS, InferenceLinear, Linear, OneDNNLinear, linear, product
 from models import Classifier, Config
+from tasks.features import Batches, Features, PooledBatch, PooledBatches, cut_by_tokens
 from utils import UserError
 
 available = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
@@ -81,6 +83,11 @@ def layer(dim: int = 384, out: int = 96) -> Linear:
     found = Linear(dim, out)
     torch.nn.init.normal_(found.bias)
     return found
+
+
+def one_token(n: int) -> Features:
+    rows = np.arange(n)
+    return Features(rows.astype(np.int32), np.arange(n + 1), rows, rows, rows)
 
 
 def laid_out(plain: torch.nn.Module, int8: bool = False) -> torch.nn.Module:
@@ -216,3 +223,38 @@ def test_what_is_laid_out_is_copied_and_stored_and_takes_an_empty_batch(
         for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
             assert torch.equal(other(x, x, x), expected)
         assert model(x[:0], x[:0], x[:0]).shape == (0, 2)
+
+
+def test_a_model_that_has_predicted_and_is_trained_predicts_with_its_new_weights(
+    tiny: Config,
+) -> None:
+    model, x = laid_out(Classifier(tiny)), torch.ones(2, 5, dtype=torch.long)
+    optimizer = torch.optim.AdamW(model.parameters(), 0.1, fused=True)
+    with torch.no_grad():
+        model.eval()(x, x, x)
+    model.train()(x, x, x).square().sum().backward()
+    optimizer.step()
+    plain = Classifier(tiny).eval()
+    plain.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.allclose(model.eval()(x, x, x), plain(x, x, x), atol=1e-5)
+
+
+def test_int8_does_not_stay_when_another_dtype_is_asked_for(tiny: Config) -> None:
+    plain = layer()
+    model = torch.nn.ModuleList([copy.deepcopy(plain)])
+    x, device = torch.randn(4, 384), torch.device("cpu")
+    batches = PooledBatches(x.numpy(), Batches(one_token(4), 4))
+
+    def outputs(model: torch.nn.Module, batch: PooledBatch) -> torch.Tensor:
+        return model[0](batch.pooled)
+
+    rows = [inference.predict(model, batches, device, d, outputs) for d in ("int8", "fp32")]
+    expected = plain(x).detach().numpy()
+    assert abs(rows[0] - expected).max() > 1e-3
+    assert abs(rows[1] - expected).max() < 1e-5
+
+
+def test_an_input_without_tokens_does_not_hang() -> None:
+    cut = cut_by_tokens(np.arange(3), np.array([0, 3, 5]), 40)
+    assert np.concatenate(cut).tolist() == [0, 1, 2]
