@@ -32,6 +32,7 @@ from cli import command
 from files import whole_file, write_json
 from finetune import Result, Run, Saved
 from flags import check_mode, check_sample
+from settings import TRAINING_FLAGS
 from tasks import TASKS, SentenceTask, get_task, own_task, reports
 from tasks.metrics import confusion
 from tasks.rows import Example, describe_table, open_rows, read_examples
@@ -59,7 +60,7 @@ USED_IN = {
     "model_file": "eval predict",
     "out": "eval predict",
     "plots": "train eval",
-    **train.TRAINING_FLAGS,
+    **TRAINING_FLAGS,
 }
 
 

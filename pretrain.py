@@ -37,6 +37,7 @@ from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
 from pretraining.source import Source
 from pretraining.text import language_of
+from settings import TRAINING_FLAGS
 from tasks import get_task
 from tasks.fewshot import Judge
 from tokenization import FullTokenizer
@@ -62,7 +63,7 @@ USED_IN = {
     "fewshot_task": "train",
     "fewshot_dir": "train",
     "shard": "train",
-    **train.TRAINING_FLAGS,
+    **TRAINING_FLAGS,
 }
 # The flags are called as the fields of PairConfig, so that the two cannot drift apart.
 INSTANCE_FLAGS = tuple(field.name for field in dataclasses.fields(PairConfig))
@@ -401,6 +402,7 @@ def prepare(
         source: how files become a prepared corpus.
         weights: what training starts from, and the model's shape: the flags of these names.
     """
+    cfg.check_trainable()
     # The shape comes first: it decides whether max_len and the vocabulary fit, which takes no time.
     config, found = pretrained.read_config_and_weights(*weights)
     pairs = PairConfig(**changes)

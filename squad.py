@@ -21,6 +21,7 @@ from cli import command
 from files import read_json, read_text, whole_file
 from finetune import Saved
 from flags import check_mode, given_flags
+from settings import INFERENCE, TRAINING_FLAGS
 from tasks import QuestionTask
 from tasks.questions import read_squad
 from tasks.squad_metrics import evaluate
@@ -53,8 +54,8 @@ USED_IN = {
     "doc_stride": "train predict eval",
     "max_query_len": "train predict eval",
     "version_2_with_negative": "train predict eval",
-    **dict.fromkeys(train.INFERENCE, "train predict eval"),
-    **train.TRAINING_FLAGS,
+    **dict.fromkeys(INFERENCE, "train predict eval"),
+    **TRAINING_FLAGS,
 }
 # Flags that shape the inputs, and flags that only choose among the scores. The former are saved
 # with a model.

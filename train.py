@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import distributed
-from files import read_config
 from formats import checkpoints_in
 from inference import (
     Batch,
@@ -43,151 +42,13 @@ from inference import (
     scores,
     wrap,
 )
-from optim import SCHEDULES, BertAdam, parameter_groups
+from optim import BertAdam, parameter_groups
 from runs import MetricsLog, Writer, newest_state, snapshot
-from utils import Interrupted, Signals, UserError, nearest, rank, say, show, size
+from settings import Config
+from utils import Interrupted, Signals, UserError, nearest, rank, say, size
 
 Metrics = Callable[[], dict[str, float]]
 GetLoss = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """How to train. Unless total_steps is given, n_epochs of the data are the length of the run."""
-
-    seed: int = 42  # of initial weights, order and dropout
-    batch_size: int = 32  # examples of an update, all devices and accumulation together
-    lr: float = 2e-5  # learning rate at its highest
-    n_epochs: int = 3  # how often every example is seen
-    warmup: float = 0.1  # share of the steps in which the rate rises
-    save_steps: int = 100  # updates between checkpoints
-    save_minutes: float | None = None  # minutes between checkpoints too; None: save_steps alone
-    total_steps: int | None = None  # updates in all; None: n_epochs times the batches of an epoch
-    dtype: str = "fp32"  # of matrix products: fp32 or bf16 (parameters stay float32)
-    gradient_accumulation: int = 1  # parts that a batch is computed in, to save memory
-    schedule: str = "warmup_linear"  # of the learning rate: see optim.SCHEDULES
-    weight_decay: float = 0.01  # per update and unit of rate; none on biases and LayerNorm
-    max_grad_norm: float = 1.0  # longer gradients are shortened to this
-    bias_correction: bool = False  # Adam's, which BERT leaves out
-    log_steps: int = 10  # updates between lines of metrics.jsonl
-    keep_checkpoints: int = 3  # newest model_steps_N.pt to keep beside the best; 0: all
-    attention: str = "sdpa"  # on a GPU: sdpa (PyTorch's, padded) or flash (real tokens alone, bf16)
-    compile: bool = False  # torch.compile each block (needs a C++ compiler; triton on a GPU)
-    cuda_graphs: bool = False  # with compile, on a GPU: launch a block's kernels as one
-    # keep fewer activations and compute them again: less memory, a third more work
-    checkpointing: bool = False
-    head_lr: float | None = None  # learning rate of what lies above the encoder; None: lr
-    layer_decay: float = 1.0  # each block learns at this times the rate of the block above it
-    # checks without a better stop_metric after which to stop; None: never
-    patience: int | None = None
-    # what the best checkpoint is chosen by; None: the first metric of a check
-    stop_metric: str | None = None
-
-    def __post_init__(self) -> None:
-        for name, (fits, expected) in EXPECTED.items():
-            value = getattr(self, name)
-            if value is not None and not fits(value):
-                raise UserError(f"{name}={show(value)}; expected {expected}")
-        if self.schedule not in SCHEDULES:
-            hint = nearest(self.schedule, SCHEDULES)
-            raise UserError(
-                f"schedule={show(self.schedule)}{hint}; expected one of {', '.join(SCHEDULES)}"
-            )
-        # Its kernel takes nothing else.
-        if self.attention == "flash" and self.dtype != "bf16":
-            raise UserError(f"attention=flash is computed in bf16, and dtype={self.dtype}")
-        if self.cuda_graphs and not self.compile:
-            raise UserError("cuda_graphs=true is a way of compiling; add compile=true")
-        # A graph writes over the gradients, or the activations, that it gave before.
-        if self.cuda_graphs and (self.gradient_accumulation > 1 or self.checkpointing):
-            raise UserError("cuda_graphs=true needs gradient_accumulation=1 and no checkpointing")
-        # A part without an example could not be computed.
-        if self.gradient_accumulation > self.batch_size:
-            raise UserError(
-                f"gradient_accumulation={self.gradient_accumulation} is more than "
-                f"batch_size={self.batch_size}"
-            )
-
-    def check_trainable(self) -> None:
-        """UserError where this describes predicting only."""
-        if self.dtype == "int8":
-            raise UserError("dtype=int8 is for evaluating and predicting; train in fp32 or bf16")
-
-    @classmethod
-    def from_json(cls, file: str | Path, **instead: Any) -> "Config":
-        """Read a JSON file, some of its settings replaced; an unknown key is an error.
-
-        An n_epochs that is given replaces the file's total_steps too, which would overrule it.
-        """
-        check_length_settings(instead)
-        # total_steps overrules n_epochs: a file's total_steps would make --n_epochs useless.
-        if instead.get("n_epochs") is not None:
-            instead["total_steps"] = None
-        return read_config(cls, file, **instead)
-
-    @classmethod
-    def from_flags(
-        cls,
-        train_cfg: str | Path | None,
-        settings: dict[str, Any] | None,
-        usual: Path | None = None,
-    ) -> "Config":
-        """The file named, or the usual one, or the defaults; with some settings replaced."""
-        file = train_cfg or usual
-        if file:
-            return cls.from_json(file, **(settings or {}))
-        check_length_settings(settings or {})
-        return cls(**(settings or {}))
-
-
-def check_length_settings(settings: dict[str, Any]) -> None:
-    """UserError where two settings say how long to train."""
-    if settings.get("n_epochs") is not None and settings.get("total_steps") is not None:
-        raise UserError("n_epochs and total_steps both say how long to train; give one of them")
-
-
-def from_to(least: float, most: float = 2**63 - 1) -> Callable[[float], bool]:
-    """Whether a number is in a range; a NaN is in none."""
-    return lambda value: least <= value <= most
-
-
-# 2**63 - 1 is the largest integer of 64 bits, with which PyTorch and NumPy count.
-COUNT = (from_to(1), "at least 1, and at most 2**63 - 1")
-AMOUNT = (from_to(0), "0 or more, and at most 2**63 - 1")
-
-# What the values of a Config are: how that is checked, and how it is said. None is always fine.
-EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "seed": AMOUNT,
-    "batch_size": COUNT,
-    "lr": AMOUNT,
-    "n_epochs": COUNT,
-    "warmup": (from_to(0, 1), "a share of the steps, 0 to 1"),
-    "save_steps": COUNT,
-    "save_minutes": (lambda value: 0 < value < 2**63, "more than 0, or null"),
-    "total_steps": (from_to(1), "at least 1, or null to follow from n_epochs"),
-    # fp32 or bf16 to train, and to predict int8 too
-    "dtype": (("fp32", "bf16", "int8").__contains__, "fp32 or bf16, or int8 to predict"),
-    "attention": (("sdpa", "flash").__contains__, "sdpa or flash"),
-    "gradient_accumulation": COUNT,
-    "weight_decay": AMOUNT,
-    "max_grad_norm": (
-        lambda value: 0 < value < 2**63,
-        "more than 0 (a large number: no clipping)",
-    ),
-    "log_steps": COUNT,
-    "keep_checkpoints": AMOUNT,
-    "head_lr": AMOUNT,
-    "layer_decay": (lambda value: 0 < value <= 1, "more than 0 and at most 1"),
-    "patience": (from_to(1), "at least 1, or null to train to the end"),
-}
-
-# The settings that evaluating and predicting have a use for: they need neither rates nor a length,
-# but memory limits their batches too.
-INFERENCE = ("batch_size", "dtype")
-# The others, as flags of a command, are for this mode alone.
-TRAINING_FLAGS = {
-    field.name: "train" for field in dataclasses.fields(Config) if field.name not in INFERENCE
-}
 
 
 def seed_step(seed: int, step: int) -> None:

@@ -9,7 +9,6 @@ Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 
 import array
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -218,13 +217,14 @@ class Batches:
     def __init__(self, features: Features, batch_size: int, seed: int | None = None):
         self.features, self.batch_size, self.seed = features, batch_size, seed
         self.lengths = features.lengths
-        # Two epochs: while one is trained on, a thread may be making batches of the next.
-        self._order = functools.lru_cache(2)(self.order)
+        # The epoch asked for last, and its batches. A thread may ask for another one, so that both
+        # are replaced at once.
+        self._last: tuple[int, list[np.ndarray]] = (-1, [])
 
     def __len__(self) -> int:
         """Batches of an epoch."""
         if self.seed is None:
-            return len(self._order(0))
+            return len(self.batches_of(0))
         # The last of them may be smaller.
         return -(-len(self.features) // self.batch_size)
 
@@ -235,7 +235,15 @@ class Batches:
     def rows(self, n: int) -> np.ndarray:
         """Which examples batch n has, (B,)."""
         epoch, i = divmod(n, len(self))
-        return self._order(epoch)[i]
+        return self.batches_of(epoch)[i]
+
+    def batches_of(self, epoch: int) -> list[np.ndarray]:
+        """order(epoch), which is kept for the next request."""
+        last, order = self._last
+        if last != epoch:
+            order = self.order(epoch)
+            self._last = (epoch, order)
+        return order
 
     def order(self, epoch: int) -> list[np.ndarray]:
         """The examples of each batch of an epoch."""
