@@ -9,13 +9,8 @@ Row: commands. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import collections
-import contextlib
 import dataclasses
-import queue
-import sys
-import threading
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,7 +37,6 @@ from tfrecords import RECORDS
 from utils import UserError, note, rank, say, size
 
 SAMPLE = Path("runs/sample")
-CHUNK = 64  # batches of rows that are predicted at a time
 WORST = 100  # mistakes that are written down
 
 # Which modes have a use for a flag; those that are not here are for all.
@@ -454,49 +448,35 @@ def predict_into(saved: Saved, data_file: str, out: str | None) -> None:
     """Predict a file, or `-`, into another, whole or absent, or to standard output as it goes."""
     # GLUE's site accepts no columns beside index and prediction.
     for_site = saved.task.hand_in and Path(data_file).name in saved.task.test
-    lines = prediction_lines(saved, data_file, probabilities=not for_site)
+    # Answers on a terminal show that it goes on; a file shows nothing.
+    lines = prediction_lines(saved, data_file, probabilities=not for_site, bar=out is not None)
     if out is not None:
-        # A pipe that ends early, or an error in a late row, must not leave half a file.
-        with whole_file(out) as f:
-            for line in lines:
-                f.write(line.encode())
-        note(f"Saved {out}")
-        return
-    if sys.stdout is None:
-        raise UserError("standard output is closed; name a file with --out")
-    # Flushing after each part lets a program that reads the other end go on at once.
-    for line in lines:
-        sys.stdout.write(line)
-        sys.stdout.flush()
+        finetune.write_answers(lines, out)
 
 
-def prediction_lines(saved: Saved, data_file: str, probabilities: bool) -> Iterator[str]:
+def prediction_lines(
+    saved: Saved, data_file: str, probabilities: bool, bar: bool
+) -> Iterator[str]:
     """The lines of a table, some at a time: index, prediction, and the probability of each label.
 
     There is a row for each row of the file, in its order, counted from 0.
     """
-    task, tokenizer = saved.task, saved.start.tokenizer
+    task = saved.task
     # Columns of probabilities need names, and a number has none.
     names = task.labels if probabilities else ()
     header = "\t".join(["index", "prediction", *names]) + "\n"
     table, index = None, 0
-    truncation = np.zeros(3, int)
     # A TFRecord's records are read as a whole, since it has no lines that a pipe could deliver.
     if RECORDS.search(data_file):
-        parts: Iterator[Data] = iter([saved.load(data_file, labelled=False)])
+        data = saved.load(data_file, labelled=False)
+        parts = iter([(data, task.answers(data, saved.outputs(data, bar=False)))])
     else:
-        # Rows are read as needed, so a file of any size is predicted in the memory of one chunk.
+        # Rows are read as needed, so a file of any size is predicted in the memory of one part.
         table, examples = open_rows(task, data_file, labelled=False)
-        most = CHUNK * saved.batch_size
-        # A chunk has many batches: rows are sorted by length within it, and little is padded.
-        chunks = iter(lambda: list(islice(examples, most)), [])
-        if data_file == "-":
-            # From a pipe nothing is waited for: an interactive user wants an answer to each line.
-            chunks = available(examples, most)
-        parts = (task.encode_examples(data_file, chunk, tokenizer) for chunk in chunks)
+        # From a pipe nothing is waited for: an interactive user wants an answer to each line.
+        parts = saved.stream(data_file, examples, waiting=data_file != "-", bar=bar)
     # A part's answers are in the order of its rows, though its batches were sorted by length.
-    for data in parts:
-        answers = task.answers(data, saved.outputs(data, bar=False))
+    for _, answers in parts:
         lines = []
         if index == 0:
             # The first rows have been read without an error, so the model's name is worth a line.
@@ -506,53 +486,12 @@ def prediction_lines(saved: Saved, data_file: str, probabilities: bool) -> Itera
             shown = [f"{chance:.6f}" for chance in chances] if names else []
             lines.append("\t".join([str(index), answer, *shown]) + "\n")
             index += 1
-        # Features of each part count what was cut off; the message comes once for the whole file.
-        truncation += data.features.truncation
         yield "".join(lines)
     # A file without rows still becomes a table, since another program may read it.
     if index == 0:
         yield header
     if table and data_file != "-":
         note(describe_table(data_file, index, table.names, table.header, collections.Counter()))
-    task.report_truncation(data_file, index, truncation)
-
-
-def available(examples: Iterator[Example], most: int) -> Iterator[list[Example]]:
-    """What a pipe has delivered since the last look, at least one and at most so many."""
-    # A bounded queue: a producer that is faster than the model must not fill the memory.
-    waiting: queue.Queue = queue.Queue(most)
-
-    def read() -> None:
-        try:
-            for example in examples:
-                waiting.put(example)
-            # None marks the end of the stream.
-            waiting.put(None)
-        except BaseException as error:
-            # Raised here the error would end this thread alone; the reader of the queue raises it
-            # instead.
-            waiting.put(error)
-
-    # A daemon, since a thread blocked in reading standard input could not be stopped at exit.
-    threading.Thread(target=read, daemon=True).start()
-    item = None
-    while True:
-        chunk = []
-        # The first row is waited for, all others are taken only if they are there already.
-        item = waiting.get()
-        with contextlib.suppress(queue.Empty):
-            while isinstance(item, Example):
-                chunk.append(item)
-                if len(chunk) == most:
-                    break
-                item = waiting.get_nowait()
-        # Rows that came before an error are answered first.
-        if chunk:
-            yield chunk
-        if isinstance(item, BaseException):
-            raise item
-        if item is None:
-            return
 
 
 if __name__ == "__main__":

@@ -9,15 +9,22 @@
 Row: jobs. It imports only from rows below (ARCHITECTURE.md).
 """
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+import queue
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 import checkpoint
 import distributed
@@ -31,7 +38,9 @@ from pretrained import Pretrained
 from tasks import KINDS
 from tasks.features import Batches, PooledBatches
 from tasks.task import Data, Task
-from utils import UserError, rank, say, show
+from utils import UserError, note, rank, say, show
+
+CHUNK = 64  # batches of examples that are predicted at a time
 
 # ----------------------------------------------------------------------------------------- training
 
@@ -109,7 +118,7 @@ class Run:
                 "leave one out"
             )
         folder, model = Path(save_dir), self.model()
-        batches = Batches(self.data.features, self.cfg.batch_size, self.cfg.seed)
+        batches = self.data.features.batches(self.cfg.batch_size, self.cfg.seed)
         config = dataclasses.asdict(self.start.config)
         trainer = train.Trainer(
             self.cfg, model, batches, folder, {"config": config}, data_parallel, log_dir, shard
@@ -125,7 +134,7 @@ class Run:
     def fit_held(self, trainer: train.Trainer, model: models.BertModel, batches: Batches) -> Result:
         """fit() in a folder that no other process trains in."""
         # Without a seed the examples are sorted by length and nothing is shuffled.
-        eval_batches = [Batches(data.features, self.cfg.batch_size) for data in self.eval_data]
+        eval_batches = [data.features.batches(self.cfg.batch_size) for data in self.eval_data]
         evaluated: Sequence[inference.Source] = eval_batches
         # The encoder is frozen, so that it gives the same vectors in every epoch.
         if self.tuning.boost:
@@ -294,7 +303,7 @@ class Saved:
 
     def outputs(self, data: Data, bar: bool = True) -> np.ndarray:
         """(N, ...): the model's outputs for every input."""
-        batches = Batches(data.features, self.batch_size)
+        batches = data.features.batches(self.batch_size)
         return inference.predict(
             self.model, batches, self.device, self.dtype, self.task.outputs, bar
         )
@@ -304,14 +313,96 @@ class Saved:
         data = self.load(file)
         return self.task.metrics(data, self.outputs(data))
 
-    def predict(self, inputs: Sequence[Any]) -> list[Any]:
-        """An answer for each input: of sentences texts or pairs, of questions (question, text)."""
+    def predict(self, inputs: Iterable[Any] | Path) -> Any:
+        """An answer for each input, in order: a list of them for a list.
+
+        Of any other iterable, such as a generator, and of a Path, a file of the task, answers come
+        one by one, and memory does not grow. What takes long shows a bar.
+
+        Args:
+            inputs: of sentences texts or pairs, of questions (question, text), of tags texts or
+                lists of words, of choices (context, [choice, ...]).
+        """
         if isinstance(inputs, str):
-            raise UserError(f"the inputs are one text, {show(inputs, 40)}; expected a list of them")
-        if not inputs:
-            return []
-        data = self.task.encode_inputs(list(inputs), self.start.tokenizer)
-        return self.task.answers(data, self.outputs(data, bar=False))
+            raise UserError(
+                f"the inputs are one text, {show(inputs, 40)}; expected a list of them, or a Path"
+            )
+        if isinstance(inputs, Path):
+            parts = self.stream(inputs, self.task.read_unlabelled(inputs), bar=True)
+        else:
+            total = len(inputs) if isinstance(inputs, Sized) else None
+            examples = self.task.examples_of(inputs)
+            parts = self.stream("the inputs", examples, bar=True, total=total)
+        answers = (answer for _, found in parts for answer in found)
+        return list(answers) if isinstance(inputs, Sequence) else answers
+
+    def stream(
+        self,
+        file: str | Path,
+        examples: Iterator[Any],
+        waiting: bool = True,
+        bar: bool = False,
+        total: int | None = None,
+    ) -> Iterator[tuple[Data, list[Any]]]:
+        """Examples of a file and their answers, a part at a time, so that memory does not grow.
+
+        Args:
+            waiting: fill a part before it is computed; False: take what a pipe has delivered.
+            bar: show progress, if it takes longer than a few seconds.
+            total: how many examples there are, where it is known.
+        """
+        most = CHUNK * self.batch_size
+        # A part has many batches: examples are sorted by length within it, and little is padded.
+        chunks = iter(lambda: list(islice(examples, most)), [])
+        if not waiting:
+            chunks = available(examples, most)
+        n, truncation = 0, np.zeros(3, int)
+        hidden = None if bar and rank() == 0 else True  # None: shown on a terminal
+        with tqdm(total=total, unit=" inputs", delay=3, disable=hidden) as shown:
+            for chunk in chunks:
+                data = self.task.encode_examples(file, chunk, self.start.tokenizer)
+                yield data, self.task.answers(data, self.outputs(data, bar=False))
+                n += len(chunk)
+                truncation += data.features.truncation
+                shown.update(len(chunk))
+        # Features of each part count what was cut off; the message comes once for the whole.
+        self.task.report_truncation(file, n, truncation)
+
+
+def available(examples: Iterator[Any], most: int) -> Iterator[list[Any]]:
+    """What a pipe has delivered since the last look, at least one and at most so many."""
+    # A bounded queue: a producer that is faster than the model must not fill the memory.
+    waiting: queue.Queue = queue.Queue(most)
+    end = object()
+
+    def read() -> None:
+        try:
+            for example in examples:
+                waiting.put(example)
+            waiting.put(end)
+        except BaseException as error:
+            # Raised here the error would end this thread alone; the reader of the queue raises it
+            # instead.
+            waiting.put(error)
+
+    # A daemon, since a thread blocked in reading standard input could not be stopped at exit.
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        # The first example is waited for, all others are taken only if they are there already.
+        chunk, item = [], waiting.get()
+        with contextlib.suppress(queue.Empty):
+            while item is not end and not isinstance(item, BaseException):
+                chunk.append(item)
+                if len(chunk) == most:
+                    break
+                item = waiting.get_nowait()
+        # Examples that came before an error are answered first.
+        if chunk:
+            yield chunk
+        if isinstance(item, BaseException):
+            raise item
+        if item is end:
+            return
 
 
 def load(
@@ -349,3 +440,51 @@ def load(
     n_gpus = inference.count_gpus(device, data_parallel)
     runs_on = inference.wrap(model, device, dtype, n_gpus) if n_gpus > 1 else model
     return Saved(start, task, runs_on, batch_size, dtype, device, n_gpus)
+
+
+# ------------------------------------------------------------------------------ what commands share
+
+
+def fit(task: Task, flags: SimpleNamespace) -> Result:
+    """Train a task as the flags of a command say: its --mode train."""
+    if not flags.train_file:
+        raise UserError("--mode train needs --train_file")
+    cfg = train.Config.from_flags(flags.train_cfg, flags.settings, task.train_cfg)
+    start = pretrained.find(flags.pretrain_file, flags.model_cfg, flags.vocab)
+    eval_files = flags.eval_file.split(",") if flags.eval_file else []
+    run = prepare(task, flags.train_file, start, eval_files, cfg)
+    folder = flags.save_dir or f"runs/{task.name}"
+    return run.fit(folder, flags.log_dir, flags.data_parallel, flags.shard)
+
+
+def load_saved(kind: type[Task], flags: SimpleNamespace, changes: dict[str, Any]) -> Saved:
+    """The model that the flags of a command name, with some of its task's fields replaced."""
+    start = pretrained.find(flags.model_file, flags.model_cfg, flags.vocab, kind.head)
+    assert start.source
+    task = dataclasses.replace(kind.saved(start.source), **changes)
+    # Of the configuration only the batch size and dtype matter now, and a file need not be named.
+    cfg = train.Config.from_flags(flags.train_cfg, flags.settings)
+    parallel = flags.data_parallel
+    return load(flags.model_file, task, start, cfg.batch_size, cfg.dtype, parallel)
+
+
+def given(flags: SimpleNamespace, names: tuple[str, ...]) -> dict[str, Any]:
+    """Those of the flags that were given."""
+    return {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
+
+
+def write_answers(lines: Iterable[str], out: str | None) -> None:
+    """Lines into a file, whole or absent, or to standard output as they come."""
+    if out is not None:
+        # A pipe that ends early, or an error in a late row, must not leave half a file.
+        with whole_file(out) as f:
+            for line in lines:
+                f.write(line.encode())
+        note(f"Saved {out}")
+        return
+    if sys.stdout is None:
+        raise UserError("standard output is closed; name a file with --out")
+    # Flushing after each part lets a program that reads the other end go on at once.
+    for line in lines:
+        sys.stdout.write(line)
+        sys.stdout.flush()

@@ -443,6 +443,34 @@ class QuestionAnswering(BertModel):
         return scores.masked_fill(~packing.real[..., None], -torch.inf)
 
 
+class Tagger(BertModel):
+    """A tag for each token: encoder, dropout, linear."""
+
+    tags: Linear
+
+    def __init__(self, cfg: Config, n_tags: int):
+        super().__init__(cfg, lambda: {"tags": Linear(cfg.dim, n_tags)}, with_pooler=False)
+
+    def forward(self, input_ids: Tensor, segment_ids: Tensor, input_mask: Mask) -> Tensor:
+        """(B, S) x 3 -> (B, S, tags)"""
+        hidden = self.transformer(input_ids, segment_ids, input_mask)
+        return self.tags(dropout(hidden, self.cfg.p_drop_hidden, self.training))
+
+
+class MultipleChoice(BertModel):
+    """How well a choice fits its context: encoder, pooler, dropout, linear."""
+
+    choice: Linear
+
+    def __init__(self, cfg: Config):
+        super().__init__(cfg, lambda: {"choice": Linear(cfg.dim, 1)})
+
+    def forward(self, input_ids: Tensor, segment_ids: Tensor, input_mask: Mask) -> Tensor:
+        """(N, S) x 3, an input for each choice, -> (N,) scores, to compare within a question."""
+        pooled = self.pool(input_ids, segment_ids, input_mask)
+        return self.choice(dropout(pooled, self.cfg.p_drop_hidden, self.training)).squeeze(1)
+
+
 class PretrainModel(BertModel):
     """BERT as it is pre-trained: guess masked words, and whether B follows A."""
 

@@ -93,6 +93,17 @@ class Features:
         """The lines of the examples."""
         return self.lines if self.first is None else self.lines[self.first]
 
+    def spread(
+        self, values: np.ndarray, inputs: np.ndarray, mask: np.ndarray, empty: int
+    ) -> np.ndarray:
+        """A value of each token, of some of the inputs, -> (B, S), `empty` where padded."""
+        starts, ends = self.starts[inputs], self.starts[inputs + 1]
+        table = np.full(mask.shape, empty, np.int64)
+        # Where the mask is True, the values of all rows follow each other in the order of the flat
+        # array.
+        table[mask] = np.concatenate([values[a:b] for a, b in zip(starts, ends, strict=True)])
+        return table
+
     def average(self, scores: np.ndarray) -> np.ndarray:
         """(N, ...) scores of inputs -> (examples, ...), the mean of those of each."""
         if self.first is None:
@@ -101,6 +112,10 @@ class Features:
         counts = np.diff(np.append(self.first, len(self)))
         counts = counts.reshape(-1, *[1] * (scores.ndim - 1)).astype(scores.dtype)
         return np.add.reduceat(scores, self.first) / counts
+
+    def batches(self, batch_size: int, seed: int | None = None) -> "Batches":
+        """Batches of these inputs; without a seed of one pass over them, for evaluation."""
+        return Batches(self, batch_size, seed)
 
     def labelled(self, labels: np.ndarray, lines: np.ndarray) -> "Features":
         """The same with the labels and lines of its examples."""
@@ -216,7 +231,7 @@ class Batches:
 
     def __init__(self, features: Features, batch_size: int, seed: int | None = None):
         self.features, self.batch_size, self.seed = features, batch_size, seed
-        self.lengths = features.lengths
+        self.lengths, self.lines = features.lengths, features.lines
         # The epoch asked for last, and its batches. A thread may ask for another one, so that both
         # are replaced at once.
         self._last: tuple[int, list[np.ndarray]] = (-1, [])
@@ -226,7 +241,7 @@ class Batches:
         if self.seed is None:
             return len(self.batches_of(0))
         # The last of them may be smaller.
-        return -(-len(self.features) // self.batch_size)
+        return -(-len(self.lengths) // self.batch_size)
 
     def first(self, epoch: int) -> int:
         """The number of an epoch's first batch."""
@@ -268,27 +283,27 @@ class Batches:
 
     def part(self, n: int, first: int, step: int) -> Batch:
         """Every `step`-th row of batch n, from the first one on, on the CPU."""
-        features, rows = self.features, self.rows(n)[first::step]
-        lengths = self.lengths[rows][:, None]  # (B, 1)
+        rows = self.rows(n)[first::step]
+        labels = torch.from_numpy(self.features.labels[rows])
+        return Batch(*self.padded(rows), labels)
+
+    def padded(self, inputs: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Some of the inputs as input_ids, segment_ids and input_mask, (B, S) each."""
+        features = self.features
+        lengths = features.lengths[inputs][:, None]  # (B, 1)
         column = np.arange(lengths.max())  # (S,)
         mask = column < lengths  # (B, S)
-        starts, ends = features.starts[rows], features.starts[rows + 1]
-        ids = np.zeros(mask.shape, np.int64)
-        # Where the mask is True, the ids of all rows follow each other in the order of the flat
-        # array.
-        ids[mask] = np.concatenate([features.ids[a:b] for a, b in zip(starts, ends, strict=True)])
         # [PAD] is in segment 0, as in Google's inputs.
-        segments = mask & (column >= features.second[rows][:, None])
-        return Batch(
-            torch.from_numpy(ids),
+        segments = mask & (column >= features.second[inputs][:, None])
+        return (
+            torch.from_numpy(features.spread(features.ids, inputs, mask, empty=0)),
             torch.from_numpy(segments.astype(np.int64)),
             torch.from_numpy(mask.astype(np.int64)),
-            torch.from_numpy(features.labels[rows]),
         )
 
     def describe(self, n: int) -> str:
         """Batch n in words, for messages."""
-        lines = ", ".join(map(str, sorted(self.features.lines[self.rows(n)])))
+        lines = ", ".join(map(str, sorted(self.lines[self.rows(n)])))
         epoch, i = divmod(n, len(self))
         return f"batch {i + 1} of epoch {epoch + 1}, lines {lines}"
 

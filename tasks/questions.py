@@ -11,6 +11,7 @@ Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 
 import array
 import dataclasses
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -138,12 +139,24 @@ class QuestionTask(Task):
         summary += f"{len(data.features)} windows"
         return task, dataclasses.replace(data, file=Path(file), summary=summary)
 
-    def encode_inputs(self, inputs: list[Any], tokenizer: FullTokenizer) -> QuestionData:
+    def read_unlabelled(self, file: str | Path) -> Iterator[Question]:
+        """SQuAD's JSON."""
+        return iter(read_squad(file))
+
+    def examples_of(self, inputs: Iterable[Any]) -> Iterator[Question]:
         """Pairs of a question and a context."""
-        questions = [
-            Question(str(i), question, context) for i, (question, context) in enumerate(inputs)
-        ]
-        return self.make_windows(questions, tokenizer)
+        for i, given in enumerate(inputs):
+            if isinstance(given, str) or len(given) != 2:
+                raise UserError(
+                    f"input {i + 1} is {show(given, 40)}; expected a question and a context"
+                )
+            yield Question(str(i), *given)
+
+    def encode_examples(
+        self, file: str | Path, examples: list[Question], tokenizer: FullTokenizer
+    ) -> QuestionData:
+        """Windows over the contexts of questions."""
+        return dataclasses.replace(self.make_windows(examples, tokenizer), file=Path(file))
 
     def make_windows(
         self, questions: list[Question], tokenizer: FullTokenizer, training: bool = False

@@ -9,6 +9,7 @@ Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 
 import dataclasses
 import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,7 +24,7 @@ from files import file_digest, read_json
 from tasks.features import LONG, encode
 from tasks.metrics import METRICS
 from tasks.records import read_features, read_meta_data
-from tasks.rows import Example, Rows, TableTask, read_rows
+from tasks.rows import Example, Rows, TableTask, open_rows, read_rows
 from tasks.task import Data
 from tfrecords import RECORDS
 from tokenization import FullTokenizer
@@ -107,30 +108,30 @@ class SentenceTask(TableTask):
         lines = np.array([example.line for example in examples], int)
         return Data(Path(file), features.labelled(labels, lines), examples)
 
-    def encode_inputs(self, inputs: list[Any], tokenizer: FullTokenizer) -> Data:
+    def read_unlabelled(self, file: str | Path) -> Iterator[Example]:
+        """The rows of a table."""
+        return open_rows(self, file, labelled=False)[1]
+
+    def examples_of(self, inputs: Iterable[Any]) -> Iterator[Example]:
         """Texts, or pairs of texts."""
         n_texts = 1 if self.text_b is None else 2
-        examples = []
         for line, given in enumerate(inputs, start=1):
             # A string is a sequence too, so it is asked for first.
             texts = (given,) if isinstance(given, str) else tuple(given)
             if len(texts) != n_texts:
                 expected = "a text" if n_texts == 1 else "a pair of texts"
                 raise UserError(f"input {line} is {show(given, 40)}; expected {expected}")
-            examples.append(Example(line, texts[0], texts[1] if n_texts == 2 else None, None))
-        data = self.encode_examples("the inputs", examples, tokenizer)
-        self.report_truncation("the inputs", len(examples), data.features.truncation)
-        return data
+            yield Example(line, texts[0], texts[1] if n_texts == 2 else None, None)
 
-    def report_truncation(self, file: str | Path, n_rows: int, truncation: np.ndarray) -> None:
+    def report_truncation(
+        self,
+        file: str | Path,
+        n_rows: int,
+        truncation: np.ndarray,
+        remedy: str = "--long window keeps them",
+    ) -> None:
         """Say how much of a file was cut off, if anything was."""
-        n_truncated, n_lost, n_kept = truncation
-        if n_truncated:
-            note(
-                f"{file}: {n_truncated} of {n_rows} rows are longer than max_len={self.max_len}; "
-                f"{n_lost} of their tokens are cut off, {n_lost / (n_lost + n_kept):.1%} of all; "
-                "--long window keeps them"
-            )
+        super().report_truncation(file, n_rows, truncation, remedy)
 
     def with_columns(self, rows: Rows) -> "SentenceTask":
         """Of the user's own data, with the columns that a header has named.

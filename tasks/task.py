@@ -5,13 +5,14 @@
     model = task.model(config)
     loss, _ = task.loss(model, Batches(data.features, batch_size=32, seed=42)[0])
 
-A kind of task is a class in a file of its own: sentences.py, questions.py.
+A kind of task is a class in a file of its own: sentences.py, questions.py, tags.py, choices.py.
 
 Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import abc
 import dataclasses
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +23,7 @@ import models
 from checkpoint import Checkpoint
 from tasks.features import Features
 from tokenization import FullTokenizer
+from utils import note
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +65,38 @@ class Task(abc.ABC):
         """The task with all that follows from its training data, such as labels; and the data."""
 
     @abc.abstractmethod
-    def encode_inputs(self, inputs: list[Any], tokenizer: FullTokenizer) -> Data:
-        """What a notebook has in hand, such as a list of texts, as inputs of a model."""
+    def read_unlabelled(self, file: str | Path) -> Iterator[Any]:
+        """The examples of a file to predict, one by one."""
+
+    @abc.abstractmethod
+    def examples_of(self, inputs: Iterable[Any]) -> Iterator[Any]:
+        """What a notebook has in hand, such as texts, as examples, one by one."""
+
+    @abc.abstractmethod
+    def encode_examples(
+        self, file: str | Path, examples: list[Any], tokenizer: FullTokenizer
+    ) -> Data:
+        """Examples that were read already, as inputs of a model."""
+
+    def report_truncation(
+        self, file: str | Path, n_rows: int, truncation: np.ndarray, remedy: str = ""
+    ) -> None:
+        """Say how much of a file was cut off, if anything was.
+
+        Args:
+            truncation: the Features' own.
+            remedy: what keeps it.
+        """
+        n_truncated, n_lost, n_kept = truncation
+        if not n_truncated:
+            return
+        message = (
+            f"{file}: {n_truncated} of {n_rows} rows are longer than max_len={self.max_len}; "
+            f"{n_lost} of their tokens are cut off, {n_lost / (n_lost + n_kept):.1%} of all"
+        )
+        if remedy:
+            message += f"; {remedy}"
+        note(message)
 
     # ------------------------------------------------------------------------------------ model
 
