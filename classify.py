@@ -24,13 +24,13 @@ import pretrained
 import runs
 import train
 from cli import command
-from files import whole_file, write_json
+from files import write_json
 from finetune import Result, Run, Saved
 from flags import check_mode, check_sample
 from settings import TRAINING_FLAGS
 from tasks import TASKS, SentenceTask, get_task, own_task, reports
 from tasks.metrics import confusion
-from tasks.rows import Example, describe_table, open_rows, read_examples
+from tasks.rows import describe_table, open_rows, read_examples
 from tasks.sentences import find_task, task_of_meta_data
 from tasks.task import Data
 from tfrecords import RECORDS
@@ -118,13 +118,6 @@ def main(
             header: whether the first row names the columns; default: if it has all columns named
                 here.
             separator: what stands between several labels of one text; default: a text has one.
-        Weights:
-            pretrain_file: weights to start training from: a TensorFlow checkpoint, a Hugging Face
-                folder, a .pt; default: none, so that training starts from scratch.
-            model_file: a model trained here, to evaluate or predict with: its folder or its .pt.
-            model_cfg: JSON of the model's shape, ours or Google's bert_config.json; default: what
-                lies beside the weights.
-            vocab: vocab.txt; default: what lies beside the weights.
         Training:
             train_cfg: JSON of train.Config; default: config/train_TASK.json, or train_own.json for
                 data of your own.
@@ -133,13 +126,7 @@ def main(
             reinit_layers: how many of the top layers start anew.
             seeds: how often to train, each time from another seed, into SAVE_DIR/seed-N; default:
                 once, into SAVE_DIR.
-            data_parallel: use all visible GPUs.
-            shard: started by torchrun, divide the model among the processes, where it does not fit
-                into one GPU.
-            settings: settings that replace those of train_cfg, as {"lr": 3e-5}.
         Output:
-            save_dir: folder of the run, which the same command resumes; default: runs/TASK.
-            log_dir: folder for TensorBoard's curves.
             out: of predict, the file (for a data_dir: the folder) to write; default: standard
                 output. Of eval, the folder for metrics, confusion matrix and errors; default: eval
                 beside the model.
@@ -454,9 +441,7 @@ def predict_into(saved: Saved, data_file: str, out: str | None) -> None:
         finetune.write_answers(lines, out)
 
 
-def prediction_lines(
-    saved: Saved, data_file: str, probabilities: bool, bar: bool
-) -> Iterator[str]:
+def prediction_lines(saved: Saved, data_file: str, probabilities: bool, bar: bool) -> Iterator[str]:
     """The lines of a table, some at a time: index, prediction, and the probability of each label.
 
     There is a row for each row of the file, in its order, counted from 0.

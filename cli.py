@@ -194,7 +194,8 @@ def command(
     """Run a function as a command line.
 
     Args:
-        functions: the command; several are subcommands.
+        functions: the command; several are subcommands, beside a first one called main, which needs
+            no name.
         named: whether one function alone is a subcommand, too.
         settings: a dataclass whose fields are flags, for the function's parameter of this name.
         processes: whether torchrun may start several processes of it.
@@ -202,8 +203,13 @@ def command(
     program, arguments = Path(sys.argv[0]).name, sys.argv[1:]
     with sound_streams(), one_line_errors(program):
         function, usage = functions[0], program
-        if named or len(functions) > 1:
-            table = {function.__name__: function for function in functions}
+        others = {function.__name__: function for function in functions[1:]}
+        if function.__name__ == "main" and others:
+            if arguments and arguments[0] in others:
+                name = arguments.pop(0)
+                function, usage, settings = others[name], f"{program} {name}", None
+        elif named or others:
+            table = {function.__name__: function} | others
             name = arguments.pop(0) if arguments else "--help"
             if name in HELP:
                 print(command_list(program, functions))

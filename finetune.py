@@ -15,7 +15,7 @@ import hashlib
 import queue
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +34,9 @@ import pretrained
 import runs
 import train
 from files import append_digest, digest_matches, file_digest, whole_file, write_json
+from flags import check_mode
 from pretrained import Pretrained
+from settings import TRAINING_FLAGS
 from tasks import KINDS
 from tasks.features import Batches, PooledBatches
 from tasks.task import Data, Task
@@ -443,6 +445,33 @@ def load(
 
 
 # ------------------------------------------------------------------------------ what commands share
+
+
+# Which modes of a command have a use for a flag; those that are not here are for all.
+USED_IN = {
+    **dict.fromkeys(
+        ("train_file", "eval_file", "pretrain_file", "save_dir", "log_dir", "shard"), "train"
+    ),
+    **dict.fromkeys(("model_file", "data_file", "out"), "eval predict"),
+    **TRAINING_FLAGS,
+}
+
+
+def run_mode(
+    main: Callable,
+    flags: SimpleNamespace,
+    modes: Mapping[str, Callable[[SimpleNamespace], object]],
+    used_in: dict[str, str],
+) -> None:
+    """Call the function of --mode with the flags of a command, which are checked before."""
+    if flags.mode not in modes:
+        *others, last = modes
+        raise UserError(f"--mode {flags.mode}: expected {', '.join(others)} or {last}")
+    # A flag that another mode alone reads would be ignored silently, so it is an error here.
+    check_mode(main, flags.mode, vars(flags), used_in)
+    if flags.mode != "train" and not (flags.model_file and flags.data_file):
+        raise UserError(f"--mode {flags.mode} needs --model_file and --data_file")
+    modes[flags.mode](flags)
 
 
 def fit(task: Task, flags: SimpleNamespace) -> Result:

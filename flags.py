@@ -245,6 +245,41 @@ WIDTH = 100  # columns of --help
 COLUMN = 32  # where descriptions begin
 SETTINGS = "Settings of --train_cfg (a flag overrides the file, the file overrides the default)"
 
+# Flags that mean the same in several commands: their group and their description.
+SHARED = {
+    "pretrain_file": (
+        "Weights",
+        "weights to start training from: a TensorFlow checkpoint, a Hugging Face folder, a .pt; "
+        "default: none, so that training starts from scratch",
+    ),
+    "model_file": (
+        "Weights",
+        "a model trained here, to evaluate or predict with: its folder or its .pt",
+    ),
+    "model_cfg": (
+        "Weights",
+        "JSON of the model's shape, ours or Google's bert_config.json; default: what lies beside "
+        "the weights",
+    ),
+    "vocab": ("Weights", "vocab.txt; default: what lies beside the weights"),
+    "train_cfg": (
+        "Training",
+        "JSON of train.Config; default: the task's own in config/",
+    ),
+    "data_parallel": ("Training", "use all visible GPUs"),
+    "shard": (
+        "Training",
+        "started by torchrun, divide the model among the processes, where it does not fit into one "
+        "GPU",
+    ),
+    "settings": ("Training", 'settings that replace those of train_cfg, as {"lr": 3e-5}'),
+    "save_dir": (
+        "Output",
+        "folder of the run, which the same command resumes; default: runs/TASK",
+    ),
+    "log_dir": ("Output", "folder for TensorBoard's curves"),
+}
+
 # Below "Args:", a description may go on in lines that are indented more than its first one.
 ENTRY = re.compile(r"^( +)(\w[^:\n]*):(?: (.+(?:\n\1 .*)*))?$", re.MULTILINE)
 # A field of a dataclass with the comment above it and the one behind it.
@@ -256,6 +291,7 @@ def help_text(program: str, function: Callable, settings: type | None = None) ->
     parameters = parameters_of(function, settings)
     head, _, body = (inspect.getdoc(function) or "").partition("Args:\n")
     about = described(body)
+    about |= {name: text for name, text in SHARED.items() if name not in about}
     if settings:
         about |= {name: (SETTINGS, text) for name, text in field_comments(settings).items()}
     groups: dict[str, list[str]] = {}
@@ -263,6 +299,10 @@ def help_text(program: str, function: Callable, settings: type | None = None) ->
         if name in parameters:
             group, text = about.get(name, ("Other", ""))
             groups.setdefault(group, []).append(flag_help(parameters[name], text))
+    # These come last in every command.
+    for group in ("Weights", "Training", "Output", SETTINGS, "Other"):
+        if group in groups:
+            groups[group] = groups.pop(group)
     usage = " ".join([program, *required_parameters(parameters).values(), "[--name value ...]"])
     parts = ["\n".join([f"{group}:", *entries]) for group, entries in groups.items()]
     return "\n\n".join([f"usage: python {usage}", head.strip(), *parts])

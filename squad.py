@@ -8,14 +8,12 @@
 Row: commands. It imports only from rows below (ARCHITECTURE.md).
 """
 
-import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import finetune
-import pretrained
 import train
 from cli import command
 from files import read_json, read_text, whole_file
@@ -119,22 +117,6 @@ def main(
                 data have it.
             null_score_diff_threshold: SQuAD 2.0: there is no answer where its score beats the best
                 one's by more than this.
-        Weights:
-            pretrain_file: weights to start training from: a TensorFlow checkpoint, a Hugging Face
-                folder, a .pt; default: none, so that training starts from scratch.
-            model_file: a model trained here, to answer with: its folder or its .pt.
-            model_cfg: JSON of the model's shape, ours or Google's bert_config.json; default: what
-                lies beside the weights.
-            vocab: vocab.txt; default: what lies beside the weights.
-        Training:
-            train_cfg: JSON of train.Config; default: config/train_squad.json.
-            data_parallel: use all visible GPUs.
-            shard: started by torchrun, divide the model among the processes, where it does not fit
-                into one GPU.
-            settings: settings that replace those of train_cfg, as {"lr": 3e-5}.
-        Output:
-            save_dir: folder of the run, which the same command resumes; default: runs/squad.
-            log_dir: folder for TensorBoard's curves.
             out: folder for predictions.json, nbest_predictions.json and null_odds.json; default:
                 predictions beside the model.
     """
@@ -167,41 +149,25 @@ def main(
         answer_question(saved, flags)
 
 
-def given(flags: SimpleNamespace, names: tuple[str, ...]) -> dict[str, Any]:
-    """Those of the flags that were given."""
-    return {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
-
-
 def fit(flags: SimpleNamespace) -> None:
     """--mode train"""
-    if not flags.train_file:
-        raise UserError("--mode train needs --train_file, SQuAD's JSON")
     # A flag that was not given is left to QuestionTask, where each default stands once.
-    task = QuestionTask(keep_outside=flags.keep_outside, **given(flags, WINDOW_FLAGS))
-    cfg = train.Config.from_flags(flags.train_cfg, flags.settings, task.train_cfg)
-    start = pretrained.find(flags.pretrain_file, flags.model_cfg, flags.vocab)
-    eval_files = [flags.eval_file] if flags.eval_file else []
-    run = finetune.prepare(task, flags.train_file, start, eval_files, cfg)
-    run.fit(flags.save_dir or "runs/squad", flags.log_dir, flags.data_parallel, flags.shard)
+    task = QuestionTask(keep_outside=flags.keep_outside, **finetune.given(flags, WINDOW_FLAGS))
+    finetune.fit(task, flags)
 
 
 def load(flags: SimpleNamespace) -> Saved:
     """The saved model, with the windows and answers that flags ask for."""
-    start = pretrained.find(flags.model_file, flags.model_cfg, flags.vocab, head="answer")
-    assert start.source
     # Windows may differ from those of training: a longer max_len costs memory, not correctness.
-    changes = given(flags, (*WINDOW_FLAGS, *ANSWER_FLAGS))
-    task = dataclasses.replace(QuestionTask.saved(start.source), **changes)
+    changes = finetune.given(flags, (*WINDOW_FLAGS, *ANSWER_FLAGS))
+    saved = finetune.load_saved(QuestionTask, flags, changes)
     # Only a model that may abstain has a score for it.
-    if flags.null_score_diff_threshold and not task.with_null:
+    if flags.null_score_diff_threshold and not saved.task.with_null:
         raise UserError(
             "--null_score_diff_threshold is for SQuAD 2.0, and this model always answers; leave it "
             "out"
         )
-    cfg = train.Config.from_flags(flags.train_cfg, flags.settings)
-    return finetune.load(
-        flags.model_file, task, start, cfg.batch_size, cfg.dtype, flags.data_parallel
-    )
+    return saved
 
 
 def answer_question(saved: Saved, flags: SimpleNamespace) -> None:

@@ -38,7 +38,6 @@ from inference import (
     get_device,
     predict,
     prepare,
-    rebuild,
     scores,
     wrap,
 )
@@ -348,23 +347,20 @@ class Trainer:
     def parts(self, step: int) -> Parts:
         """This process's rows of a batch on the device, in gradient_accumulation parts."""
         n_rows = len(self.batches.rows(step))
-        # Rows r, r + w, ... of the batch, with w processes.
-        n_mine = len(range(rank(), n_rows, size()))
-        # With more processes than rows, some have none: they compute a row that counts nothing.
-        batch = self.batches.part(step, rank() if n_mine else 0, size())
         # The number of parts follows from the largest share of rows, and is the same in every
         # process: each part is a collective operation.
         n_parts = min(self.cfg.gradient_accumulation, -(-n_rows // size()))
         parts = []
-        for tensors in zip(*(tensor.tensor_split(n_parts) for tensor in batch), strict=True):
-            part = rebuild(batch, tensors)
+        for i in range(n_parts):
+            first, every = rank() + i * size(), n_parts * size()
             # A part counts by its share of the batch's rows, so that parts of different size add up
             # to the mean.
-            share = len(part[0]) / n_rows if n_mine else 0.0
-            if len(part[0]) == 0:
-                # Other processes have a row more, and all have to take part in every backward pass.
-                part, share = rebuild(batch, (tensor[:1] for tensor in batch)), 0.0
-            parts.append((self.prepare(part), share))
+            share = len(range(first, n_rows, every)) / n_rows
+            if not share:
+                # Other processes have a row more, and all have to take part in every backward pass:
+                # this one computes a row that counts nothing.
+                first, every = 0, n_rows
+            parts.append((self.prepare(self.batches.part(step, first, every)), share))
         return Parts(n_rows, parts)
 
     def prepare(self, batch: Batch) -> Batch:

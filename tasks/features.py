@@ -40,15 +40,16 @@ class Batch(NamedTuple):
     @property
     def inputs(self) -> dict[str, Any]:
         """What the model is called with."""
-        return {
-            "input_ids": self.input_ids,
-            "segment_ids": self.segment_ids,
-            "input_mask": self.input_mask,
-        }
+        return inputs_of(self)
 
     def packed(self, rounded: bool = False) -> "Batch":
         """The same with the packing that the model would make of the mask."""
         return self._replace(input_mask=Packing.of(self.input_mask, rounded))
+
+
+def inputs_of(batch: Any) -> dict[str, Any]:
+    """What a model is called with, of a batch of any kind."""
+    return {name: getattr(batch, name) for name in ("input_ids", "segment_ids", "input_mask")}
 
 
 # ---------------------------------------------------------------------------------- texts to inputs
@@ -146,6 +147,17 @@ def window_starts(n: int, room: int) -> list[int]:
     if count == 1:
         return [0]
     return [round(i * (n - room) / (count - 1)) for i in range(count)]
+
+
+def most_context(tokens: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Which of some windows gives each token of a text the most context.
+
+    Google's rule: min(left, right) + 0.01 * size.
+    """
+    left = tokens[:, None] - starts  # (tokens, windows)
+    right = starts + sizes - 1 - tokens[:, None]
+    score = np.where((left >= 0) & (right >= 0), np.minimum(left, right) + 0.01 * sizes, -1.0)
+    return score.argmax(1)
 
 
 def fit(a: list[int], b: list[int], room: int, long: str) -> list[tuple[list[int], list[int]]]:

@@ -21,20 +21,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
-from checkpoint import Checkpoint
-from files import file_digest, read_json
+from files import read_json
 from tasks import squad_metrics
-from tasks.features import Features
+from tasks.features import Features, most_context
 from tasks.squad_metrics import Question
 from tasks.task import Data, Task
 from tokenization import FullTokenizer
-from utils import UserError, checked, nearest, note, short, show
+from utils import UserError, note, short, show
 
 N_BEST = 20  # starts and ends of a window that are looked at, and answers that are written
-CONFIG = Path(__file__).parent.parent / "config"
-
-# What squad.json beside a model holds.
-SAVED = ("max_len", "doc_stride", "max_query_len", "version_2_with_negative")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +83,7 @@ class QuestionTask(Task):
     head: ClassVar[str] = "answer"
     fresh: ClassVar[tuple[str, ...]] = ("answer",)
     settings_file: ClassVar[str] = "squad.json"
+    settings = ("max_len", "doc_stride", "max_query_len", "version_2_with_negative")
     metric_names: ClassVar[tuple[str, ...]] = squad_metrics.METRICS  # type: ignore[misc]
 
     def __post_init__(self) -> None:
@@ -347,40 +343,9 @@ class QuestionTask(Task):
 
     # --------------------------------------------------------------------------------- settings
 
-    @property
-    def train_cfg(self) -> Path:
-        """config/train_squad.json."""
-        return CONFIG / "train_squad.json"
-
-    def to_json(self) -> dict[str, Any]:
-        """The settings of windows."""
-        return {name: getattr(self, name) for name in SAVED}
-
     def run_settings(self, data_file: str | Path) -> dict[str, Any]:
         """The settings of windows, and a digest of the training data."""
-        digest = file_digest(data_file)[:16]
-        return {
-            **self.to_json(),
-            "keep_outside": self.keep_outside,
-            "sha256 of train_file": digest,
-        }
-
-    @classmethod
-    def saved(cls, source: Checkpoint) -> "QuestionTask":
-        """The task in the squad.json beside weights; without one the usual task."""
-        file = source.file.parent / cls.settings_file
-        if not file.is_file():
-            return cls(max_len=min(cls.max_len, source.config.max_len))
-        values = read_json(file)
-        if unknown := sorted(values.keys() - set(SAVED)):
-            raise UserError(
-                f"{file}: unknown key {show(unknown[0])}{nearest(unknown[0], SAVED)}; known are "
-                f"{', '.join(SAVED)}"
-            )
-        try:
-            return cls(**checked(cls, values, file))
-        except UserError as error:
-            raise UserError(f"{file}: {error}") from None
+        return {**super().run_settings(data_file), "keep_outside": self.keep_outside}
 
 
 # --------------------------------------------------------------------------------------------- rows
@@ -482,17 +447,6 @@ def token_span(spans: np.ndarray, text: str, start: int) -> tuple[int, int]:
     first = int(np.searchsorted(spans[:, 1], stripped, "right"))
     last = int(np.searchsorted(spans[:, 0], end, "left")) - 1
     return (first, last) if first <= last else (-1, -1)
-
-
-def most_context(tokens: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Which of some windows gives each token of a context the most context.
-
-    Google's rule: min(left, right) + 0.01 * size.
-    """
-    left = tokens[:, None] - starts  # (tokens, windows)
-    right = starts + sizes - 1 - tokens[:, None]
-    score = np.where((left >= 0) & (right >= 0), np.minimum(left, right) + 0.01 * sizes, -1.0)
-    return score.argmax(1)
 
 
 # ------------------------------------------------------------------------------------------ answers

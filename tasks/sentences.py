@@ -25,12 +25,10 @@ from tasks.features import LONG, encode
 from tasks.metrics import METRICS
 from tasks.records import read_features, read_meta_data
 from tasks.rows import Example, Rows, TableTask, open_rows, read_rows
-from tasks.task import Data
+from tasks.task import CONFIG, Data
 from tfrecords import RECORDS
 from tokenization import FullTokenizer
 from utils import UserError, checked, nearest, note, short, show, typed
-
-CONFIG = Path(__file__).parent.parent / "config"
 
 
 class Prediction(NamedTuple):
@@ -54,7 +52,6 @@ class SentenceTask(TableTask):
 
     head: ClassVar[str] = "classifier"
     fresh: ClassVar[tuple[str, ...]] = ("pooler", "classifier")
-    settings_file: ClassVar[str] = "task.json"
 
     def __post_init__(self) -> None:
         super().__post_init__()

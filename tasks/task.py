@@ -21,9 +21,12 @@ from torch import Tensor, nn
 
 import models
 from checkpoint import Checkpoint
+from files import file_digest, read_json
 from tasks.features import Features
 from tokenization import FullTokenizer
-from utils import note
+from utils import UserError, checked, nearest, note, show
+
+CONFIG = Path(__file__).parent.parent / "config"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +53,8 @@ class Task(abc.ABC):
     max_len: int = dataclasses.field(kw_only=True)  # tokens of an input
 
     head: ClassVar[str]  # the name of its head in a checkpoint
-    settings_file: ClassVar[str]  # what lies beside a trained model
+    settings_file: ClassVar[str] = "task.json"  # what lies beside a trained model
+    settings: ClassVar[tuple[str, ...]] = ()  # the fields that it has
     # Heads that weights may lack when training starts.
     fresh: ClassVar[tuple[str, ...]]
 
@@ -135,18 +139,39 @@ class Task(abc.ABC):
     # --------------------------------------------------------------------------------- settings
 
     @property
-    @abc.abstractmethod
     def train_cfg(self) -> Path:
         """The usual training configuration."""
+        return CONFIG / f"train_{self.name}.json"
 
-    @abc.abstractmethod
     def to_json(self) -> dict[str, Any]:
         """What evaluating needs to know, for a file beside the model."""
+        return {name: getattr(self, name) for name in self.settings}
 
     @classmethod
-    @abc.abstractmethod
     def saved(cls, source: Checkpoint) -> Any:
-        """The task that weights were trained on, as the settings file beside them says."""
+        """The task that weights were trained on, as the settings file beside them says.
+
+        Without one it is the usual task.
+        """
+        file = source.file.parent / cls.settings_file
+        values = read_json(file) if file.is_file() else {}
+        if unknown := sorted(values.keys() - set(cls.settings)):
+            raise UserError(
+                f"{file}: unknown key {show(unknown[0])}{nearest(unknown[0], cls.settings)}; known "
+                f"are {', '.join(cls.settings)}"
+            )
+        # Weights from elsewhere may have fewer positions than a task's usual length.
+        usual: Any = cls.__dataclass_fields__["max_len"].default
+        values.setdefault("max_len", min(usual, source.config.max_len))
+        try:
+            return cls(**checked(cls, cls.of_weights(values, source), file))
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from None
+
+    @classmethod
+    def of_weights(cls, values: dict[str, Any], source: Checkpoint) -> dict[str, Any]:
+        """The settings of a saved task, with what its weights themselves say."""
+        return values
 
     def fit_weights(self, source: Checkpoint, training: bool) -> Checkpoint:
         """Weights whose head is the task's own; by default they are taken as they are.
@@ -155,6 +180,6 @@ class Task(abc.ABC):
         """
         return source
 
-    @abc.abstractmethod
     def run_settings(self, data_file: str | Path) -> dict[str, Any]:
         """What the run's run.json records of the task and its training data."""
+        return {**self.to_json(), "sha256 of train_file": file_digest(data_file)[:16]}

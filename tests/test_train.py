@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import checkpoint
+import kernels
 import runs
 import train
 from formats import checkpoints_in
@@ -261,7 +262,8 @@ def test_settings_do_what_they_say(make: Callable) -> None:
         trainer.train(MRPC.loss)
     assert same(parameters(plain), parameters(saving))
     assert saving.model.transformer.checkpointing
-    assert not same(parameters(plain), parameters(again))
+    # Where the processor has no bf16 products, fp32 takes their place.
+    assert same(parameters(plain), parameters(again)) != kernels.has_bf16_products()
     assert all(p.dtype == torch.float32 for p in again.model.parameters())
 
 

@@ -1,0 +1,114 @@
+"""Fine-tune BERT on multiple choice, evaluate it, let it choose: SWAG, CommonsenseQA, ARC, COPA.
+
+    $ python choose.py --train_file train.jsonl --eval_file dev.jsonl --pretrain_file BERT \\
+          --save_dir runs/csqa
+    $ python choose.py --mode eval --model_file runs/csqa --data_file dev.jsonl
+    $ python choose.py --mode predict --model_file runs/csqa --data_file test.jsonl
+
+Row: commands. It imports only from rows below (ARCHITECTURE.md).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import finetune
+import train
+from cli import command
+from files import write_json
+from finetune import Saved
+from tasks import ChoiceTask
+from utils import note, say
+
+
+def main(
+    mode: str = "train",
+    train_file: str | None = None,
+    eval_file: str | None = None,
+    data_file: str | None = None,
+    max_len: int | None = None,
+    pretrain_file: str | None = None,
+    model_file: str | None = None,
+    model_cfg: str | None = None,
+    vocab: str | None = None,
+    train_cfg: str | None = None,
+    data_parallel: bool = True,
+    shard: bool = False,
+    save_dir: str | None = None,
+    log_dir: str | None = None,
+    out: str | None = None,
+    settings: dict[str, Any] | None = None,
+) -> None:
+    """Fine-tune BERT on multiple choice, evaluate it, or let it choose.
+
+    Args:
+        What to do:
+            mode: train, eval or predict.
+        Data:
+            train_file: questions to train on: SWAG's csv, CommonsenseQA's or ARC's JSON lines,
+                OpenBookQA's tsv, COPA's JSON lines, or {"context": ..., "choices": [...],
+                "label": number} a line.
+            eval_file: evaluated after every epoch of training; several with commas between them.
+            data_file: the file to evaluate or to answer; `-` answers JSON lines of standard input.
+            max_len: tokens of a context with a choice; the longer one loses its end. Default 128,
+                or what the model was trained with.
+        Output:
+            out: of predict, the file to write; default: standard output. Of eval, the folder for
+                metrics; default: eval beside the model.
+    """
+    flags = SimpleNamespace(**locals())
+    modes = {"train": fit, "eval": evaluate, "predict": predict}
+    finetune.run_mode(main, flags, modes, finetune.USED_IN)
+
+
+def fit(flags: SimpleNamespace) -> None:
+    """--mode train"""
+    finetune.fit(ChoiceTask(**finetune.given(flags, ("max_len",))), flags)
+
+
+def load(flags: SimpleNamespace) -> Saved:
+    """The saved model, with the length that flags ask for."""
+    return finetune.load_saved(ChoiceTask, flags, finetune.given(flags, ("max_len",)))
+
+
+def evaluate(flags: SimpleNamespace) -> None:
+    """--mode eval"""
+    saved = load(flags)
+    data = saved.load(flags.data_file)
+    say(saved.describe())
+    say(data.summary)
+    results = saved.task.metrics(data, saved.outputs(data))
+    for name, value in results.items():
+        print(f"{name}: {value}")
+    file = Path(flags.out or saved.file.parent / "eval") / f"{data.file.stem}.json"
+    report = {"model_file": str(saved.file), "data_file": flags.data_file}
+    write_json(file, report | {"questions": len(data.examples)} | results)
+    print(f"Saved {file}")
+
+
+def predict(flags: SimpleNamespace) -> None:
+    """--mode predict"""
+    lines = answer_lines(load(flags), flags.data_file, bar=flags.out is not None)
+    finetune.write_answers(lines, flags.out)
+
+
+def answer_lines(saved: Saved, file: str, bar: bool) -> Iterator[str]:
+    """A table: index, what the file calls the choice, its text, the probability of each choice."""
+    questions, index = saved.task.read_unlabelled(file), 0
+    yield "index\tprediction\tchoice\tprobabilities\n"
+    for _, answers in saved.stream(file, questions, waiting=file != "-", bar=bar):
+        # The first rows have been read without an error, so the model's name is worth a line.
+        if index == 0:
+            note(saved.describe())
+        lines = list[str]()
+        for answer in answers:
+            chances = " ".join(f"{chance:.6f}" for chance in answer.probabilities)
+            text = " ".join(answer.text.split())
+            lines.append(f"{index}\t{answer.name}\t{text}\t{chances}\n")
+            index += 1
+        yield "".join(lines)
+
+
+if __name__ == "__main__":
+    command(main, settings=train.Config, processes=True)

@@ -1,0 +1,146 @@
+"""Fine-tune BERT to tag words: named entities, parts of speech. Evaluate it, tag texts with it.
+
+    $ python tag.py --train_file train.txt --eval_file dev.txt --pretrain_file BERT \\
+          --save_dir runs/ner
+    $ python tag.py --mode eval --model_file runs/ner --data_file test.txt
+    $ python tag.py --mode predict --model_file runs/ner --data_file new.txt --out tagged.txt
+    $ python tag.py score tagged.txt
+
+Row: commands. It imports only from rows below (ARCHITECTURE.md).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import finetune
+import train
+from cli import command
+from files import whole_file, write_json
+from finetune import Saved
+from tasks import TagTask
+from tasks.conlleval import count_file
+from tasks.words import with_column
+from utils import note, say
+
+
+def main(
+    mode: str = "train",
+    train_file: str | None = None,
+    eval_file: str | None = None,
+    data_file: str | None = None,
+    column: str | None = None,
+    context: str | None = None,
+    max_len: int | None = None,
+    pretrain_file: str | None = None,
+    model_file: str | None = None,
+    model_cfg: str | None = None,
+    vocab: str | None = None,
+    train_cfg: str | None = None,
+    data_parallel: bool = True,
+    shard: bool = False,
+    save_dir: str | None = None,
+    log_dir: str | None = None,
+    out: str | None = None,
+    settings: dict[str, Any] | None = None,
+) -> None:
+    """Fine-tune BERT to tag words, evaluate it, or tag texts with it. `score FILE` needs no model.
+
+    Args:
+        What to do:
+            mode: train, eval or predict.
+        Data:
+            train_file: words and tags to train on, blank lines between sentences: CoNLL-2003,
+                CoNLL-U, GermEval, WikiANN, or two columns.
+            eval_file: evaluated after every epoch of training; several with commas between them.
+            data_file: the file to evaluate or to tag; `-` tags lines of standard input, plain text.
+            column: of the tags, by number from 0 or by name, such as upos; default: upos of
+                CoNLL-U, the outer tags of GermEval, else the last column.
+            context: what fills an input: a sentence, or document: its neighbours too. Default:
+                sentence, or what the model was trained with.
+            max_len: longest input in tokens; longer ones are cut into windows. Default 128, or
+                what the model was trained with.
+        Output:
+            out: of predict, the file to write; default: standard output. Of eval, the folder for
+                metrics and tagged words; default: eval beside the model.
+    """
+    flags = SimpleNamespace(**locals())
+    modes = {"train": fit, "eval": evaluate, "predict": predict}
+    finetune.run_mode(
+        main, flags, modes, finetune.USED_IN | {"column": "train eval", "context": "train"}
+    )
+
+
+def fit(flags: SimpleNamespace) -> None:
+    """--mode train"""
+    # A flag that was not given is left to TagTask, where each default stands once.
+    task = TagTask(**finetune.given(flags, ("column", "context", "max_len")))
+    finetune.fit(task, flags)
+
+
+def load(flags: SimpleNamespace) -> Saved:
+    """The saved model, with the column and the length that flags ask for."""
+    return finetune.load_saved(TagTask, flags, finetune.given(flags, ("column", "max_len")))
+
+
+def evaluate(flags: SimpleNamespace) -> None:
+    """--mode eval"""
+    saved = load(flags)
+    task, data = saved.task, saved.load(flags.data_file)
+    say(saved.describe())
+    say(data.summary)
+    answers = task.answers(data, saved.outputs(data))
+    counts = task.count(data.examples, answers)
+    results = task.measure(counts)
+    for name, value in results.items():
+        print(f"{name}: {value}")
+    # What conlleval prints has the entities of each type.
+    if task.is_entities:
+        print(counts.report())
+    folder, stem = Path(flags.out or saved.file.parent / "eval"), data.file.stem
+    by_type = {kind: scores._asdict() for kind, scores in counts.by_type().items()}
+    report = {"model_file": str(saved.file), "data_file": flags.data_file, "words": counts.n_words}
+    write_json(folder / f"{stem}.json", report | results | {"types": by_type})
+    # Word, gold and predicted tag: what `score` and conlleval take.
+    with whole_file(folder / f"{stem}.tsv") as f:
+        for text, answer in zip(data.examples, answers, strict=True):
+            rows = zip(text.words, text.tags, answer.tags, strict=True)
+            for i, row in enumerate(rows):
+                f.write((("\n" if i in text.starts else "") + "\t".join(row) + "\n").encode())
+    print(f"Saved {folder / stem}.json, {folder / stem}.tsv")
+
+
+def predict(flags: SimpleNamespace) -> None:
+    """--mode predict"""
+    lines = tagged_lines(load(flags), flags.data_file, bar=flags.out is not None)
+    finetune.write_answers(lines, flags.out)
+
+
+def tagged_lines(saved: Saved, file: str, bar: bool) -> Iterator[str]:
+    """The lines of a file with a predicted tag after the columns of each word."""
+    texts, plain = saved.task.read_unlabelled(file), file == "-"
+    for i, (data, answers) in enumerate(saved.stream(file, texts, waiting=not plain, bar=bar)):
+        # The first texts have been read without an error, so the model's name is worth a line.
+        if i == 0:
+            note(saved.describe())
+        lines = list[str]()
+        for text, answer in zip(data.examples, answers, strict=True):
+            lines += with_column(text, answer.tags)
+            # Between lines of a plain text stand blank ones, as between sentences of a file.
+            if plain:
+                lines.append("")
+        yield "".join(f"{line}\n" for line in lines)
+
+
+def score(file: str) -> None:
+    """Compare gold and predicted tags, and print what conlleval prints.
+
+    Args:
+        file: these tags in its last two columns, blank lines between sentences.
+    """
+    print(count_file(file).report())
+
+
+if __name__ == "__main__":
+    command(main, score, settings=train.Config, processes=True)

@@ -1,0 +1,321 @@
+"""Multiple choice: which of some texts fits a context. SWAG, CommonsenseQA, ARC, OpenBookQA, COPA.
+
+    task = ChoiceTask()
+    data = task.load("dev_rand_split.jsonl", tokenizer)
+    answers = task.answers(data, outputs)  # [Chosen("B", "bank", [.1, .9]), ...]
+
+Each choice is an input, [CLS] context [SEP] choice [SEP], with a score of its own; a softmax over
+the scores of a question's choices, any number of them, makes probabilities.
+
+Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import models
+from packing import Packing
+from tasks.features import Batches, Features, encode, inputs_of
+from tasks.tables import csv_rows, open_text, tsv_rows
+from tasks.task import Data, Task
+from tokenization import FullTokenizer
+from utils import UserError, parse_json, short, show
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Question:
+    """A context and the choices that may follow from it."""
+
+    line: int  # of the file, from 1
+    context: str
+    choices: list[str]
+    names: list[str]  # what the file calls them: A, B, ... or 0, 1, ...
+    answer: int | None  # which one is right; None: not known
+
+
+class Chosen(NamedTuple):
+    """The choice that fits best."""
+
+    name: str  # as the file calls it, or its number from 0
+    text: str
+    probabilities: list[float]  # of every choice
+
+
+# ------------------------------------------------------------------------------------------ batches
+
+
+class ChoiceBatch(NamedTuple):
+    """Questions, and as inputs the N different choices of all of them."""
+
+    input_ids: Tensor  # (N, S)
+    segment_ids: Tensor  # (N, S)
+    input_mask: Tensor | Packing  # (N, S)
+    which: Tensor  # (B, K) the input of each question's choices; -1: it has no such choice
+    labels: Tensor  # (B,) which choice is right
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What the model is called with."""
+        return inputs_of(self)
+
+    def packed(self, rounded: bool = False) -> "ChoiceBatch":
+        """The same with the packing that the model would make of the mask."""
+        return self._replace(input_mask=Packing.of(self.input_mask, rounded))
+
+
+@dataclasses.dataclass(frozen=True)
+class ChoiceFeatures(Features):
+    """The different choices of questions as inputs; labels and lines are the questions'."""
+
+    # (questions, K) the input of each choice; -1: there is none
+    which: np.ndarray = dataclasses.field(kw_only=True)
+
+    def batches(self, batch_size: int, seed: int | None = None) -> "ChoiceBatches":
+        """Batches of questions."""
+        return ChoiceBatches(self, batch_size, seed)
+
+
+class ChoiceBatches(Batches):
+    """Batches of questions with all of their choices."""
+
+    features: ChoiceFeatures
+
+    def __init__(self, features: ChoiceFeatures, batch_size: int, seed: int | None = None):
+        super().__init__(features, batch_size, seed)
+        # A question is as long as all of its choices.
+        self.lengths = (features.lengths[features.which] * (features.which >= 0)).sum(1)
+
+    def part(self, n: int, first: int, step: int) -> ChoiceBatch:  # type: ignore[override]
+        """Every `step`-th question of batch n, from the first one on, on the CPU."""
+        rows = self.rows(n)[first::step]
+        which = self.features.which[rows]
+        inputs = np.unique(which[which >= 0])
+        # Inputs of the same length next to each other, and from numbers in the data to those in the
+        # batch.
+        inputs = inputs[np.argsort(self.features.lengths[inputs], kind="stable")]
+        number = np.full(len(self.features.lengths) + 1, -1)
+        number[inputs] = np.arange(len(inputs))
+        labels = torch.from_numpy(self.features.labels[rows])
+        return ChoiceBatch(*self.padded(inputs), torch.from_numpy(number[which]), labels)
+
+
+# --------------------------------------------------------------------------------------------- task
+
+
+@dataclasses.dataclass(frozen=True)
+class ChoiceTask(Task):
+    """What is learned from contexts and choices."""
+
+    name: str = "choice"
+    max_len: int = dataclasses.field(default=128, kw_only=True)  # tokens of context and choice
+
+    head: ClassVar[str] = "choice"
+    fresh: ClassVar[tuple[str, ...]] = ("pooler", "choice")
+    settings = ("max_len",)
+    metric_names: ClassVar[tuple[str, ...]] = ("Accuracy", "loss")  # type: ignore[misc]
+
+    # ------------------------------------------------------------------------------------- rows
+
+    def read_unlabelled(self, file: str | Path) -> Iterator[Question]:
+        """The questions of a file; `-` is standard input, JSON lines."""
+        return read_questions(file, labelled=False)
+
+    def examples_of(self, inputs: Iterable[Any]) -> Iterator[Question]:
+        """Pairs of a context and its choices."""
+        for line, given in enumerate(inputs, start=1):
+            if isinstance(given, str) or len(given) != 2 or isinstance(given[1], str):
+                raise UserError(
+                    f"input {line} is {show(given, 40)}; expected a context and a list of choices"
+                )
+            yield question(line, given[0], list(given[1]), None, f"input {line}", labelled=False)
+
+    def load(self, file: str | Path, tokenizer: FullTokenizer, labelled: bool = True) -> Data:
+        """A file of questions."""
+        questions = list(read_questions(file, labelled))
+        if not questions:
+            raise UserError(f"{file} has no questions; expected a row for each")
+        data = self.encode_examples(file, questions, tokenizer)
+        self.report_truncation(file, len(questions), data.features.truncation)
+        counts = sorted({len(q.choices) for q in questions})
+        most = "" if len(counts) == 1 else f" to {counts[-1]}"
+        summary = f"{file}: {len(questions)} questions, {counts[0]}{most} choices each"
+        return dataclasses.replace(data, summary=summary)
+
+    def load_training(
+        self, file: str | Path, tokenizer: FullTokenizer
+    ) -> tuple["ChoiceTask", Data]:
+        """The task itself, and the data."""
+        return self, self.load(file, tokenizer)
+
+    def encode_examples(
+        self, file: str | Path, examples: list[Question], tokenizer: FullTokenizer
+    ) -> Data:
+        """Questions that were read already."""
+        # What occurs twice is one input.
+        inputs: dict[tuple[str, str | None], int] = {}
+        which = np.full((len(examples), max(len(q.choices) for q in examples)), -1)
+        for row, q in zip(which, examples, strict=True):
+            for i, choice in enumerate(q.choices):
+                row[i] = inputs.setdefault((q.context, choice), len(inputs))
+        found = encode(list(inputs), tokenizer, self.max_len)
+        arrays = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+        arrays["labels"] = np.array([q.answer or 0 for q in examples], np.int64)
+        arrays["lines"] = np.array([q.line for q in examples], int)
+        return Data(Path(file), ChoiceFeatures(**arrays, which=which), examples)
+
+    # ------------------------------------------------------------------------------------ model
+
+    def model(self, config: models.Config) -> models.MultipleChoice:
+        """A score for each choice."""
+        return models.MultipleChoice(config)
+
+    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean cross-entropy of the choices of each question."""
+        scores = self.outputs(model, batch)
+        # bf16 has too few digits for a cross-entropy. A float64 model stays as it is.
+        exact = torch.promote_types(scores.dtype, torch.float32)
+        return F.cross_entropy(scores.to(exact), batch.labels), {}
+
+    def outputs(self, model: nn.Module, batch: Any) -> Tensor:
+        """(B, K): the score of each choice, minus infinity where there is none."""
+        scores = model(**batch.inputs)  # (N,)
+        # Index -1, of a choice that does not exist, is the last score.
+        return F.pad(scores, (0, 1), value=-torch.inf)[batch.which]
+
+    # ---------------------------------------------------------------------------------- answers
+
+    def answers(self, data: Data, outputs: np.ndarray) -> list[Chosen]:
+        """The best choice of each question."""
+        chances = torch.from_numpy(outputs.astype(np.float64)).softmax(1).numpy()
+        best = outputs.argmax(1)
+        return [
+            Chosen(q.names[i], q.choices[i], row[: len(q.choices)].tolist())
+            for q, i, row in zip(data.examples, best, chances, strict=True)
+        ]
+
+    def metrics(self, data: Data, outputs: np.ndarray) -> dict[str, float]:
+        """Accuracy, and the loss."""
+        labels = data.features.example_labels
+        loss = F.cross_entropy(torch.from_numpy(outputs), torch.from_numpy(labels))
+        return {"Accuracy": float((outputs.argmax(1) == labels).mean()), "loss": float(loss)}
+
+
+# --------------------------------------------------------------------------------------------- rows
+
+
+def swag(row: dict[str, Any]) -> tuple[str, list[Any], Any, Any]:
+    """SWAG: the second sentence begins, and each ending goes on with it."""
+    endings = [row[name] for name in row if re.fullmatch("ending[0-9]+", name)]
+    return row["sent1"], [f"{row['sent2']} {ending}" for ending in endings], None, row.get("label")
+
+
+def arc(row: dict[str, Any]) -> tuple[str, list[Any], Any, Any]:
+    """CommonsenseQA, ARC and OpenBookQA's JSON: the right one is named by its letter."""
+    asked = row["question"]
+    choices = asked["choices"]
+    names = [choice["label"] for choice in choices]
+    return asked["stem"], [choice["text"] for choice in choices], names, row.get("answerKey")
+
+
+def openbook(row: dict[str, Any]) -> tuple[str, list[Any], Any, Any]:
+    """OpenBookQA's table: (A) a choice (B) another."""
+    # What stands before the first letter is empty.
+    _, *parts = re.split(r"\(([A-Z0-9])\) ?", row["Choices"])
+    choices = [part.strip() for part in parts[1::2]]
+    return row["Question Stem"], choices, parts[::2], row.get("Answer Key")
+
+
+def copa(row: dict[str, Any]) -> tuple[str, list[Any], Any, Any]:
+    """COPA of SuperGLUE: what it asks for is a word, and becomes a question."""
+    asked = {"cause": "What was the cause?", "effect": "What happened then?"}[row["question"]]
+    return f"{row['premise']} {asked}", [row["choice1"], row["choice2"]], None, row.get("label")
+
+
+def plain(row: dict[str, Any]) -> tuple[str, list[Any], Any, Any]:
+    """JSON lines of one's own: a context, a list of choices, the number of the right one."""
+    return row["context"], row["choices"], None, row.get("label")
+
+
+# How a row is read, by a column that no other form has.
+FORMS: dict[str, Callable[[dict[str, Any]], tuple[str, list[Any], Any, Any]]] = {
+    "ending0": swag,
+    "Question Stem": openbook,
+    "choice1": copa,
+    "context": plain,
+    "question": arc,
+}
+EXPECTED = (
+    "rows of SWAG, CommonsenseQA, ARC, OpenBookQA or COPA, or JSON lines of "
+    '{"context": text, "choices": [text, ...], "label": number from 0}'
+)
+
+
+def read_questions(file: str | Path, labelled: bool = True) -> Iterator[Question]:
+    """The rows of a file, one by one; UserError names the line where something is missing."""
+    for line, row in read_objects(file):
+        where = f"{file}, line {line}"
+        form = next((form for name, form in FORMS.items() if name in row), None)
+        if form is None:
+            raise UserError(f"{where}: found {short(', '.join(row))}; expected {EXPECTED}")
+        try:
+            context, choices, names, answer = form(row)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{where}: {error} is missing or no such thing; expected {EXPECTED}")
+        yield question(line, context, choices, answer, where, labelled, names)
+
+
+def question(
+    line: int,
+    context: Any,
+    choices: Any,
+    answer: Any,
+    where: str,
+    labelled: bool,
+    names: list[str] | None = None,
+) -> Question:
+    """A question, checked."""
+    if not isinstance(choices, list) or not all(isinstance(x, str) for x in (context, *choices)):
+        raise UserError(f"{where}: {show(choices, 40)}; expected a context and a list of texts")
+    if len(choices) < 2:
+        raise UserError(f"{where}: {len(choices)} choices; expected at least 2")
+    names = [str(name) for name in names or range(len(choices))]
+    if not labelled:
+        return Question(line, context, choices, names, None)
+    # An answer that is no text is a number, as the names are.
+    if str(answer) not in names:
+        raise UserError(
+            f"{where}: the right choice is {show(answer)}; expected one of {', '.join(names)}"
+        )
+    return Question(line, context, choices, names, names.index(str(answer)))
+
+
+def read_objects(file: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of JSON lines, of a csv or of a tsv with a header."""
+    form = Path(file).suffix[1:] if str(file) != "-" else "jsonl"
+    if form in ("csv", "tsv"):
+        name, stream = open_text(file, form)
+        rows = csv_rows(stream, name) if form == "csv" else tsv_rows(stream)
+        header = next(rows, (0, []))[1]
+        for line, fields in rows:
+            if len(fields) != len(header):
+                raise UserError(
+                    f"{name}, line {line}: {len(fields)} columns; expected {len(header)} as in the "
+                    "first row; mend the line"
+                )
+            yield line, dict(zip(header, fields, strict=True))
+        return
+    name, stream = open_text(file, "jsonl")
+    for line, text in enumerate(stream, start=1):
+        if text.strip():
+            row = parse_json(text.strip(), f"{name}, line {line}")
+            if not isinstance(row, dict):
+                raise UserError(f"{name}, line {line}: {show(row, 40)}; expected {EXPECTED}")
+            yield line, row

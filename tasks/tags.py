@@ -1,0 +1,343 @@
+"""A tag for each word: named entities, parts of speech.
+
+    task = TagTask()
+    task, data = task.load_training("train.txt", tokenizer)
+    answers = task.answers(data, outputs)  # [Tagged(words, tags, probabilities), ...]
+
+The tag of a word is predicted at its first piece. What is longer than max_len is cut into windows
+that overlap, and each word is tagged in the one that gives it the most context.
+
+Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
+"""
+
+import array
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import models
+from checkpoint import Checkpoint
+from packing import Packing
+from tasks.conlleval import Counts, chunks
+from tasks.features import Batches, Features, inputs_of, most_context, window_starts
+from tasks.tables import open_text
+from tasks.task import Data, Task
+from tasks.words import Text, are_entities, read_texts, split_words, to_bio
+from tokenization import FullTokenizer
+from utils import UserError, nearest, note, short, show
+
+CONTEXTS = ("sentence", "document")
+IGNORED = -100  # the label of a token that has no tag
+
+
+class Tagged(NamedTuple):
+    """The words of a text and their tags."""
+
+    words: list[str]
+    tags: list[str]
+    probabilities: list[float]  # of each tag
+
+    @property
+    def entities(self) -> list[tuple[str, str]]:
+        """The names among them: type, and words with spaces between them."""
+        return [(kind, " ".join(self.words[a:b])) for kind, a, b in chunks(self.tags)]
+
+
+# ------------------------------------------------------------------------------------------ batches
+
+
+class TagBatch(NamedTuple):
+    """Inputs padded to the longest one, and a label for each of their tokens."""
+
+    input_ids: Tensor  # (B, S)
+    segment_ids: Tensor  # (B, S)
+    input_mask: Tensor | Packing  # (B, S)
+    labels: Tensor  # (B, S), IGNORED where a token has no tag
+    weights: Tensor  # (B,) rows of the whole batch for each of its labels
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What the model is called with."""
+        return inputs_of(self)
+
+    def packed(self, rounded: bool = False) -> "TagBatch":
+        """The same with the packing that the model would make of the mask."""
+        return self._replace(input_mask=Packing.of(self.input_mask, rounded))
+
+
+class TagFeatures(Features):
+    """Inputs with a label for each token, in an array like `ids`."""
+
+    def batches(self, batch_size: int, seed: int | None = None) -> "TagBatches":
+        """Batches of these inputs."""
+        return TagBatches(self, batch_size, seed)
+
+
+class TagBatches(Batches):
+    """Batches of inputs with labels for their tokens."""
+
+    def __init__(self, features: Features, batch_size: int, seed: int | None = None):
+        super().__init__(features, batch_size, seed)
+        # (N,) labels of each input, which has two tokens at least.
+        labelled = (features.labels != IGNORED).astype(int)
+        self.n_labels = np.add.reduceat(labelled, features.starts[:-1])
+
+    def part(self, n: int, first: int, step: int) -> TagBatch:  # type: ignore[override]
+        """Every `step`-th row of batch n, from the first one on, on the CPU."""
+        rows = self.rows(n)
+        # A part needs the labels of the whole batch: the loss is their mean.
+        weight = len(rows) / max(int(self.n_labels[rows].sum()), 1)
+        rows = rows[first::step]
+        inputs = self.padded(rows)
+        features, real = self.features, inputs[2].bool().numpy()
+        labels = features.spread(features.labels, rows, real, empty=IGNORED)
+        weights = torch.full((len(rows),), weight)
+        return TagBatch(*inputs, torch.from_numpy(labels), weights)
+
+
+# --------------------------------------------------------------------------------------------- data
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class TagData(Data):
+    """Texts as inputs of a model: [CLS] pieces of words [SEP]."""
+
+    of_input: np.ndarray = dataclasses.field(kw_only=True)  # (words,) in which input each is tagged
+    position: np.ndarray = dataclasses.field(kw_only=True)  # (words,) at which of its tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class TagTask(Task):
+    """What is learned from words with tags."""
+
+    name: str = "tags"
+    # The tags in the order of their ids; (): those of the training data.
+    labels: tuple[str, ...] = ()
+    column: str | None = None  # of the tags, as read_texts has it
+    context: str = "sentence"  # what fills an input: a sentence, or all that fits of a document
+    max_len: int = dataclasses.field(default=128, kw_only=True)  # tokens
+
+    head: ClassVar[str] = "tags"
+    fresh: ClassVar[tuple[str, ...]] = ("tags",)
+    settings = ("labels", "column", "context", "max_len")
+
+    def __post_init__(self) -> None:
+        if self.context not in CONTEXTS:
+            raise UserError(f"--context {show(self.context)}: expected {' or '.join(CONTEXTS)}")
+        if self.max_len < 3:
+            raise UserError(f"max_len={self.max_len}; a word needs at least 3 tokens")
+
+    @property
+    def is_entities(self) -> bool:
+        """Whether the tags mark entities, which F1 judges, and accuracy does not."""
+        return are_entities(self.labels)
+
+    # ------------------------------------------------------------------------------------- rows
+
+    def read_unlabelled(self, file: str | Path) -> Iterator[Text]:
+        """The texts of a file; `-` is standard input, a plain text a line."""
+        if str(file) == "-":
+            lines = open_text(file, "tsv")[1]
+            return self.examples_of(line.rstrip("\r\n") for line in lines)
+        return read_texts(file, labelled=False, by_document=self.context == "document")
+
+    def examples_of(self, inputs: Iterable[Any]) -> Iterator[Text]:
+        """Plain texts, which are split into words, or lists of words."""
+        for line, given in enumerate(inputs, start=1):
+            words = split_words(given) if isinstance(given, str) else list(given)
+            if not all(isinstance(word, str) for word in words):
+                raise UserError(f"input {line} is {show(given, 40)}; expected a text or its words")
+            yield Text(line, words, starts=[0], rows=words, at=list(range(len(words))))
+
+    def read_labelled(self, file: str | Path) -> tuple[list[Text], str]:
+        """All texts of a file, in BIO if its tags are those of chunks; and their scheme."""
+        texts = list(read_texts(file, self.column, by_document=self.context == "document"))
+        tags = {tag for text in texts for tag in text.tags}
+        return texts, to_bio(texts) if are_entities(tags) else ""
+
+    def load(self, file: str | Path, tokenizer: FullTokenizer, labelled: bool = True) -> TagData:
+        """A file of words and tags."""
+        if not labelled:
+            return self.encode_examples(file, list(self.read_unlabelled(file)), tokenizer)
+        texts, scheme = self.read_labelled(file)
+        return self.encode_labelled(file, texts, scheme, tokenizer)
+
+    def load_training(
+        self, file: str | Path, tokenizer: FullTokenizer
+    ) -> tuple["TagTask", TagData]:
+        """The task with the tags of its training data; and the data."""
+        texts, scheme = self.read_labelled(file)
+        found = sorted({tag for text in texts for tag in text.tags})
+        if len(found) < 2:
+            raise UserError(
+                f"{file}: every word has the tag {found[0]!r}; expected two tags or more; name the "
+                "right column with --column"
+            )
+        n_words = sum(len(text.words) for text in texts)
+        if len(found) > max(10, n_words / 2):
+            raise UserError(
+                f"{file}: {len(found)} tags of {n_words} words, such as {show(found[0], 40)}; name "
+                "the right column with --column"
+            )
+        task = dataclasses.replace(self, labels=tuple(found))
+        if task.is_entities and tokenizer.do_lower_case:
+            note(
+                "The vocabulary is lower-cased, and capitals help to tell a name; a cased model "
+                "finds more of them"
+            )
+        return task, task.encode_labelled(file, texts, scheme, tokenizer)
+
+    def encode_labelled(
+        self, file: str | Path, texts: list[Text], scheme: str, tokenizer: FullTokenizer
+    ) -> TagData:
+        """Texts with tags, and a line about them."""
+        data = self.encode_examples(file, texts, tokenizer)
+        n_sentences = sum(len(text.starts) for text in texts)
+        summary = f"{file}: {n_sentences} sentences, {sum(len(t.words) for t in texts)} words, "
+        if scheme:
+            sentences = (tags for text in texts for tags in text.sentences(text.tags))
+            n_chunks = sum(len(chunks(tags)) for tags in sentences)
+            summary += f"{n_chunks} entities ({scheme})"
+        else:
+            summary += f"{len(self.labels)} tags"
+        return dataclasses.replace(data, summary=summary)
+
+    def encode_examples(
+        self, file: str | Path, examples: list[Text], tokenizer: FullTokenizer
+    ) -> TagData:
+        """Texts that were read already, as windows of max_len tokens at most."""
+        cls, sep, unknown = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]", "[UNK]"])
+        room = self.max_len - 2
+        ids, labels, lines = array.array("i"), array.array("q"), list[int]()
+        starts, of_input, position = [0], list[np.ndarray](), list[np.ndarray]()
+        for text in examples:
+            pieces, first = list[int](), list[int]()
+            for word in text.words:
+                first.append(len(pieces))
+                # A word of control characters alone has no piece, and a tag all the same.
+                pieces += tokenizer.encode(word) or [unknown]
+            known = np.array([self.label_id(tag, file, text) for tag in text.tags], int)
+            # Where windows start, how many pieces they have, and in which of them each word is
+            # tagged.
+            offsets = np.array(window_starts(len(pieces), room))
+            sizes = np.minimum(room, len(pieces) - offsets)
+            heads = np.array(first, int)
+            chosen = np.zeros(len(heads), int)
+            if len(offsets) > 1:
+                chosen = most_context(heads, offsets, sizes)
+            position.append(heads - offsets[chosen] + 1)  # after [CLS]
+            of_input.append(chosen + len(lines))
+            for i, (offset, size) in enumerate(zip(offsets, sizes, strict=True)):
+                window = np.full(size + 2, IGNORED)
+                if text.tags:
+                    window[position[-1][chosen == i]] = known[chosen == i]
+                ids.extend([cls, *pieces[offset : offset + size], sep])
+                labels.extend(window.tolist())
+                starts.append(len(ids))
+                lines.append(text.line)
+        features = TagFeatures(
+            np.array(ids, np.int32),
+            np.array(starts),
+            # One text: no token is in segment 1.
+            second=np.diff(starts),
+            labels=np.array(labels, np.int64),
+            lines=np.array(lines, int),
+        )
+        where = [np.concatenate([np.zeros(0, int), *parts]) for parts in (of_input, position)]
+        return TagData(Path(file), features, examples, of_input=where[0], position=where[1])
+
+    def label_id(self, tag: str, file: str | Path, text: Text) -> int:
+        """The id of a tag; UserError at one that the training data lack."""
+        if tag in self.labels:
+            return self.labels.index(tag)
+        line = text.line + text.at[text.tags.index(tag)] - text.at[0]
+        raise UserError(
+            f"{file}, line {line}: the tag {show(tag)} is not in the training data"
+            f"{nearest(tag, self.labels)}; their tags are {short(', '.join(self.labels), 100)}"
+        )
+
+    # ------------------------------------------------------------------------------------ model
+
+    def model(self, config: models.Config) -> models.Tagger:
+        """A score for each tag at each token."""
+        return models.Tagger(config, len(self.labels))
+
+    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean cross-entropy over the words of a batch."""
+        scores = model(**batch.inputs)  # (B, S, tags)
+        # bf16 has too few digits for a cross-entropy. A float64 model stays as it is.
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        losses = F.cross_entropy(
+            scores.transpose(1, 2), batch.labels, ignore_index=IGNORED, reduction="none"
+        )
+        # The weights contain the number of words in the whole batch, so that parts of it add up.
+        return (losses.sum(1) * batch.weights).mean(), {}
+
+    def outputs(self, model: nn.Module, batch: Any) -> Tensor:
+        """(B, 2, max_len): the best tag of each token and its probability; zeros where padded."""
+        best = model(**batch.inputs).float().softmax(-1).max(-1)  # (B, S) x 2
+        found = torch.stack([best.indices.float(), best.values], dim=1)
+        # Windows of all batches are stacked later.
+        return F.pad(found, (0, self.max_len - found.shape[2]))
+
+    # ---------------------------------------------------------------------------------- answers
+
+    def answers(self, data: Data, outputs: np.ndarray) -> list[Tagged]:
+        """The tags of each text's words."""
+        assert isinstance(data, TagData)
+        tags, chances = outputs[data.of_input, :, data.position].T  # (words,) x 2
+        names = [self.labels[int(tag)] for tag in tags]
+        answers, start = [], 0
+        for text in data.examples:
+            end = start + len(text.words)
+            answers.append(Tagged(text.words, names[start:end], chances[start:end].tolist()))
+            start = end
+        return answers
+
+    def count(self, texts: list[Text], answers: list[Tagged]) -> Counts:
+        """Predicted tags against the gold ones."""
+        counts = Counts()
+        for text, answer in zip(texts, answers, strict=True):
+            predicted = text.sentences(answer.tags)
+            for gold, found in zip(text.sentences(text.tags), predicted, strict=True):
+                counts.add(gold, found)
+        return counts
+
+    def metrics(self, data: Data, outputs: np.ndarray) -> dict[str, float]:
+        """F1, precision and recall of entities as conlleval counts them, and accuracy."""
+        return self.measure(self.count(data.examples, self.answers(data, outputs)))
+
+    def measure(self, counts: Counts) -> dict[str, float]:
+        """metrics() of counted words."""
+        if not self.is_entities:
+            return {"Accuracy": counts.accuracy}
+        precision, recall, f1 = counts.overall
+        return {"F1": f1, "Precision": precision, "Recall": recall, "Accuracy": counts.accuracy}
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """F1 ... of entities; accuracy."""
+        # Before training it is not known what the tags are.
+        entities = self.is_entities or not self.labels
+        return ("F1", "Precision", "Recall", "Accuracy") if entities else ("Accuracy",)
+
+    # --------------------------------------------------------------------------------- settings
+
+    @classmethod
+    def of_weights(cls, values: dict[str, Any], source: Checkpoint) -> dict[str, Any]:
+        """Weights from elsewhere name their labels in config.json, or not at all."""
+        n_tags = len(source.tensors["tags.bias"])
+        numbered = [f"LABEL_{i}" for i in range(n_tags)]
+        return {"labels": source.labels or numbered} | values
+
+    def fit_weights(self, source: Checkpoint, training: bool) -> Checkpoint:
+        """Weights whose head has the task's tags; for training another one is left out."""
+        if training and tuple(source.labels or ()) != self.labels:
+            return source.without(self.head)
+        return source
