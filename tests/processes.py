@@ -7,7 +7,6 @@ has left in FROM.
 """
 
 import contextlib
-import dataclasses
 import os
 import shutil
 import signal
@@ -17,19 +16,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import kinds
 import torch
 
 import distributed
 import models
 import pretrain
 import train
+from inference import Source
 from pretraining.batches import PairBatches
 from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
 from pretraining.text import prepare_text
-from tasks import TASKS
-from tasks.features import Batches
-from tasks.rows import read_examples
 from tokenization import FullTokenizer
 from utils import Interrupted, size
 
@@ -43,8 +41,10 @@ TORCHRUN = [
     "localhost:0",
 ]
 STEPS, HALF = 20, 10
-KINDS = ("classify", "pretrain")
-MRPC = dataclasses.replace(TASKS["mrpc"], max_len=64)
+TASK_KINDS = ("sentences", "tags", "choice")
+KINDS = (*TASK_KINDS, "pretrain")
+# Which kinds run in how many processes; what differs between kinds shows in two.
+RUNS = [(kind, 2) for kind in KINDS] + [("sentences", 4), ("pretrain", 4)]
 
 
 def trainer(
@@ -56,7 +56,7 @@ def trainer(
     cfg = train.Config(
         **{
             "batch_size": 10,
-            "lr": 1e-2,
+            "lr": 3e-3,
             "total_steps": STEPS,
             "save_steps": HALF,
             "log_steps": 1,
@@ -68,10 +68,15 @@ def trainer(
     vocab = sample / "vocab.txt"
     torch.manual_seed(0)
     shape = models.Config(len(vocab.read_text().split()), 32, 2, 2, 64, 0.0, 0.0, 64)
-    if kind == "classify":
-        examples = read_examples(MRPC, sample / "train.tsv")[:53]
-        data = MRPC.encode_examples("train.tsv", examples, FullTokenizer(vocab))
-        model, batches = models.Classifier(shape), Batches(data.features, 10, 1)
+    model: models.BertModel
+    batches: Source
+    if kind in TASK_KINDS:
+        # Each process writes its own, so that none reads what another has written in part.
+        own = folder.parent / f"data{distributed.rank()}"
+        own.mkdir(parents=True, exist_ok=True)
+        file = kinds.write(kind, sample, own)
+        task, data = kinds.TASK_OF[kind].load_training(file, FullTokenizer(vocab))
+        model, batches = task.model(shape), data.features.batches(10, 1)
     else:
         prepare_text([sample / "corpus.txt"], vocab, sample / "prepared", True)
         pairs = Pairs(Corpus(sample / "prepared"), PairConfig(max_len=48), seed=1)
@@ -80,7 +85,7 @@ def trainer(
 
 
 def get_loss(kind: str) -> train.GetLoss:
-    return MRPC.loss if kind == "classify" else exact_loss
+    return kinds.TASK_OF[kind].loss if kind in TASK_KINDS else exact_loss
 
 
 def exact_loss(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
@@ -115,8 +120,10 @@ def interrupt_evaluation(kind: str, sample: Path, folder: Path, shard: bool) -> 
     """A signal comes in the first evaluation; resuming begins with that one."""
 
     def outputs(model: torch.nn.Module, batch: train.Batch) -> torch.Tensor:
-        model(*batch[: 3 if kind == "classify" else 4])
-        return batch.input_ids.sum(1)
+        if kind == "pretrain":
+            model(*batch[:4])
+            return batch.input_ids.sum(1)
+        return kinds.TASK_OF[kind].outputs(model, batch)
 
     def check(one: train.Trainer, interrupt: bool) -> dict[str, float]:
         if interrupt:
@@ -142,7 +149,7 @@ def gloo_threads() -> int:
 if __name__ == "__main__":
     sample, out, start = map(Path, sys.argv[1:])
     distributed.start()
-    for kind in KINDS:
+    for kind in [kind for kind, n in RUNS if n == size()]:
         for name, shard in [("plain", False)] + [("sharded", True)] * (size() > 1):
             trainer(kind, sample, out / f"{kind}_{name}", shard).train(get_loss(kind))
             resume(kind, sample, start / f"{kind}_plain", out / f"{kind}_{name}_on", shard)

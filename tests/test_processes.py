@@ -12,7 +12,7 @@ import numpy as np
 import processes
 import pytest
 import torch
-from processes import HALF, KINDS, STEPS
+from processes import HALF, KINDS, RUNS, STEPS
 
 from formats import read_pt
 from pretraining.batches import PairBatches
@@ -67,8 +67,7 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 
 @pytest.mark.parametrize("name", ["plain", "sharded", "plain_on", "sharded_on"])
-@pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "n"), RUNS)
 def test_losses_and_parameters_are_those_of_one_process(
     done: dict[int, Path], kind: str, n: int, name: str
 ) -> None:
@@ -95,29 +94,27 @@ def test_losses_and_parameters_are_those_of_one_process(
             ), (mine["step"], name)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "n"), RUNS)
 def test_a_checkpoint_loaded_by_others_is_the_same_to_the_bit(
-    done: dict[int, Path], kind: str
+    done: dict[int, Path], kind: str, n: int
 ) -> None:
     expected = numbers(done[1] / f"{kind}_plain/model_steps_{HALF}.pt")
-    for n in SIZES:
-        for name in ("plain", "sharded"):
-            again = numbers(done[n] / f"{kind}_{name}_on_again/model_steps_{HALF}.pt")
-            assert again.keys() == expected.keys()
-            assert all(torch.equal(again[key], expected[key]) for key in expected)
+    for name in ("plain", "sharded"):
+        again = numbers(done[n] / f"{kind}_{name}_on_again/model_steps_{HALF}.pt")
+        assert again.keys() == expected.keys()
+        assert all(torch.equal(again[key], expected[key]) for key in expected)
 
 
 @pytest.mark.parametrize("name", ["plain", "sharded"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "n"), RUNS)
 def test_interrupted_in_an_evaluation_they_go_on_with_it(
-    done: dict[int, Path], kind: str, name: str
+    done: dict[int, Path], kind: str, n: int, name: str
 ) -> None:
-    for n in SIZES:
-        folder = done[n] / f"{kind}_{name}_due"
-        files = [f / f"model_steps_{STEPS}.pt" for f in (folder, done[1] / f"{kind}_plain")]
-        assert distance(*map(numbers, files)) < 1e-10
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        assert [line["step"] for line in lines if "eval_rows" in line] == [HALF, STEPS]
+    folder = done[n] / f"{kind}_{name}_due"
+    files = [f / f"model_steps_{STEPS}.pt" for f in (folder, done[1] / f"{kind}_plain")]
+    assert distance(*map(numbers, files)) < 1e-10
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "eval_rows" in line] == [HALF, STEPS]
 
 
 @pytest.mark.parametrize("name", ["plain", "sharded"])
@@ -126,7 +123,7 @@ def test_one_process_goes_on_from_several(
     done: dict[int, Path], sample: Path, tmp_path: Path, kind: str, name: str
 ) -> None:
     shutil.copytree(
-        done[4] / f"{kind}_{name}",
+        done[dict(RUNS)[kind]] / f"{kind}_{name}",
         tmp_path / "run",
         ignore=lambda _, files: {f"model_steps_{STEPS}.pt"},
     )
@@ -139,10 +136,12 @@ def test_one_process_goes_on_from_several(
 
 
 @pytest.mark.parametrize("whole_word_mask", [False, True])
-def test_the_processes_parts_are_the_batch(sample: Path, whole_word_mask: bool) -> None:
-    features = processes.trainer("classify", sample, sample).batches
+def test_the_processes_parts_are_the_batch(
+    sample: Path, tmp_path: Path, whole_word_mask: bool
+) -> None:
+    features = processes.trainer("sentences", sample, tmp_path / "run").batches
     assert isinstance(features, Batches)
-    processes.trainer("pretrain", sample, sample)  # prepares the text
+    processes.trainer("pretrain", sample, tmp_path / "run")  # prepares the text
     config = PairConfig(max_len=48, whole_word_mask=whole_word_mask)
     pairs = PairBatches(Pairs(Corpus(sample / "prepared"), config, seed=3), 10, seed=3)
     for batches in (features, pairs):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import kinds
 import pytest
 import torch
 
@@ -14,33 +15,18 @@ import models
 import pretrained
 import train
 from checkpoint import Checkpoint
-from tasks import TASKS, QuestionTask, SentenceTask, Task
+from formats import read_pt
+from tasks import TASKS, Task
 from utils import UserError
 
 CFG = train.Config(batch_size=8, n_epochs=1, lr=1e-3, save_steps=3)
 
 
-def write_questions(sample: Path, file: Path) -> None:
-    """Questions whose answer is the third word of a sentence of the sample."""
-    lines = [line for line in (sample / "corpus.txt").read_text().splitlines() if line][:40]
-    paragraphs = []
-    for i, line in enumerate(lines):
-        answer = line.split()[2]
-        question = {"id": str(i), "question": line.split()[0] + " ?"}
-        question["answers"] = [{"text": answer, "answer_start": line.index(f" {answer} ") + 1}]
-        paragraphs.append({"context": line, "qas": [question]})
-    file.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
-
-
-@pytest.fixture(params=["sentences", "questions"])
+@pytest.fixture(params=list(kinds.TASK_OF))
 def case(request: pytest.FixtureRequest, sample: Path, tmp_path: Path) -> tuple[Task, Path, list]:
     """A task, a file of it, and inputs as a notebook has them."""
-    if request.param == "sentences":
-        task = dataclasses.replace(TASKS["mrpc"], max_len=64)
-        return task, sample / "dev.tsv", [("anna sold a lamp .", "boris bought a lamp .")]
-    write_questions(sample, tmp_path / "squad.json")
-    task = QuestionTask(max_len=64, doc_stride=16, max_query_len=8)
-    return task, tmp_path / "squad.json", [("anna ?", "anna sold the lamp to boris .")]
+    file = kinds.write(request.param, sample, tmp_path)
+    return kinds.TASK_OF[request.param], file, [kinds.INPUTS_OF[request.param]]
 
 
 def start_of(sample: Path) -> pretrained.Pretrained:
@@ -57,7 +43,18 @@ def test_every_kind_of_task_goes_the_same_way(
     assert saved.task == run.task
     # What the loop measured on the way is what the saved model has.
     assert saved.evaluate(file) == pytest.approx(result.best)
-    assert (len(saved.predict(inputs * 3)), saved.predict([])) == (3, [])
+    assert (len(saved.predict(inputs * 3)), len(saved.predict(inputs)), saved.predict([])) == (
+        3,
+        1,
+        [],
+    )
+    # A stream and a file are answered one by one, and as the list of their rows is.
+    stream = saved.predict(one for one in inputs * 3)
+    assert iter(stream) is stream
+    assert str(list(stream)) == str(saved.predict(inputs * 3))
+    answers = list(saved.predict(file))
+    data = saved.load(file, labelled=False)
+    assert str(answers) == str(saved.task.answers(data, saved.outputs(data)))
     # A run of an earlier version, which recorded less, is resumed: nothing is left to train.
     recorded = json.loads((tmp_path / "run/run.json").read_text())
     for name in ("freeze_encoder", "boost", "reinit_layers", "attention", "cuda_graphs"):
@@ -66,15 +63,41 @@ def test_every_kind_of_task_goes_the_same_way(
     assert run.fit(tmp_path / "run").file == result.file
 
 
+def test_a_run_of_any_kind_that_was_stopped_ends_with_the_same_bits(
+    case: tuple[Task, Path, list], sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, file, _ = case
+    cfg = dataclasses.replace(CFG, gradient_accumulation=2)
+    run = finetune.prepare(task, file, start_of(sample), file, cfg)
+    whole = run.fit(tmp_path / "whole").file
+    update, calls = train.Trainer.update, iter(range(10**9))
+
+    def stopping(trainer: train.Trainer, *arguments: object) -> object:
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return update(trainer, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Trainer, "update", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run.fit(tmp_path / "stopped")
+    again = run.fit(tmp_path / "stopped").file
+    a, b = (read_pt(path)["model"] for path in (whole, again))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    logs = [(path.parent / "metrics.jsonl").read_bytes() for path in (whole, again)]
+    assert logs[0] == logs[1]
+
+
 def test_a_metric_that_the_task_lacks_is_refused_before_training(
     case: tuple[Task, Path, list], sample: Path
 ) -> None:
     task, file, _ = case
     cfg = dataclasses.replace(CFG, stop_metric="loss")
-    if isinstance(task, SentenceTask):
+    if "loss" in task.stop_metrics:
         finetune.prepare(task, file, start_of(sample), file, cfg)
         return
-    with pytest.raises(UserError, match="stop_metric='loss'; expected one of exact, f1"):
+    expected = f"stop_metric='loss'; expected one of {task.stop_metrics[0]}, "
+    with pytest.raises(UserError, match=expected):
         finetune.prepare(task, file, start_of(sample), file, cfg)
 
 

@@ -1,0 +1,207 @@
+"""Tags and choices against transformers: what both learn from the same batches, seed by seed.
+
+    $ BERT_DATA=... python benchmarks/kinds.py [--only wnut17,lines] [--seeds 3]
+
+Both sides start from minilm and have the same recipe: rows, batches and their order are ours, made
+once; AdamW with bias correction, weight decay .01 on all but biases and LayerNorm, a linear
+schedule with warm-up, gradients clipped to 1. New heads and dropout are drawn by each side from the
+seed. Scores are of a test set that no choice was made by.
+"""
+
+import dataclasses
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import data, report
+
+import finetune
+import pretrained
+import train
+from cli import command
+from tasks import ChoiceTask, TagTask, Task
+from tasks.task import Data
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A task, its data, and how it is learnt."""
+
+    task: Task
+    train: str
+    test: str
+    n_train: int | None = None  # the first so many examples; None: all
+    n_test: int | None = None
+    lr: float = 1e-4
+    n_epochs: int = 3
+
+
+CASES = {
+    "wnut17": Case(
+        TagTask(), "tagging/wnut17/wnut17train.conll", "tagging/wnut17/emerging.test.annotated"
+    ),
+    "wikiann_en": Case(
+        TagTask(), "tagging/wikiann/en/train", "tagging/wikiann/en/test", 5000, 5000, n_epochs=2
+    ),
+    "lines": Case(
+        TagTask(),
+        "tagging/UD_English-LinES/en_lines-ud-train.conllu",
+        "tagging/UD_English-LinES/en_lines-ud-test.conllu",
+        2000,
+        n_epochs=2,
+    ),
+    "commonsenseqa": Case(
+        ChoiceTask(),
+        "choice/commonsenseqa/train_rand_split.jsonl",
+        "choice/commonsenseqa/dev_rand_split.jsonl",
+        1200,
+        n_epochs=2,
+    ),
+    "arc_easy": Case(
+        ChoiceTask(),
+        "choice/arc/arc_easy_train.jsonl",
+        "choice/arc/arc_easy_test.jsonl",
+        1000,
+        1000,
+        n_epochs=2,
+    ),
+}
+
+
+def their_model(task: Task) -> torch.nn.Module:
+    """The model of transformers, with a fresh head."""
+    from transformers import BertForMultipleChoice, BertForTokenClassification
+
+    weights, attention = data("minilm"), "sdpa"
+    if isinstance(task, TagTask):
+        return BertForTokenClassification.from_pretrained(
+            weights, num_labels=len(task.labels), attn_implementation=attention
+        )
+    return BertForMultipleChoice.from_pretrained(weights, attn_implementation=attention)
+
+
+class Theirs(torch.nn.Module):
+    """A model of transformers, called as ours is."""
+
+    def __init__(self, model: torch.nn.Module, choices: bool):
+        super().__init__()
+        self.model, self.choices = model, choices
+
+    def forward(self, input_ids: Any, segment_ids: Any, input_mask: Any) -> torch.Tensor:
+        inputs = {"input_ids": input_ids, "token_type_ids": segment_ids}
+        inputs["attention_mask"] = input_mask
+        if self.choices:  # its (B, K, S) as questions of one choice
+            inputs = {name: x[:, None] for name, x in inputs.items()}
+            return self.model(**inputs).logits.squeeze(1)
+        return self.model(**inputs).logits
+
+
+def learn_theirs(task: Task, cfg: train.Config, rows: Data) -> Theirs:
+    """Train transformers' model on our batches, in their order."""
+    from transformers import get_linear_schedule_with_warmup
+
+    torch.manual_seed(cfg.seed)
+    model = Theirs(their_model(task), isinstance(task, ChoiceTask)).train()
+    batches = rows.features.batches(cfg.batch_size, cfg.seed)
+    n_steps = cfg.n_epochs * len(batches)
+    decayed, others = list[torch.Tensor](), list[torch.Tensor]()
+    for name, parameter in model.named_parameters():
+        exempt = name.endswith("bias") or "LayerNorm" in name
+        (others if exempt else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=cfg.lr, eps=1e-6, fused=True)
+    n_warmup = round(cfg.warmup * n_steps)
+    schedule = get_linear_schedule_with_warmup(optimizer, n_warmup, n_steps)
+    for step in range(n_steps):
+        loss, _ = task.loss(model, batches[step])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.max_grad_norm)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    return model.eval()
+
+
+@torch.inference_mode()
+def outputs_of(task: Task, model: torch.nn.Module, rows: Data) -> np.ndarray:
+    """The outputs of the padded batches, in the order of the data."""
+    batches, found, order = rows.features.batches(32), [], []
+    for n in range(len(batches)):
+        order.append(batches.rows(n))
+        found.append(task.outputs(model, batches[n]).numpy())
+    values = np.concatenate(found)
+    in_order = np.empty_like(values)
+    in_order[np.concatenate(order)] = values
+    return in_order
+
+
+def part_of(task: Task, file: str, n: int | None, read: Callable, tokenizer: Any) -> Any:
+    """The first n examples of a file, read by load or load_training."""
+    if n is None:
+        return read(data(file), tokenizer)
+    lines, seen = [], 0
+    with open(data(file), encoding="utf-8") as f:
+        for line in f:
+            # A line is a question; tags have a blank line between sentences.
+            seen += isinstance(task, ChoiceTask) or not line.strip()
+            lines.append(line)
+            if seen == n:
+                break
+    with tempfile.TemporaryDirectory() as folder:
+        part = Path(folder) / Path(file).name
+        part.write_text("".join(lines), encoding="utf-8")
+        return read(part, tokenizer)
+
+
+def compare(case: Case, seeds: int) -> tuple[str, list[float], list[float]]:
+    """The task's first metric, and its values of ours and of transformers, seed by seed."""
+    start = pretrained.find(data("minilm"))
+    task, rows = part_of(
+        case.task, case.train, case.n_train, case.task.load_training, start.tokenizer
+    )
+    test = part_of(task, case.test, case.n_test, task.load, start.tokenizer)
+    ours, theirs = list[float](), list[float]()
+    for seed in range(42, 42 + seeds):
+        cfg = train.Config(seed, 32, case.lr, case.n_epochs, save_steps=10**6, bias_correction=True)
+        with tempfile.TemporaryDirectory() as folder:
+            run = finetune.Run(cfg, start, task, rows, [], {}, finetune.Tuning())
+            saved = finetune.load(run.fit(folder).file)
+            found = task.metrics(test, saved.outputs(test))
+        ours.append(found[task.metric_names[0]])
+        model = learn_theirs(task, cfg, rows)
+        theirs.append(task.metrics(test, outputs_of(task, model, test))[task.metric_names[0]])
+        print(seed, task.metric_names[0], ours[-1], theirs[-1], flush=True)
+    return task.metric_names[0], ours, theirs
+
+
+def shown(values: list[float]) -> str:
+    """'.512 ± .004 (.508 .514 .515)': mean, standard error, and each."""
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    each = " ".join(f"{value:.4f}" for value in values)
+    return f"{statistics.mean(values):.4f} ± {error:.4f} ({each})"
+
+
+def main(only: str = ",".join(CASES), seeds: int = 3) -> None:
+    """Train both sides and compare.
+
+    Args:
+        only: comma list of the cases.
+        seeds: how many, from 42 on.
+    """
+    table = "| data | metric | ours | transformers |\n|---|---|---|---|"
+    for name in only.split(","):
+        print(name, flush=True)
+        case = CASES[name]
+        metric, ours, theirs = compare(case, seeds)
+        part = f", the first {case.n_train:,}" if case.n_train else ""
+        recipe = f"{name}{part}, {case.n_epochs} epochs at {case.lr:g}"
+        table += f"\n| {recipe} | {metric} | {shown(ours)} | {shown(theirs)} |"
+        report("kinds", "Tags and choices with minilm, ours and transformers", table)
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,63 @@
+"""Small files of each kind of task, made from the built-in sample."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from tasks import TASKS, ChoiceTask, QuestionTask, TagTask, Task
+
+TASK_OF: dict[str, Task] = {
+    "sentences": dataclasses.replace(TASKS["mrpc"], max_len=64),
+    "questions": QuestionTask(max_len=64, doc_stride=16, max_query_len=8),
+    "tags": TagTask(max_len=12),  # so short that some sentences need two windows
+    "choice": ChoiceTask(max_len=32),
+}
+# What a notebook has in hand, and what is none of it.
+INPUTS_OF: dict[str, Any] = {
+    "sentences": ("anna sold a lamp .", "boris bought a lamp ."),
+    "questions": ("anna ?", "anna sold the lamp to boris ."),
+    "tags": "anna sold the lamp to boris .",
+    "choice": ("anna sold", ["a lamp .", "boris .", "the lamp to boris ."]),
+}
+
+
+def sentences(sample: Path) -> list[list[str]]:
+    """The words of some sentences of the sample."""
+    lines = (sample / "corpus.txt").read_text().splitlines()
+    return [line.split() for line in lines if line][:40]
+
+
+def write(kind: str, sample: Path, folder: Path) -> Path:
+    """A file of a kind of task."""
+    words = sentences(sample)
+    if kind == "sentences":
+        return sample / "dev.tsv"
+    if kind == "questions":
+        return write_questions(words, folder / "squad.json")
+    file = folder / f"{kind}.jsonl"
+    lines = []
+    for i, one in enumerate(words):
+        if kind == "tags":
+            # A name is a chunk of its first two words, long words are another.
+            tags = ["B-START", "I-START"] + ["B-LONG" if len(w) > 4 else "O" for w in one[2:]]
+            lines += [f"{word}\t{tag}" for word, tag in zip(one, tags, strict=False)] + [""]
+        else:
+            # Two to four choices, some of them twice.
+            choices = [" ".join(words[(i + k * k) % 40][2:]) for k in range(2 + i % 3)] + ["a"] * 2
+            answer = i % len(choices)
+            lines.append(json.dumps({"context": one[0], "choices": choices, "label": answer}))
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def write_questions(words: list[list[str]], file: Path) -> Path:
+    """Questions whose answer is the third word of a sentence."""
+    paragraphs = []
+    for i, one in enumerate(words):
+        line, answer = " ".join(one), one[2]
+        question: dict[str, Any] = {"id": str(i), "question": f"{one[0]} ?"}
+        question["answers"] = [{"text": answer, "answer_start": line.index(f" {answer} ") + 1}]
+        paragraphs.append({"context": line, "qas": [question]})
+    file.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    return file
