@@ -26,6 +26,8 @@ COMMANDS = [
     features.extract,
     features.similar,
     features.fewshot,
+    features.fill,
+    features.score,
     corpus.prepare,
     corpus.describe,
     checkpoint.convert,
