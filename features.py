@@ -1,10 +1,12 @@
-"""Texts to vectors: write them, rank by them, judge an encoder by them.
+"""A pre-trained encoder as it is: write vectors of texts, rank and judge by them; fill blanks.
 
     $ python features.py extract --pretrain_file FOLDER --input_file lines.txt \\
           --output_file out.jsonl --layers=-1,-2,-3,-4
     $ python features.py similar --pretrain_file FOLDER --input_file lines.txt \\
           --query "a dog runs"
     $ python features.py fewshot --pretrain_file FOLDER --task sst2 --data_dir GLUE/SST-2
+    $ python features.py fill --pretrain_file FOLDER "Paris is the [MASK] of France."
+    $ python features.py score --pretrain_file FOLDER "A text."
 
 Row: commands. It imports only from rows below (ARCHITECTURE.md).
 """
@@ -20,6 +22,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+import blanks
 import vectors
 from cli import command
 from files import whole_file, write_json
@@ -76,7 +79,7 @@ def extract(
     # Flags are checked before the weights are loaded, layers after it: they depend on the model.
     encoder = vectors.load(pretrain_file, model_cfg, vocab, max_len, batch_size, dtype)
     encoder.check_layers(chosen)
-    found = encoder.extract(texts(input_file), chosen, pooling)
+    found = encoder.extract(read_lines(input_file), chosen, pooling)
     if output_file == "-":
         # Each line is written as it is done, so that a program at the other end need not wait.
         for i, text in enumerate(found):
@@ -101,7 +104,7 @@ def integers(flag: str, text: str) -> list[int]:
         ) from None
 
 
-def texts(file: str) -> Iterator[str]:
+def read_lines(file: str) -> Iterator[str]:
     """The lines of a file, without their ends."""
     # A text with tabs is one text: form "tsv" only says how lines end.
     for line in open_text(file, "tsv")[1]:
@@ -218,7 +221,7 @@ def similar(
         raise UserError("--query is empty; expected a text")
     encoder = vectors.load(pretrain_file, model_cfg, vocab, max_len)
     encoder.check_layers([layer])
-    lines = [line for line in texts(input_file) if line.strip()]
+    lines = [line for line in read_lines(input_file) if line.strip()]
     if not lines:
         raise UserError(f"{input_file} has no lines; expected a text a line")
     # The query is the first text, so that one pass serves all.
@@ -307,5 +310,85 @@ def fewshot(
         write_json(Path(out), {"task": kind.name, "select": select, "shots": found})
 
 
+# ------------------------------------------------------------------------- the masked-language head
+
+
+def fill(
+    pretrain_file: str,
+    texts: list[str] | None = None,
+    top: int = 5,
+    words: str | None = None,
+    max_len: int | None = None,
+    batch_size: int = 32,
+    dtype: str = "fp32",
+    model_cfg: str | None = None,
+    vocab: str | None = None,
+) -> None:
+    """Print the words that fit best where a text has [MASK].
+
+    A table with tabs: the number of the text, from 0, of its [MASK], the word, its probability.
+
+    Args:
+        What to do:
+            texts: each with one [MASK] or more; `text a ||| text b` is a pair; default: the lines
+                of standard input.
+            top: how many words of each [MASK].
+            words: comma list of the words to choose from; default: all of the vocabulary.
+        Computing:
+            max_len: tokens of a text at most; default: as many as the model takes.
+            batch_size: texts that are computed at once.
+            dtype: of matrix products: fp32, bf16 or, on a CPU, int8.
+        Weights:
+            pretrain_file: weights with a masked-language head: a TensorFlow checkpoint, a Hugging
+                Face folder, a .pt.
+            model_cfg: JSON of the model's shape; default: what lies beside the weights.
+            vocab: vocab.txt; default: what lies beside the weights.
+    """
+    filler = blanks.load(pretrain_file, model_cfg, vocab, max_len, batch_size, dtype)
+    candidates = words.split(",") if words is not None else None
+    found = filler.fill(texts or read_lines("-"), top, candidates)
+    print("index\tmask\tword\tprobability")
+    for index, masks in enumerate(found):
+        for mask, best in enumerate(masks):
+            for word, probability in best:
+                print(f"{index}\t{mask}\t{word}\t{probability:.6f}")
+        # Whoever reads the other end of a pipe need not wait.
+        sys.stdout.flush()
+
+
+def score(
+    pretrain_file: str,
+    texts: list[str] | None = None,
+    max_len: int | None = None,
+    batch_size: int = 32,
+    dtype: str = "fp32",
+    model_cfg: str | None = None,
+    vocab: str | None = None,
+) -> None:
+    """Print how likely a text is: the sum over its tokens of ln P(token | the others).
+
+    A table with tabs: the number of the text, from 0, the sum, the number of tokens, the text.
+
+    Args:
+        What to do:
+            texts: one or more; `text a ||| text b` is a pair; default: the lines of standard input.
+        Computing:
+            max_len: tokens of a text at most; default: as many as the model takes.
+            batch_size: copies of texts, each with another token masked, that are computed at once.
+            dtype: of matrix products: fp32, bf16 or, on a CPU, int8.
+        Weights:
+            pretrain_file: weights with a masked-language head: a TensorFlow checkpoint, a Hugging
+                Face folder, a .pt.
+            model_cfg: JSON of the model's shape; default: what lies beside the weights.
+            vocab: vocab.txt; default: what lies beside the weights.
+    """
+    scorer = blanks.load(pretrain_file, model_cfg, vocab, max_len, batch_size, dtype)
+    print("index\tscore\ttokens\ttext")
+    for index, found in enumerate(scorer.score(texts or read_lines("-"))):
+        # A tab or a line's end in a text would look like the table's.
+        text = " ".join(found.text.split())
+        print(f"{index}\t{found.score:.6f}\t{found.n_tokens}\t{text}", flush=True)
+
+
 if __name__ == "__main__":
-    command(extract, similar, fewshot)
+    command(extract, similar, fewshot, fill, score)

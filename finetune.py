@@ -9,12 +9,9 @@
 Row: jobs. It imports only from rows below (ARCHITECTURE.md).
 """
 
-import contextlib
 import dataclasses
 import hashlib
-import queue
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from pathlib import Path
@@ -357,7 +354,7 @@ class Saved:
         # A part has many batches: examples are sorted by length within it, and little is padded.
         chunks = iter(lambda: list(islice(examples, most)), [])
         if not waiting:
-            chunks = available(examples, most)
+            chunks = inference.available(examples, most)
         n, truncation = 0, np.zeros(3, int)
         hidden = None if bar and rank() == 0 else True  # None: shown on a terminal
         with tqdm(total=total, unit=" inputs", delay=3, disable=hidden) as shown:
@@ -369,42 +366,6 @@ class Saved:
                 shown.update(len(chunk))
         # Features of each part count what was cut off; the message comes once for the whole.
         self.task.report_truncation(file, n, truncation)
-
-
-def available(examples: Iterator[Any], most: int) -> Iterator[list[Any]]:
-    """What a pipe has delivered since the last look, at least one and at most so many."""
-    # A bounded queue: a producer that is faster than the model must not fill the memory.
-    waiting: queue.Queue = queue.Queue(most)
-    end = object()
-
-    def read() -> None:
-        try:
-            for example in examples:
-                waiting.put(example)
-            waiting.put(end)
-        except BaseException as error:
-            # Raised here the error would end this thread alone; the reader of the queue raises it
-            # instead.
-            waiting.put(error)
-
-    # A daemon, since a thread blocked in reading standard input could not be stopped at exit.
-    threading.Thread(target=read, daemon=True).start()
-    while True:
-        # The first example is waited for, all others are taken only if they are there already.
-        chunk, item = [], waiting.get()
-        with contextlib.suppress(queue.Empty):
-            while item is not end and not isinstance(item, BaseException):
-                chunk.append(item)
-                if len(chunk) == most:
-                    break
-                item = waiting.get_nowait()
-        # Examples that came before an error are answered first.
-        if chunk:
-            yield chunk
-        if isinstance(item, BaseException):
-            raise item
-        if item is end:
-            return
 
 
 def load(

@@ -99,14 +99,26 @@ def parameters_of(function: Callable, settings: type | None = None) -> dict[str,
     return parameters
 
 
-def required_parameters(parameters: dict[str, inspect.Parameter]) -> dict[str, str]:
-    """The parameters without a default, as usage shows them: TARGET, --out OUT, TEXTS..."""
+def is_list(parameter: inspect.Parameter) -> bool:
+    """Whether a parameter takes all arguments without a name that are left."""
+    return parameter.annotation in (list[str], list[str] | None)
+
+
+def list_name(parameter: inspect.Parameter) -> str:
+    """TEXTS..., or [TEXTS...] where there may be none."""
+    name = f"{parameter.name.upper()}..."
+    return name if parameter.default is parameter.empty else f"[{name}]"
+
+
+def usage_parameters(parameters: dict[str, inspect.Parameter]) -> dict[str, str]:
+    """The parameters without a default and the lists, as usage shows them: TARGET, --out OUT."""
     shown = {}
     for name, parameter in parameters.items():
-        if parameter.default is parameter.empty:
+        if is_list(parameter):
+            shown[name] = list_name(parameter)
+        elif parameter.default is parameter.empty:
             flag = f"--{name} " if parameter.kind is parameter.KEYWORD_ONLY else ""
-            dots = "..." if parameter.annotation == list[str] else ""
-            shown[name] = f"{flag}{name.upper()}{dots}"
+            shown[name] = f"{flag}{name.upper()}"
     return shown
 
 
@@ -117,23 +129,25 @@ def parse_arguments(
 
     `--name value`, `--name=value`, or `--name` alone for True; `-` may stand for `_` in a name.
     Values without a name are the parameters without a default, in order; a list takes all that are
-    left. The fields of a dataclass `settings` become the parameter `settings`, a dict.
+    left, and may have a default. The fields of a dataclass `settings` become the parameter
+    `settings`, a dict.
 
     UserError for every mistake, before anything runs.
     """
     parameters = parameters_of(function, settings)
     given, unnamed = split_flags(arguments, parameters)
-    needed = required_parameters(parameters)
+    shown = usage_parameters(parameters)
+    needed = [name for name in shown if parameters[name].default is inspect.Parameter.empty]
     lists = {}
-    for name in needed:
-        # A list takes all arguments without a name that are left.
-        if parameters[name].annotation == list[str]:
+    for name in shown:
+        # A list takes all arguments without a name that are left; without any, its default stays.
+        if unnamed and is_list(parameters[name]):
             lists[name], unnamed = unnamed, []
         elif unnamed and name not in given:
             given[name] = unnamed.pop(0)
     if unnamed:
         raise UserError(f"unexpected {unnamed[0]!r}; flags are written --name value")
-    if missing := [shown for name, shown in needed.items() if not (given | lists).get(name)]:
+    if missing := [shown[name] for name in needed if not (given | lists).get(name)]:
         raise UserError(f"{' and '.join(missing)} missing; see --help")
     values = {name: parse_value(text, parameters[name]) for name, text in given.items()}
     fields = typing.get_type_hints(settings) if settings else ()
@@ -149,7 +163,7 @@ def split_flags(
     """The texts of the flags by name, and the arguments that stand without a name."""
     given: dict[str, str] = {}
     unnamed = []
-    kinds = {name: p.annotation for name, p in parameters.items() if p.annotation != list[str]}
+    kinds = {name: p.annotation for name, p in parameters.items() if not is_list(p)}
     queue = list(arguments)
     while queue:
         match = FLAG.fullmatch(argument := queue.pop(0))
@@ -303,7 +317,7 @@ def help_text(program: str, function: Callable, settings: type | None = None) ->
     for group in ("Weights", "Training", "Output", SETTINGS, "Other"):
         if group in groups:
             groups[group] = groups.pop(group)
-    usage = " ".join([program, *required_parameters(parameters).values(), "[--name value ...]"])
+    usage = " ".join([program, *usage_parameters(parameters).values(), "[--name value ...]"])
     parts = ["\n".join([f"{group}:", *entries]) for group, entries in groups.items()]
     return "\n\n".join([f"usage: python {usage}", head.strip(), *parts])
 
@@ -334,8 +348,8 @@ def field_comments(cls: type) -> dict[str, str]:
 def flag_help(parameter: inspect.Parameter, text: str) -> str:
     """A flag's name, type, description and default."""
     head = f"--{parameter.name} {type_name(parameter.annotation)}"
-    if parameter.annotation == list[str]:
-        head = f"{parameter.name.upper()}..."
+    if is_list(parameter):
+        head = list_name(parameter)
     text = text.removesuffix(".")
     if parameter.default is parameter.empty:
         text += " (required)"

@@ -12,7 +12,9 @@ import contextlib
 import functools
 import importlib.util
 import os
+import queue
 import shutil
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
@@ -91,6 +93,42 @@ def ahead(make: Callable[[int], Made], numbers: Iterable[int], n_ahead: int = 4)
     finally:
         # Who stops early, or is interrupted, does not wait for what nobody will use.
         thread.shutdown(wait=True, cancel_futures=True)
+
+
+def available(values: Iterable[Made], most: int) -> Iterator[list[Made]]:
+    """What a pipe has delivered since the last look, at least one and at most so many."""
+    # A bounded queue: a producer that is faster than the model must not fill the memory.
+    waiting: queue.Queue = queue.Queue(most)
+    end = object()
+
+    def read() -> None:
+        try:
+            for value in values:
+                waiting.put(value)
+            waiting.put(end)
+        except BaseException as error:
+            # Raised here the error would end this thread alone; the reader of the queue raises it
+            # instead.
+            waiting.put(error)
+
+    # A daemon, since a thread blocked in reading standard input could not be stopped at exit.
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        # The first one is waited for, all others are taken only if they are there already.
+        chunk, item = [], waiting.get()
+        with contextlib.suppress(queue.Empty):
+            while item is not end and not isinstance(item, BaseException):
+                chunk.append(item)
+                if len(chunk) == most:
+                    break
+                item = waiting.get_nowait()
+        # What came before an error is answered first.
+        if chunk:
+            yield chunk
+        if isinstance(item, BaseException):
+            raise item
+        if item is end:
+            return
 
 
 # ------------------------------------------------------------------------------------------ devices

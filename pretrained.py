@@ -24,6 +24,9 @@ from tokenization import FullTokenizer
 from utils import UserError, say
 from vocab import casing, check_size, find_vocab, save_vocab, vocab_digest
 
+# The heads that pre-training gives a model.
+PRETRAINED_HEADS = ("pooler", "masked_lm", "next_sentence")
+
 
 @dataclasses.dataclass
 class Pretrained:
@@ -88,10 +91,11 @@ def find(
     """
     config, source = read_config_and_weights(weights, model_cfg)
     if source and head and head not in source.heads:
-        raise UserError(
-            f"{source.file} has no {head}; train one first (--mode train --pretrain_file "
-            f"{weights}), or name weights that have one"
-        )
+        remedy = f"train one first (--mode train --pretrain_file {weights}), or name weights that"
+        # No task trains these for their own sake.
+        if head in PRETRAINED_HEADS:
+            remedy = "name weights that pretrain.py or Google made, which"
+        raise UserError(f"{source.file} has no {head}; {remedy} have one")
     file = source.file if source else None
     vocab_file = find_vocab(vocab, file)
     check_size(vocab_file, config.vocab_size)

@@ -31,6 +31,8 @@ LONGEST_WORD = 200  # characters; a longer word is [UNK]
 LONGEST_REMEMBERED = 40  # characters; a longer piece seldom comes twice
 MEMO_SIZE = 2**18  # entries of each of the three memos, 65-85 MB when full; a full one is emptied
 
+SEPARATOR = "|||"  # between the two texts of a line
+
 # The blocks of Chinese characters in Google's code; Japanese kana and Korean Hangul are not among
 # them.
 CJK = re.compile(
@@ -46,6 +48,15 @@ ASCII_WORDS = re.compile(r"[0-9A-Za-z]+|[^0-9A-Za-z]")
 # around them.
 DROPPED_SPACES = "\x0b\x0c\x1c\x1d\x1e\x1f\x85"
 PIECE = re.compile(rf"(?:\S|[{DROPPED_SPACES}])+")
+
+
+def split_line(line: str) -> tuple[str, str | None]:
+    """The text or the pair of texts that a line has.
+
+    'a ||| b' -> ('a', 'b')      'a' -> ('a', None)
+    """
+    a, found, b = line.partition(SEPARATOR)
+    return a.strip(), b.strip() if found else None
 
 
 def is_dropped(char: str) -> bool:

@@ -24,12 +24,11 @@ import pretrained
 import train
 from packing import Packing
 from tasks.features import Batch, Batches, encode
-from tokenization import FullTokenizer
+from tokenization import FullTokenizer, split_line
 from utils import UserError
 
 POOLING = ("none", "cls", "mean")
 CHUNK = 32  # batches of texts that are sorted by length together
-SEPARATOR = "|||"  # between the two texts of a line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,12 +104,6 @@ class Encoder:
             return model.pool(**batch.inputs)
 
         return inference.predict(self.model, batches, self.device, self.dtype, outputs)
-
-
-def split_line(line: str) -> tuple[str, str | None]:
-    """'a ||| b' -> ('a', 'b')      'a' -> ('a', None)"""
-    a, found, b = line.partition(SEPARATOR)
-    return a.strip(), b.strip() if found else None
 
 
 def layer_outputs(

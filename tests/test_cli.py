@@ -26,6 +26,8 @@ COMMANDS = [
     features.extract,
     features.similar,
     features.fewshot,
+    features.fill,
+    features.score,
     corpus.prepare,
     corpus.describe,
     checkpoint.convert,
@@ -86,6 +88,14 @@ def listed(texts: list[str], *, out: str, size: int = 1) -> None:
     """
 
 
+def optional(source: str, texts: list[str] | None = None, size: int = 1) -> None:
+    """Read texts, or standard input.
+
+    Args:
+        texts: one or more; default: standard input.
+    """
+
+
 def parse(line: str, function: Callable = sample) -> dict[str, object]:
     return flags.parse_arguments(function, line.split(), Settings if function is sample else None)
 
@@ -122,6 +132,19 @@ def test_a_list_takes_all_values_without_a_name() -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "values"),
+    [
+        ("a", {"source": "a"}),
+        ("--source a --size 2", {"source": "a", "size": 2}),
+        ("a b c", {"source": "a", "texts": ["b", "c"]}),
+        ("b --source a --size 2 c", {"source": "a", "size": 2, "texts": ["b", "c"]}),
+    ],
+)
+def test_a_list_with_a_default_takes_what_is_left_or_nothing(line: str, values: dict) -> None:
+    assert parse(line, optional) == values
+
+
+@pytest.mark.parametrize(
     ("line", "function", "message"),
     [
         ("a", sample, "TARGET missing; see --help"),
@@ -141,6 +164,8 @@ def test_a_list_takes_all_values_without_a_name() -> None:
         ("--out c", listed, "TEXTS... missing; see --help"),
         ("a b", listed, "--out OUT missing; see --help"),
         ("--texts a --out c", listed, "unknown flag --texts"),
+        ("--texts b a", optional, "unknown flag --texts"),
+        ("--size 2", optional, "SOURCE missing; see --help"),
     ],
 )
 def test_every_mistake_of_a_command_line_is_found(
@@ -197,6 +222,9 @@ Flags:
 Other:
   --size int                     (default 1)"""
     )
+    lines = flags.help_text("x.py optional", optional).splitlines()
+    assert lines[0] == "usage: python x.py optional SOURCE [TEXTS...] [--name value ...]"
+    assert "  [TEXTS...]                    one or more; default: standard input" in lines
 
 
 def test_help_of_classify_names_every_parameter_and_setting_once_with_its_default(

@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("tasks", "pretraining")
 ROWS = {  # a module or package imports only from rows below its own
     "commands": ("classify", "pretrain", "squad", "features", "corpus"),
-    "jobs": ("finetune", "vectors"),
+    "jobs": ("finetune", "vectors", "blanks"),
     "start": ("pretrained",),
     "data and loop": ("train", "tasks", "pretraining"),
     "weights and runs": ("checkpoint", "runs", "settings"),
@@ -231,12 +231,12 @@ def test_every_command_shown_has_flags_that_exist(file: str) -> None:
 def test_the_python_shown_runs_as_it_stands(file: str, sample: Path, tmp_path: Path) -> None:
     snippets = re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), re.DOTALL)
     assert snippets
-    # What the text says lies there: MRPC, and weights with their vocabulary.
+    # What the text says lies there: MRPC, and weights with every head of pre-training.
     shutil.copytree(sample, tmp_path / "MRPC")
     torch.manual_seed(0)
     shape = json.loads((sample / "config.json").read_text())
     config = models.Config.from_dict(shape | {"max_len": 128, "n_layers": 2})
-    model = models.Classifier(config)
+    model = models.PretrainModel(config)
     source = checkpoint.Checkpoint("ours", tmp_path, config, dict(model.state_dict()))
     (tmp_path / "bert").mkdir()
     checkpoint.write_hugging_face(source, tmp_path / "bert", True, sample / "vocab.txt")

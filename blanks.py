@@ -1,0 +1,293 @@
+"""Filling blanks: the words that fit where a text has [MASK], and how likely a whole text is.
+
+    blanks = load("uncased_L-12_H-768_A-12")
+    for masks in blanks.fill(["Paris is the [MASK] of France."]):
+        masks[0]  # of its first [MASK]: [("capital", 0.99), ...]
+    for found in blanks.score(["A text.", "Two ||| texts."]):
+        found.score, found.n_tokens
+
+Shapes: B inputs, S tokens of the longest one, M [MASK]s of the one with most of them, K [MASK]s of
+all inputs together, D width, V vocabulary.
+
+Row: jobs. It imports only from rows below (ARCHITECTURE.md).
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import checkpoint
+import inference
+import models
+import pretrained
+import train
+from packing import Packing
+from tasks.features import Batch, Batches, Features
+from tokenization import FullTokenizer, split_line
+from utils import UserError, show
+from vocab import UNKNOWN
+
+MASK = "[MASK]"
+CHUNK = 32  # batches of inputs that are sorted by length together
+SLICE = 256  # [MASK]s whose V scores are in memory at once
+
+
+class Score(NamedTuple):
+    """How likely a model finds a text."""
+
+    text: str
+    score: float  # the sum over its tokens of ln P(token | all others)
+    n_tokens: int  # without [CLS] and [SEP]
+
+
+class Input(NamedTuple):
+    """A text as the model reads it, with its own [MASK]s or with one token masked."""
+
+    ids: np.ndarray  # (tokens,) int32: [CLS] a [SEP], or [CLS] a [SEP] b [SEP]
+    second: int  # at which of its tokens segment 1 starts
+    n_masks: int
+    hidden: int = 0  # the token that was masked
+
+
+@dataclasses.dataclass
+class Blanks:
+    """An encoder with its masked-language head, and its tokenizer."""
+
+    model: models.PretrainModel
+    tokenizer: FullTokenizer
+    max_len: int
+    device: torch.device
+    batch_size: int = 32
+    dtype: str = "fp32"
+
+    def fill(
+        self, texts: Iterable[str], top: int = 5, words: list[str] | None = None
+    ) -> Iterator[list[list[tuple[str, float]]]]:
+        """For each text, in order, and each of its [MASK]s: words and probabilities, best first.
+
+        Each [MASK] has words of its own, the others being masked too. UserError where a text has no
+        [MASK], or more than max_len tokens.
+
+        Args:
+            texts: a text each, or two with ` ||| ` between them.
+            top: how many words.
+            words: candidates, one token each; probabilities stay those among all words.
+        """
+        if top < 1:
+            raise UserError(f"top={top}; expected at least 1")
+        candidates = torch.tensor(self.candidates(words), dtype=torch.long, device=self.device)
+
+        # The words, as inference.infer wants a function of a model and a batch.
+        def outputs(model: Any, batch: Batch) -> Tensor:
+            return best_words(model, batch, self.mask, candidates, top)
+
+        found = self.compute(texts, False, outputs)
+        return ([self.named(best) for best in masks] for _, (masks,) in found)
+
+    def score(self, texts: Iterable[str]) -> Iterator[Score]:
+        """The pseudo-log-likelihood of each text, in order, in natural logarithms.
+
+        Salazar et al., "Masked Language Model Scoring" (arXiv 1910.14659): each token is masked in
+        turn, in a copy of the text. Of a pair the tokens of both texts count; an empty text has
+        none and scores 0. UserError where a text has a [MASK], or more than max_len tokens.
+        """
+
+        def outputs(model: Any, batch: Batch) -> Tensor:
+            return hidden_words(model, batch, self.mask)
+
+        for text, logs in self.compute(texts, True, outputs):
+            yield Score(text, float(np.sum(logs)), len(logs))
+
+    @property
+    def mask(self) -> int:
+        """The id of [MASK]."""
+        return self.tokenizer.vocab[MASK]
+
+    def candidates(self, words: list[str] | None) -> list[int]:
+        """The ids of words, each once; None: of all. UserError where a word is not one token."""
+        if words is None:
+            return list(self.tokenizer.vocab.values())
+        found = []
+        for word in words:
+            tokens = self.tokenizer.tokenize(word)
+            if len(tokens) != 1 or tokens == [UNKNOWN]:
+                becomes = " ".join(tokens) or "no token"
+                raise UserError(
+                    f"words: {show(word)} becomes {becomes}; expected words that are one token of "
+                    "the vocabulary; leave this one out"
+                )
+            found += self.tokenizer.convert_tokens_to_ids(tokens)
+        # Two words may be the same token: Paris and paris, where the tokenizer lower-cases.
+        return list(dict.fromkeys(found))
+
+    def named(self, best: np.ndarray) -> list[tuple[str, float]]:
+        """(top, 2) ids and probabilities -> words and probabilities."""
+        words = self.tokenizer.convert_ids_to_tokens(best[:, 0].tolist())
+        return list(zip(words, best[:, 1].tolist(), strict=True))
+
+    def with_masks(self, text: str) -> list[int]:
+        """The ids of a text in which [MASK] is a token; the tokenizer makes it three."""
+        first, *others = text.split(MASK)
+        ids = self.tokenizer.encode(first)
+        for part in others:
+            ids += [self.mask, *self.tokenizer.encode(part)]
+        return ids
+
+    def encode(self, index: int, text: str, in_turn: bool) -> list[Input]:
+        """A text with its [MASK]s, or a copy for each of its tokens; nothing is ever cut off."""
+        a, b = split_line(text)
+        cls, sep = self.tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
+        ids = [cls, *self.with_masks(a), sep]
+        second = len(ids)
+        if b is not None:
+            ids += [*self.with_masks(b), sep]
+        what, n_masks = f"text {index}, {show(text)}, has", ids.count(self.mask)
+        if not in_turn and not n_masks:
+            raise UserError(f"{what} no {MASK}; write it where a word is wanted, or use score")
+        if in_turn and n_masks:
+            raise UserError(f"{what} a {MASK}; write a word in its place, or use fill")
+        if len(ids) > self.max_len:
+            remedy = "shorten it"
+            if self.max_len < (most := self.model.cfg.max_len):
+                remedy += f", or raise max_len (the model takes {most})"
+            raise UserError(
+                f"{what} {len(ids)} tokens with [CLS] and [SEP]; expected at most "
+                f"max_len={self.max_len}; {remedy}"
+            )
+        array = np.array(ids, np.int32)
+        if not in_turn:
+            return [Input(array, second, n_masks)]
+        # All but [CLS] and the [SEP] behind each text.
+        tokens = np.delete(np.arange(len(ids)), [0, second - 1, len(ids) - 1])
+        copies = np.tile(array, (len(tokens), 1))
+        copies[np.arange(len(tokens)), tokens] = self.mask
+        return [Input(copy, second, 1, ids[i]) for copy, i in zip(copies, tokens, strict=True)]
+
+    def chunks(
+        self, texts: Iterable[str], in_turn: bool
+    ) -> Iterator[tuple[list[tuple[str, int]], list[Input]]]:
+        """Texts with their numbers of inputs, and these, as soon as they fill CHUNK batches."""
+        chunk, inputs = list[tuple[str, int]](), list[Input]()
+        for index, text in enumerate(texts):
+            own = self.encode(index, text, in_turn)
+            chunk.append((text, len(own)))
+            inputs += own
+            # Empty texts have no inputs and take memory all the same.
+            if max(len(chunk), len(inputs)) >= CHUNK * self.batch_size:
+                yield chunk, inputs
+                chunk, inputs = [], []
+        if chunk:
+            yield chunk, inputs
+
+    def compute(
+        self, texts: Iterable[str], in_turn: bool, outputs: inference.Outputs
+    ) -> Iterator[tuple[str, list[np.ndarray]]]:
+        """Each text, in order, and of each of its inputs the outputs of the [MASK]s.
+
+        Only some thousand inputs are in memory at a time, sorted by length, so that little is
+        padded.
+        """
+        for chunk, inputs in self.chunks(texts, in_turn):
+            found = [np.empty(0)] * len(inputs)
+            batches = Batches(as_features(inputs), self.batch_size)
+            for rows, output in inference.infer(
+                self.model, batches, self.device, self.dtype, outputs
+            ):
+                # The [MASK]s of a batch come as one array, cut where the next input's begin.
+                ends = np.cumsum([inputs[row].n_masks for row in rows])
+                parts = np.split(output.cpu().numpy(), ends[:-1])
+                for row, part in zip(rows, parts, strict=True):
+                    found[row] = part
+            # The order of the texts: batches were sorted by length.
+            rest = iter(found)
+            for text, n_inputs in chunk:
+                yield text, [next(rest) for _ in range(n_inputs)]
+
+
+def as_features(inputs: list[Input]) -> Features:
+    """Inputs one after the other; their labels are the hidden tokens."""
+    ids = [one.ids for one in inputs]
+    return Features(
+        np.concatenate([np.empty(0, np.int32), *ids]),
+        np.cumsum([0, *map(len, ids)]),
+        np.array([one.second for one in inputs], int),
+        np.array([one.hidden for one in inputs], np.int64),
+        np.arange(len(inputs)),
+    )
+
+
+# -------------------------------------------------------------------------------------- the outputs
+
+
+def best_words(
+    model: models.PretrainModel, batch: Batch, mask: int, candidates: Tensor, top: int
+) -> Tensor:
+    """(K, top, 2): the ids of the most probable candidates at each [MASK], and P of each."""
+    found = []
+    for vectors in mask_vectors(model, batch, mask).split(SLICE):
+        logs = word_logs(model, vectors)[:, candidates]
+        best, places = logs.topk(min(top, len(candidates)))
+        # float64 holds every id as it is.
+        found.append(torch.stack([candidates[places].double(), best.double().exp()], -1))
+    return torch.cat(found)
+
+
+def hidden_words(model: models.PretrainModel, batch: Batch, mask: int) -> Tensor:
+    """(B,) ln P of the token that the [MASK] of each input hides."""
+    found = []
+    vectors = mask_vectors(model, batch, mask)
+    for part, hidden in zip(vectors.split(SLICE), batch.labels.split(SLICE), strict=True):
+        found.append(word_logs(model, part).gather(1, hidden[:, None]).squeeze(1))
+    # Many numbers are going to be added.
+    return torch.cat(found).double()
+
+
+def mask_vectors(model: models.PretrainModel, batch: Batch, mask: int) -> Tensor:
+    """(K, D): what the encoder makes of each [MASK], those of an input from left to right."""
+    # Padding has the id 0, which may be any token's.
+    masked = (batch.input_ids == mask) & Packing.of(batch.input_mask).real  # (B, S)
+    n_slots = int(masked.sum(1).max())
+    # The [MASK]s of each input; where it has fewer than M, the first of its other tokens.
+    positions = masked.int().argsort(dim=1, descending=True, stable=True)[:, :n_slots]  # (B, M)
+    vectors = model.transformer(**batch.inputs, positions=positions)  # (B, M, D)
+    return vectors[masked.gather(1, positions)]
+
+
+def word_logs(model: models.PretrainModel, vectors: Tensor) -> Tensor:
+    """(K, D) -> (K, V): ln P of every word."""
+    scores = model.masked_lm(vectors, model.transformer.embedding.token.weight)
+    # bf16 has too few digits for a sum over the vocabulary.
+    if scores.dtype == torch.bfloat16:
+        scores = scores.float()
+    return scores.log_softmax(-1)
+
+
+def load(
+    weights: str | Path,
+    model_cfg: str | None = None,
+    vocab: str | None = None,
+    max_len: int | None = None,
+    batch_size: int = 32,
+    dtype: str = "fp32",
+) -> Blanks:
+    """Encoder and masked-language head of a checkpoint: TensorFlow's, Hugging Face's or ours.
+
+    Args:
+        max_len: tokens of a text at most; None: as many as the model takes.
+    """
+    # The values are checked where a Config is made.
+    train.Config(batch_size=batch_size, dtype=dtype)
+    start = pretrained.find(weights, model_cfg, vocab, head="masked_lm")
+    max_len = start.config.max_len if max_len is None else max_len
+    start.config.check_length(max_len)
+    assert start.source
+    model, device = models.PretrainModel(start.config), inference.get_device()
+    # Nothing reads these two here, and transformers' BertForMaskedLM has neither.
+    checkpoint.load(model, start.source, fresh=("pooler", "next_sentence"))
+    inference.lay_out(model, device, dtype)
+    return Blanks(model.to(device).eval(), start.tokenizer, max_len, device, batch_size, dtype)
