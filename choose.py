@@ -8,18 +8,14 @@
 Row: commands. It imports only from rows below (ARCHITECTURE.md).
 """
 
-from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import finetune
 import train
 from cli import command
-from files import write_json
 from finetune import Saved
 from tasks import ChoiceTask
-from utils import note, say
 
 
 def main(
@@ -74,40 +70,13 @@ def load(flags: SimpleNamespace) -> Saved:
 
 def evaluate(flags: SimpleNamespace) -> None:
     """--mode eval"""
-    saved = load(flags)
-    data = saved.load(flags.data_file)
-    say(saved.describe())
-    say(data.summary)
-    results = saved.task.metrics(data, saved.outputs(data))
-    for name, value in results.items():
-        print(f"{name}: {value}")
-    file = Path(flags.out or saved.file.parent / "eval") / f"{data.file.stem}.json"
-    report = {"model_file": str(saved.file), "data_file": flags.data_file}
-    write_json(file, report | {"questions": len(data.examples)} | results)
-    print(f"Saved {file}")
+    _, _, stem = finetune.evaluate_file(load(flags), flags)
+    print(f"Saved {stem}.json")
 
 
 def predict(flags: SimpleNamespace) -> None:
     """--mode predict"""
-    lines = answer_lines(load(flags), flags.data_file, bar=flags.out is not None)
-    finetune.write_answers(lines, flags.out)
-
-
-def answer_lines(saved: Saved, file: str, bar: bool) -> Iterator[str]:
-    """A table: index, what the file calls the choice, its text, the probability of each choice."""
-    questions, index = saved.task.read_unlabelled(file), 0
-    yield "index\tprediction\tchoice\tprobabilities\n"
-    for _, answers in saved.stream(file, questions, waiting=file != "-", bar=bar):
-        # The first rows have been read without an error, so the model's name is worth a line.
-        if index == 0:
-            note(saved.describe())
-        lines = list[str]()
-        for answer in answers:
-            chances = " ".join(f"{chance:.6f}" for chance in answer.probabilities)
-            text = " ".join(answer.text.split())
-            lines.append(f"{index}\t{answer.name}\t{text}\t{chances}\n")
-            index += 1
-        yield "".join(lines)
+    finetune.predict_file(load(flags), flags)
 
 
 if __name__ == "__main__":

@@ -463,6 +463,45 @@ def given(flags: SimpleNamespace, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
 
 
+def evaluate_file(saved: Saved, flags: SimpleNamespace) -> tuple[Data, list[Any], Path]:
+    """Print the metrics of --data_file, and write them; also returns the data and the answers.
+
+    The path is that of further files about it, without a suffix.
+    """
+    data = saved.load(flags.data_file)
+    say(saved.describe())
+    say(data.summary)
+    outputs = saved.outputs(data)
+    results = saved.task.metrics(data, outputs)
+    for name, value in results.items():
+        print(f"{name}: {value}")
+    stem = Path(flags.out or saved.file.parent / "eval") / data.file.stem
+    report = {"model_file": str(saved.file), "data_file": flags.data_file}
+    write_json(Path(f"{stem}.json"), report | {"examples": len(data.examples)} | results)
+    return data, saved.task.answers(data, outputs), stem
+
+
+def predict_file(saved: Saved, flags: SimpleNamespace) -> None:
+    """Write the answers to --data_file, `-` being standard input, as they are there."""
+    task, file = saved.task, flags.data_file
+    examples = task.read_unlabelled(file)
+    # From a pipe nothing is waited for: an interactive user wants an answer to each line.
+    parts = saved.stream(file, examples, waiting=file != "-", bar=flags.out is not None)
+
+    def lines() -> Iterator[str]:
+        n = 0
+        if task.answer_columns:
+            yield f"{task.answer_columns}\n"
+        for data, answers in parts:
+            # The first rows have been read without an error, so the model's name is worth a line.
+            if n == 0:
+                note(saved.describe())
+            yield "".join(f"{line}\n" for line in task.lines(data, answers, n))
+            n += len(answers)
+
+    write_answers(lines(), flags.out)
+
+
 def write_answers(lines: Iterable[str], out: str | None) -> None:
     """Lines into a file, whole or absent, or to standard output as they come."""
     if out is not None:

@@ -9,20 +9,16 @@
 Row: commands. It imports only from rows below (ARCHITECTURE.md).
 """
 
-from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import finetune
 import train
 from cli import command
-from files import whole_file, write_json
+from files import whole_file
 from finetune import Saved
 from tasks import TagTask
 from tasks.conlleval import count_file
-from tasks.words import with_column
-from utils import note, say
 
 
 def main(
@@ -87,50 +83,21 @@ def load(flags: SimpleNamespace) -> Saved:
 def evaluate(flags: SimpleNamespace) -> None:
     """--mode eval"""
     saved = load(flags)
-    task, data = saved.task, saved.load(flags.data_file)
-    say(saved.describe())
-    say(data.summary)
-    answers = task.answers(data, saved.outputs(data))
-    counts = task.count(data.examples, answers)
-    results = task.measure(counts)
-    for name, value in results.items():
-        print(f"{name}: {value}")
+    data, answers, stem = finetune.evaluate_file(saved, flags)
     # What conlleval prints has the entities of each type.
-    if task.is_entities:
-        print(counts.report())
-    folder, stem = Path(flags.out or saved.file.parent / "eval"), data.file.stem
-    by_type = {kind: scores._asdict() for kind, scores in counts.by_type().items()}
-    report = {"model_file": str(saved.file), "data_file": flags.data_file, "words": counts.n_words}
-    write_json(folder / f"{stem}.json", report | results | {"types": by_type})
+    if saved.task.is_entities:
+        print(saved.task.count(data.examples, answers).report())
     # Word, gold and predicted tag: what `score` and conlleval take.
-    with whole_file(folder / f"{stem}.tsv") as f:
+    with whole_file(f"{stem}.tsv") as f:
         for text, answer in zip(data.examples, answers, strict=True):
-            rows = zip(text.words, text.tags, answer.tags, strict=True)
-            for i, row in enumerate(rows):
+            for i, row in enumerate(zip(text.words, text.tags, answer.tags, strict=True)):
                 f.write((("\n" if i in text.starts else "") + "\t".join(row) + "\n").encode())
-    print(f"Saved {folder / stem}.json, {folder / stem}.tsv")
+    print(f"Saved {stem}.json, {stem}.tsv")
 
 
 def predict(flags: SimpleNamespace) -> None:
     """--mode predict"""
-    lines = tagged_lines(load(flags), flags.data_file, bar=flags.out is not None)
-    finetune.write_answers(lines, flags.out)
-
-
-def tagged_lines(saved: Saved, file: str, bar: bool) -> Iterator[str]:
-    """The lines of a file with a predicted tag after the columns of each word."""
-    texts, plain = saved.task.read_unlabelled(file), file == "-"
-    for i, (data, answers) in enumerate(saved.stream(file, texts, waiting=not plain, bar=bar)):
-        # The first texts have been read without an error, so the model's name is worth a line.
-        if i == 0:
-            note(saved.describe())
-        lines = list[str]()
-        for text, answer in zip(data.examples, answers, strict=True):
-            lines += with_column(text, answer.tags)
-            # Between lines of a plain text stand blank ones, as between sentences of a file.
-            if plain:
-                lines.append("")
-        yield "".join(f"{line}\n" for line in lines)
+    finetune.predict_file(load(flags), flags)
 
 
 def score(file: str) -> None:

@@ -120,6 +120,7 @@ class ChoiceTask(Task):
     head: ClassVar[str] = "choice"
     fresh: ClassVar[tuple[str, ...]] = ("pooler", "choice")
     settings = ("max_len",)
+    answer_columns = "index\tprediction\tchoice\tprobabilities"
     metric_names: ClassVar[tuple[str, ...]] = ("Accuracy", "loss")  # type: ignore[misc]
 
     # ------------------------------------------------------------------------------------- rows
@@ -200,6 +201,12 @@ class ChoiceTask(Task):
             Chosen(q.names[i], q.choices[i], row[: len(q.choices)].tolist())
             for q, i, row in zip(data.examples, best, chances, strict=True)
         ]
+
+    def lines(self, data: Data, answers: list[Chosen], first: int) -> Iterator[str]:
+        """Of each question a number, the choice's name and text, the probability of each choice."""
+        for index, answer in enumerate(answers, start=first):
+            chances = " ".join(f"{chance:.6f}" for chance in answer.probabilities)
+            yield f"{index}\t{answer.name}\t{' '.join(answer.text.split())}\t{chances}"
 
     def metrics(self, data: Data, outputs: np.ndarray) -> dict[str, float]:
         """Accuracy, and the loss."""

@@ -28,7 +28,7 @@ from tasks.conlleval import Counts, chunks
 from tasks.features import Batches, Features, inputs_of, most_context, window_starts
 from tasks.tables import open_text
 from tasks.task import Data, Task
-from tasks.words import Text, are_entities, read_texts, split_words, to_bio
+from tasks.words import Text, are_entities, read_texts, split_words, to_bio, with_column
 from tokenization import FullTokenizer
 from utils import UserError, nearest, note, short, show
 
@@ -153,37 +153,25 @@ class TagTask(Task):
             words = split_words(given) if isinstance(given, str) else list(given)
             if not all(isinstance(word, str) for word in words):
                 raise UserError(f"input {line} is {show(given, 40)}; expected a text or its words")
-            yield Text(line, words, starts=[0], rows=words, at=list(range(len(words))))
-
-    def read_labelled(self, file: str | Path) -> tuple[list[Text], str]:
-        """All texts of a file, in BIO if its tags are those of chunks; and their scheme."""
-        texts = list(read_texts(file, self.column, by_document=self.context == "document"))
-        tags = {tag for text in texts for tag in text.tags}
-        return texts, to_bio(texts) if are_entities(tags) else ""
+            # As lines they end with a blank one, as sentences of a file do.
+            yield Text(line, words, [], [0], [*words, ""], list(range(len(words))))
 
     def load(self, file: str | Path, tokenizer: FullTokenizer, labelled: bool = True) -> TagData:
         """A file of words and tags."""
-        if not labelled:
-            return self.encode_examples(file, list(self.read_unlabelled(file)), tokenizer)
-        texts, scheme = self.read_labelled(file)
-        return self.encode_labelled(file, texts, scheme, tokenizer)
+        return self.encode_file(file, self.read(file, labelled), tokenizer)
 
     def load_training(
         self, file: str | Path, tokenizer: FullTokenizer
     ) -> tuple["TagTask", TagData]:
         """The task with the tags of its training data; and the data."""
-        texts, scheme = self.read_labelled(file)
+        texts = self.read(file)
         found = sorted({tag for text in texts for tag in text.tags})
-        if len(found) < 2:
-            raise UserError(
-                f"{file}: every word has the tag {found[0]!r}; expected two tags or more; name the "
-                "right column with --column"
-            )
         n_words = sum(len(text.words) for text in texts)
-        if len(found) > max(10, n_words / 2):
+        # Tags that hardly repeat are words or numbers: the wrong column was named.
+        if len(found) < 2 or len(found) > max(10, n_words / 2):
             raise UserError(
-                f"{file}: {len(found)} tags of {n_words} words, such as {show(found[0], 40)}; name "
-                "the right column with --column"
+                f"{file}: {len(found)} tags of {n_words} words, such as {show(found[0], 40)}; "
+                "expected two or more that repeat; name the right column with --column"
             )
         task = dataclasses.replace(self, labels=tuple(found))
         if task.is_entities and tokenizer.do_lower_case:
@@ -191,21 +179,25 @@ class TagTask(Task):
                 "The vocabulary is lower-cased, and capitals help to tell a name; a cased model "
                 "finds more of them"
             )
-        return task, task.encode_labelled(file, texts, scheme, tokenizer)
+        return task, task.encode_file(file, texts, tokenizer)
 
-    def encode_labelled(
-        self, file: str | Path, texts: list[Text], scheme: str, tokenizer: FullTokenizer
-    ) -> TagData:
-        """Texts with tags, and a line about them."""
+    def read(self, file: str | Path, labelled: bool = True) -> list[Text]:
+        """All texts of a file; the tags of chunks in BIO."""
+        by_document = self.context == "document"
+        texts = list(read_texts(file, self.column, labelled, by_document))
+        if are_entities({tag for text in texts for tag in text.tags}):
+            for text in texts:
+                text.tags = [tag for tags in text.sentences(text.tags) for tag in to_bio(tags)]
+        return texts
+
+    def encode_file(self, file: str | Path, texts: list[Text], tokenizer: FullTokenizer) -> TagData:
+        """All texts of a file, and a line about them."""
+        sentences = [tags for text in texts for tags in text.sentences(text.tags)]
+        summary = f"{file}: {len(sentences)} sentences, {sum(len(t.words) for t in texts)} words, "
+        summary += f"{len({tag for tags in sentences for tag in tags})} tags"
+        if self.is_entities:
+            summary += f", {sum(len(chunks(tags)) for tags in sentences)} entities"
         data = self.encode_examples(file, texts, tokenizer)
-        n_sentences = sum(len(text.starts) for text in texts)
-        summary = f"{file}: {n_sentences} sentences, {sum(len(t.words) for t in texts)} words, "
-        if scheme:
-            sentences = (tags for text in texts for tags in text.sentences(text.tags))
-            n_chunks = sum(len(chunks(tags)) for tags in sentences)
-            summary += f"{n_chunks} entities ({scheme})"
-        else:
-            summary += f"{len(self.labels)} tags"
         return dataclasses.replace(data, summary=summary)
 
     def encode_examples(
@@ -326,6 +318,11 @@ class TagTask(Task):
         # Before training it is not known what the tags are.
         entities = self.is_entities or not self.labels
         return ("F1", "Precision", "Recall", "Accuracy") if entities else ("Accuracy",)
+
+    def lines(self, data: Data, answers: list[Tagged], first: int) -> Iterator[str]:
+        """The lines of a file, a tag after the columns of each word."""
+        for text, answer in zip(data.examples, answers, strict=True):
+            yield from with_column(text, answer.tags)
 
     # --------------------------------------------------------------------------------- settings
 

@@ -55,6 +55,7 @@ class Task(abc.ABC):
     head: ClassVar[str]  # the name of its head in a checkpoint
     settings_file: ClassVar[str] = "task.json"  # what lies beside a trained model
     settings: ClassVar[tuple[str, ...]] = ()  # the fields that it has
+    answer_columns: ClassVar[str] = ""  # the first line of a file of answers
     # Heads that weights may lack when training starts.
     fresh: ClassVar[tuple[str, ...]]
 
@@ -121,6 +122,10 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def answers(self, data: Data, outputs: np.ndarray) -> list[Any]:
         """An answer for each example, from the outputs of the data's inputs."""
+
+    def lines(self, data: Data, answers: list[Any], first: int) -> Iterator[str]:
+        """Answers as lines of a file, whose first example has a number."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def metrics(self, data: Data, outputs: np.ndarray) -> dict[str, float]:

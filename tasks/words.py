@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tasks.conlleval import BLANK, chunks, split_line, split_tag
+from tasks.conlleval import BLANK, chunks, split_line
 from tasks.tables import is_number, open_text
 from tokenization import CJK
 from utils import UserError, short
@@ -230,35 +230,15 @@ def are_entities(tags: Iterable[str]) -> bool:
     )
 
 
-def to_bio(texts: list[Text]) -> str:
-    """Write the tags of chunks in BIO, where they are in another scheme; returns which it was.
+def to_bio(tags: list[str]) -> list[str]:
+    """The tags of a sentence's chunks with B at the first word of each, I at the others.
 
-    IOB1 begins a chunk with I, but where one of the same type ends just before it. IOBES and BILOU
-    mark last and single words.
+    IOB1 begins a chunk with I, but where one of the same type ends just before it; IOBES and BILOU
+    mark last and single words; and a sequence that BIO does not allow is read as conlleval does.
     """
-    sentences = [tags for text in texts for tags in text.sentences(text.tags)]
-    prefixes = {tag[0] for tags in sentences for tag in tags}
-    # The first words of chunks: I there is IOB1, B after another type or O is not.
-    starts = [(tags, start) for tags in sentences for _, start, _ in chunks(tags)]
-    alone = [
-        tags[start] for tags, start in starts if start == 0 or differ(*tags[start - 1 : start + 1])
+    known = [IOBES.get(tag[0], tag[0]) + tag[1:] for tag in tags]
+    begins = {start for _, start, _ in chunks(known)}
+    return [
+        tag if tag == "O" else ("B" if i in begins else "I") + tag[1:]
+        for i, tag in enumerate(known)
     ]
-    iob1 = any(tag[0] == "I" for tag in alone) and not any(tag[0] == "B" for tag in alone)
-    ends = prefixes & set("ESLU")
-    if not iob1 and not ends:
-        return "BIO"
-    for text in texts:
-        changed = list[str]()
-        for tags in text.sentences(text.tags):
-            if iob1:
-                begins = {start for _, start, _ in chunks(tags)}
-                changed += ["B" + tag[1:] if i in begins else tag for i, tag in enumerate(tags)]
-            else:
-                changed += [IOBES.get(tag[0], tag[0]) + tag[1:] for tag in tags]
-        text.tags = changed
-    return "IOB1" if iob1 else "IOBES"
-
-
-def differ(a: str, b: str) -> bool:
-    """Whether two tags are of different types."""
-    return split_tag(a)[1] != split_tag(b)[1]
