@@ -3,6 +3,7 @@
     tokenizer = FullTokenizer("vocab.txt", do_lower_case=True)
     tokenizer.tokenize("Fine-tuning")       # ['fine', '-', 'tuning']
     tokenizer.encode("Fine-tuning")         # [2986, 1011, 17372]
+    model(**tokenizer(["A text.", ("Two", "texts.")]))
 
     $ python tokenization.py learn TEXT... --vocab_size 30522 --out vocab.txt   # one of your own
 
@@ -17,15 +18,18 @@ Row: core. It imports only from rows below (ARCHITECTURE.md).
 import collections
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cli import command
 from files import find_files, read_json, whole_file, write_json
-from utils import UserError
+from utils import UserError, show
 from vocab import SPECIAL, UNKNOWN, load_vocab, stated_casing, stated_rules
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LONGEST_WORD = 200  # characters; a longer word is [UNK]
 LONGEST_REMEMBERED = 40  # characters; a longer piece seldom comes twice
@@ -92,6 +96,17 @@ def decompose(text: str, sources: list[int]) -> tuple[str, list[int]]:
     return "".join(char for char, _ in pairs), [source for _, source in pairs]
 
 
+def truncate_pair(a: list[int], b: list[int], room: int) -> tuple[list[int], list[int]]:
+    """Google's rule: the longer text loses its last token, on a tie the second, until both fit."""
+    keep_a, keep_b = len(a), len(b)
+    while keep_a + keep_b > room:
+        if keep_a > keep_b:
+            keep_a -= 1
+        else:
+            keep_b -= 1
+    return a[:keep_a], b[:keep_b]
+
+
 class Memo(dict):
     """A dict that computes what it lacks and remembers it, up to a limit."""
 
@@ -130,6 +145,35 @@ class FullTokenizer:
         self._word_ids = Memo(self._word_to_ids)
         self._piece_ids = Memo(self._piece_to_ids)
         self._piece_spans = Memo(self._piece_to_spans)
+
+    def __call__(
+        self, texts: str | Iterable[str | tuple[str, str]], max_len: int = 512
+    ) -> dict[str, "Tensor"]:
+        """The batch that a model takes, of texts and pairs: input_ids, segment_ids, input_mask.
+
+        (B, S) each, [CLS] a [SEP] or [CLS] a [SEP] b [SEP] and padding. What is longer than max_len
+        loses its end, by Google's rule.
+        """
+        # Nothing else here needs PyTorch, which takes seconds to load.
+        import torch
+
+        cls, sep = self.convert_tokens_to_ids(["[CLS]", "[SEP]"])
+        rows = []
+        for text in [texts] if isinstance(texts, str) else texts:
+            parts = (text,) if isinstance(text, str) else text
+            if not 1 <= len(parts) <= 2:
+                raise UserError(f"{show(text, 40)}: expected a text or a pair of texts")
+            a, b = self.encode(parts[0]), self.encode("".join(parts[1:]))
+            # [CLS] and a [SEP] behind each text.
+            a, b = truncate_pair(a, b, max_len - 1 - len(parts))
+            rows.append(([cls, *a, sep], [*b, sep] if len(parts) == 2 else []))
+        longest = max((len(a) + len(b) for a, b in rows), default=0)
+        ids, segments, mask = torch.zeros(3, len(rows), longest, dtype=torch.long)
+        for i, (a, b) in enumerate(rows):
+            ids[i, : len(a) + len(b)] = torch.tensor(a + b)
+            segments[i, len(a) : len(a) + len(b)] = 1
+            mask[i, : len(a) + len(b)] = 1
+        return {"input_ids": ids, "segment_ids": segments, "input_mask": mask}
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text's tokens, without [CLS] or [SEP].

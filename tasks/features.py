@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from packing import Packing
-from tokenization import FullTokenizer
+from tokenization import FullTokenizer, truncate_pair
 from utils import UserError
 
 # What to do with texts of more than max_len tokens.
@@ -124,17 +124,6 @@ class Features:
             n_inputs = np.diff(np.append(self.first, len(self)))
             labels, lines = np.repeat(labels, n_inputs, axis=0), np.repeat(lines, n_inputs)
         return dataclasses.replace(self, labels=labels, lines=lines)
-
-
-def truncate_pair(a: list[int], b: list[int], room: int) -> tuple[list[int], list[int]]:
-    """Google's rule: the longer text loses its last token, on a tie the second, until both fit."""
-    keep_a, keep_b = len(a), len(b)
-    while keep_a + keep_b > room:
-        if keep_a > keep_b:
-            keep_a -= 1
-        else:
-            keep_b -= 1
-    return a[:keep_a], b[:keep_b]
 
 
 def window_starts(n: int, room: int) -> list[int]:

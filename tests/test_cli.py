@@ -9,12 +9,14 @@ from types import ModuleType
 import pytest
 
 import checkpoint
+import choose
 import classify
 import corpus
 import features
 import flags
 import pretrain
 import squad
+import tag
 import tokenization
 import train
 from utils import UserError
@@ -22,6 +24,9 @@ from utils import UserError
 COMMANDS = [
     classify.main,
     squad.main,
+    tag.main,
+    tag.score,
+    choose.main,
     pretrain.main,
     features.extract,
     features.similar,

@@ -18,12 +18,14 @@ import pytest
 import torch
 
 import checkpoint
+import choose
 import classify
 import corpus
 import features
 import models
 import pretrain
 import squad
+import tag
 import tokenization
 import train
 from flags import parse_arguments
@@ -31,7 +33,7 @@ from flags import parse_arguments
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("tasks", "pretraining")
 ROWS = {  # a module or package imports only from rows below its own
-    "commands": ("classify", "pretrain", "squad", "features", "corpus"),
+    "commands": ("classify", "squad", "tag", "choose", "pretrain", "features", "corpus"),
     "jobs": ("finetune", "vectors", "blanks"),
     "start": ("pretrained",),
     "data and loop": ("train", "tasks", "pretraining"),
@@ -184,12 +186,14 @@ def test_every_dependency_has_a_range_a_pin_and_a_reason() -> None:
 
 
 COMMANDS = {
+    "choose": choose,
     "classify": classify,
     "checkpoint": checkpoint,
     "corpus": corpus,
     "features": features,
     "pretrain": pretrain,
     "squad": squad,
+    "tag": tag,
     "tokenization": tokenization,
 }
 
@@ -219,7 +223,8 @@ def test_every_command_shown_has_flags_that_exist(file: str) -> None:
         if "--maxlen" in arguments:  # shown for its error message
             continue
         module = COMMANDS[script.removesuffix(".py")]
-        has_main = hasattr(module, "main")
+        # A command of several functions begins with the name of one; main needs none.
+        has_main = hasattr(module, "main") and arguments[:1] != ["score"]
         function = module.main if has_main else getattr(module, arguments.pop(0))
         values = parse_arguments(function, arguments, train.Config if has_main else None)
         values |= values.pop("settings", {})
@@ -227,21 +232,32 @@ def test_every_command_shown_has_flags_that_exist(file: str) -> None:
         assert sum(map(len, found)) == n_values(arguments), arguments
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/fine-tuning.md", "docs/vectors.md"])
+PYTHON = [
+    "README.md",
+    *(f"docs/{name}.md" for name in "fine-tuning vectors tagging choices".split()),
+]
+
+
+@pytest.mark.parametrize("file", PYTHON)
 def test_the_python_shown_runs_as_it_stands(file: str, sample: Path, tmp_path: Path) -> None:
     snippets = re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), re.DOTALL)
     assert snippets
-    # What the text says lies there: MRPC, and weights with every head of pre-training.
+    # What the text says lies there: MRPC, weights with every head of pre-training, saved models.
     shutil.copytree(sample, tmp_path / "MRPC")
     torch.manual_seed(0)
     shape = json.loads((sample / "config.json").read_text())
     config = models.Config.from_dict(shape | {"max_len": 128, "n_layers": 2})
-    model = models.PretrainModel(config)
-    source = checkpoint.Checkpoint("ours", tmp_path, config, dict(model.state_dict()))
-    (tmp_path / "bert").mkdir()
-    checkpoint.write_hugging_face(source, tmp_path / "bert", True, sample / "vocab.txt")
+    for name, model, labels in (
+        ("bert", models.PretrainModel(config), None),
+        ("runs/ner", models.Tagger(config, 3), ["B-PER", "I-PER", "O"]),
+        ("runs/csqa", models.MultipleChoice(config), None),
+    ):
+        source = checkpoint.Checkpoint("ours", tmp_path, config, dict(model.state_dict()), labels)
+        (tmp_path / name).mkdir(parents=True)
+        checkpoint.write_hugging_face(source, tmp_path / name, True, sample / "vocab.txt")
     for snippet in snippets:
-        shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+        if ".fit(" in snippet:  # each trains anew
+            shutil.rmtree(tmp_path / "runs", ignore_errors=True)
         done = subprocess.run(
             [sys.executable, "-c", snippet],
             capture_output=True,

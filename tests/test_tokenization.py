@@ -250,3 +250,24 @@ def test_equal_to_tokenizers_on_wikipedia_and_the_released_vocabularies_load(rea
         )
         for line in lines:
             assert ours.encode(line) == theirs.encode(line, add_special_tokens=False).ids
+
+
+def test_called_it_gives_the_batch_that_a_model_takes(sample: Path) -> None:
+    from transformers import BertTokenizer
+
+    texts = ["anna sold it .", ("boris", "bought the red lamp from anna ."), ""]
+    ours = FullTokenizer(sample / "vocab.txt")(texts, max_len=9)
+    theirs = BertTokenizer(str(sample / "vocab.txt"))
+    pairs = [(t, None) if isinstance(t, str) else t for t in texts]
+    for i, (a, b) in enumerate(pairs):
+        expected = theirs(a, b, truncation="longest_first", max_length=9)
+        n = len(expected["input_ids"])
+        for name, name_there in (
+            ("input_ids", "input_ids"),
+            ("segment_ids", "token_type_ids"),
+            ("input_mask", "attention_mask"),
+        ):
+            row = ours[name][i].tolist()
+            assert row == expected[name_there] + [0] * (len(row) - n)
+    with pytest.raises(UserError, match="expected a text or a pair of texts"):
+        FullTokenizer(sample / "vocab.txt")([("a", "b", "c")])  # type: ignore[list-item]

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import kinds
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,6 @@ import torch
 import checkpoint
 import choose
 import finetune
-import kinds
 import models
 import pretrained
 import train
