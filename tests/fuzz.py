@@ -51,8 +51,11 @@ from formats import silent_stderr
 from pretraining import instances, pairs, shards
 from pretraining.batches import PairBatches
 from pretraining.text import prepare_text
+from tasks import ChoiceTask, TagTask
+from tasks.conlleval import count_file
 from tasks.features import Batches
 from tasks.sentences import task_of_meta_data
+from tasks.tags import IGNORED
 from tokenization import FullTokenizer
 from utils import UserError
 from vocab import casing
@@ -149,6 +152,22 @@ def read_table(file: Path) -> None:
     """A table as a task's inputs."""
     labels = seeds.prepare_task(file).data.features.labels
     expect(np.isfinite(labels).all(), "finite labels")
+
+
+def read_words(file: Path) -> None:
+    """Words and tags as a task's inputs, and a score of them."""
+    folder = file.parent
+    _, data = TagTask(max_len=8).load_training(file, FullTokenizer(folder / "vocab.txt", True))
+    n_labels = int((data.features.labels != IGNORED).sum())
+    expect(n_labels == sum(len(text.words) for text in data.examples), "a label for each word")
+    count_file(file)
+
+
+def read_choices(file: Path) -> None:
+    """Questions as a task's inputs."""
+    data = ChoiceTask(max_len=8).load(file, FullTokenizer(file.with_name("vocab.txt"), True))
+    batch = data.features.batches(2)[0]
+    expect(batch.which[torch.arange(len(batch.labels)), batch.labels].min() >= 0, "a right choice")
 
 
 def read_records(file: Path) -> None:
@@ -250,19 +269,23 @@ SQUAD = each(change.JSON, "squad.json", "config.json")
 ANSWERS = each(change.JSON, "dev.json", "predictions.json", "odds.json")
 PRETRAINED = each(change.JSON, "pretrain.json", "config.json")
 INSTANCES = each(change.NPZ, "mask.npz", "lengths.npz")
+WORDS = each(change.TEXT, *seeds.WORDS)
+CHOICES = each(change.TEXT, "swag.csv", "openbook.tsv") | each(change.JSON_LINES, "arc.jsonl")
 RECORDS = each(change.RECORDS, "train.tf_record") | each(change.JSON, "meta.json")
 
 READERS = {
     "configurations": Reader(100, seeds.configurations, read_configuration, CONFIGURATIONS),
-    "checkpoints": Reader(130, seeds.classifier, read_checkpoint, OURS),
+    "checkpoints": Reader(110, seeds.classifier, read_checkpoint, OURS),
     "hugging_face": Reader(120, seeds.hugging_face, read_hugging_face, HUGGING_FACE),
-    "classifier": Reader(100, seeds.classifier, read_classifier, OURS | VOCABULARY),
+    "classifier": Reader(80, seeds.classifier, read_classifier, OURS | VOCABULARY),
     "squad_model": Reader(40, seeds.questions, read_squad_model, SQUAD),
     "answers": Reader(60, seeds.questions, read_answers, ANSWERS),
     "pretrained": Reader(50, seeds.pretrained_model, read_pretrained, PRETRAINED),
     "run": Reader(60, seeds.run, read_run, RUN),
     "vocabulary": Reader(60, seeds.vocabulary, read_vocabulary, TOKENIZER),
-    "tables": Reader(100, seeds.tables, read_table, TABLES),
+    "words": Reader(30, seeds.words, read_words, WORDS),
+    "choices": Reader(30, seeds.choices, read_choices, CHOICES),
+    "tables": Reader(80, seeds.tables, read_table, TABLES),
     "instances": Reader(60, seeds.instances, read_instances, INSTANCES),
     "shards": Reader(60, seeds.corpus_folder, read_shard, SHARD),
     "text": Reader(30, seeds.sample, read_text, each(change.TEXT, "corpus.txt", "vocab.txt")),

@@ -196,6 +196,34 @@ def tables(folder: Path) -> None:
     world.write_lines(folder / "own.jsonl", [json.dumps(values) for values in objects])
 
 
+WORDS = {  # files of tagged words
+    "conll.txt": "-DOCSTART- -X- -X- O\n\nanna NNP B-NP I-PER\nsold VBD B-VP O\n\nit PRP B-NP O\n",
+    "germeval.txt": "#\thttp://x\n1\tanna\tB-PER\tO\n2\tsold\tO\tO\n\n1\tit\tO\tO\n",
+    "wikiann.txt": "en:anna\tB-PER\nen:sold\tO\n\nen:it\tO\n",
+    "ud.conllu": "# text = anna sold\n1\tanna\t_\tPROPN\t_\t_\t_\t_\t_\t_\n"
+    "1-2\tannasold\t_\t_\t_\t_\t_\t_\t_\t_\n2\tsold\t_\tVERB\t_\t_\t_\t_\t_\t_\n",
+}
+
+
+def words(folder: Path) -> None:
+    """Files of tagged words."""
+    sample(folder)
+    for name, text in WORDS.items():
+        (folder / name).write_text(text)
+
+
+def choices(folder: Path) -> None:
+    """Files of multiple choice."""
+    sample(folder)
+    header = "id,sent1,sent2,ending0,ending1,label"
+    world.write_lines(folder / "swag.csv", [header, "0,anna sold,it,was,is,1", '1,a,b,"c, d",e,0'])
+    rows = ["ID\tQuestion Stem\tChoices\tAnswer Key", "1\tanna\t(A) sold (B) it\tB"]
+    world.write_lines(folder / "openbook.tsv", rows)
+    named = [{"label": name, "text": text} for name, text in (("A", "sold"), ("B", "it"))]
+    asked = {"question": {"stem": "anna", "choices": named}, "answerKey": "A"}
+    world.write_lines(folder / "arc.jsonl", [json.dumps(asked), json.dumps(asked)])
+
+
 def corpus_folder(folder: Path) -> None:
     """A sample and its prepared corpus."""
     sample(folder)
