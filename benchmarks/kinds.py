@@ -1,11 +1,15 @@
-"""Tags and choices against transformers: what both learn from the same batches, seed by seed.
+"""Tags and choices against transformers: what both learn from the same batches, and how fast.
 
-    $ BERT_DATA=... python benchmarks/kinds.py tags|choice [--seeds 3]
+    $ BERT_DATA=... python benchmarks/kinds.py accuracy tags|choice [--seeds 3]
+    $ BERT_DATA=... python benchmarks/kinds.py speed [--steps 12] [--repeats 3]
 
-Both sides start from minilm and have the same recipe: rows, batches and their order are ours, made
+Accuracy: both sides start from minilm with one recipe. Rows, batches and their order are ours, made
 once; AdamW with bias correction, weight decay .01 on all but biases and LayerNorm, a linear
 schedule with warm-up, gradients clipped to 1. New heads and dropout are drawn by each side from the
 seed. Scores are of a test set that no choice was made by.
+
+Speed: tags of WNUT-17, batches of 32 of similar length, the same for all sides, which take turns
+pass by pass. Predicting has onnxruntime beside it, on the model of transformers.
 """
 
 import dataclasses
@@ -17,12 +21,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import data, report
+from common import data, report, seconds
+from peers import export, installed, onnxruntime_sides
 
 import finetune
+import inference
 import pretrained
 import train
 from cli import command
+from optim import BertAdam, parameter_groups
 from tasks import ChoiceTask, TagTask, Task
 from tasks.task import Data
 
@@ -70,11 +77,11 @@ CASES = {
 }
 
 
-def their_model(task: Task) -> torch.nn.Module:
+def their_model(task: Task, attention: str = "sdpa") -> torch.nn.Module:
     """The model of transformers, with a fresh head."""
     from transformers import BertForMultipleChoice, BertForTokenClassification
 
-    weights, attention = data("minilm"), "sdpa"
+    weights = data("minilm")
     if isinstance(task, TagTask):
         return BertForTokenClassification.from_pretrained(
             weights, num_labels=len(task.labels), attn_implementation=attention
@@ -183,8 +190,8 @@ def shown(values: list[float]) -> str:
     return f"{statistics.mean(values):.4f} ± {error:.4f} ({each})"
 
 
-def main(kind: str, seeds: int = 3) -> None:
-    """Train both sides and compare.
+def accuracy(kind: str, seeds: int = 3) -> None:
+    """Train both sides and compare what they have learnt.
 
     Args:
         kind: tags or choice.
@@ -201,5 +208,85 @@ def main(kind: str, seeds: int = 3) -> None:
         report(f"accuracy_{kind}", f"Accuracy with minilm, ours and transformers: {kind}", table)
 
 
+# -------------------------------------------------------------------------------------------- speed
+
+
+def training_sides(task: Task) -> dict[str, Callable[[Any], object]]:
+    """A step of ours and one of transformers, each with its own optimizer."""
+    start = pretrained.find(data("minilm"))
+    model = task.model(start.config).train()
+    start.load_into(model, task.fresh)
+    ours = BertAdam(parameter_groups(model), 2e-5, 10**6)
+
+    def our_step(batch: Any) -> None:
+        loss, _ = task.loss(model, batch.packed())
+        loss.backward()
+        ours.step(loss=loss)
+        ours.zero_grad()
+
+    their = Theirs(their_model(task), isinstance(task, ChoiceTask)).train()
+    optimizer = torch.optim.AdamW(their.parameters(), 2e-5, fused=True)
+
+    def their_step(batch: Any) -> None:
+        loss, _ = task.loss(their, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(their.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return {"ours": our_step, "transformers": their_step}
+
+
+def predicting_sides(task: Task, folder: Path) -> dict[str, Callable[[Any], object]]:
+    """The outputs of ours, of transformers and of onnxruntime."""
+    start = pretrained.find(data("minilm"))
+    model = task.model(start.config).eval()
+    start.load_into(model, task.fresh)
+    inference.lay_out(model, torch.device("cpu"), "fp32")
+    their = Theirs(their_model(task), isinstance(task, ChoiceTask)).eval()
+    sides = {
+        "ours": lambda batch: task.outputs(model, batch.packed()),
+        "transformers": lambda batch: task.outputs(their, batch),
+    }
+    if installed("onnxruntime", "onnx", "onnxruntime"):
+        file = export(folder, their_model(task, "eager").eval())
+        sides["onnxruntime"] = onnxruntime_sides(file)["onnxruntime fp32"]
+    return {name: torch.inference_mode()(side) for name, side in sides.items()}
+
+
+def speed(steps: int = 12, repeats: int = 3) -> None:
+    """Measure training and predicting tags.
+
+    Args:
+        steps: batches of a pass.
+        repeats: passes of each side, in turn; medians are shown.
+    """
+    start = pretrained.find(data("minilm"))
+    task, rows = TagTask().load_training(data(CASES["wnut17"].train), start.tokenizer)
+    table = ["| what | side | words/s | ours is faster |", "|---|---|---|---|"]
+    with tempfile.TemporaryDirectory() as folder:
+        for what, sides, batches in (
+            ("training", training_sides(task), rows.features.batches(32, 42)),
+            ("predicting", predicting_sides(task, Path(folder)), rows.features.batches(32)),
+        ):
+            # Evenly over the lengths.
+            chosen = [batches[int(n)] for n in np.linspace(0, len(batches) - 1, steps)]
+            n_words = sum(int((batch.labels >= 0).sum()) for batch in chosen)
+            taken = {name: list[float]() for name in sides}
+            # The first pass warms up. A side goes through all batches at once: threads of another
+            # one, such as onnxruntime's, go on waiting for work for a while.
+            for i in range(repeats + 1):
+                for name, side in sides.items():
+                    side(chosen[0])
+                    passed = sum(seconds(lambda s=side, b=batch: s(b)) for batch in chosen)
+                    if i:
+                        taken[name].append(passed)
+            for name, times in taken.items():
+                ratio = statistics.median(np.array(times) / np.array(taken["ours"]))
+                rate = n_words / statistics.median(times)
+                table.append(f"| {what} | {name} | {rate:.0f} | {ratio:.2f} |")
+    report("tags_speed", "Tags of WNUT-17 with minilm, fp32, the same batches", "\n".join(table))
+
+
 if __name__ == "__main__":
-    command(main)
+    command(accuracy, speed)

@@ -60,11 +60,11 @@ def feed(batch: Batch) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in named(batch).items()}
 
 
-def export(weights: Path) -> Path:
-    """The model of transformers as ONNX."""
+def export(weights: Path, model: torch.nn.Module | None = None) -> Path:
+    """The model of transformers, or another one of it, as ONNX in the folder of its weights."""
     file, ones = weights / "model.onnx", torch.ones(2, 16, dtype=torch.long)
     # Both peers fuse attention where the graph spells it out; that of SDPA onnxruntime leaves.
-    model = their_model(weights, "eager")
+    model = model or their_model(weights, "eager")
     with quiet():
         torch.onnx.export(
             model,

@@ -165,15 +165,17 @@ class TagTask(Task):
     ) -> tuple["TagTask", TagData]:
         """The task with the tags of its training data; and the data."""
         texts = self.read(file)
-        found = sorted({tag for text in texts for tag in text.tags})
-        n_words = sum(len(text.words) for text in texts)
+        tags, n_words = {tag for t in texts for tag in t.tags}, sum(len(t.words) for t in texts)
         # Tags that hardly repeat are words or numbers: the wrong column was named.
-        if len(found) < 2 or len(found) > max(10, n_words / 2):
+        if len(tags) < 2 or len(tags) > max(10, n_words / 2):
             raise UserError(
-                f"{file}: {len(found)} tags of {n_words} words, such as {show(found[0], 40)}; "
+                f"{file}: {len(tags)} tags of {n_words} words, such as {show(min(tags), 40)}; "
                 "expected two or more that repeat; name the right column with --column"
             )
-        task = dataclasses.replace(self, labels=tuple(found))
+        if are_entities(tags):
+            # A type whose names all have one word may have longer ones elsewhere.
+            tags |= {prefix + tag[1:] for tag in tags - {"O"} for prefix in "BI"}
+        task = dataclasses.replace(self, labels=tuple(sorted(tags)))
         if task.is_entities and tokenizer.do_lower_case:
             note(
                 "The vocabulary is lower-cased, and capitals help to tell a name; a cased model "
@@ -206,31 +208,27 @@ class TagTask(Task):
         """Texts that were read already, as windows of max_len tokens at most."""
         cls, sep, unknown = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]", "[UNK]"])
         room = self.max_len - 2
-        ids, labels, lines = array.array("i"), array.array("q"), list[int]()
-        starts, of_input, position = [0], list[np.ndarray](), list[np.ndarray]()
+        ids, labels = array.array("i"), array.array("q")
+        starts, lines, of_input, position = [0], list[int](), list[int](), list[int]()
         for text in examples:
             pieces, first = list[int](), list[int]()
             for word in text.words:
                 first.append(len(pieces))
                 # A word of control characters alone has no piece, and a tag all the same.
                 pieces += tokenizer.encode(word) or [unknown]
-            known = np.array([self.label_id(tag, file, text) for tag in text.tags], int)
-            # Where windows start, how many pieces they have, and in which of them each word is
-            # tagged.
-            offsets = np.array(window_starts(len(pieces), room))
-            sizes = np.minimum(room, len(pieces) - offsets)
             heads = np.array(first, int)
-            chosen = np.zeros(len(heads), int)
-            if len(offsets) > 1:
-                chosen = most_context(heads, offsets, sizes)
-            position.append(heads - offsets[chosen] + 1)  # after [CLS]
-            of_input.append(chosen + len(lines))
-            for i, (offset, size) in enumerate(zip(offsets, sizes, strict=True)):
-                window = np.full(size + 2, IGNORED)
-                if text.tags:
-                    window[position[-1][chosen == i]] = known[chosen == i]
-                ids.extend([cls, *pieces[offset : offset + size], sep])
-                labels.extend(window.tolist())
+            # In which window each word is tagged, and there its label, (windows, pieces).
+            offsets = np.array(window_starts(len(pieces), room))
+            chosen = most_context(heads, offsets, np.minimum(room, len(pieces) - offsets))
+            table = np.full((len(offsets), len(pieces)), IGNORED)
+            if text.tags:
+                table[chosen, heads] = [self.label_id(tag, file, text) for tag in text.tags]
+            of_input += (len(lines) + chosen).tolist()
+            position += (heads - offsets[chosen] + 1).tolist()  # after [CLS]
+            for offset, row in zip(offsets, table, strict=True):
+                window = slice(offset, offset + room)
+                ids.extend([cls, *pieces[window], sep])
+                labels.extend([IGNORED, *row[window].tolist(), IGNORED])
                 starts.append(len(ids))
                 lines.append(text.line)
         features = TagFeatures(
@@ -241,8 +239,13 @@ class TagTask(Task):
             labels=np.array(labels, np.int64),
             lines=np.array(lines, int),
         )
-        where = [np.concatenate([np.zeros(0, int), *parts]) for parts in (of_input, position)]
-        return TagData(Path(file), features, examples, of_input=where[0], position=where[1])
+        return TagData(
+            Path(file),
+            features,
+            examples,
+            of_input=np.array(of_input, int),
+            position=np.array(position, int),
+        )
 
     def label_id(self, tag: str, file: str | Path, text: Text) -> int:
         """The id of a tag; UserError at one that the training data lack."""
