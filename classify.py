@@ -37,6 +37,7 @@ from tasks import TASKS, SentenceTask, get_task, own_task, reports
 from tasks.metrics import confusion
 from tasks.rows import Example, describe_table, open_rows, read_examples
 from tasks.sentences import find_task, task_of_meta_data
+from tasks.superglue import file_in
 from tasks.task import Data
 from tfrecords import RECORDS
 from utils import UserError, note, rank, say, size
@@ -103,15 +104,17 @@ def main(
     Args:
         What to do:
             mode: train, eval or predict.
-            task: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, ax or xnli; csv, tsv or jsonl
-                for data of your own. Default: mrpc, or the task of the saved model.
+            task: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli or ax of GLUE; boolq, cb, rte,
+                wic, wsc or multirc of SuperGLUE; pawsx or xnli; csv, tsv or jsonl for data of your
+                own. Default: mrpc, or the task of the saved model.
         Data:
             data_file: the file to train on, to evaluate or to predict; `-` predicts lines of
                 standard input.
-            data_dir: a folder of GLUE, instead of data_file: train.tsv to train on, dev.tsv to
-                evaluate, test.tsv to predict.
+            data_dir: a folder of GLUE or SuperGLUE, instead of data_file: train.tsv or train.jsonl
+                to train on, dev.tsv or val.jsonl to evaluate, test.tsv or test.jsonl to predict.
             eval_file: evaluated after every epoch of training; several with commas between them.
-            max_len: longest input in tokens; default 128, or what the model was trained with.
+            max_len: longest input in tokens; default 128, for boolq 256 and multirc 512, or what
+                the model was trained with.
             long: what to do with texts longer than max_len: truncate, or window: average over
                 overlapping parts. Default: truncate, or what the model was trained with.
             meta_data_file: the JSON beside a .tf_record of the official code.
@@ -177,9 +180,12 @@ def columns_of(flags: SimpleNamespace) -> dict[str, Any]:
 def in_folder(folder: str, names: tuple[str, ...]) -> list[str]:
     """Those of the files that are there; UserError where none is."""
     # A copy of GLUE may lack one of MNLI's two development sets; the other one is enough.
-    found = [str(Path(folder) / name) for name in names if (Path(folder) / name).is_file()]
+    files = [file_in(folder, name) for name in names]
+    found = [file for file in files if Path(file).is_file()]
     if not found:
-        raise UserError(f"{folder} has no {' or '.join(names)}; expected a folder of GLUE")
+        raise UserError(
+            f"{folder} has no {' or '.join(names)}; expected a folder of GLUE or SuperGLUE"
+        )
     return found
 
 
@@ -225,7 +231,7 @@ def prepare(flags: SimpleNamespace) -> Run:
     eval_files = flags.eval_file.split(",") if flags.eval_file is not None else []
     data_file = flags.data_file
     if flags.data_dir:
-        data_file = f"{flags.data_dir}/train.tsv"
+        data_file = file_in(flags.data_dir, "train.tsv")
         # Files that were named replace those of the folder.
         eval_files = eval_files or in_folder(flags.data_dir, task.dev)
     tuning = finetune.Tuning(flags.freeze_encoder, flags.boost, flags.reinit_layers)
@@ -362,7 +368,7 @@ def evaluate(saved: Saved, data_file: str, folder: Path, plots: bool = False) ->
     # A text in several windows has several inputs; its score is their mean. Metrics count texts.
     scores, labels = data.features.average(saved.outputs(data)), data.features.example_labels
     predicted = task.predicted(scores)
-    results = task.measure(predicted, labels)
+    results = task.measure(predicted, data)
     # MNLI evaluates two files, whose metrics have the same names.
     if len(task.dev) > 1:
         print(f"{data.file.name}:")
@@ -439,10 +445,10 @@ def predict_files(flags: SimpleNamespace) -> None:
         # GLUE's site expects file names of its own, one for each test file of the task.
         names = saved.task.hand_in or saved.task.test
         for name, target in zip(saved.task.test, names, strict=True):
-            file = Path(flags.data_dir) / name
+            file = file_in(flags.data_dir, name)
             # Only the first test file is required: a folder may have MNLI's matched set alone.
-            if file.is_file() or name == saved.task.test[0]:
-                predict_into(saved, str(file), f"{flags.out}/{target}")
+            if Path(file).is_file() or name == saved.task.test[0]:
+                predict_into(saved, file, f"{flags.out}/{target}")
         return
     # Lines typed or piped have no columns, unless the user says of which task they are.
     if flags.data_file == "-" and not flags.task:

@@ -243,7 +243,8 @@ def each(kinds: tuple[change.Mutation, ...], *names: str) -> dict[str, tuple[cha
 
 
 CONFIGURATIONS = each(change.JSON, "ours.json", "google.json", "train.json")
-TABLES = each(change.TEXT, *seeds.TABLES) | each(change.JSON_LINES, "own.jsonl")
+JSON_TABLES = [name for name in seeds.TABLES if name.endswith(".jsonl")]
+TABLES = each(change.TEXT, *seeds.TABLES) | each(change.JSON_LINES, *JSON_TABLES)
 TOKENIZER = VOCABULARY | each(change.JSON, "tokenizer.json")
 SQUAD = each(change.JSON, "squad.json", "config.json")
 ANSWERS = each(change.JSON, "dev.json", "predictions.json", "odds.json")
