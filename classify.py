@@ -29,7 +29,7 @@ import pretrained
 import runs
 import train
 from cli import command
-from files import whole_file, write_json
+from files import check_file, whole_file, write_json
 from finetune import Result, Run, Saved
 from flags import check_mode, check_sample
 from settings import TRAINING_FLAGS
@@ -109,7 +109,7 @@ def main(
                 own. Default: mrpc, or the task of the saved model.
         Data:
             data_file: the file to train on, to evaluate or to predict; `-` predicts lines of
-                standard input.
+                standard input. To evaluate, several with commas between them.
             data_dir: a folder of GLUE or SuperGLUE, instead of data_file: train.tsv or train.jsonl
                 to train on, dev.tsv or val.jsonl to evaluate, test.tsv or test.jsonl to predict.
             eval_file: evaluated after every epoch of training; several with commas between them.
@@ -350,15 +350,45 @@ def evaluate_files(flags: SimpleNamespace) -> None:
     saved = load(flags)
     say(saved.describe())
     say(inference.device_name(saved.device, saved.n_gpus))
-    files = in_folder(flags.data_dir, saved.task.dev) if flags.data_dir else [flags.data_file]
-    for file in files:
-        evaluate(saved, file, Path(flags.out or saved.file.parent / "eval"), flags.plots)
+    folder = Path(flags.out or saved.file.parent / "eval")
+    if flags.data_dir:
+        files = in_folder(flags.data_dir, saved.task.dev)
+    else:
+        files = named_files(flags.data_file)
+    results = {}
+    for name, file in zip(reports.short_names(files), files, strict=True):
+        results[name] = evaluate(saved, file, folder, flags.plots, name, titled=len(files) > 1)
+    if len(files) > 1:
+        text, summary = reports.over_files(results)
+        report = {"model_file": str(saved.file), "data_files": files, **summary}
+        write_json(folder / "all_files.json", report)
+        print(f"{text}\nSaved {folder / 'all_files.json'}")
 
 
-def evaluate(saved: Saved, data_file: str, folder: Path, plots: bool = False) -> dict[str, float]:
-    """Print and return a saved model's metrics.
+def named_files(names: str) -> list[str]:
+    """The files of a flag: a file of that name, or several with commas between them."""
+    if Path(names).exists():
+        return [names]
+    files = [name.strip() for name in names.split(",") if name.strip()] or [names]
+    # The last file is looked for before the first one is evaluated.
+    if len(files) > 1:
+        for file in files:
+            check_file(file)
+    return files
 
-    They, the confusion matrix and the worst mistakes are written into a folder.
+
+def evaluate(
+    saved: Saved,
+    data_file: str,
+    folder: Path,
+    plots: bool = False,
+    name: str | None = None,
+    titled: bool = False,
+) -> dict[str, float]:
+    """Print and return a saved model's metrics, below the file's name if they are `titled`.
+
+    They, the confusion matrix and the worst mistakes are written into a folder, in files that are
+    called after the name; None: the name of data_file.
     """
     # matplotlib is needed last, but its absence has to be noticed first.
     if plots:
@@ -369,12 +399,13 @@ def evaluate(saved: Saved, data_file: str, folder: Path, plots: bool = False) ->
     scores, labels = data.features.average(saved.outputs(data)), data.features.example_labels
     predicted = task.predicted(scores)
     results = task.measure(predicted, data)
-    # MNLI evaluates two files, whose metrics have the same names.
-    if len(task.dev) > 1:
-        print(f"{data.file.name}:")
-    for name, value in results.items():
-        print(f"{name}: {value}")
-    stem = data.file.stem
+    name = name or data.file.name
+    # Metrics of several files have the same names; MNLI usually has two.
+    if titled or len(task.dev) > 1:
+        print(f"{name}:")
+    for metric, value in results.items():
+        print(f"{metric}: {value}")
+    stem = str(Path(name).with_suffix("")).replace("/", "_")
     report: dict[str, Any] = {"model_file": str(saved.file), "data_file": data_file}
     report |= {"examples": len(labels), **results}
     # Only with one label a text are label and prediction the row and column of a matrix.
