@@ -1,4 +1,4 @@
-"""SuperGLUE's JSON lines: what its files are called, and an object of a file to rows of texts.
+"""SuperGLUE's JSON lines: what its files are called, an object to rows of texts or to questions.
 
     wic({"sentence1": "a bat", "start1": 2, "end1": 5, ...}, "val.jsonl, line 1")
     # [{"sentence1": "a * bat *", "sentence2": ..., "label": False}]
@@ -11,8 +11,9 @@ Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 from pathlib import Path
 from typing import Any
 
-from tasks.tables import Flatten
-from utils import UserError, short, show, typed
+from tasks.squad_metrics import Question, stands_at
+from tasks.tables import Flatten, open_text
+from utils import UserError, parse_json, short, show, typed
 
 # What SuperGLUE calls the files that GLUE has.
 FILES = {"train.tsv": "train.jsonl", "dev.tsv": "val.jsonl", "test.tsv": "test.jsonl"}
@@ -96,6 +97,40 @@ FLATTEN: dict[str, Flatten] = {
     "wsc": wsc,
     "multirc": multirc,
 }
+
+
+def read_record(file: str | Path) -> tuple[list[Question], list[str]]:
+    """ReCoRD's queries about passages, in which @placeholder stands for what to find.
+
+    And the answers, in words, that do not stand where the file says; these start at -1.
+    """
+    questions, misplaced = list[Question](), list[str]()
+    name, lines = open_text(file, "jsonl")
+    for number, line in enumerate(lines, start=1):
+        # A file often ends in an empty line.
+        if not line.strip():
+            continue
+        where = f"{name}, line {number}"
+        values = typed(parse_json(line.strip(), where), dict[str, Any], where)
+        passage = value(values, "passage", dict[str, Any], where)
+        context = value(passage, "text", str, f"{where}: passage")
+        for i, entry in enumerate(value(values, "qas", list[dict[str, Any]], where)):
+            at = f"{where}: qas[{i}]"
+            idx, query = value(entry, "idx", int, at), value(entry, "query", str, at)
+            if not context.strip() or not query.strip():
+                raise UserError(f"{at}: an empty query or passage; expected texts")
+            answers = []
+            # Test files have no answers.
+            given = value(entry, "answers", list[dict[str, Any]], at) if "answers" in entry else []
+            for answer in given:
+                text, start = value(answer, "text", str, at), value(answer, "start", int, at)
+                # `end` is the last character here, not the one after it; the text says as much.
+                if not stands_at(context, text, start):
+                    misplaced.append(f"{short(text, 40)!r} at {show(start)} of query {show(idx)}")
+                    start = -1
+                answers.append((text, start))
+            questions.append(Question(str(idx), query, context, tuple(answers)))
+    return questions, misplaced
 
 
 def label_of(values: dict[str, Any]) -> dict[str, Any]:

@@ -144,6 +144,9 @@ def questions(folder: Path) -> None:
     data = {"version": "2.0", "data": [{"paragraphs": [paragraph]}]}
     answers = {"predictions": {"a": "lamp", "b": ""}, "odds": {"a": -1.5, "b": 2.0}}
     model(folder, models.QuestionAnswering(TINY), squad=sizes, dev=data, **answers)
+    entry = {"idx": 1, "query": "@placeholder sold ?", "answers": [{"text": "anna", "start": 0}]}
+    record = {"passage": {"text": "anna sold the red lamp ."}, "qas": [entry] * 2}
+    world.write_lines(folder / "record.jsonl", [json.dumps(record)] * 2)
 
 
 def pretrained_model(folder: Path) -> None:

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+import checkpoint
 import classify
+import models
 from cli import command
 from files import read_json
 from settings import Config
-from tasks import reports
+from tasks import TASKS, reports
+from tasks.sentences import find_task
 from utils import UserError
 
 WORDS = "anna sold the red lamp to boris".split()
@@ -86,6 +89,17 @@ def test_rte_is_trained_on_superglue_s_folder_and_evaluated_on_glue_s(
     )
     assert status == 0, err
     assert f"{glue}/dev.tsv: 1 rows" in out
+
+
+def test_a_model_without_a_task_has_the_max_len_of_the_task_that_is_named(
+    tiny: models.Config, tmp_path: Path
+) -> None:
+    source = checkpoint.Checkpoint("ours", tmp_path / "model.pt", tiny, {})
+    lengths = {name: find_task(source, TASKS[name]).max_len for name in ("mrpc", "boolq")}
+    assert lengths == {"mrpc": 128, "boolq": 256}
+    # What is written beside the model goes before it.
+    (tmp_path / "task.json").write_text('{"max_len": 64}')
+    assert find_task(source, TASKS["boolq"]).max_len == 64
 
 
 @pytest.fixture(scope="module")

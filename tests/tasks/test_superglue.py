@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tasks.questions import QuestionTask, read_squad
 from tasks.rows import Example, read_examples, read_rows
 from tasks.sentences import TASKS, get_task, groups_of
+from tasks.squad_metrics import Question, evaluate
 from tasks.superglue import FLATTEN, file_in
 from tokenization import FullTokenizer
 from utils import UserError
@@ -197,6 +199,83 @@ def test_a_folder_s_files_go_by_glue_s_names_or_superglue_s(tmp_path: Path) -> N
     assert file_in(tmp_path, "dev.tsv") == f"{tmp_path}/dev.tsv"
 
 
+# ------------------------------------------------------------------------------------------- ReCoRD
+
+PASSAGE = "Anna met Boris.\n@highlight\nBoris Li met Anna"
+RECORD = {
+    "passage": {"text": PASSAGE, "entities": [{"start": 0, "end": 3}, {"start": 9, "end": 13}]},
+    "qas": [
+        {
+            "idx": 7,
+            "query": "Whom did she meet? @placeholder",
+            # The end is the answer's last character.
+            "answers": [
+                {"text": "Boris", "start": 9, "end": 13},
+                {"text": "Boris Li", "start": 27, "end": 34},
+            ],
+        },
+        {"idx": 8, "query": "@placeholder met him."},
+    ],
+}
+
+
+def test_the_queries_of_record_are_questions_with_all_their_answers(tmp_path: Path) -> None:
+    questions = read_squad(write(tmp_path, RECORD))
+    first = Question(
+        "7", "Whom did she meet? @placeholder", PASSAGE, (("Boris", 9), ("Boris Li", 27))
+    )
+    assert questions == [first, Question("8", "@placeholder met him.", PASSAGE)]
+    found = evaluate([first], {"7": "the boris li!"})
+    assert found == {"exact": 100.0, "f1": 100.0, "total": 1}
+    # Two of three words against "Boris Li", one of three against "Boris": the better one counts.
+    found = evaluate([first], {"7": "met Boris Li"})
+    assert (found["exact"], found["f1"]) == (0, pytest.approx(80))
+
+
+def test_the_answers_of_record_become_tokens_to_learn(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text(
+        "\n".join("[PAD] [UNK] [CLS] [SEP] [MASK] anna met boris li . @ highlight".split())
+    )
+    tokenizer = FullTokenizer(tmp_path / "vocab.txt")
+    task, data = QuestionTask(max_len=64, max_query_len=16, doc_stride=32).load_training(
+        write(tmp_path, RECORD), tokenizer
+    )
+    assert task.version_2_with_negative is False
+    # The second query has no answer to learn from. The passage begins: anna met boris.
+    assert len(data.features) == 1
+    start = int(data.features.second[0])
+    assert data.features.labels.tolist() == [[start + 2, start + 2]]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("passage", None, "has no 'passage'"),
+        ("passage.text", 5, "passage: text is 5; expected str"),
+        ("passage.text", " ", "an empty query or passage; expected texts"),
+        ("qas", "x", "qas is 'x'; expected a list of a JSON object"),
+        ("qas.1.query", None, r"qas\[1\] has no 'query'"),
+        ("qas.1.idx", "8", r"qas\[1\]: idx is '8'; expected int"),
+        ("qas.0.answers.1.start", 2.5, r"qas\[0\]: start is 2.5; expected a finite int"),
+    ],
+)
+def test_what_is_wrong_in_record_is_named_with_file_and_line(
+    tmp_path: Path, path: str, value: Any, message: str
+) -> None:
+    file = write(tmp_path, RECORD, changed(RECORD, path, value))
+    with pytest.raises(UserError, match=rf"val.jsonl, line 2\b.*{message}"):
+        read_squad(file)
+
+
+def test_a_misplaced_answer_of_record_is_told_and_not_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for start in (10, -6, 10**9):
+        file = write(tmp_path, changed(RECORD, "qas.0.answers.0.start", start))
+        assert read_squad(file)[0].answers == (("Boris", -1), ("Boris Li", 27))
+        assert f"the first of them 'Boris' at {start} of query 7" in capsys.readouterr().err
+
+
 # --------------------------------------------------------------------------------------- real files
 
 VAL = {"BoolQ": 3270, "CB": 56, "MultiRC": 4848, "RTE": 277, "WiC": 638, "WSC": 104}
@@ -276,3 +355,15 @@ def test_nine_of_wsc_s_spans_differ_from_the_words_at_their_index(real: Path) ->
             marked = marked.replace("# ", "").replace(" #", "")
             differing += marked != values["target"][f"{span}_text"]
     assert differing == 9
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("split", "n_answers"), [("train", 77), ("dev32", 76)])
+def test_every_answer_of_real_record_stands_where_it_says(
+    real: Path, capsys: pytest.CaptureFixture, split: str, n_answers: int
+) -> None:
+    questions = read_squad(real / f"superglue/ReCoRD/{split}.jsonl")
+    assert len(questions) == len({q.id for q in questions}) == 32
+    assert sum(len(q.answers) for q in questions) == n_answers
+    assert all("@placeholder" in q.text for q in questions)
+    assert capsys.readouterr().err == ""
