@@ -107,9 +107,10 @@ def xnli(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model, and files of three languages without a header."""
     folder = tmp_path_factory.mktemp("xnli")
     labels = ("contradiction", "entailment", "neutral")
-    for language, n in (("de", 3), ("fr", 6), ("zh", 9)):
+    # Whatever the model answers, its accuracies differ.
+    for language, n in (("de", 3), ("fr", 4), ("zh", 9)):
         (folder / language).mkdir()
-        rows = [f"{' '.join(WORDS[:i])} x\tlamp\t{labels[i % 3]}\n" for i in range(n)]
+        rows = [f"{' '.join(WORDS[:i])} x\tlamp\t{labels[i // 2 % 3]}\n" for i in range(n)]
         (folder / f"{language}.tsv").write_text("".join(rows))
         (folder / language / "test.tsv").write_text("".join(rows))
     shutil.copy(folder / "de.tsv", folder / "de,fr.tsv")
@@ -141,7 +142,7 @@ def test_several_files_are_compared_in_a_table_with_their_mean(xnli: Path, run: 
     assert report["files"] == {name: {"Accuracy": value} for name, value in alone.items()}
     assert report["mean"]["Accuracy"] == pytest.approx(mean)
     assert report["data_files"] == files
-    assert read_json(xnli / "eval/fr.json")["examples"] == 6
+    assert read_json(xnli / "eval/fr.json")["examples"] == 4
 
 
 def test_files_of_the_same_name_are_told_apart_by_their_folders(xnli: Path, run: Callable) -> None:
@@ -151,7 +152,7 @@ def test_files_of_the_same_name_are_told_apart_by_their_folders(xnli: Path, run:
     assert status == 0, err
     assert "\nfr/test.tsv:\nAccuracy: " in out
     examples = [read_json(xnli / f"folders/{x}_test.json")["examples"] for x in ("de", "fr")]
-    assert examples == [3, 6]
+    assert examples == [3, 4]
 
 
 def test_a_file_whose_name_has_a_comma_is_one_file(xnli: Path, run: Callable) -> None:
