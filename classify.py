@@ -24,7 +24,7 @@ import pretrained
 import runs
 import train
 from cli import command
-from files import write_json
+from files import named_files, write_json
 from finetune import Result, Run, Saved
 from flags import check_mode, check_sample
 from settings import TRAINING_FLAGS
@@ -32,6 +32,7 @@ from tasks import TASKS, SentenceTask, get_task, own_task, reports
 from tasks.metrics import confusion
 from tasks.rows import describe_table, open_rows, read_examples
 from tasks.sentences import find_task, task_of_meta_data
+from tasks.superglue import file_in
 from tasks.task import Data
 from tfrecords import RECORDS
 from utils import UserError, note, rank, say, size
@@ -97,15 +98,17 @@ def main(
     Args:
         What to do:
             mode: train, eval or predict.
-            task: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, ax or xnli; csv, tsv or jsonl
-                for data of your own. Default: mrpc, or the task of the saved model.
+            task: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli or ax of GLUE; boolq, cb, rte,
+                wic, wsc or multirc of SuperGLUE; pawsx or xnli; csv, tsv or jsonl for data of your
+                own. Default: mrpc, or the task of the saved model.
         Data:
             data_file: the file to train on, to evaluate or to predict; `-` predicts lines of
-                standard input.
-            data_dir: a folder of GLUE, instead of data_file: train.tsv to train on, dev.tsv to
-                evaluate, test.tsv to predict.
+                standard input. To evaluate, several with commas between them.
+            data_dir: a folder of GLUE or SuperGLUE, instead of data_file: train.tsv or train.jsonl
+                to train on, dev.tsv or val.jsonl to evaluate, test.tsv or test.jsonl to predict.
             eval_file: evaluated after every epoch of training; several with commas between them.
-            max_len: longest input in tokens; default 128, or what the model was trained with.
+            max_len: longest input in tokens; default 128, for boolq 256 and multirc 512, or what
+                the model was trained with.
             long: what to do with texts longer than max_len: truncate, or window: average over
                 overlapping parts. Default: truncate, or what the model was trained with.
             meta_data_file: the JSON beside a .tf_record of the official code.
@@ -158,9 +161,12 @@ def columns_of(flags: SimpleNamespace) -> dict[str, Any]:
 def in_folder(folder: str, names: tuple[str, ...]) -> list[str]:
     """Those of the files that are there; UserError where none is."""
     # A copy of GLUE may lack one of MNLI's two development sets; the other one is enough.
-    found = [str(Path(folder) / name) for name in names if (Path(folder) / name).is_file()]
+    files = [file_in(folder, name) for name in names]
+    found = [file for file in files if Path(file).is_file()]
     if not found:
-        raise UserError(f"{folder} has no {' or '.join(names)}; expected a folder of GLUE")
+        raise UserError(
+            f"{folder} has no {' or '.join(names)}; expected a folder of GLUE or SuperGLUE"
+        )
     return found
 
 
@@ -203,10 +209,10 @@ def prepare(flags: SimpleNamespace) -> Run:
         task = task_of_meta_data(flags.meta_data_file, task)
     assert task
     task = with_length(task, flags)
-    eval_files = flags.eval_file.split(",") if flags.eval_file is not None else []
+    eval_files = named_files(flags.eval_file) if flags.eval_file is not None else []
     data_file = flags.data_file
     if flags.data_dir:
-        data_file = f"{flags.data_dir}/train.tsv"
+        data_file = file_in(flags.data_dir, "train.tsv")
         # Files that were named replace those of the folder.
         eval_files = eval_files or in_folder(flags.data_dir, task.dev)
     tuning = finetune.Tuning(flags.freeze_encoder, flags.boost, flags.reinit_layers)
@@ -325,15 +331,33 @@ def evaluate_files(flags: SimpleNamespace) -> None:
     saved = load(flags)
     say(saved.describe())
     say(inference.device_name(saved.device, saved.n_gpus))
-    files = in_folder(flags.data_dir, saved.task.dev) if flags.data_dir else [flags.data_file]
-    for file in files:
-        evaluate(saved, file, Path(flags.out or saved.file.parent / "eval"), flags.plots)
+    folder = Path(flags.out or saved.file.parent / "eval")
+    if flags.data_dir:
+        files = in_folder(flags.data_dir, saved.task.dev)
+    else:
+        files = named_files(flags.data_file)
+    results = {}
+    for name, file in zip(reports.short_names(files), files, strict=True):
+        results[name] = evaluate(saved, file, folder, flags.plots, name, titled=len(files) > 1)
+    if len(files) > 1:
+        text, summary = reports.over_files(results)
+        report = {"model_file": str(saved.file), "data_files": files, **summary}
+        write_json(folder / "all_files.json", report)
+        print(f"{text}\nSaved {folder / 'all_files.json'}")
 
 
-def evaluate(saved: Saved, data_file: str, folder: Path, plots: bool = False) -> dict[str, float]:
-    """Print and return a saved model's metrics.
+def evaluate(
+    saved: Saved,
+    data_file: str,
+    folder: Path,
+    plots: bool = False,
+    name: str | None = None,
+    titled: bool = False,
+) -> dict[str, float]:
+    """Print and return a saved model's metrics, below the file's name if they are `titled`.
 
-    They, the confusion matrix and the worst mistakes are written into a folder.
+    They, the confusion matrix and the worst mistakes are written into a folder, in files that are
+    called after the name; None: the name of data_file.
     """
     # matplotlib is needed last, but its absence has to be noticed first.
     if plots:
@@ -343,13 +367,14 @@ def evaluate(saved: Saved, data_file: str, folder: Path, plots: bool = False) ->
     # A text in several windows has several inputs; its score is their mean. Metrics count texts.
     scores, labels = data.features.average(saved.outputs(data)), data.features.example_labels
     predicted = task.predicted(scores)
-    results = task.measure(predicted, labels)
-    # MNLI evaluates two files, whose metrics have the same names.
-    if len(task.dev) > 1:
-        print(f"{data.file.name}:")
-    for name, value in results.items():
-        print(f"{name}: {value}")
-    stem = data.file.stem
+    results = task.measure(predicted, data)
+    name = name or data.file.name
+    # Metrics of several files have the same names; MNLI usually has two.
+    if titled or len(task.dev) > 1:
+        print(f"{name}:")
+    for metric, value in results.items():
+        print(f"{metric}: {value}")
+    stem = str(Path(name).with_suffix("")).replace("/", "_")
     report: dict[str, Any] = {"model_file": str(saved.file), "data_file": data_file}
     report |= {"examples": len(labels), **results}
     # Only with one label a text are label and prediction the row and column of a matrix.
@@ -420,10 +445,10 @@ def predict_files(flags: SimpleNamespace) -> None:
         # GLUE's site expects file names of its own, one for each test file of the task.
         names = saved.task.hand_in or saved.task.test
         for name, target in zip(saved.task.test, names, strict=True):
-            file = Path(flags.data_dir) / name
+            file = file_in(flags.data_dir, name)
             # Only the first test file is required: a folder may have MNLI's matched set alone.
-            if file.is_file() or name == saved.task.test[0]:
-                predict_into(saved, str(file), f"{flags.out}/{target}")
+            if Path(file).is_file() or name == saved.task.test[0]:
+                predict_into(saved, file, f"{flags.out}/{target}")
         return
     # Lines typed or piped have no columns, unless the user says of which task they are.
     if flags.data_file == "-" and not flags.task:

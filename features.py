@@ -28,6 +28,7 @@ from cli import command
 from files import whole_file, write_json
 from tasks import fewshot as few
 from tasks import get_task, own_task
+from tasks.superglue import file_in
 from tasks.tables import open_text
 from utils import UserError
 
@@ -265,7 +266,7 @@ def fewshot(
     Args:
         Data:
             task: as for classify.py: sst2, mnli ... csv.
-            data_dir: a folder of GLUE, instead of data_file and eval_file.
+            data_dir: a folder of GLUE or SuperGLUE, instead of data_file and eval_file.
             data_file: to draw examples from.
             eval_file: to measure on.
             max_len: longest input in tokens.
@@ -297,7 +298,7 @@ def fewshot(
         for name, value in (("data_file", data_file), ("eval_file", eval_file)):
             if value:
                 raise UserError(f"--data_dir has train and dev already; leave out --{name}")
-        data_file, eval_file = f"{data_dir}/train.tsv", f"{data_dir}/{kind.dev[0]}"
+        data_file, eval_file = file_in(data_dir, "train.tsv"), file_in(data_dir, kind.dev[0])
     if not data_file or not eval_file:
         raise UserError("fewshot needs --data_dir, or --data_file and --eval_file")
     judge = few.Judge(kind, data_file, eval_file, wanted, draws, select)

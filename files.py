@@ -27,6 +27,18 @@ T = TypeVar("T")
 # ------------------------------------------------------------------------------------------ reading
 
 
+def named_files(names: str) -> list[str]:
+    """The files of a flag: a file of that name, or several with commas between them."""
+    if Path(names).exists():
+        return [names]
+    files = [name.strip() for name in names.split(",") if name.strip()] or [names]
+    # The last file is looked for before the first one is evaluated.
+    if len(files) > 1:
+        for file in files:
+            check_file(file)
+    return files
+
+
 def check_file(file: str | Path, expected: str = "a file") -> None:
     """UserError where there is nothing to read: no such path, or a folder. A pipe is fine."""
     path = Path(file)

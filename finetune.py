@@ -30,7 +30,14 @@ import models
 import pretrained
 import runs
 import train
-from files import append_digest, digest_matches, file_digest, whole_file, write_json
+from files import (
+    append_digest,
+    digest_matches,
+    file_digest,
+    named_files,
+    whole_file,
+    write_json,
+)
 from flags import check_mode
 from pretrained import Pretrained
 from settings import TRAINING_FLAGS
@@ -441,7 +448,7 @@ def fit(task: Task, flags: SimpleNamespace) -> Result:
         raise UserError("--mode train needs --train_file")
     cfg = train.Config.from_flags(flags.train_cfg, flags.settings, task.train_cfg)
     start = pretrained.find(flags.pretrain_file, flags.model_cfg, flags.vocab)
-    eval_files = flags.eval_file.split(",") if flags.eval_file else []
+    eval_files = named_files(flags.eval_file) if flags.eval_file else []
     run = prepare(task, flags.train_file, start, eval_files, cfg)
     folder = flags.save_dir or f"runs/{task.name}"
     return run.fit(folder, flags.log_dir, flags.data_parallel, flags.shard)

@@ -40,6 +40,7 @@ from pretraining.text import language_of
 from settings import TRAINING_FLAGS
 from tasks import get_task
 from tasks.fewshot import Judge
+from tasks.superglue import file_in
 from tokenization import FullTokenizer
 from utils import UserError, checked, note, say, show
 from vectors import Encoder
@@ -198,7 +199,7 @@ def make_judge(flags: SimpleNamespace) -> Judge | None:
         )
     task, folder = get_task(flags.fewshot_task), flags.fewshot_dir
     # Of MNLI's two development sets the first is enough to follow a curve.
-    return Judge(task, f"{folder}/train.tsv", f"{folder}/{task.dev[0]}")
+    return Judge(task, file_in(folder, "train.tsv"), file_in(folder, task.dev[0]))
 
 
 # ----------------------------------------------------------------------------------------- the loss

@@ -1,4 +1,4 @@
-"""Fine-tune BERT on questions about texts (SQuAD 1.1 and 2.0), answer them, evaluate answers.
+"""Fine-tune BERT on questions about texts (SQuAD, ReCoRD, MLQA), answer them, evaluate answers.
 
     $ python squad.py --train_file train-v1.1.json --pretrain_file BERT --save_dir runs/squad
     $ python squad.py --mode predict --predict_file dev-v1.1.json --model_file runs/squad
@@ -22,7 +22,7 @@ from flags import check_mode, given_flags
 from settings import INFERENCE, TRAINING_FLAGS
 from tasks import QuestionTask
 from tasks.questions import read_squad
-from tasks.squad_metrics import evaluate
+from tasks.squad_metrics import check_language, evaluate
 from utils import UserError, note
 
 # Which modes have a use for a flag; those that are not here are for all. Scoring is --mode eval of
@@ -43,6 +43,7 @@ USED_IN = {
     "max_answer_len": "predict eval",
     "n_best": "predict eval",
     "null_score_diff_threshold": "predict eval score",
+    "language": "train eval score",
     "predictions": "score",
     "null_odds": "score",
     "train_cfg": "train predict eval",
@@ -58,7 +59,7 @@ USED_IN = {
 # Flags that shape the inputs, and flags that only choose among the scores. The former are saved
 # with a model.
 WINDOW_FLAGS = ("max_len", "doc_stride", "max_query_len", "version_2_with_negative")
-ANSWER_FLAGS = ("max_answer_len", "n_best", "null_score_diff_threshold")
+ANSWER_FLAGS = ("max_answer_len", "n_best", "null_score_diff_threshold", "language")
 
 
 def main(
@@ -79,6 +80,7 @@ def main(
     max_answer_len: int = QuestionTask.max_answer_len,
     n_best: int = QuestionTask.n_best,
     null_score_diff_threshold: float = QuestionTask.null_score_diff_threshold,
+    language: str = QuestionTask.language,
     version_2_with_negative: bool | None = None,
     keep_outside: bool = False,
     question: str | None = None,
@@ -96,9 +98,9 @@ def main(
         What to do:
             mode: train, predict or eval; default: train, or with a question predict.
         Data:
-            train_file: SQuAD's JSON to train on.
-            eval_file: SQuAD's JSON, evaluated after every epoch of training.
-            predict_file: SQuAD's JSON to answer, or to evaluate.
+            train_file: SQuAD's JSON to train on, or ReCoRD's JSON lines (.jsonl).
+            eval_file: the same, evaluated after every epoch of training.
+            predict_file: the same, to answer or to evaluate.
             question: one question, to answer from the context_file.
             context_file: a text file.
             predictions: of eval, answers made before ({id: text}); default: the model makes them.
@@ -117,6 +119,8 @@ def main(
                 data have it.
             null_score_diff_threshold: SQuAD 2.0: there is no answer where its score beats the best
                 one's by more than this.
+            language: of the answers that are evaluated, for articles, punctuation and words: en by
+                SQuAD's rule; es, de, vi, ar, hi or zh by MLQA's.
             out: folder for predictions.json, nbest_predictions.json and null_odds.json; default:
                 predictions beside the model.
     """
@@ -152,7 +156,10 @@ def main(
 def fit(flags: SimpleNamespace) -> None:
     """--mode train"""
     # A flag that was not given is left to QuestionTask, where each default stands once.
-    task = QuestionTask(keep_outside=flags.keep_outside, **finetune.given(flags, WINDOW_FLAGS))
+    names = (*WINDOW_FLAGS, "keep_outside", "language")
+    task = QuestionTask(**finetune.given(flags, names))
+    if flags.language != QuestionTask.language and not flags.eval_file:
+        raise UserError("--language is about evaluation; name an --eval_file")
     finetune.fit(task, flags)
 
 
@@ -218,10 +225,12 @@ def score(flags: SimpleNamespace) -> None:
         raise UserError(
             "no --null_odds, which is needed with --null_score_diff_threshold; see --help"
         )
+    check_language(flags.language)
     answers = read_json(flags.predictions, dict[str, str])
     odds = read_json(flags.null_odds, dict[str, float]) if flags.null_odds else None
     questions = read_squad(flags.predict_file)
-    print_results(evaluate(questions, answers, odds, flags.null_score_diff_threshold))
+    threshold = flags.null_score_diff_threshold
+    print_results(evaluate(questions, answers, odds, threshold, flags.language))
 
 
 def write(file: Path, values: dict) -> None:

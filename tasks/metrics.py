@@ -1,4 +1,4 @@
-"""The metrics of GLUE, each a function of what was predicted and what is right.
+"""The metrics of GLUE and SuperGLUE, each a function of what was predicted and what is right.
 
     accuracy(np.array([1, 0]), np.array([1, 1]))                # 0.5
 
@@ -35,6 +35,23 @@ def f1(predicted: np.ndarray, labels: np.ndarray) -> float:
     if not total:
         return undefined("F1", "nothing is 1 and nothing is predicted to be")
     return 2 * both / total
+
+
+def macro_f1(predicted: np.ndarray, labels: np.ndarray, n_labels: int) -> float:
+    """The mean of the F1 of each label, 0 .. n_labels - 1, however often it occurs."""
+    table = confusion(predicted, labels, n_labels)
+    # F1 = 2 TP / (2 TP + FP + FN), and row and column of a label count TP once each.
+    totals = table.sum(0) + table.sum(1)
+    if not totals.all():
+        undefined("F1 of a label", "it does not occur and nothing is predicted to be it")
+    return float(np.mean(2 * table.diagonal() / np.maximum(totals, 1)))
+
+
+def exact_match(predicted: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> float:
+    """The share of groups whose predictions are all right; `groups` has the id of each row's."""
+    wrong = np.unique(groups[predicted != labels])
+    n = len(np.unique(groups))
+    return (n - len(wrong)) / n
 
 
 def matthews(predicted: np.ndarray, labels: np.ndarray) -> float:
@@ -89,10 +106,18 @@ def confusion(predicted: np.ndarray, labels: np.ndarray, n: int) -> np.ndarray:
     return np.bincount(labels * n + predicted, minlength=n * n).reshape(n, n)
 
 
-METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+METRICS: dict[str, Callable[..., float]] = {
     "Accuracy": accuracy,
     "F1": f1,
+    "Macro-F1": macro_f1,
+    "F1a": f1,
+    "EM": exact_match,
     "Matthews": matthews,
     "Pearson": pearson,
     "Spearman": spearman,
+}
+# What some of them ask for beside predictions and labels.
+NEEDS = {
+    "Macro-F1": "n_labels",
+    "EM": "groups",
 }

@@ -1,4 +1,4 @@
-"""Questions about texts, SQuAD 1.1 and 2.0: an answer is a piece of the text.
+"""Questions about texts, SQuAD 1.1, 2.0 and alike: an answer is a piece of the text.
 
     task = QuestionTask(max_len=384, doc_stride=128)
     data = task.load("dev-v1.1.json", tokenizer)  # windows over the texts
@@ -24,7 +24,8 @@ import models
 from files import read_json
 from tasks import squad_metrics
 from tasks.features import Features, most_context
-from tasks.squad_metrics import Question
+from tasks.squad_metrics import Question, stands_at
+from tasks.superglue import read_record
 from tasks.task import Data, Task
 from tokenization import FullTokenizer
 from utils import UserError, note, short, show
@@ -79,6 +80,7 @@ class QuestionTask(Task):
     n_best: int = N_BEST  # answers of a question
     # There is no answer where its score beats the best one's by more than this.
     null_score_diff_threshold: float = 0.0
+    language: str = "en"  # of the answers, one of squad_metrics.ARTICLES
 
     head: ClassVar[str] = "answer"
     fresh: ClassVar[tuple[str, ...]] = ("answer",)
@@ -91,6 +93,7 @@ class QuestionTask(Task):
             value = getattr(self, name)
             if not 1 <= value < 2**31:
                 raise UserError(f"{name}={show(value)}; expected a number, 1 or more")
+        squad_metrics.check_language(self.language)
 
     @property
     def with_null(self) -> bool:
@@ -102,7 +105,7 @@ class QuestionTask(Task):
     def load(
         self, file: str | Path, tokenizer: FullTokenizer, labelled: bool = True
     ) -> QuestionData:
-        """SQuAD's JSON."""
+        """SQuAD's JSON, or ReCoRD's JSON lines."""
         data = self.make_windows(read_squad(file), tokenizer)
         summary = f"{file}: {len(data.examples)} questions, {len(data.features)} windows"
         return dataclasses.replace(data, file=Path(file), summary=summary)
@@ -110,7 +113,7 @@ class QuestionTask(Task):
     def load_training(
         self, file: str | Path, tokenizer: FullTokenizer
     ) -> tuple["QuestionTask", QuestionData]:
-        """SQuAD's JSON, without the questions that have nothing to learn from."""
+        """Questions of a file, without those that have nothing to learn from."""
         task, questions = self, read_squad(file)
         # SQuAD 2.0 is recognised by its impossible questions, and the model keeps what it was
         # trained for.
@@ -339,7 +342,9 @@ class QuestionTask(Task):
         """metrics() of answers."""
         odds = {a.id: a.null_odds for a in answers} if self.with_null else None
         texts = {answer.id: answer.best for answer in answers}
-        return squad_metrics.evaluate(questions, texts, odds, self.null_score_diff_threshold)
+        return squad_metrics.evaluate(
+            questions, texts, odds, self.null_score_diff_threshold, self.language
+        )
 
     # --------------------------------------------------------------------------------- settings
 
@@ -352,10 +357,27 @@ class QuestionTask(Task):
 
 
 def read_squad(file: str | Path) -> list[Question]:
-    """The questions of a file; UserError names what is missing, and where.
+    """The questions of a file: SQuAD's JSON or, where the suffix is .jsonl, ReCoRD's JSON lines.
 
-    Answers that do not stand in the text where the file says are reported.
+    UserError names what is missing, and where. Answers that do not stand in the text where the file
+    says are reported.
     """
+    is_record = Path(file).suffix == ".jsonl"
+    questions, misplaced = read_record(file) if is_record else squad_questions(file)
+    if not questions:
+        raise UserError(
+            f"{file} has no questions; expected SQuAD's JSON, or ReCoRD's in a file .jsonl"
+        )
+    if misplaced:
+        note(
+            f"{file}: {len(misplaced)} answers do not stand where the file says and are not "
+            f"trained on, the first of them {misplaced[0]}"
+        )
+    return questions
+
+
+def squad_questions(file: str | Path) -> tuple[list[Question], list[str]]:
+    """SQuAD's questions, and their misplaced answers in words."""
     data = read_json(file)
     questions: list[Question] = []
     misplaced: list[str] = []
@@ -370,14 +392,7 @@ def read_squad(file: str | Path) -> list[Question]:
                 question, wrong = read_question(entry, context, f"{where}.qas[{k}]")
                 questions.append(question)
                 misplaced += wrong
-    if not questions:
-        raise UserError(f"{file} has no questions; expected SQuAD's JSON")
-    if misplaced:
-        note(
-            f"{file}: {len(misplaced)} answers do not stand where answer_start says and are not "
-            f"trained on, the first of them {misplaced[0]}"
-        )
-    return questions
+    return questions, misplaced
 
 
 def read_question(entry: Any, context: str, where: str) -> tuple[Question, list[str]]:
@@ -392,7 +407,7 @@ def read_question(entry: Any, context: str, where: str) -> tuple[Question, list[
         for answer in member(entry, "answers", list, where):
             words = member(answer, "text", str, where)
             start = member(answer, "answer_start", int, where)
-            if words and start >= 0 and context[start : start + len(words)] == words:
+            if stands_at(context, words, start):
                 answers.append((words, start))
             else:
                 answers.append((words, -1))

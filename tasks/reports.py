@@ -6,6 +6,7 @@ Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import json
+import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from files import whole_file
-from utils import UserError
+from utils import UserError, short
 
 
 def confusion_table(names: Sequence[str], matrix: np.ndarray) -> str:
@@ -85,6 +86,35 @@ def over_seeds(
         "failed": failed,
         "always the same answer": constant,
     }
+
+
+def short_names(files: Sequence[str]) -> list[str]:
+    """Of each path the end that tells it from the others, apart from suffixes.
+
+    short_names(["xnli/de/test.tsv", "xnli/fr/test.tsv"]) -> ["de/test.tsv", "fr/test.tsv"]
+    """
+    parts = [Path(file).parts for file in files]
+    for n in range(1, 2 + max(map(len, parts))):
+        names = [str(Path(*part[-n:])) for part in parts]
+        # Reports are called after the files, with suffixes of their own.
+        if len({os.path.splitext(name)[0] for name in names}) == len(names):
+            return names
+    raise UserError(
+        f"the reports of {short(', '.join(files))} would have the same names; evaluate each file "
+        "once, those that differ in their suffix one by one"
+    )
+
+
+def over_files(results: dict[str, dict[str, float]]) -> tuple[str, dict[str, Any]]:
+    """One model's metrics of several files, by name: a table with their means, and as JSON."""
+    metrics = list(next(iter(results.values())))
+    mean = {
+        metric: statistics.mean(found[metric] for found in results.values()) for metric in metrics
+    }
+    table = [["file", *metrics]]
+    for name, found in [*results.items(), ("mean", mean)]:
+        table.append([name, *(f"{found[metric]:.4f}" for metric in metrics)])
+    return aligned(table), {"files": results, "mean": mean}
 
 
 # ----------------------------------------------------------------------------------------- pictures

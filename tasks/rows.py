@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks import tables
+from tasks import superglue, tables
 from tasks.task import Task
 from utils import UserError, nearest, note, short, show
 
@@ -47,6 +47,9 @@ class TableTask(Task):
     short_rows: bool = False  # rows with too few fields are known: skip and report them
     form: str = "tsv"  # of tables.FORMATS, or "lines": a text a line
     header: bool | None = None  # whether files have one; None: look
+    no_text: str = ""  # what stands for a missing text: skip and report such rows
+    # Column of the rows that answer one thing together; it counts within a line of the file.
+    group: str | None = None
 
     def __post_init__(self) -> None:
         if self.form not in (*tables.FORMATS, "lines"):
@@ -143,6 +146,7 @@ class Example:
     text_a: str
     text_b: str | None
     label: str | None  # None where there is none
+    group: str = ""  # what it shares with other rows of its line
 
     @property
     def texts(self) -> tuple[str, str | None]:
@@ -248,13 +252,14 @@ def open_rows(
     the two; or a tsv with the task's header.
     """
     form, suffix = task.form, Path(file).suffix[1:]
-    # A file's suffix says more than the task's usual form, where the data are the user's own.
-    if task.is_own and suffix in tables.FORMATS:
+    # A file's suffix says more than the task's usual form, where the data are the user's own. RTE
+    # is a table in GLUE and JSON lines in SuperGLUE.
+    if suffix == "jsonl" or (task.is_own and suffix in tables.FORMATS):
         form = suffix
     # A test file has no labels, and its last column may be anything.
-    wanted = {"text_a": task.text_a, "text_b": task.text_b, "label": None}
+    wanted = {"text_a": task.text_a, "text_b": task.text_b, "label": None, "group": None}
     if labelled:
-        wanted["label"] = task.label
+        wanted |= {"label": task.label, "group": task.group}
     header = task.header
     optional: tuple[str, ...] = ()
     if form == "lines":
@@ -264,7 +269,8 @@ def open_rows(
             if column := wanted[use]:
                 names = [name for name in column.split("|") if not tables.is_number(name)]
                 wanted[use] = "|".join([*names, str(i)])
-    table = tables.read(file, form, wanted, header, task.separator or ",", optional)
+    flatten = superglue.FLATTEN.get(task.name)
+    table = tables.read(file, form, wanted, header, task.separator or ",", optional, flatten)
     # A single column of text cannot be compared with anything.
     if task.text_b and table.columns["text_b"] is None:
         raise UserError(
@@ -277,10 +283,11 @@ def parse_rows(
     task: TableTask, table: tables.Table, labelled: bool, lines: bool
 ) -> Iterator[Example]:
     """The rows of a table as examples, checked; at the end notes of what was skipped."""
-    a, b, label = (table.columns.get(use) for use in ("text_a", "text_b", "label"))
+    uses = ("text_a", "text_b", "label", "group")
+    a, b, label, group = (table.columns.get(use) for use in uses)
     assert a is not None
     aliases = dict(task.aliases)
-    short_rows, empty = list[str](), list[int]()
+    short_rows, missing, empty = list[str](), list[int](), list[int]()
     # GLUE's forms are known. A wrong guess about one's own file would cost the first row, or train
     # on a header.
     may_be_header = task.is_own and task.header is None and not table.header and not lines
@@ -306,6 +313,11 @@ def parse_rows(
                 )
             short_rows.append(f"line {line} has {len(fields)} columns, not {table.width}")
             continue
+        texts = [fields[a].strip()] if b is None else [fields[a].strip(), fields[b].strip()]
+        # Like short rows, they are predicted all the same.
+        if task.no_text and labelled and task.no_text in texts:
+            missing.append(line)
+            continue
         name = None
         # Only the first row can be a header that was not recognised, so only there the message
         # suggests it.
@@ -314,12 +326,18 @@ def parse_rows(
             name = aliases.get(name, name)
             hint = HEADER_HINT if may_be_header and number == 0 else ""
             task.check_label(name, where, hint)
-        text_b = None if b is None else fields[b]
         # An empty text is legal, and all there is to learn from it is its label.
-        if not fields[a].strip() or (text_b is not None and not text_b.strip()):
+        if "" in texts:
             empty.append(line)
-        yield Example(line, fields[a], text_b, name)
+        text_b = None if b is None else fields[b]
+        shared = "" if group is None else fields[group]
+        yield Example(line, fields[a], text_b, name, shared)
     report_odd_rows(table.name, short_rows, empty)
+    if missing:
+        note(
+            f"{table.name}: skipped {len(missing)} of its rows, whose text is {task.no_text!r}, "
+            f"the first of them line {missing[0]}"
+        )
 
 
 def report_odd_rows(file: str, short_rows: list[str], empty: list[int]) -> None:

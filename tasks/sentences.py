@@ -1,4 +1,4 @@
-"""Sentences and pairs with a class, several labels or a number: the tasks of GLUE, and your own.
+"""Sentences and pairs with a class, several labels or a number: GLUE, SuperGLUE, and your own.
 
     task = TASKS["mrpc"]
     data = task.load("MRPC/dev.tsv", tokenizer)
@@ -22,7 +22,7 @@ import models
 from checkpoint import Checkpoint
 from files import file_digest, read_json
 from tasks.features import LONG, encode
-from tasks.metrics import METRICS
+from tasks.metrics import METRICS, NEEDS
 from tasks.records import read_features, read_meta_data
 from tasks.rows import Example, Rows, TableTask, open_rows, read_rows
 from tasks.task import CONFIG, Data
@@ -43,7 +43,8 @@ class SentenceTask(TableTask):
     """What is learned from labelled sentences or pairs."""
 
     metric_names: tuple[str, ...] = ("Accuracy",)  # of metrics.METRICS, the most important first
-    dev: tuple[str, ...] = ("dev.tsv",)  # files beside train.tsv, to evaluate
+    # Files beside train.tsv, to evaluate. superglue.FILES has their names in SuperGLUE.
+    dev: tuple[str, ...] = ("dev.tsv",)
     test: tuple[str, ...] = ("test.tsv",)  # without labels, to predict
     hand_in: tuple[str, ...] = ()  # what GLUE's site wants their predictions to be called
     kin: str = ""  # a task whose models do this one too
@@ -65,6 +66,11 @@ class SentenceTask(TableTask):
         # A TFRecord holds token ids, made by a tokenizer that is not known; they are taken as they
         # are.
         if RECORDS.search(str(file)):
+            if self.group:
+                raise UserError(
+                    f"{file}: a TFRecord does not say which rows answer one {self.group}; name "
+                    f"{self.name}'s own file"
+                )
             features = read_features(self, Path(file), len(tokenizer.vocab), labelled)
             return Data(Path(file), features, [], f"{file}: {len(features)} records")
         return self.encode_rows(read_rows(self, file, labelled), tokenizer)
@@ -241,23 +247,34 @@ class SentenceTask(TableTask):
         scores, labels = data.features.average(outputs), data.features.example_labels
         # The loss of averaged scores, which is not the average of the windows' losses.
         loss = self.loss_of(torch.from_numpy(scores), torch.from_numpy(labels))
-        return {**self.measure(self.predicted(scores), labels), "loss": float(loss)}
+        return {**self.measure(self.predicted(scores), data), "loss": float(loss)}
 
     @property
     def stop_metrics(self) -> tuple[str, ...]:
         """The metrics, and the loss."""
         return (*self.metric_names, "loss")
 
-    def measure(self, predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """The task's metrics; where one is not defined, a note says so."""
+    def measure(self, predicted: np.ndarray, data: Data) -> dict[str, float]:
+        """The task's metrics of a prediction per example; where one is not defined, a note."""
+        labels, groups = data.features.example_labels, groups_of(data.examples)
         # A metric that is not defined warns; a note is one line, without the source line of a
         # warning.
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            results = {name: METRICS[name](predicted, labels) for name in self.metric_names}
+            results = {
+                name: self.metric(name, predicted, labels, groups) for name in self.metric_names
+            }
         for warning in caught:
             note(str(warning.message))
         return results
+
+    def metric(
+        self, name: str, predicted: np.ndarray, labels: np.ndarray, groups: np.ndarray
+    ) -> float:
+        """One metric, with whatever else it needs to know."""
+        known = {"n_labels": len(self.labels), "groups": groups}
+        more = {NEEDS[name]: known[NEEDS[name]]} if name in NEEDS else {}
+        return METRICS[name](predicted, labels, **more)
 
     def constant_metric(self, labels: np.ndarray) -> float:
         """The first metric of always answering the mean, or the most frequent label."""
@@ -271,7 +288,8 @@ class SentenceTask(TableTask):
         # mislead.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return METRICS[self.metric_names[0]](np.broadcast_to(answer, labels.shape), labels)
+            constant = np.broadcast_to(answer, labels.shape)
+            return self.metric(self.metric_names[0], constant, labels, np.arange(len(labels)))
 
     # --------------------------------------------------------------------------------- settings
 
@@ -358,6 +376,13 @@ class SentenceTask(TableTask):
         return [names.index(label) for label in ours]
 
 
+def groups_of(examples: list[Example]) -> np.ndarray:
+    """(N,) the same id for examples of one line and group: the answers to a question, say."""
+    ids: dict[tuple[int, str], int] = {}
+    # setdefault gives a new group the next number, and a known one its own.
+    return np.array([ids.setdefault((e.line, e.group), len(ids)) for e in examples], int)
+
+
 def find_task(
     source: Checkpoint, named: SentenceTask | None = None, separator: str | None = None
 ) -> SentenceTask:
@@ -434,7 +459,9 @@ def read_task(file: Path) -> tuple[dict[str, Any], SentenceTask | None]:
         raise UserError(
             f"{file}: metrics are {show(task.metric_names)}; expected some of {', '.join(METRICS)}"
         )
-    evaluation = {field: getattr(task, field) for field in EVALUATION}
+    # A model without a task is evaluated as the task that the user names says.
+    known = EVALUATION if name else [field for field in EVALUATION if field in changes]
+    evaluation = {field: getattr(task, field) for field in known}
     return evaluation, task if name else None
 
 
@@ -444,6 +471,7 @@ def read_task(file: Path) -> tuple[dict[str, Any], SentenceTask | None]:
 NLI = ("contradiction", "entailment", "neutral")
 ENTAILMENT = ("entailment", "not_entailment")
 CORRELATIONS = ("Pearson", "Spearman")
+BOOLEANS = ("false", "true")  # as JSON writes them
 
 ALL = (
     # CoLA's train and dev have no header; its test file has one. Matthews, since its classes are
@@ -492,7 +520,14 @@ ALL = (
         kin="xnli",
     ),
     SentenceTask("qnli", "question", "sentence", labels=ENTAILMENT, hand_in=("QNLI.tsv",)),
-    SentenceTask("rte", "sentence1", "sentence2", labels=ENTAILMENT, hand_in=("RTE.tsv",)),
+    # GLUE's tables and SuperGLUE's JSON lines.
+    SentenceTask(
+        "rte",
+        "sentence1|premise",
+        "sentence2|hypothesis",
+        labels=ENTAILMENT,
+        hand_in=("RTE.tsv",),
+    ),
     SentenceTask("wnli", "sentence1", "sentence2", hand_in=("WNLI.tsv",)),
     # The diagnostic set has no training data: an MNLI model answers it.
     SentenceTask(
@@ -505,12 +540,38 @@ ALL = (
         hand_in=("AX.tsv",),
         kin="mnli",
     ),
-    # XNLI's train and dev files name their columns differently, and spell one label in another way.
+    # SuperGLUE. 95% of the rows of BoolQ's val and of MultiRC's are whole at these lengths; at 128
+    # tokens it would be half of the former and none of the latter.
+    SentenceTask("boolq", "passage", "question", labels=BOOLEANS, form="jsonl", max_len=256),
+    SentenceTask(
+        "cb",
+        "premise",
+        "hypothesis",
+        labels=NLI,
+        form="jsonl",
+        metric_names=("Accuracy", "Macro-F1"),
+    ),
+    # Of these three, superglue.FLATTEN makes the columns.
+    SentenceTask("wic", "sentence1", "sentence2", labels=BOOLEANS, form="jsonl"),
+    SentenceTask("wsc", "text", labels=BOOLEANS, form="jsonl"),
+    SentenceTask(
+        "multirc",
+        "passage",
+        "answer",
+        form="jsonl",
+        group="question",
+        metric_names=("F1a", "EM"),
+        max_len=512,
+    ),
+    # PAWS-X has NS for a sentence that was not translated.
+    SentenceTask("pawsx", "sentence1", "sentence2", no_text="NS"),
+    # XNLI's train and dev files name their columns differently, and spell one label in another way;
+    # a language on its own has three columns without a header.
     SentenceTask(
         "xnli",
-        "premise|sentence1",
-        "hypo|sentence2",
-        label="label|gold_label",
+        "premise|sentence1|0",
+        "hypo|sentence2|1",
+        label="label|gold_label|2",
         labels=NLI,
         aliases=(("contradictory", "contradiction"),),
         kin="mnli",

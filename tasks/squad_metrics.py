@@ -2,6 +2,8 @@
 
     evaluate(questions, {"56be4db0acb8001400a502ec": "Denver Broncos"})  # {"exact": 0.1, "f1": ...}
 
+Answers in other languages are compared by the rules of MLQA (Lewis et al., 1910.07475).
+
 Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 """
 
@@ -9,11 +11,28 @@ import collections
 import dataclasses
 import re
 import string
+import unicodedata
 from collections.abc import Iterable
 
-from utils import UserError, note
+from utils import UserError, nearest, note, show
 
 METRICS = ("exact", "f1")
+
+# What normalise() leaves out of an answer, by language. English is SQuAD's rule; that of the others
+# is MLQA's, whose punctuation is Unicode's. In Vietnamese they are classifiers and the like, since
+# there are no articles; Hindi and Chinese have none.
+ARTICLES = {
+    "en": r"\b(a|an|the)\b",
+    "es": r"\b(un|una|unos|unas|el|la|los|las)\b",
+    "de": r"\b(ein|eine|einen|einem|eines|einer|der|die|das|den|dem|des)\b",
+    "vi": r"\b(của|là|cái|chiếc|những)\b",
+    # Officially wherever these two letters stand, not only at the beginning of a word.
+    "ar": "ال",
+    "hi": "",
+    "zh": "",
+}
+# The Chinese characters that are words of their own; officially no others.
+CHINESE = re.compile("([\u4e00-\u9fa5])")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,21 +49,50 @@ class Question:
     impossible: bool = False  # SQuAD 2.0: the text has no answer
 
 
-def normalise(text: str) -> str:
-    """Lower case, without punctuation, articles and extra white space."""
+def stands_at(context: str, words: str, start: int) -> bool:
+    """Whether an answer is a piece of a context that starts at this character."""
+    return bool(words) and start >= 0 and context[start : start + len(words)] == words
+
+
+def check_language(language: str) -> None:
+    """UserError where answers in a language cannot be compared."""
+    if language not in ARTICLES:
+        raise UserError(
+            f"language={show(language)}{nearest(language, ARTICLES)}; expected one of "
+            f"{', '.join(ARTICLES)}"
+        )
+
+
+def normalise(text: str, language: str = "en") -> str:
+    """Lower case, without punctuation, articles and extra white space.
+
+    normalise("Der Löwe!", "de") -> "löwe"        normalise("在1998年。", "zh") -> "在 1998 年"
+    """
     # The order matters: punctuation goes first, so that "a." becomes an article and goes as well.
-    text = "".join(char for char in text.lower() if char not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+    text = "".join(char for char in text.lower() if not is_punctuation(char, language))
+    if ARTICLES[language]:
+        text = re.sub(ARTICLES[language], " ", text)
+    # Chinese has no spaces between words, so that each character counts as one.
+    if language == "zh":
+        text = CHINESE.sub(r" \1 ", text)
+    return " ".join(text.split())
 
 
-def exact_match(answer: str, right: str) -> float:
+def is_punctuation(char: str, language: str) -> bool:
+    """Whether it is punctuation: for SQuAD ASCII's alone, for MLQA Unicode's too."""
+    if language == "en":
+        return char in string.punctuation
+    return char in string.punctuation or unicodedata.category(char).startswith("P")
+
+
+def exact_match(answer: str, right: str, language: str = "en") -> float:
     """1 if both are the same but for what normalise() drops."""
-    return float(normalise(answer) == normalise(right))
+    return float(normalise(answer, language) == normalise(right, language))
 
 
-def f1(answer: str, right: str) -> float:
+def f1(answer: str, right: str, language: str = "en") -> float:
     """The harmonic mean of precision and recall of the words, rounded as officially."""
-    a, b = normalise(answer).split(), normalise(right).split()
+    a, b = normalise(answer, language).split(), normalise(right, language).split()
     # A Counter's & keeps the smaller count of each word: a word twice in the answer matches two at
     # most.
     same = sum((collections.Counter(a) & collections.Counter(b)).values())
@@ -59,6 +107,7 @@ def evaluate(
     answers: dict[str, str],
     null_odds: dict[str, float] | None = None,
     threshold: float = 0.0,
+    language: str = "en",
 ) -> dict[str, float]:
     """EM and F1 in percent, of each question the best over its right answers.
 
@@ -73,7 +122,9 @@ def evaluate(
     # A file of SQuAD 1.1 has no impossible question, and 2.0's rules would differ for it.
     two = any(q.impossible for q in questions)
     check_predicted(questions, answers)
-    plain = [score(answers[q.id], q, two) if q.id in answers else (0.0, 0.0) for q in questions]
+    plain = [
+        score(answers[q.id], q, two, language) if q.id in answers else (0.0, 0.0) for q in questions
+    ]
     if not two:
         return means("", plain)
     scores = plain
@@ -148,16 +199,16 @@ def sum_in_order(values: Iterable[float]) -> float:
     return total
 
 
-def score(answer: str, question: Question, two: bool) -> tuple[float, float]:
+def score(answer: str, question: Question, two: bool, language: str = "en") -> tuple[float, float]:
     """EM and F1 of an answer.
 
     In SQuAD 2.0 a right answer that normalise() leaves nothing of is none, and of texts without
     words, F1 is 1 where both have none.
     """
-    rights = [text for text, _ in question.answers if not two or normalise(text)] or [""]
-    exact = max(exact_match(answer, right) for right in rights)
-    words = max(f1(answer, right) for right in rights)
-    return exact, float(exact) if two and not normalise(answer) else words
+    rights = [text for text, _ in question.answers if not two or normalise(text, language)] or [""]
+    exact = max(exact_match(answer, right, language) for right in rights)
+    words = max(f1(answer, right, language) for right in rights)
+    return exact, float(exact) if two and not normalise(answer, language) else words
 
 
 def best_threshold(

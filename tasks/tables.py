@@ -17,15 +17,17 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from files import check_file, read_text
 from utils import UserError, nearest, parse_json, short, show
 
 FORMATS = ("tsv", "csv", "jsonl")
 Row = tuple[int, list[str]]  # line of the file, from 1, and fields
+# A JSON object and its place, for messages -> rows of keys and values.
+Flatten = Callable[[dict[str, Any], str], list[dict[str, Any]]]
 
 
 @dataclasses.dataclass
@@ -47,6 +49,7 @@ def read(
     header: bool | None = None,
     joint: str = ",",
     optional: tuple[str, ...] = (),
+    flatten: Flatten | None = None,
 ) -> Table:
     """Open a table; `-` is standard input, read as it comes.
 
@@ -60,6 +63,8 @@ def read(
         header: whether the first row has names; None: look. UserError where it names some of the
             wanted columns.
         optional: columns that a row without a header may lack.
+        flatten: of JSON lines, what makes an object and its place (for messages) into rows; None:
+            an object is a row.
     """
     name, stream = open_text(file, form)
     # The name as a whole comes first, then its parts: a header may contain a `|` itself.
@@ -67,7 +72,7 @@ def read(
     names = {alternative for alternatives in specs.values() for alternative in alternatives}
     # The keys of JSON lines are the columns, so that there is always a header.
     if form == "jsonl":
-        rows, header = jsonl_rows(stream, name, joint, names), True
+        rows, header = jsonl_rows(stream, name, joint, names, flatten), True
     elif form == "csv":
         rows = csv_rows(stream, name)
     else:
@@ -219,7 +224,13 @@ def csv_rows(stream: Iterator[str], name: str) -> Iterator[Row]:
             yield number, fields
 
 
-def jsonl_rows(stream: Iterator[str], name: str, joint: str, needed: set[str]) -> Iterator[Row]:
+def jsonl_rows(
+    stream: Iterator[str],
+    name: str,
+    joint: str,
+    needed: set[str],
+    flatten: Flatten | None = None,
+) -> Iterator[Row]:
     """First the keys of the first object, then each object's values under these keys.
 
     Those that are `needed` may not be missing.
@@ -229,23 +240,23 @@ def jsonl_rows(stream: Iterator[str], name: str, joint: str, needed: set[str]) -
         # A file often ends in an empty line.
         if not line.strip():
             continue
-        values = parse_json(line.strip(), f"{name}, line {number}")
+        where = f"{name}, line {number}"
+        values = parse_json(line.strip(), where)
         if not isinstance(values, dict):
             raise UserError(
-                f"{name}, line {number}: found {show(line.strip(), 40)}; expected a JSON object "
-                "{...}"
+                f"{where}: found {show(line.strip(), 40)}; expected a JSON object {{...}}"
             )
-        # The keys of the first object stand for a header, which a table of other forms has.
-        if not keys:
-            keys = list(values)
-            yield number, keys
-        # Other keys may be missing: they would not be looked at.
-        if missing := [key for key in keys if key not in values and key in needed]:
-            raise UserError(
-                f"{name}, line {number}: no {missing[0]!r}; expected {', '.join(keys)} as in the "
-                "first row"
-            )
-        yield number, [as_text(values.get(key), joint) for key in keys]
+        for row in flatten(values, where) if flatten else [values]:
+            # The keys of the first row stand for a header, which a table of other forms has.
+            if not keys:
+                keys = list(row)
+                yield number, keys
+            # Other keys may be missing: they would not be looked at.
+            if missing := [key for key in keys if key not in row and key in needed]:
+                raise UserError(
+                    f"{where}: no {missing[0]!r}; expected {', '.join(keys)} as in the first row"
+                )
+            yield number, [as_text(row.get(key), joint) for key in keys]
 
 
 def as_text(value: object, joint: str) -> str:

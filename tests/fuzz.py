@@ -51,7 +51,7 @@ from formats import silent_stderr
 from pretraining import instances, pairs, shards
 from pretraining.batches import PairBatches
 from pretraining.text import prepare_text
-from tasks import ChoiceTask, TagTask
+from tasks import ChoiceTask, QuestionTask, TagTask
 from tasks.conlleval import count_file
 from tasks.features import Batches
 from tasks.sentences import task_of_meta_data
@@ -123,6 +123,14 @@ def read_answers(file: Path) -> None:
         str(file.with_name(f"{name}.json")) for name in ("dev", "predictions", "odds")
     )
     squad.main(mode="eval", predict_file=data, predictions=answers, null_odds=odds)
+
+
+def read_record(file: Path) -> None:
+    """Questions of ReCoRD as windows."""
+    tokenizer = FullTokenizer(file.with_name("vocab.txt"))
+    data = QuestionTask(max_len=24, max_query_len=8, doc_stride=4).load(file, tokenizer)
+    windows = data.windows
+    expect((windows.question < len(data.examples)).all(), "windows of questions that there are")
 
 
 def read_pretrained(file: Path) -> None:
@@ -263,10 +271,12 @@ def each(kinds: tuple[change.Mutation, ...], *names: str) -> dict[str, tuple[cha
 
 
 CONFIGURATIONS = each(change.JSON, "ours.json", "google.json", "train.json")
-TABLES = each(change.TEXT, *seeds.TABLES) | each(change.JSON_LINES, "own.jsonl")
+JSON_TABLES = [name for name in seeds.TABLES if name.endswith(".jsonl")]
+TABLES = each(change.TEXT, *seeds.TABLES) | each(change.JSON_LINES, *JSON_TABLES)
 TOKENIZER = VOCABULARY | each(change.JSON, "tokenizer.json")
 SQUAD = each(change.JSON, "squad.json", "config.json")
 ANSWERS = each(change.JSON, "dev.json", "predictions.json", "odds.json")
+RECORD = each(change.JSON_LINES, "record.jsonl")
 PRETRAINED = each(change.JSON, "pretrain.json", "config.json")
 INSTANCES = each(change.NPZ, "mask.npz", "lengths.npz")
 WORDS = each(change.TEXT, *seeds.WORDS)
@@ -279,7 +289,8 @@ READERS = {
     "hugging_face": Reader(120, seeds.hugging_face, read_hugging_face, HUGGING_FACE),
     "classifier": Reader(80, seeds.classifier, read_classifier, OURS | VOCABULARY),
     "squad_model": Reader(40, seeds.questions, read_squad_model, SQUAD),
-    "answers": Reader(60, seeds.questions, read_answers, ANSWERS),
+    "answers": Reader(50, seeds.questions, read_answers, ANSWERS),
+    "record": Reader(10, seeds.questions, read_record, RECORD),
     "pretrained": Reader(50, seeds.pretrained_model, read_pretrained, PRETRAINED),
     "run": Reader(60, seeds.run, read_run, RUN),
     "vocabulary": Reader(60, seeds.vocabulary, read_vocabulary, TOKENIZER),

@@ -35,6 +35,9 @@ TABLES: dict[str, SentenceTask] = {  # which task the rows of each table are of
     "own.jsonl": own_task(TASKS["jsonl"], text_a="text", label="label"),
     "numbers.csv": own_task(OWN, labels="number"),
     "several.csv": own_task(OWN, separator=";"),
+    "wic.jsonl": TASKS["wic"],
+    "wsc.jsonl": TASKS["wsc"],
+    "multirc.jsonl": TASKS["multirc"],
 }
 
 
@@ -141,6 +144,9 @@ def questions(folder: Path) -> None:
     data = {"version": "2.0", "data": [{"paragraphs": [paragraph]}]}
     answers = {"predictions": {"a": "lamp", "b": ""}, "odds": {"a": -1.5, "b": 2.0}}
     model(folder, models.QuestionAnswering(TINY), squad=sizes, dev=data, **answers)
+    entry = {"idx": 1, "query": "@placeholder sold ?", "answers": [{"text": "anna", "start": 0}]}
+    record = {"passage": {"text": "anna sold the red lamp ."}, "qas": [entry] * 2}
+    world.write_lines(folder / "record.jsonl", [json.dumps(record)] * 2)
 
 
 def pretrained_model(folder: Path) -> None:
@@ -193,7 +199,20 @@ def tables(folder: Path) -> None:
     ):
         world.write_lines(folder / f"{name}.csv", ["text,label", *lines])
     objects = [{"text": text, "label": label, "n": number} for text, label, number in rows]
-    world.write_lines(folder / "own.jsonl", [json.dumps(values) for values in objects])
+    sentences = {"sentence1": "anna sold it", "sentence2": "boris sold", "start1": 5, "end1": 9}
+    wic = sentences | {"start2": 6, "end2": 10, "label": True}
+    target = {"span1_index": 0, "span1_text": "anna", "span2_index": 2, "span2_text": "it"}
+    wsc = {"text": "anna sold it .", "target": target, "label": False}
+    answers = [{"text": "anna", "label": 1}, {"text": "boris", "label": 0}]
+    asked = [{"question": "who sold it ?", "answers": answers}] * 2
+    multirc = {"passage": {"text": "anna sold it .", "questions": asked}}
+    for name, lines in (
+        ("own", objects),
+        ("wic", [wic] * 3),
+        ("wsc", [wsc] * 3),
+        ("multirc", [multirc] * 3),
+    ):
+        world.write_lines(folder / f"{name}.jsonl", [json.dumps(values) for values in lines])
 
 
 WORDS = {  # files of tagged words

@@ -541,7 +541,7 @@ def test_a_misplaced_answer_is_told_and_not_trained_on(
     )
     assert read_squad(tmp_path / "x.json")[0].answers == (("cat", -1), ("cat", 4))
     assert (
-        "1 answers do not stand where answer_start says and are not trained on, the first of them "
+        "1 answers do not stand where the file says and are not trained on, the first of them "
         "'cat' at 3" in capsys.readouterr().err
     )
 

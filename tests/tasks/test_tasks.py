@@ -110,9 +110,21 @@ def test_wrong_rows_are_named_with_file_and_line(
             "de\tneutral\t\t\t\t\tA\tB\t1\n",
             (2, "A", "B", "neutral"),
         ),
+        ("xnli", "A\tB\tcontradiction\n", (1, "A", "B", "contradiction")),
+        ("pawsx", "id\tsentence1\tsentence2\tlabel\n4\tA\tB\t1\n", (2, "A", "B", "1")),
+        (
+            "boolq",
+            '{"question": "is it", "passage": "It is.", "idx": 0, "label": true}\n',
+            (1, "It is.", "is it", "true"),
+        ),
+        (
+            "cb",
+            '{"premise": "A", "hypothesis": "B", "label": "neutral", "idx": 0}\n',
+            (1, "A", "B", "neutral"),
+        ),
     ],
 )
-def test_every_layout_of_glue_is_read(
+def test_every_layout_of_glue_and_superglue_is_read(
     tmp_path: Path, task: str, content: str, expected: tuple
 ) -> None:
     file = write(tmp_path, content)
@@ -131,6 +143,20 @@ def test_short_rows_of_qqp_are_skipped_and_told_and_empty_texts_too(
         f"{file}: skipped 1 of its rows: line 3 has 5 columns, not 6",
         f"{file}: 1 rows have an empty text, the first of them line 4",
     ]
+
+
+def test_rows_of_paws_x_without_a_translation_are_skipped_and_told_but_predicted(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    rows = "4\tA\tB\t1\n5\tNS\tB\t0\n6\tA NS\tB\t0\n7\tA\tNS\t0\n"
+    file = write(tmp_path, f"id\tsentence1\tsentence2\tlabel\n{rows}")
+    assert [e.line for e in read_examples(TASKS["pawsx"], file)] == [2, 4]
+    assert (
+        capsys.readouterr().err
+        == f"{file}: skipped 2 of its rows, whose text is 'NS', the first of them line 3\n"
+    )
+    predicted = read_examples(TASKS["pawsx"], file, labelled=False)
+    assert [e.line for e in predicted] == [2, 3, 4, 5]
 
 
 # ----------------------------------------------------------------------------------- one's own data
@@ -419,6 +445,27 @@ def test_every_real_file_of_glue_is_read_in_full(real: Path, capsys: pytest.Capt
         capsys.readouterr().err
         == f"{real}/glue/QQP/train.tsv: skipped 1 of its rows: line 15002 has 5 columns, not 6\n"
     )
+
+
+@pytest.mark.real
+def test_every_real_file_of_one_language_is_read_in_full(
+    real: Path, capsys: pytest.CaptureFixture
+) -> None:
+    found = {}
+    for file in sorted((real / "crosslingual").glob("*/*.t*")):
+        examples = read_examples(get_task(file.parent.name.split("_")[0]), file)
+        found[f"{file.parent.name}/{file.stem}"] = len(examples)
+    assert found == {
+        # 2,000 each, less the 68 and 32 that were not translated.
+        "pawsx_de/dev": 1932,
+        "pawsx_de/test": 1968,
+        "xnli_de/dev": 250,
+        "xnli_de/test": 5010,
+        "xnli_de/train": 2245,
+    }
+    skipped = capsys.readouterr().err
+    assert "dev.tsv: skipped 68 of its rows" in skipped
+    assert "test.tsv: skipped 32 of its rows" in skipped
 
 
 @pytest.mark.real
