@@ -52,27 +52,27 @@ CASES = {
         TagTask(), "tagging/wnut17/wnut17train.conll", "tagging/wnut17/emerging.test.annotated"
     ),
     "wikiann_en": Case(
-        TagTask(), "tagging/wikiann/en/train", "tagging/wikiann/en/test", 5000, 2000
+        TagTask(), "tagging/wikiann/en/train", "tagging/wikiann/en/test", 5000, 2000, n_epochs=1
     ),
     "lines": Case(
         TagTask(),
         "tagging/UD_English-LinES/en_lines-ud-train.conllu",
         "tagging/UD_English-LinES/en_lines-ud-test.conllu",
-        1500,
+        1000,
     ),
     "commonsenseqa": Case(
         ChoiceTask(),
         "choice/commonsenseqa/train_rand_split.jsonl",
         "choice/commonsenseqa/dev_rand_split.jsonl",
-        1000,
-        1000,
+        600,
+        600,
     ),
     "arc_easy": Case(
         ChoiceTask(),
         "choice/arc/arc_easy_train.jsonl",
         "choice/arc/arc_easy_test.jsonl",
-        800,
-        1000,
+        500,
+        600,
     ),
 }
 
