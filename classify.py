@@ -462,8 +462,7 @@ def predict_into(saved: Saved, data_file: str, out: str | None) -> None:
     for_site = saved.task.hand_in and Path(data_file).name in saved.task.test
     # Answers on a terminal show that it goes on; a file shows nothing.
     lines = prediction_lines(saved, data_file, probabilities=not for_site, bar=out is not None)
-    if out is not None:
-        finetune.write_answers(lines, out)
+    finetune.write_answers(lines, out)
 
 
 def prediction_lines(saved: Saved, data_file: str, probabilities: bool, bar: bool) -> Iterator[str]:
