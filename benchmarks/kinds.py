@@ -64,15 +64,15 @@ CASES = {
         ChoiceTask(),
         "choice/commonsenseqa/train_rand_split.jsonl",
         "choice/commonsenseqa/dev_rand_split.jsonl",
-        600,
-        600,
+        400,
+        500,
     ),
     "arc_easy": Case(
         ChoiceTask(),
         "choice/arc/arc_easy_train.jsonl",
         "choice/arc/arc_easy_test.jsonl",
+        300,
         500,
-        600,
     ),
 }
 
