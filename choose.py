@@ -46,10 +46,12 @@ def main(
                 OpenBookQA's tsv, COPA's JSON lines, or {"context": ..., "choices": [...],
                 "label": number} a line.
             eval_file: evaluated after every epoch of training; several with commas between them.
-            data_file: the file to evaluate or to answer; `-` answers JSON lines of standard input.
+            data_file: the file to evaluate (several with commas between them) or to answer; `-`
+                answers JSON lines of standard input.
             max_len: tokens of a context with a choice; the longer one loses its end. Default 128,
                 or what the model was trained with.
         Output:
+            save_dir: folder of the run, which the same command resumes; default: runs/choice.
             out: of predict, the file to write; default: standard output. Of eval, the folder for
                 metrics; default: eval beside the model.
     """
@@ -70,8 +72,8 @@ def load(flags: SimpleNamespace) -> Saved:
 
 def evaluate(flags: SimpleNamespace) -> None:
     """--mode eval"""
-    _, _, stem = finetune.evaluate_file(load(flags), flags)
-    print(f"Saved {stem}.json")
+    for _, _, stem in finetune.evaluate_files(load(flags), flags):
+        print(f"Saved {stem}.json")
 
 
 def predict(flags: SimpleNamespace) -> None:

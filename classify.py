@@ -32,7 +32,7 @@ from tasks import TASKS, SentenceTask, get_task, own_task, reports
 from tasks.metrics import confusion
 from tasks.rows import describe_table, open_rows, read_examples
 from tasks.sentences import find_task, task_of_meta_data
-from tasks.superglue import file_in
+from tasks.superglue import FILES, file_in
 from tasks.task import Data
 from tfrecords import RECORDS
 from utils import UserError, note, rank, say, size
@@ -165,7 +165,8 @@ def in_folder(folder: str, names: tuple[str, ...]) -> list[str]:
     found = [file for file in files if Path(file).is_file()]
     if not found:
         raise UserError(
-            f"{folder} has no {' or '.join(names)}; expected a folder of GLUE or SuperGLUE"
+            f"{folder} has no {' or '.join(names)} (in SuperGLUE {FILES.get(names[0], names[0])}); "
+            "expected the folder of one task, such as GLUE/MRPC or SuperGLUE/BoolQ"
         )
     return found
 
@@ -448,6 +449,8 @@ def predict_files(flags: SimpleNamespace) -> None:
             file = file_in(flags.data_dir, name)
             # Only the first test file is required: a folder may have MNLI's matched set alone.
             if Path(file).is_file() or name == saved.task.test[0]:
+                # RTE is SuperGLUE's too, whose file is none for GLUE's site.
+                target = target if file.endswith(name) else name
                 predict_into(saved, file, f"{flags.out}/{target}")
         return
     # Lines typed or piped have no columns, unless the user says of which task they are.

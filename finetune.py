@@ -41,7 +41,7 @@ from files import (
 from flags import check_mode
 from pretrained import Pretrained
 from settings import TRAINING_FLAGS
-from tasks import KINDS
+from tasks import KINDS, reports
 from tasks.features import Batches, PooledBatches
 from tasks.task import Data, Task
 from utils import UserError, note, rank, say, show
@@ -470,22 +470,29 @@ def given(flags: SimpleNamespace, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
 
 
-def evaluate_file(saved: Saved, flags: SimpleNamespace) -> tuple[Data, list[Any], Path]:
-    """Print the metrics of --data_file, and write them; also returns the data and the answers.
+def evaluate_files(saved: Saved, flags: SimpleNamespace) -> Iterator[tuple[Data, list[Any], Path]]:
+    """Print and write the metrics of each file of --data_file, of several a table at the end.
 
-    The path is that of further files about it, without a suffix.
+    Yields each file's data and answers, and the path of further files about it, without a suffix.
     """
-    data = saved.load(flags.data_file)
     say(saved.describe())
-    say(data.summary)
-    outputs = saved.outputs(data)
-    results = saved.task.metrics(data, outputs)
-    for name, value in results.items():
-        print(f"{name}: {value}")
-    stem = Path(flags.out or saved.file.parent / "eval") / data.file.stem
-    report = {"model_file": str(saved.file), "data_file": flags.data_file}
-    write_json(Path(f"{stem}.json"), report | {"examples": len(data.examples)} | results)
-    return data, saved.task.answers(data, outputs), stem
+    files, results = named_files(flags.data_file), {}
+    folder = Path(flags.out or saved.file.parent / "eval")
+    for name, file in zip(reports.short_names(files), files, strict=True):
+        data = saved.load(file)
+        say(data.summary)
+        outputs = saved.outputs(data)
+        results[name] = saved.task.metrics(data, outputs)
+        for metric, value in results[name].items():
+            print(f"{metric}: {value}")
+        stem = folder / str(Path(name).with_suffix("")).replace("/", "_")
+        report = {"model_file": str(saved.file), "data_file": file, "examples": len(data.examples)}
+        write_json(Path(f"{stem}.json"), report | results[name])
+        yield data, saved.task.answers(data, outputs), stem
+    if len(files) > 1:
+        text, summary = reports.over_files(results)
+        write_json(folder / "all_files.json", {"model_file": str(saved.file), **summary})
+        print(f"{text}\nSaved {folder / 'all_files.json'}")
 
 
 def predict_file(saved: Saved, flags: SimpleNamespace) -> None:

@@ -25,6 +25,12 @@ from utils import UserError, say
 from vocab import casing, check_size, find_vocab, save_vocab, vocab_digest
 
 # The heads that pre-training gives a model.
+COMMANDS = {  # which command trains a head
+    "classifier": "classify.py",
+    "answer": "squad.py",
+    "tags": "tag.py",
+    "choice": "choose.py",
+}
 PRETRAINED_HEADS = ("pooler", "masked_lm", "next_sentence")
 
 
@@ -95,6 +101,12 @@ def find(
         # No task trains these for their own sake.
         if head in PRETRAINED_HEADS:
             remedy = "name weights that pretrain.py or Google made, which"
+        others = [COMMANDS[other] for other in source.heads if other in COMMANDS]
+        if head in COMMANDS and others:
+            raise UserError(
+                f"{source.file} is a model of {others[0]}, and has no {head}; name one of "
+                f"{COMMANDS[head]}, or train it from this one with --pretrain_file {weights}"
+            )
         raise UserError(f"{source.file} has no {head}; {remedy} have one")
     file = source.file if source else None
     vocab_file = find_vocab(vocab, file)

@@ -4,7 +4,7 @@
           --save_dir runs/ner
     $ python tag.py --mode eval --model_file runs/ner --data_file test.txt
     $ python tag.py --mode predict --model_file runs/ner --data_file new.txt --out tagged.txt
-    $ python tag.py score tagged.txt
+    $ python tag.py score runs/ner/eval/test.tsv
 
 Row: commands. It imports only from rows below (ARCHITECTURE.md).
 """
@@ -50,7 +50,8 @@ def main(
             train_file: words and tags to train on, blank lines between sentences: CoNLL-2003,
                 CoNLL-U, GermEval, WikiANN, or two columns.
             eval_file: evaluated after every epoch of training; several with commas between them.
-            data_file: the file to evaluate or to tag; `-` tags lines of standard input, plain text.
+            data_file: the file to evaluate (several with commas between them) or to tag; `-` tags
+                lines of standard input, plain text.
             column: of the tags, by number from 0 or by name, such as upos; default: upos of
                 CoNLL-U, the outer tags of GermEval, else the last column.
             context: what fills an input: a sentence, or document: its neighbours too. Default:
@@ -58,6 +59,7 @@ def main(
             max_len: longest input in tokens; longer ones are cut into windows. Default 128, or
                 what the model was trained with.
         Output:
+            save_dir: folder of the run, which the same command resumes; default: runs/tags.
             out: of predict, the file to write; default: standard output. Of eval, the folder for
                 metrics and tagged words; default: eval beside the model.
     """
@@ -83,16 +85,17 @@ def load(flags: SimpleNamespace) -> Saved:
 def evaluate(flags: SimpleNamespace) -> None:
     """--mode eval"""
     saved = load(flags)
-    data, answers, stem = finetune.evaluate_file(saved, flags)
-    # What conlleval prints has the entities of each type.
-    if saved.task.is_entities:
-        print(saved.task.count(data.examples, answers).report())
-    # Word, gold and predicted tag: what `score` and conlleval take.
-    with whole_file(f"{stem}.tsv") as f:
-        for text, answer in zip(data.examples, answers, strict=True):
-            for i, row in enumerate(zip(text.words, text.tags, answer.tags, strict=True)):
-                f.write((("\n" if i in text.starts else "") + "\t".join(row) + "\n").encode())
-    print(f"Saved {stem}.json, {stem}.tsv")
+    for data, answers, stem in finetune.evaluate_files(saved, flags):
+        # What conlleval prints has the entities of each type.
+        if saved.task.is_entities:
+            print(saved.task.count(data.examples, answers).report())
+        # Word, gold and predicted tag: what `score` and conlleval take.
+        with whole_file(f"{stem}.tsv") as f:
+            for text, answer in zip(data.examples, answers, strict=True):
+                for i, row in enumerate(zip(text.words, text.tags, answer.tags, strict=True)):
+                    line = "\t".join(row) + "\n"
+                    f.write(("\n" + line if i in text.starts else line).encode())
+        print(f"Saved {stem}.json, {stem}.tsv")
 
 
 def predict(flags: SimpleNamespace) -> None:

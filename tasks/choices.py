@@ -296,6 +296,11 @@ def question(
     names = [str(name) for name in names or range(len(choices))]
     if not labelled:
         return Question(line, context, choices, names, None)
+    if answer is None:
+        raise UserError(
+            f"{where}: it is not said which choice is right; expected one of {', '.join(names)} "
+            "(--mode predict needs none)"
+        )
     # An answer that is no text is a number, as the names are.
     if str(answer) not in names:
         raise UserError(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tasks.tables import open_text
-from utils import UserError
+from utils import UserError, note
 
 Chunk = tuple[str, int, int]  # type, the first word, one past the last
 
@@ -147,6 +147,12 @@ def count_file(file: str | Path) -> Counts:
     counts.add(gold, predicted)
     if not counts.n_words:
         raise UserError(f"{file} has no words; expected gold and predicted tags in two columns")
+    # A file that was only tagged has words where gold tags are expected.
+    if not counts.n_right:
+        note(
+            f"{file}: no predicted tag is the gold one; are its last two columns the gold and the "
+            "predicted tag, as in eval/NAME.tsv of --mode eval?"
+        )
     return counts
 
 

@@ -550,6 +550,7 @@ ALL = (
         labels=NLI,
         form="jsonl",
         metric_names=("Accuracy", "Macro-F1"),
+        max_len=256,
     ),
     # Of these three, superglue.FLATTEN makes the columns.
     SentenceTask("wic", "sentence1", "sentence2", labels=BOOLEANS, form="jsonl"),
@@ -584,10 +585,20 @@ ALL = (
 TASKS = {task.name: task for task in ALL}
 
 
+# Tasks of other kinds, and the commands that know them.
+ELSEWHERE = {
+    **dict.fromkeys(("squad", "record", "mlqa", "xquad"), "squad.py"),
+    **dict.fromkeys(("ner", "pos", "conll2003", "wnut17", "wikiann", "germeval"), "tag.py"),
+    **dict.fromkeys(("swag", "copa", "commonsenseqa", "arc", "openbookqa"), "choose.py"),
+}
+
+
 def get_task(name: str) -> SentenceTask:
     """A task by its name: mrpc, SST-2, sts_b ..."""
     # sts_b, STS-B and stsb are one task: folders and other programs spell it in different ways.
     key = name.lower().replace("-", "").replace("_", "")
+    if key in ELSEWHERE:
+        raise UserError(f"--task {short(name)} is a task of {ELSEWHERE[key]}; see docs/tasks.md")
     if key not in TASKS:
         raise UserError(
             f"--task {short(name)}: unknown task{nearest(key, TASKS)}; the tasks are "

@@ -178,8 +178,8 @@ class TagTask(Task):
         task = dataclasses.replace(self, labels=tuple(sorted(tags)))
         if task.is_entities and tokenizer.do_lower_case:
             note(
-                "The vocabulary is lower-cased, and capitals help to tell a name; a cased model "
-                "finds more of them"
+                "The vocabulary is lower-cased, and capital letters help to recognise names; a "
+                "cased model finds more of them"
             )
         return task, task.encode_file(file, texts, tokenizer)
 
@@ -254,7 +254,8 @@ class TagTask(Task):
         line = text.line + text.at[text.tags.index(tag)] - text.at[0]
         raise UserError(
             f"{file}, line {line}: the tag {show(tag)} is not in the training data"
-            f"{nearest(tag, self.labels)}; their tags are {short(', '.join(self.labels), 100)}"
+            f"{nearest(tag, self.labels)}; their tags are {short(', '.join(self.labels), 100)}; is "
+            "it a file of the same kind, and the same --column?"
         )
 
     # ------------------------------------------------------------------------------------ model

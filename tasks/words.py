@@ -98,7 +98,7 @@ class Layout:
         if fields and len(fields) != self.width:
             raise UserError(
                 f"{self.file}, line {number}: {len(fields)} columns; expected {self.width} as in "
-                "the first sentence; mend the line"
+                "the first sentence, of which one has a word; mend the line"
             )
         # In CoNLL-U 3-4 is a range of words that are written as one, and 3.1 no word at all.
         if not fields or (self.numbered and not fields[0].isdecimal()):
@@ -119,9 +119,14 @@ def find_column(file: str, column: str | None, width: int, numbered: bool) -> in
     if not first <= found < width:
         wanted = "" if column is None else f"--column {short(column)}: "
         known = f" or {', '.join(names[first:])}" if names else ""
+        if width <= first:
+            raise UserError(
+                f"{file} has words alone; expected their tags in a column beside them (--mode "
+                "predict needs none)"
+            )
         raise UserError(
-            f"{wanted}{file} has {width} columns; expected one of tags beside the words, a number "
-            f"from {first}{known}"
+            f"{wanted}{file} has {width} columns, numbered from 0; expected one of tags, {first} "
+            f"to {width - 1}{known}"
         )
     return found
 

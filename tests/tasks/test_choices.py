@@ -234,7 +234,7 @@ def test_the_command_evaluates_and_predicts(
     [
         ("x.jsonl", json.dumps(OWN | {"choices": ["b"]}), "line 1: 1 choices; expected at least 2"),
         ("x.jsonl", json.dumps(OWN | {"label": 3}), "right choice is 3; expected one of 0, 1, 2"),
-        ("x.jsonl", json.dumps({**OWN, "label": None}), "the right choice is None; expected one"),
+        ("x.jsonl", json.dumps({**OWN, "label": None}), "not said which choice is right; expected"),
         ("x.jsonl", json.dumps(ARC | {"answerKey": "C"}), "choice is 'C'; expected one of 1, 2"),
         ("x.jsonl", json.dumps(OWN | {"choices": "b c"}), "expected a context and a list of texts"),
         ("x.jsonl", json.dumps(OWN | {"choices": ["b", 1]}), "a context and a list of texts"),

@@ -382,7 +382,7 @@ def re_metric(line: str) -> bool:
         ("a\tX\nb\t\n", "", "x.txt, line 2: the tag is empty; mend the line"),
         ("a X\n" * 10_001, "", "a sentence of more than 10,000 lines; expected blank lines"),
         ("\n\n", "", "x.txt has no words; expected a word a line, and its tag beside it"),
-        ("a\nb\n", "", "x.txt has 1 columns; expected one of tags beside the words"),
+        ("a\nb\n", "", "x.txt has words alone; expected their tags in a column beside them"),
         ("a X\nb X\n", "", "1 tags of 2 words, such as 'X'; expected two or more"),
         ("a X\nb Y\n", "--column 2", "--column 2: "),
         ("a X\nb Y\n", "--column 0", "--column 0: "),
