@@ -44,7 +44,7 @@ from settings import TRAINING_FLAGS
 from tasks import KINDS, reports
 from tasks.features import Batches, PooledBatches
 from tasks.task import Data, Task
-from utils import UserError, note, rank, say, show
+from utils import UserError, note, rank, say, show, size
 
 CHUNK = 64  # batches of examples that are predicted at a time
 
@@ -150,15 +150,16 @@ class Run:
 
         def evaluate() -> dict[str, float]:
             results: dict[str, float] = {}
-            for data, data_batches in zip(self.eval_data, evaluated, strict=True):
+            names = reports.short_names([str(data.file) for data in self.eval_data])
+            for name, data, data_batches in zip(names, self.eval_data, evaluated, strict=True):
                 # An evaluation while training is one pass with the weights as they are; dropout is
                 # off in predict().
                 found = self.task.metrics(data, trainer.predict(data_batches, self.task.outputs))
-                shown = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
-                say(f"{data.file.name}: {shown}")
+                shown = ", ".join(f"{metric} {value:.4f}" for metric, value in found.items())
+                say(f"{name}: {shown}")
                 # The names of the first file's are plain: they decide which checkpoint is best.
-                suffix = f" ({data.file.stem})" if results else ""
-                results |= {name + suffix: value for name, value in found.items()}
+                suffix = f" ({Path(name).with_suffix('')})" if results else ""
+                results |= {metric + suffix: value for metric, value in found.items()}
             return results
 
         evaluation = train.Evaluation(evaluate if self.eval_data else None, each_epoch=True)
@@ -439,6 +440,14 @@ def run_mode(
     check_mode(main, flags.mode, vars(flags), used_in)
     if flags.mode != "train" and not (flags.model_file and flags.data_file):
         raise UserError(f"--mode {flags.mode} needs --model_file and --data_file")
+    if flags.data_file == "-" and flags.mode == "eval":
+        raise UserError("--data_file -: standard input is for --mode predict; name a file")
+    # Each process would take some of the lines, and no two the same.
+    if flags.data_file == "-" and size() > 1:
+        raise UserError(
+            f"--data_file -: {size()} processes cannot share standard input; start one, without "
+            "torchrun"
+        )
     modes[flags.mode](flags)
 
 
@@ -503,15 +512,17 @@ def predict_file(saved: Saved, flags: SimpleNamespace) -> None:
     parts = saved.stream(file, examples, waiting=file != "-", bar=flags.out is not None)
 
     def lines() -> Iterator[str]:
-        n = 0
-        if task.answer_columns:
-            yield f"{task.answer_columns}\n"
+        n, head = 0, f"{task.answer_columns}\n" if task.answer_columns else ""
         for data, answers in parts:
             # The first rows have been read without an error, so the model's name is worth a line.
             if n == 0:
                 note(saved.describe())
+                yield head
             yield "".join(f"{line}\n" for line in task.lines(data, answers, n))
             n += len(answers)
+        # A file without rows still becomes a table, since another program may read it.
+        if n == 0:
+            yield head
 
     write_answers(lines(), flags.out)
 

@@ -161,8 +161,11 @@ class FullTokenizer:
         rows = []
         for text in [texts] if isinstance(texts, str) else texts:
             parts = (text,) if isinstance(text, str) else text
-            if not 1 <= len(parts) <= 2:
+            is_pair = isinstance(parts, list | tuple) and 1 <= len(parts) <= 2
+            if not is_pair or not all(isinstance(part, str) for part in parts):
                 raise UserError(f"{show(text, 40)}: expected a text or a pair of texts")
+            if max_len < 1 + len(parts):
+                raise UserError(f"max_len={max_len}; expected at least {1 + len(parts)}")
             a, b = self.encode(parts[0]), self.encode("".join(parts[1:]))
             # [CLS] and a [SEP] behind each text.
             a, b = truncate_pair(a, b, max_len - 1 - len(parts))

@@ -132,7 +132,8 @@ class ChoiceTask(Task):
     def examples_of(self, inputs: Iterable[Any]) -> Iterator[Question]:
         """Pairs of a context and its choices."""
         for line, given in enumerate(inputs, start=1):
-            if isinstance(given, str) or len(given) != 2 or isinstance(given[1], str):
+            is_pair = isinstance(given, list | tuple) and len(given) == 2
+            if not is_pair or not isinstance(given[1], list | tuple):
                 raise UserError(
                     f"input {line} is {show(given, 40)}; expected a context and a list of choices"
                 )
@@ -144,7 +145,7 @@ class ChoiceTask(Task):
         if not questions:
             raise UserError(f"{file} has no questions; expected a row for each")
         data = self.encode_examples(file, questions, tokenizer)
-        self.report_truncation(file, len(questions), data.features.truncation)
+        self.report_truncation(file, len(data.features.second), data.features.truncation)
         counts = sorted({len(q.choices) for q in questions})
         most = "" if len(counts) == 1 else f" to {counts[-1]}"
         summary = f"{file}: {len(questions)} questions, {counts[0]}{most} choices each"
@@ -220,7 +221,8 @@ class ChoiceTask(Task):
 
 def swag(row: dict[str, Any]) -> tuple[str, list[Any], Any, Any]:
     """SWAG: the second sentence begins, and each ending goes on with it."""
-    endings = [row[name] for name in row if re.fullmatch("ending[0-9]+", name)]
+    names = [name for name in row if re.fullmatch("ending[0-9]+", name)]
+    endings = [row[name] for name in sorted(names, key=lambda name: int(name[6:]))]
     return row["sent1"], [f"{row['sent2']} {ending}" for ending in endings], None, row.get("label")
 
 
@@ -248,7 +250,9 @@ def copa(row: dict[str, Any]) -> tuple[str, list[Any], Any, Any]:
 
 def plain(row: dict[str, Any]) -> tuple[str, list[Any], Any, Any]:
     """JSON lines of one's own: a context, a list of choices, the number of the right one."""
-    return row["context"], row["choices"], None, row.get("label")
+    # A question about the context follows it.
+    context = f"{row['context']} {row['question']}" if "question" in row else row["context"]
+    return context, row["choices"], None, row.get("label")
 
 
 # How a row is read, by a column that no other form has.
@@ -274,8 +278,10 @@ def read_questions(file: str | Path, labelled: bool = True) -> Iterator[Question
             raise UserError(f"{where}: found {short(', '.join(row))}; expected {EXPECTED}")
         try:
             context, choices, names, answer = form(row)
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{where}: {error} is missing or no such thing; expected {EXPECTED}")
+        except KeyError as error:
+            raise UserError(f"{where}: no {error}; expected {EXPECTED}")
+        except TypeError:
+            raise UserError(f"{where}: a value is of another type; expected {EXPECTED}")
         yield question(line, context, choices, answer, where, labelled, names)
 
 
@@ -306,6 +312,9 @@ def question(
         raise UserError(
             f"{where}: the right choice is {show(answer)}; expected one of {', '.join(names)}"
         )
+    # OpenBookQA has a row with two choices of one name.
+    if names.count(str(answer)) > 1:
+        raise UserError(f"{where}: two choices are called {show(answer)}, the right one's name")
     return Question(line, context, choices, names, names.index(str(answer)))
 
 
@@ -316,7 +325,11 @@ def read_objects(file: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         name, stream = open_text(file, form)
         rows = csv_rows(stream, name) if form == "csv" else tsv_rows(stream)
         header = next(rows, (0, []))[1]
+        if len(set(header)) < len(header):
+            raise UserError(f"{name}: two columns have the same name; expected each once")
         for line, fields in rows:
+            if fields == [""]:  # a blank line
+                continue
             if len(fields) != len(header):
                 raise UserError(
                     f"{name}, line {line}: {len(fields)} columns; expected {len(header)} as in the "

@@ -25,7 +25,7 @@ import models
 from checkpoint import Checkpoint
 from packing import Packing
 from tasks.conlleval import Counts, chunks
-from tasks.features import Batches, Features, inputs_of, most_context, window_starts
+from tasks.features import Batches, Features, inputs_of, window_starts
 from tasks.tables import open_text
 from tasks.task import Data, Task
 from tasks.words import Text, are_entities, read_texts, split_words, to_bio, with_column
@@ -101,6 +101,13 @@ class TagBatches(Batches):
         return TagBatch(*inputs, torch.from_numpy(labels), weights)
 
 
+def window_of(tokens: np.ndarray, starts: np.ndarray, size: int) -> np.ndarray:
+    """Which of some windows of one size gives each token the most context: the nearest middle."""
+    # Halfway between the middles of two windows, both give as much, and the first one is taken.
+    halfway = (starts[1:] + starts[:-1] + size - 1) / 2
+    return np.searchsorted(halfway, tokens, "left")
+
+
 # --------------------------------------------------------------------------------------------- data
 
 
@@ -150,11 +157,12 @@ class TagTask(Task):
     def examples_of(self, inputs: Iterable[Any]) -> Iterator[Text]:
         """Plain texts, which are split into words, or lists of words."""
         for line, given in enumerate(inputs, start=1):
-            words = split_words(given) if isinstance(given, str) else list(given)
-            if not all(isinstance(word, str) for word in words):
+            words = split_words(given) if isinstance(given, str) else given
+            is_list = isinstance(words, list | tuple)
+            if not is_list or not all(isinstance(word, str) for word in words):
                 raise UserError(f"input {line} is {show(given, 40)}; expected a text or its words")
             # As lines they end with a blank one, as sentences of a file do.
-            yield Text(line, words, [], [0], [*words, ""], list(range(len(words))))
+            yield Text(line, list(words), [], [0], [*words, ""], list(range(len(words))))
 
     def load(self, file: str | Path, tokenizer: FullTokenizer, labelled: bool = True) -> TagData:
         """A file of words and tags."""
@@ -217,18 +225,20 @@ class TagTask(Task):
                 # A word of control characters alone has no piece, and a tag all the same.
                 pieces += tokenizer.encode(word) or [unknown]
             heads = np.array(first, int)
-            # In which window each word is tagged, and there its label, (windows, pieces).
+            # In which window each word is tagged, in rising order, and its label.
             offsets = np.array(window_starts(len(pieces), room))
-            chosen = most_context(heads, offsets, np.minimum(room, len(pieces) - offsets))
-            table = np.full((len(offsets), len(pieces)), IGNORED)
-            if text.tags:
-                table[chosen, heads] = [self.label_id(tag, file, text) for tag in text.tags]
+            chosen = window_of(heads, offsets, min(room, len(pieces)))
+            known = np.array([self.label_id(tag, file, text) for tag in text.tags], int)
             of_input += (len(lines) + chosen).tolist()
             position += (heads - offsets[chosen] + 1).tolist()  # after [CLS]
-            for offset, row in zip(offsets, table, strict=True):
-                window = slice(offset, offset + room)
-                ids.extend([cls, *pieces[window], sep])
-                labels.extend([IGNORED, *row[window].tolist(), IGNORED])
+            bounds = np.searchsorted(chosen, np.arange(len(offsets) + 1))
+            for offset, start, end in zip(offsets, bounds, bounds[1:], strict=False):
+                window = pieces[offset : offset + room]
+                row = np.full(len(window) + 2, IGNORED)
+                if text.tags:
+                    row[heads[start:end] - offset + 1] = known[start:end]
+                ids.extend([cls, *window, sep])
+                labels.extend(row.tolist())
                 starts.append(len(ids))
                 lines.append(text.line)
         features = TagFeatures(
@@ -339,6 +349,11 @@ class TagTask(Task):
 
     def fit_weights(self, source: Checkpoint, training: bool) -> Checkpoint:
         """Weights whose head has the task's tags; for training another one is left out."""
-        if training and tuple(source.labels or ()) != self.labels:
+        if tuple(source.labels or ()) == self.labels or not training:
+            return source
+        if set(source.labels or ()) != set(self.labels):
             return source.without(self.head)
-        return source
+        # The same tags in another order: Hugging Face's are not sorted.
+        rows = [source.labels.index(label) for label in self.labels]  # type: ignore[union-attr]
+        tensors = {name: source.tensors[name][rows] for name in ("tags.weight", "tags.bias")}
+        return dataclasses.replace(source, tensors=source.tensors | tensors)

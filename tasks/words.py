@@ -9,6 +9,7 @@ Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 
 import dataclasses
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -33,9 +34,20 @@ USUAL = {10: 3, 4: 2}
 PREFIXES = "BIESLU"
 IOBES = {"S": "B", "U": "B", "E": "I", "L": "I"}
 
-# Abbreviations, words with an apostrophe, a hyphen or a point inside, all else by itself.
+# A line that begins with the number of a word, of a range of words, or of an empty node.
+NUMBERED = re.compile(r"(\d+(?:[-.]\d+)?)\t.*\t")
+
+# Characters of a word that Python's \w lacks: marks on a letter, and the joiners between letters.
+MARKS = "".join(
+    re.escape(chr(code))
+    for code in range(0x300, 0x11000)
+    if unicodedata.category(chr(code)) in ("Mn", "Mc", "Me")
+)
+LETTER = rf"(?!{CJK.pattern})[\w{MARKS}\u200c\u200d]"
+# A Chinese character, an abbreviation, a number, a word with an apostrophe, a hyphen or a point
+# inside; all else by itself.
 WORD = re.compile(
-    rf"{CJK.pattern}|(?:\w\.){{2,}}|(?:(?!{CJK.pattern})[\w'’./@&-](?=\w)|\w)+|[^\w\s]"
+    rf"{CJK.pattern}|(?:\w\.){{2,}}|\d+(?:[.,:]\d+)+|(?:{LETTER}|['’./@&-](?=\w))+|[^\w\s]"
 )
 
 
@@ -75,7 +87,10 @@ class Layout:
         rows = [row for row in rows if row.strip(BLANK) and not row.startswith("-DOCSTART-")]
         uncommented = [row for row in rows if not row.startswith("#")]
         # A # begins a comment where words are numbered, and is a word as any other elsewhere.
-        numbered = any(re.match(r"1(-\d+)?\t.*\t", row) for row in uncommented[:1])
+        numbers = [match[1] for row in uncommented if (match := NUMBERED.match(row))]
+        counted = [int(number) for number in numbers if number.isdecimal()]
+        numbered = len(numbers) == len(uncommented) and counted == [*range(1, len(counted) + 1)]
+        numbered = numbered and len(counted) > 0
         if numbered:
             rows = uncommented
         elif not uncommented and all(row.startswith("# ") for row in rows):
@@ -86,8 +101,14 @@ class Layout:
         # WikiANN writes the language before each word.
         languages = {row.partition(":")[0] for row in rows}
         language, *others = languages
-        is_prefix = not others and re.fullmatch("[a-z]{2,3}(-[a-z]+)*", language)
-        prefix = f"{language}:" if is_prefix and not numbered else ""
+        is_prefix = not others and re.fullmatch("[a-z]{2,3}(-[a-z]+)*|simple", language)
+        prefix = f"{language}:" if is_prefix and len(rows) > 1 and not numbered else ""
+        # One line of many words is a text; of several, the second one has other columns.
+        if not labelled and len(rows) == 1 and separator == " " and width > 4:
+            raise UserError(
+                f"{file}: its first sentence is a line of {width} columns; expected a word a "
+                f"line; plain text comes from standard input: --data_file - < {file}"
+            )
         return cls(file, width, separator, numbered, prefix, tag)
 
     def fields(self, number: int, row: str) -> list[str] | None:
@@ -98,11 +119,21 @@ class Layout:
         if fields and len(fields) != self.width:
             raise UserError(
                 f"{self.file}, line {number}: {len(fields)} columns; expected {self.width} as in "
-                "the first sentence, of which one has a word; mend the line"
+                "the first sentence, a word and its tags a line; mend the line"
             )
         # In CoNLL-U 3-4 is a range of words that are written as one, and 3.1 no word at all.
-        if not fields or (self.numbered and not fields[0].isdecimal()):
+        if not fields or (self.numbered and re.fullmatch(r"\d+[-.]\d+", fields[0])):
             return None
+        if self.numbered and not fields[0].isdecimal():
+            raise UserError(
+                f"{self.file}, line {number}: found {short(fields[0])}; expected a word's number "
+                "as in the first sentence"
+            )
+        if not fields[1 if self.numbered else 0].startswith(self.prefix):
+            raise UserError(
+                f"{self.file}, line {number}: no {self.prefix} before the word; expected it as in "
+                "the first sentence"
+            )
         return fields
 
 

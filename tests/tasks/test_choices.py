@@ -62,6 +62,12 @@ OWN = {"context": "a", "choices": ["b", "c", "d"], "label": 2}
             ("It rained. What was the cause?", ["Dry.", "Wet."], 0),
         ),
         ("openbook.tsv", OPENBOOK, ("The sun is", ["hot", "a (small) star", "cold"], 2)),
+        (
+            "swag.jsonl",
+            '{"sent1": "a", "sent2": "b", "ending1": "d", "ending0": "c", "label": 0}',
+            ("a", ["b c", "b d"], 0),
+        ),
+        ("own.jsonl", json.dumps(OWN | {"question": "x"}), ("a x", ["b", "c", "d"], 2)),
         ("own.jsonl", "\n" + json.dumps(OWN) + "\n\n", ("a", ["b", "c", "d"], 2)),
     ],
 )  # fmt: skip
@@ -239,11 +245,13 @@ def test_the_command_evaluates_and_predicts(
         ("x.jsonl", json.dumps(OWN | {"choices": "b c"}), "expected a context and a list of texts"),
         ("x.jsonl", json.dumps(OWN | {"choices": ["b", 1]}), "a context and a list of texts"),
         ("x.jsonl", json.dumps({"premise": "b"}), "line 1: found premise; expected rows of SWAG"),
-        ("x.jsonl", json.dumps({"choice1": "b", "question": "why"}), "'why' is missing or no such"),
-        ("x.jsonl", json.dumps({"question": "b"}), "is missing or no such thing"),
+        ("x.jsonl", json.dumps({"choice1": "b", "question": "why"}), "line 1: no 'why'; expected"),
+        ("x.jsonl", json.dumps({"question": "b"}), "line 1: a value is of another type; expected"),
         ("x.jsonl", "[1]", "line 1: [1]; expected rows of SWAG"),
         ("x.jsonl", "{", "line 1: not JSON"),
         ("x.jsonl", "\n", "x.jsonl has no questions; expected a row for each"),
+        ("x.tsv", OPENBOOK.replace("(B)", "(C)"), "two choices are called 'C', the right one's"),
+        ("x.csv", f"{SWAG},label\n{SWAG_ROW},1\n", "x.csv: two columns have the same name"),
         ("x.csv", f"{SWAG}\n{SWAG_ROW},7\n", "line 2: 13 columns; expected 12 as in the first row"),
         ("x.tsv", OPENBOOK.replace("(C)", "(D)"), "choice is 'C'; expected one of A, B, D"),
     ],
@@ -262,7 +270,8 @@ def test_what_is_wrong_is_said_in_a_line(
 
 
 @pytest.mark.parametrize(
-    "given", ["a text", ("a", "b c"), ("a", ["b"]), ("a", "b", "c"), ("a", [1, 2])]
+    "given",
+    ["a text", ("a", "b c"), ("a", ["b"]), ("a", "b", "c"), ("a", [1, 2]), None, 5, ("a", None)],
 )
 def test_inputs_of_another_form_are_refused(trained: Path, given: object) -> None:
     with pytest.raises(UserError, match="input 1"):

@@ -16,7 +16,8 @@ import tag
 import train
 from tasks import TagTask
 from tasks.conlleval import Counts, chunks, count_file
-from tasks.tags import IGNORED
+from tasks.features import most_context, window_starts
+from tasks.tags import IGNORED, window_of
 from tasks.words import read_texts, split_words, to_bio, with_column
 from tokenization import FullTokenizer
 from utils import UserError
@@ -262,6 +263,31 @@ def test_outputs_are_read_at_the_first_piece(tmp_path: Path) -> None:
     assert answers[0].probabilities == pytest.approx([0.05, 0.07])
 
 
+def test_the_window_of_a_word_gives_it_the_most_context() -> None:
+    for n, size in ((40, 8), (41, 8), (300, 7), (9, 8), (1000, 126)):
+        starts = np.array(window_starts(n, size))
+        tokens = np.arange(n)
+        expected = most_context(tokens, starts, np.full(len(starts), size))
+        assert window_of(tokens, starts, size).tolist() == expected.tolist()
+
+
+def test_a_long_text_takes_little_memory(tmp_path: Path) -> None:
+    tokenizer = tokenizer_of(tmp_path)
+    task = TagTask(labels=("X", "Y"), max_len=10)
+    # As a table of windows and pieces this would be 30 GB.
+    data = task.encode_examples("x", list(task.examples_of([["a"] * 150_000])), tokenizer)
+    assert len(data.position) == 150_000
+
+
+def test_the_same_tags_in_another_order_keep_their_head(trained: Path, tmp_path: Path) -> None:
+    source = pretrained.find(trained).source
+    assert source
+    source = dataclasses.replace(source, labels=["O", "B-A", "I-A"])
+    task = TagTask(labels=("B-A", "I-A", "O"))
+    fitted = task.fit_weights(source, training=True)
+    assert torch.equal(fitted.tensors["tags.bias"], source.tensors["tags.bias"][[1, 2, 0]])
+
+
 def test_the_names_in_an_answer() -> None:
     from tasks.tags import Tagged
 
@@ -271,9 +297,41 @@ def test_the_names_in_an_answer() -> None:
 
 
 def test_plain_text_is_split_into_words() -> None:
-    text = "The U.N.'s Ekeus (62) can't come, e.g. by www.un.org; 東京 A-1."
-    words = "The U.N. 's Ekeus ( 62 ) can't come , e.g. by www.un.org ; 東 京 A-1 ."
+    text = "The U.N.'s Ekeus (62) can't come, e.g. by www.un.org; 東京 A-1 3,000."
+    words = "The U.N. 's Ekeus ( 62 ) can't come , e.g. by www.un.org ; 東 京 A-1 3,000 ."
     assert split_words(text) == words.split()
+    # A mark belongs to its letter, as in Hindi and in decomposed accents.
+    assert split_words("नमस्ते e\u0301te\u0301.") == ["नमस्ते", "e\u0301te\u0301", "."]
+
+
+NUMBERS = "1\tCD\tO\nman\tNN\tO\nU.N.\tNNP\tB-ORG\n"
+
+
+def test_a_number_as_the_first_word_numbers_nothing(tmp_path: Path) -> None:
+    (text,) = read_texts(written(tmp_path, NUMBERS))
+    assert text.words == ["1", "man", "U.N."]
+    empty_node = CONLL_U.replace("1\tI\t", "0.1\tx\t_\tX\t_\t_\t_\t_\t_\t_\n1\tI\t", 1)
+    (text,) = read_texts(written(tmp_path, empty_node))
+    assert text.words == ["I", "do", "n't", "know", "."]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Ada Lovelace lived in London.\n", "plain text comes from standard input"),
+        (CONLL_U + "x\t" + "\t".join("abcdefghi") + "\n", "line 11: found x; expected the word"),
+        (WIKIANN + "St.\tO\n", "line 8: no en: before the word"),
+    ],
+)
+def test_what_would_be_tagged_wrongly_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        list(read_texts(written(tmp_path, text), labelled=False))
+
+
+@pytest.mark.parametrize("given", [None, 5, b"abc", {"words": ["a"]}, [1]])
+def test_inputs_of_another_form_are_refused(trained: Path, given: object) -> None:
+    with pytest.raises(UserError, match="expected a text or its words"):
+        finetune.load(trained).predict([given])
 
 
 # ---------------------------------------------------------------------------- against transformers
