@@ -13,7 +13,8 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 
 import torch
-from processes import MRPC, trainer
+from kinds import TASK_OF
+from processes import trainer
 
 import distributed
 import runs
@@ -28,7 +29,7 @@ def main(mode: str, sample: Path, out: Path) -> None:
         time.sleep(1000)
     distributed.start()
     one = trainer(
-        "classify",
+        "sentences",
         sample,
         out,
         word != mode,
@@ -40,7 +41,7 @@ def main(mode: str, sample: Path, out: Path) -> None:
         pass
 
     def get_loss(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
-        loss, metrics = MRPC.loss(model, batch)
+        loss, metrics = TASK_OF["sentences"].loss(model, batch)
         if second and one.state.step == 7:
             if word == "nan":
                 loss = loss * float("nan")
