@@ -48,31 +48,35 @@ class Case:
 
 
 CASES = {
-    "wnut17": Case(
-        TagTask(), "tagging/wnut17/wnut17train.conll", "tagging/wnut17/emerging.test.annotated"
-    ),
-    "wikiann_en": Case(
-        TagTask(), "tagging/wikiann/en/train", "tagging/wikiann/en/test", 5000, 2000, n_epochs=1
-    ),
     "lines": Case(
         TagTask(),
         "tagging/UD_English-LinES/en_lines-ud-train.conllu",
         "tagging/UD_English-LinES/en_lines-ud-test.conllu",
-        1000,
+        600,
+        500,
+    ),
+    "wikiann_en": Case(
+        TagTask(), "tagging/wikiann/en/train", "tagging/wikiann/en/test", 2500, 1500
+    ),
+    "wnut17": Case(
+        TagTask(),
+        "tagging/wnut17/wnut17train.conll",
+        "tagging/wnut17/emerging.test.annotated",
+        1500,
     ),
     "commonsenseqa": Case(
         ChoiceTask(),
         "choice/commonsenseqa/train_rand_split.jsonl",
         "choice/commonsenseqa/dev_rand_split.jsonl",
-        400,
-        500,
+        200,
+        300,
     ),
     "arc_easy": Case(
         ChoiceTask(),
         "choice/arc/arc_easy_train.jsonl",
         "choice/arc/arc_easy_test.jsonl",
+        150,
         300,
-        500,
     ),
 }
 
@@ -171,7 +175,15 @@ def compare(case: Case, seeds: int) -> tuple[str, list[float], list[float]]:
     test = part_of(task, case.test, case.n_test, task.load, start.tokenizer)
     ours, theirs = list[float](), list[float]()
     for seed in range(42, 42 + seeds):
-        cfg = train.Config(seed, 32, case.lr, case.n_epochs, save_steps=10**6, bias_correction=True)
+        cfg = train.Config(
+            seed,
+            32,
+            case.lr,
+            case.n_epochs,
+            save_steps=10**6,
+            bias_correction=True,
+            schedule="linear",
+        )
         with tempfile.TemporaryDirectory() as folder:
             run = finetune.Run(cfg, start, task, rows, [], {}, finetune.Tuning())
             saved = finetune.load(run.fit(folder).file)
