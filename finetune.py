@@ -369,7 +369,7 @@ class Saved:
             for chunk in chunks:
                 data = self.task.encode_examples(file, chunk, self.start.tokenizer)
                 yield data, self.task.answers(data, self.outputs(data, bar=False))
-                n += len(chunk)
+                n += len(data.features.second)  # choices count one by one
                 truncation += data.features.truncation
                 shown.update(len(chunk))
         # Features of each part count what was cut off; the message comes once for the whole.

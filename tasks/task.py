@@ -168,8 +168,9 @@ class Task(abc.ABC):
         # Weights from elsewhere may have fewer positions than a task's usual length.
         usual: Any = cls.__dataclass_fields__["max_len"].default
         values.setdefault("max_len", min(usual, source.config.max_len))
+        known = checked(cls, cls.of_weights(values, source), file)
         try:
-            return cls(**checked(cls, cls.of_weights(values, source), file))
+            return cls(**known)
         except UserError as error:
             raise UserError(f"{file}: {error}") from None
 
