@@ -319,7 +319,7 @@ def test_a_number_as_the_first_word_numbers_nothing(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("Ada Lovelace lived in London.\n", "plain text comes from standard input"),
-        (CONLL_U + "x\t" + "\t".join("abcdefghi") + "\n", "line 11: found x; expected the word"),
+        (CONLL_U + "x\t" + "\t".join("abcdefghi") + "\n", "line 11: found x; expected a word"),
         (WIKIANN + "St.\tO\n", "line 8: no en: before the word"),
     ],
 )
