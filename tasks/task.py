@@ -123,10 +123,6 @@ class Task(abc.ABC):
     def answers(self, data: Data, outputs: np.ndarray) -> list[Any]:
         """An answer for each example, from the outputs of the data's inputs."""
 
-    def lines(self, data: Data, answers: list[Any], first: int) -> Iterator[str]:
-        """Answers as lines of a file, whose first example has a number."""
-        raise NotImplementedError
-
     @abc.abstractmethod
     def metrics(self, data: Data, outputs: np.ndarray) -> dict[str, float]:
         """The metrics of labelled data, the one that matters most first."""
