@@ -52,18 +52,20 @@ GetLoss = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
 
 def seed_step(seed: int, step: int) -> None:
     """Seed PyTorch's generators for one step, as a function of the run's seed and the step."""
-    n_devices = max(1, torch.cuda.device_count())
+    n_devices = torch.cuda.device_count()
     # SeedSequence mixes its numbers, so that neighbouring steps get unrelated random numbers. The
     # process is one of them: each drops other elements.
     sequence = np.random.SeedSequence([seed, step, rank()])
-    first, *others = sequence.generate_state(n_devices, np.uint64).tolist()
-    torch.manual_seed(first)
-    if size() > 1:
+    states = sequence.generate_state(max(1, n_devices), np.uint64).tolist()
+    # torch.manual_seed looks for devices of every kind, which takes 2 ms where there are none.
+    torch.default_generator.manual_seed(states[0])
+    if size() > 1 and n_devices:
+        torch.cuda.manual_seed(states[0])
         return
     # The replicas of DataParallel must not drop the same elements.
-    for i, state in enumerate(others, start=1):
+    for i in range(n_devices):
         with torch.cuda.device(i):
-            torch.cuda.manual_seed(state)
+            torch.cuda.manual_seed(states[i])
 
 
 # ----------------------------------------------------------------------------------------- training

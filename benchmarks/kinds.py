@@ -1,6 +1,6 @@
 """Tags and choices against transformers: what both learn from the same batches, and how fast.
 
-    $ BERT_DATA=... python benchmarks/kinds.py accuracy tags|choice [--seeds 3]
+    $ BERT_DATA=... python benchmarks/kinds.py accuracy wnut17 [--seeds 3]
     $ BERT_DATA=... python benchmarks/kinds.py speed [--steps 12] [--repeats 3]
 
 Accuracy: both sides start from minilm with one recipe. Rows, batches and their order are ours, made
@@ -184,22 +184,20 @@ def shown(values: list[float]) -> str:
     return f"{statistics.mean(values):.4f} ± {error:.4f} ({each})"
 
 
-def accuracy(kind: str, seeds: int = 3) -> None:
+def accuracy(name: str, seeds: int = 3) -> None:
     """Train both sides and compare what they have learnt.
 
     Args:
-        kind: tags or choice.
+        name: lines, wikiann_en, wnut17, commonsenseqa or arc_easy.
         seeds: how many, from 42 on.
     """
-    table = "| data | metric | ours | transformers |\n|---|---|---|---|"
-    cases = {name: case for name, case in CASES.items() if case.task.name == kind}
-    for name, case in cases.items():
-        print(name, flush=True)
-        metric, ours, theirs = compare(case, seeds)
-        part = f", the first {case.n_train:,}" if case.n_train else ""
-        recipe = f"{name}{part}, {case.n_epochs} epochs at {case.lr:g}"
-        table += f"\n| {recipe} | {metric} | {shown(ours)} | {shown(theirs)} |"
-        report(f"accuracy_{kind}", f"Accuracy with minilm, ours and transformers: {kind}", table)
+    case = CASES[name]
+    metric, ours, theirs = compare(case, seeds)
+    part = f"the first {case.n_train:,} sentences, " if case.n_train else ""
+    table = "| recipe | metric | ours | transformers |\n|---|---|---|---|\n"
+    table += f"| {part}{case.n_epochs} epochs at {case.lr:g} | {metric} "
+    table += f"| {shown(ours)} | {shown(theirs)} |"
+    report(f"accuracy_{name}", f"Accuracy with minilm, ours and transformers: {name}", table)
 
 
 # -------------------------------------------------------------------------------------------- speed
