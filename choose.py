@@ -11,7 +11,7 @@ Row: commands. It imports only from rows below (ARCHITECTURE.md).
 from types import SimpleNamespace
 from typing import Any
 
-import finetune
+import modes
 import train
 from cli import command
 from finetune import Saved
@@ -56,29 +56,29 @@ def main(
                 metrics; default: eval beside the model.
     """
     flags = SimpleNamespace(**locals())
-    modes = {"train": fit, "eval": evaluate, "predict": predict}
-    finetune.run_mode(main, flags, modes, finetune.USED_IN)
+    of_mode = {"train": fit, "eval": evaluate, "predict": predict}
+    modes.run(main, flags, of_mode, modes.USED_IN)
 
 
 def fit(flags: SimpleNamespace) -> None:
     """--mode train"""
-    finetune.fit(ChoiceTask(**finetune.given(flags, ("max_len",))), flags)
+    modes.fit(ChoiceTask(**modes.given(flags, ("max_len",))), flags)
 
 
 def load(flags: SimpleNamespace) -> Saved:
     """The saved model, with the length that flags ask for."""
-    return finetune.load_saved(ChoiceTask, flags, finetune.given(flags, ("max_len",)))
+    return modes.load(ChoiceTask, flags, modes.given(flags, ("max_len",)))
 
 
 def evaluate(flags: SimpleNamespace) -> None:
     """--mode eval"""
-    for _, _, stem in finetune.evaluate_files(load(flags), flags):
+    for _, _, stem in modes.evaluate(load(flags), flags):
         print(f"Saved {stem}.json")
 
 
 def predict(flags: SimpleNamespace) -> None:
     """--mode predict"""
-    finetune.predict_file(load(flags), flags)
+    modes.predict(load(flags), flags)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import numpy as np
 import distributed
 import finetune
 import inference
+import modes
 import pretrained
 import runs
 import train
@@ -136,8 +137,8 @@ def main(
             plots: write pictures too (needs matplotlib).
     """
     flags = SimpleNamespace(**locals())
-    modes = {"train": fit, "eval": evaluate_files, "predict": predict_files}
-    if mode not in modes:
+    of_mode = {"train": fit, "eval": evaluate_files, "predict": predict_files}
+    if mode not in of_mode:
         raise UserError(f"--mode {mode}: expected train, eval or predict")
     if model_file and mode == "train":
         raise UserError(
@@ -149,7 +150,7 @@ def main(
         raise UserError("--data_file and --data_dir are both given; keep one")
     if mode != "train" and not (model_file and (data_file or data_dir)):
         raise UserError(f"--mode {mode} needs --model_file and --data_file or --data_dir")
-    modes[mode](flags)
+    of_mode[mode](flags)
 
 
 def columns_of(flags: SimpleNamespace) -> dict[str, Any]:
@@ -465,7 +466,7 @@ def predict_into(saved: Saved, data_file: str, out: str | None) -> None:
     for_site = saved.task.hand_in and Path(data_file).name in saved.task.test
     # Answers on a terminal show that it goes on; a file shows nothing.
     lines = prediction_lines(saved, data_file, probabilities=not for_site, bar=out is not None)
-    finetune.write_answers(lines, out)
+    modes.write_answers(lines, out)
 
 
 def prediction_lines(saved: Saved, data_file: str, probabilities: bool, bar: bool) -> Iterator[str]:

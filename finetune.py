@@ -11,11 +11,9 @@ Row: jobs. It imports only from rows below (ARCHITECTURE.md).
 
 import dataclasses
 import hashlib
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,17 +32,14 @@ from files import (
     append_digest,
     digest_matches,
     file_digest,
-    named_files,
     whole_file,
     write_json,
 )
-from flags import check_mode
 from pretrained import Pretrained
-from settings import TRAINING_FLAGS
 from tasks import KINDS, reports
 from tasks.features import Batches, PooledBatches
 from tasks.task import Data, Task
-from utils import UserError, note, rank, say, show, size
+from utils import UserError, rank, say, show
 
 CHUNK = 64  # batches of examples that are predicted at a time
 
@@ -411,134 +406,3 @@ def load(
     n_gpus = inference.count_gpus(device, data_parallel)
     runs_on = inference.wrap(model, device, dtype, n_gpus) if n_gpus > 1 else model
     return Saved(start, task, runs_on, batch_size, dtype, device, n_gpus)
-
-
-# ------------------------------------------------------------------------------ what commands share
-
-
-# Which modes of a command have a use for a flag; those that are not here are for all.
-USED_IN = {
-    **dict.fromkeys(
-        ("train_file", "eval_file", "pretrain_file", "save_dir", "log_dir", "shard"), "train"
-    ),
-    **dict.fromkeys(("model_file", "data_file", "out"), "eval predict"),
-    **TRAINING_FLAGS,
-}
-
-
-def run_mode(
-    main: Callable,
-    flags: SimpleNamespace,
-    modes: Mapping[str, Callable[[SimpleNamespace], object]],
-    used_in: dict[str, str],
-) -> None:
-    """Call the function of --mode with the flags of a command, which are checked before."""
-    if flags.mode not in modes:
-        *others, last = modes
-        raise UserError(f"--mode {flags.mode}: expected {', '.join(others)} or {last}")
-    # A flag that another mode alone reads would be ignored silently, so it is an error here.
-    check_mode(main, flags.mode, vars(flags), used_in)
-    if flags.mode != "train" and not (flags.model_file and flags.data_file):
-        raise UserError(f"--mode {flags.mode} needs --model_file and --data_file")
-    if flags.data_file == "-" and flags.mode == "eval":
-        raise UserError("--data_file -: standard input is for --mode predict; name a file")
-    # Each process would take some of the lines, and no two the same.
-    if flags.data_file == "-" and size() > 1:
-        raise UserError(
-            f"--data_file -: {size()} processes cannot share standard input; start one, without "
-            "torchrun"
-        )
-    modes[flags.mode](flags)
-
-
-def fit(task: Task, flags: SimpleNamespace) -> Result:
-    """Train a task as the flags of a command say: its --mode train."""
-    if not flags.train_file:
-        raise UserError("--mode train needs --train_file")
-    cfg = train.Config.from_flags(flags.train_cfg, flags.settings, task.train_cfg)
-    start = pretrained.find(flags.pretrain_file, flags.model_cfg, flags.vocab)
-    eval_files = named_files(flags.eval_file) if flags.eval_file else []
-    run = prepare(task, flags.train_file, start, eval_files, cfg)
-    folder = flags.save_dir or f"runs/{task.name}"
-    return run.fit(folder, flags.log_dir, flags.data_parallel, flags.shard)
-
-
-def load_saved(kind: type[Task], flags: SimpleNamespace, changes: dict[str, Any]) -> Saved:
-    """The model that the flags of a command name, with some of its task's fields replaced."""
-    start = pretrained.find(flags.model_file, flags.model_cfg, flags.vocab, kind.head)
-    assert start.source
-    task = dataclasses.replace(kind.saved(start.source), **changes)
-    # Of the configuration only the batch size and dtype matter now, and a file need not be named.
-    cfg = train.Config.from_flags(flags.train_cfg, flags.settings)
-    parallel = flags.data_parallel
-    return load(flags.model_file, task, start, cfg.batch_size, cfg.dtype, parallel)
-
-
-def given(flags: SimpleNamespace, names: tuple[str, ...]) -> dict[str, Any]:
-    """Those of the flags that were given."""
-    return {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
-
-
-def evaluate_files(saved: Saved, flags: SimpleNamespace) -> Iterator[tuple[Data, list[Any], Path]]:
-    """Print and write the metrics of each file of --data_file, of several a table at the end.
-
-    Yields each file's data and answers, and the path of further files about it, without a suffix.
-    """
-    say(saved.describe())
-    files, results = named_files(flags.data_file), {}
-    folder = Path(flags.out or saved.file.parent / "eval")
-    for name, file in zip(reports.short_names(files), files, strict=True):
-        data = saved.load(file)
-        say(data.summary)
-        outputs = saved.outputs(data)
-        results[name] = saved.task.metrics(data, outputs)
-        for metric, value in results[name].items():
-            print(f"{metric}: {value}")
-        stem = folder / str(Path(name).with_suffix("")).replace("/", "_")
-        report = {"model_file": str(saved.file), "data_file": file, "examples": len(data.examples)}
-        write_json(Path(f"{stem}.json"), report | results[name])
-        yield data, saved.task.answers(data, outputs), stem
-    if len(files) > 1:
-        text, summary = reports.over_files(results)
-        write_json(folder / "all_files.json", {"model_file": str(saved.file), **summary})
-        print(f"{text}\nSaved {folder / 'all_files.json'}")
-
-
-def predict_file(saved: Saved, flags: SimpleNamespace) -> None:
-    """Write the answers to --data_file, `-` being standard input, as they are there."""
-    task, file = saved.task, flags.data_file
-    examples = task.read_unlabelled(file)
-    # From a pipe nothing is waited for: an interactive user wants an answer to each line.
-    parts = saved.stream(file, examples, waiting=file != "-", bar=flags.out is not None)
-
-    def lines() -> Iterator[str]:
-        n, head = 0, f"{task.answer_columns}\n" if task.answer_columns else ""
-        for data, answers in parts:
-            # The first rows have been read without an error, so the model's name is worth a line.
-            if n == 0:
-                note(saved.describe())
-                yield head
-            yield "".join(f"{line}\n" for line in task.lines(data, answers, n))
-            n += len(answers)
-        # A file without rows still becomes a table, since another program may read it.
-        if n == 0:
-            yield head
-
-    write_answers(lines(), flags.out)
-
-
-def write_answers(lines: Iterable[str], out: str | None) -> None:
-    """Lines into a file, whole or absent, or to standard output as they come."""
-    if out is not None:
-        # A pipe that ends early, or an error in a late row, must not leave half a file.
-        with whole_file(out) as f:
-            for line in lines:
-                f.write(line.encode())
-        note(f"Saved {out}")
-        return
-    if sys.stdout is None:
-        raise UserError("standard output is closed; name a file with --out")
-    # Flushing after each part lets a program that reads the other end go on at once.
-    for line in lines:
-        sys.stdout.write(line)
-        sys.stdout.flush()

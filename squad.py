@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import finetune
+import modes
 import train
 from cli import command
 from files import read_json, read_text, whole_file
@@ -157,17 +157,17 @@ def fit(flags: SimpleNamespace) -> None:
     """--mode train"""
     # A flag that was not given is left to QuestionTask, where each default stands once.
     names = (*WINDOW_FLAGS, "keep_outside", "language")
-    task = QuestionTask(**finetune.given(flags, names))
+    task = QuestionTask(**modes.given(flags, names))
     if flags.language != QuestionTask.language and not flags.eval_file:
         raise UserError("--language is about evaluation; name an --eval_file")
-    finetune.fit(task, flags)
+    modes.fit(task, flags)
 
 
 def load(flags: SimpleNamespace) -> Saved:
     """The saved model, with the windows and answers that flags ask for."""
     # Windows may differ from those of training: a longer max_len costs memory, not correctness.
-    changes = finetune.given(flags, (*WINDOW_FLAGS, *ANSWER_FLAGS))
-    saved = finetune.load_saved(QuestionTask, flags, changes)
+    changes = modes.given(flags, (*WINDOW_FLAGS, *ANSWER_FLAGS))
+    saved = modes.load(QuestionTask, flags, changes)
     # Only a model that may abstain has a score for it.
     if flags.null_score_diff_threshold and not saved.task.with_null:
         raise UserError(

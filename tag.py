@@ -12,7 +12,7 @@ Row: commands. It imports only from rows below (ARCHITECTURE.md).
 from types import SimpleNamespace
 from typing import Any
 
-import finetune
+import modes
 import train
 from cli import command
 from files import whole_file
@@ -64,28 +64,27 @@ def main(
                 metrics and tagged words; default: eval beside the model.
     """
     flags = SimpleNamespace(**locals())
-    modes = {"train": fit, "eval": evaluate, "predict": predict}
-    finetune.run_mode(
-        main, flags, modes, finetune.USED_IN | {"column": "train eval", "context": "train"}
-    )
+    of_mode = {"train": fit, "eval": evaluate, "predict": predict}
+    used_in = modes.USED_IN | {"column": "train eval", "context": "train"}
+    modes.run(main, flags, of_mode, used_in)
 
 
 def fit(flags: SimpleNamespace) -> None:
     """--mode train"""
     # A flag that was not given is left to TagTask, where each default stands once.
-    task = TagTask(**finetune.given(flags, ("column", "context", "max_len")))
-    finetune.fit(task, flags)
+    task = TagTask(**modes.given(flags, ("column", "context", "max_len")))
+    modes.fit(task, flags)
 
 
 def load(flags: SimpleNamespace) -> Saved:
     """The saved model, with the column and the length that flags ask for."""
-    return finetune.load_saved(TagTask, flags, finetune.given(flags, ("column", "max_len")))
+    return modes.load(TagTask, flags, modes.given(flags, ("column", "max_len")))
 
 
 def evaluate(flags: SimpleNamespace) -> None:
     """--mode eval"""
     saved = load(flags)
-    for data, answers, stem in finetune.evaluate_files(saved, flags):
+    for data, answers, stem in modes.evaluate(saved, flags):
         # What conlleval prints has the entities of each type.
         if saved.task.is_entities:
             print(saved.task.count(data.examples, answers).report())
@@ -100,7 +99,7 @@ def evaluate(flags: SimpleNamespace) -> None:
 
 def predict(flags: SimpleNamespace) -> None:
     """--mode predict"""
-    finetune.predict_file(load(flags), flags)
+    modes.predict(load(flags), flags)
 
 
 def score(file: str) -> None:

@@ -170,7 +170,7 @@ def test_json_lines_with_several_labels_a_text(shape: Path, tmp_path: Path, run:
             label="tags",
             separator="+",
             eval_file=shape / "dev.jsonl",
-            n_epochs=8,
+            n_epochs=12,
         ),
         classify.main,
     )
@@ -218,9 +218,9 @@ def test_a_number_is_learnt_by_squared_error(shape: Path, tmp_path: Path, run: C
         classify.main,
     )
     assert status == 0, err
-    pearson, _, loss = re.findall(
-        r"dev.jsonl: Pearson ([\d.]+), Spearman ([\d.]+), loss ([\d.]+)", out
-    )[-1]
+    checks = re.findall(r"dev.jsonl: Pearson ([\d.]+), Spearman ([\d.]+), loss ([\d.]+)", out)
+    # The best epoch need not be the last one.
+    pearson, _, loss = max(checks)
     assert float(pearson) > 0.9
     status, out, _ = run(
         f"--mode predict --model_file {tmp_path}/run --data_file {shape}/dev.jsonl", classify.main
@@ -741,7 +741,7 @@ def test_long_texts_are_cut_and_told_or_averaged_over_windows(
         [round(i * (len(ids) - 6) / 2) for i in range(3)] if len(ids) > 10 else [0, len(ids) - 6]
     )
     parts = [torch.tensor([[2, *ids[i : i + 6], 3]]) for i in starts]
-    model = saved.model.eval()
+    model = saved.model.cpu().eval()
     with torch.no_grad():
         expected = torch.stack(
             [model(p, torch.zeros_like(p), torch.ones_like(p))[0] for p in parts]

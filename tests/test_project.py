@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("tasks", "pretraining")
 ROWS = {  # a module or package imports only from rows below its own
     "commands": ("classify", "squad", "tag", "choose", "pretrain", "features", "corpus"),
+    "modes": ("modes",),
     "jobs": ("finetune", "vectors", "blanks"),
     "start": ("pretrained",),
     "data and loop": ("train", "tasks", "pretraining"),
