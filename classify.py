@@ -21,6 +21,7 @@ import distributed
 import finetune
 import inference
 import modes
+import pictures
 import pretrained
 import runs
 import train
@@ -192,13 +193,13 @@ def fit(flags: SimpleNamespace) -> None:
     run = prepare(flags)
     if flags.plots:
         # matplotlib may be missing. Better to learn that now than after a day of training.
-        reports.pyplot()
+        pictures.new((1, 1))
     results = fit_seeds(run, flags)
     # All processes return the same results; one of them writes the pictures.
     if flags.plots and rank() == 0:
         for result in results:
             folder = result.file.parent
-            reports.plot_learning(folder / "learning.png", folder / "metrics.jsonl")
+            pictures.save(pictures.learning(folder / "metrics.jsonl"), folder / "learning.png")
 
 
 def prepare(flags: SimpleNamespace) -> Run:
@@ -363,7 +364,7 @@ def evaluate(
     """
     # matplotlib is needed last, but its absence has to be noticed first.
     if plots:
-        reports.pyplot()
+        pictures.new((1, 1))
     task, data = saved.task, saved.load(data_file)
     say(data.summary)
     # A text in several windows has several inputs; its score is their mean. Metrics count texts.
@@ -388,7 +389,9 @@ def evaluate(
             print(reports.confusion_table(task.labels, matrix))
         if plots:
             title = f"{task.name}, {data.file.name}"
-            reports.plot_confusion(folder / f"{stem}_confusion.png", task.labels, matrix, title)
+            pictures.save(
+                pictures.confusion(task.labels, matrix, title), folder / f"{stem}_confusion.png"
+            )
     write_json(folder / f"{stem}.json", report)
     measure = "difference" if task.number else "probability"
     header = ["line", "label", "prediction", measure, "text_a", "text_b"]
@@ -396,7 +399,7 @@ def evaluate(
     reports.write_tsv(folder / f"{stem}_errors.tsv", header, mistakes)
     # A model from elsewhere has no metrics.jsonl beside it.
     if plots and (log := saved.file.parent / "metrics.jsonl").is_file():
-        reports.plot_learning(folder / "learning.png", log)
+        pictures.save(pictures.learning(log), folder / "learning.png")
     print(f"Saved {folder / stem}.json, {folder / stem}_errors.tsv")
     return results
 

@@ -21,11 +21,11 @@ import checkpoint
 import classify
 import finetune
 import models
+import pictures
 import pretrained
 import train
 from files import read_json
 from formats import checkpoints_in, write_pt
-from tasks import reports
 from tasks.features import Batches
 from tasks.sentences import TASKS, SentenceTask, own_task
 from tokenization import FullTokenizer
@@ -946,19 +946,16 @@ def test_every_small_task_of_glue_trains_evaluates_and_predicts_from_its_folder(
             assert [line.split("\t")[0] for line in lines] == ["index", *map(str, range(79))]
 
 
-def test_a_picture_of_one_evaluation_shows_its_point(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_picture_of_one_evaluation_shows_its_point(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
     lines = [
         {"step": 5, "epoch": 1.0, "lr": 0.1, "loss": 0.5},
         {"step": 5, "epoch": 1.0, "eval_F1": 0.7, "eval_loss": 0.6},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    figures = []
-    monkeypatch.setattr(reports, "save", lambda plt, figure, file: figures.append(figure))
-    reports.plot_learning(tmp_path / "learning.png", tmp_path / "metrics.jsonl")
+    figure = pictures.learning(tmp_path / "metrics.jsonl")
     drawn = {
-        line.get_label(): line.get_marker() for axes in figures[0].axes for line in axes.get_lines()
+        line.get_label(): line.get_marker() for axes in figure.axes for line in axes.get_lines()
     }
     assert set(drawn) == {"training", "loss on dev", "F1"}
     assert "None" not in drawn.values()
