@@ -4,6 +4,7 @@
     $ python checkpoint.py convert runs/mrpc my-model  # anything -> a Hugging Face folder
     $ python checkpoint.py inspect FILE
     $ python checkpoint.py compare A B
+    $ python checkpoint.py list  # BERT models that can be named instead of a file
 
     source = read("uncased_L-12_H-768_A-12")
     model = Classifier(source.config)
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import hub
 from cli import command
 from files import read_json, whole_file, whole_folder, write_json
 from formats import (
@@ -335,30 +337,27 @@ def head_of(settings: dict[str, Any]) -> str:
 # ------------------------------------------------------------------------------ finding and reading
 
 
-def find_weights(source: Path) -> Path:
-    """The weights that a path means: the file, the checkpoint prefix, or the one in a folder."""
+def find_weights(source: str | Path) -> Path:
+    """The weights that a path means, or a name: the file, the prefix, or the one in a folder."""
+    if folder := hub.fetch(str(source)):
+        return find_in_folder(folder)
     # A user may name any of the three files of a TensorFlow checkpoint, whose prefix they share.
     source = Path(re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", str(source)))
     is_weights = source.is_file() and source.suffix in WEIGHTS
     if is_weights or Path(f"{source}.index").is_file():
         return source
+    if source.suffix == ".zip" and source.is_file():
+        return find_in_folder(hub.unzipped(source))
     if source.is_file():
         raise UserError(
-            f"{source} is no checkpoint; expected {', '.join(WEIGHTS)} or a TensorFlow "
-            "checkpoint's prefix"
+            f"{source} is no checkpoint; expected {', '.join(WEIGHTS)}, a TensorFlow checkpoint's "
+            "prefix or Google's .zip"
         )
     if source.is_dir():
         return find_in_folder(source)
-    # A name on Hugging Face's hub, such as bert-base-uncased: nothing is downloaded here.
-    looks_like_a_name = re.fullmatch(r"([\w-]+/)?[\w.-]*bert[\w.-]*", str(source), re.IGNORECASE)
-    if looks_like_a_name and not source.suffix:
-        raise UserError(
-            f"{source} does not exist here, and weights are not downloaded by their names; fetch "
-            "its config.json, vocab.txt and model.safetensors into a folder, and name that"
-        )
     raise UserError(
-        f"{source} does not exist; expected a TensorFlow checkpoint, a Hugging Face folder or a "
-        ".pt file"
+        f"{source} does not exist; expected a TensorFlow checkpoint, a Hugging Face folder, a .pt "
+        "file, or hf:owner/name of Hugging Face's hub"
     )
 
 
@@ -403,7 +402,7 @@ def best_of(files: list[Path]) -> Path:
 
 def read_raw(source: str | Path) -> tuple[str, Path, dict[str, Tensor], dict[str, Any]]:
     """A checkpoint's kind, file, tensors under their names there, and what else our .pt holds."""
-    file = find_weights(Path(source))
+    file = find_weights(source)
     # A .pt may be torch.save's file from elsewhere, for which read_pt() gives None.
     if file.suffix == ".pt" and (contents := read_pt(file)) is not None:
         weights = contents.get("model") if isinstance(contents, dict) else None
@@ -689,5 +688,14 @@ def compare(a: str, b: str, tolerance: float = 0.0) -> None:
         sys.exit(1)
 
 
+def list_() -> None:
+    """Print the BERT models that a name stands for, wherever weights are asked for."""
+    head = ["name", "layers x width", "casing", "languages", "what for"]
+    for name, *cells in [head, *([name, *others] for name, _, *others in hub.family())]:
+        print(f"{name:37}  {cells[0]:15} {cells[1]:8} {cells[2]:14} {cells[3]}")
+    print(f"{hub.SMALL_LINE}: English, uncased, for experiments and small machines")
+    print("hf:owner/name, or hf:owner/name@revision, is any BERT model of Hugging Face's hub")
+
+
 if __name__ == "__main__":
-    command(convert, inspect, compare)
+    command(convert, inspect, compare, list_)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import distributed
-from flags import command_list, help_text, parse_arguments
+from flags import command_list, help_text, name_of, parse_arguments
 from utils import STREAMS, Signals, UserError, drop_stdout, nearest, rank, short, size
 
 # ------------------------------------------------------------------------------------------ streams
@@ -203,13 +203,13 @@ def command(
     program, arguments = Path(sys.argv[0]).name, sys.argv[1:]
     with sound_streams(), one_line_errors(program):
         function, usage = functions[0], program
-        others = {function.__name__: function for function in functions[1:]}
+        others = {name_of(function): function for function in functions[1:]}
         if function.__name__ == "main" and others:
             if arguments and arguments[0] in others:
                 name = arguments.pop(0)
                 function, usage, settings = others[name], f"{program} {name}", None
         elif named or others:
-            table = {function.__name__: function} | others
+            table = {name_of(function): function} | others
             name = arguments.pop(0) if arguments else "--help"
             if name in HELP:
                 print(command_list(program, functions))

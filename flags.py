@@ -358,12 +358,17 @@ def flag_help(parameter: inspect.Parameter, text: str) -> str:
     return two_columns(head, text)
 
 
+def name_of(function: Callable) -> str:
+    """The name of a subcommand: list_ is list, since Python has a list of its own."""
+    return function.__name__.rstrip("_")
+
+
 def command_list(program: str, functions: Iterable[Callable]) -> str:
     """What --help prints of a program with subcommands."""
     lines = [f"usage: python {program} COMMAND ...", ""]
     for function in functions:
         first_line = (inspect.getdoc(function) or "").partition("\n")[0]
-        lines.append(two_columns(function.__name__, first_line))
+        lines.append(two_columns(name_of(function), first_line))
     lines += ["", f"python {program} COMMAND --help lists the flags of a command."]
     return "\n".join(lines)
 

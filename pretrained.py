@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 import checkpoint
+import hub
 import models
 import runs
 from files import write_json
@@ -67,6 +68,9 @@ class Pretrained:
         for name, value in settings.items():
             # As JSON has it, to compare with what was recorded.
             recorded[name] = list(value) if isinstance(value, tuple) else value
+        # Which commit of the hub the weights were, and their digest; what they are is below.
+        if self.source and (origin := hub.origin(self.source.file)):
+            recorded["weights"] = origin
         recorded["do_lower_case"] = self.tokenizer.do_lower_case
         recorded["sha256 of vocab"] = vocab_digest(self.vocab)[:16]
         # A digest of the weights that training begins with: another start is another run.
@@ -89,8 +93,8 @@ def find(
     UserError where the parts contradict each other, or the weights lack a head.
 
     Args:
-        weights: a TensorFlow checkpoint, a Hugging Face folder, a .pt, a run's folder; None: from
-            scratch, by `model_cfg`.
+        weights: a TensorFlow checkpoint, a Hugging Face folder, a .pt, a run's folder, a name of
+            Hugging Face's hub (hub.fetch); None: from scratch, by `model_cfg`.
         model_cfg: JSON of the model's shape; None: what lies beside the weights.
         vocab: vocab.txt; None: what lies beside the weights.
         head: one that the weights have to have.

@@ -25,7 +25,8 @@ from formats import checkpoints_in, read_pt, write_pt
 from utils import UserError, rank, say, short, show
 
 # Settings that may differ when a run is resumed: they change what is written, not what is computed.
-FREE = {"save_steps", "save_minutes", "log_steps", "keep_checkpoints"}
+# Of weights by name the digest is compared, not the name.
+FREE = {"save_steps", "save_minutes", "log_steps", "keep_checkpoints", "weights"}
 
 # Settings that earlier versions did not record: whatever they were, a run of theirs is resumed.
 RECORDED_LATER = {"sha256 of eval_file", "sha256 of few shots", "pair rules"}

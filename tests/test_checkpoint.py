@@ -720,11 +720,11 @@ def test_targets_and_names_that_mean_nothing_here_are_refused(
         ),
         (
             "convert bert-base-uncased x",
-            "weights are not downloaded by their names; fetch its config.json, vocab.txt",
+            "the hub is not reached, and the cache lacks it; download config.json",
         ),
         (
             "convert google/bert_uncased_L-2_H-128_A-2 x",
-            "weights are not downloaded by their names",
+            "the hub is not reached",
         ),
         ("convert runs/mrpc x", "runs/mrpc does not exist; expected a TensorFlow checkpoint"),
     ):

@@ -187,7 +187,7 @@ EVAL = "--mode eval --model_file {trained}/run/model_steps_7.pt --data_file {sam
             TRAIN + "--n_epochs 3 --total_steps 5",
             "n_epochs and total_steps both say how long to train",
         ),
-        (TRAIN + "--pretrain_file bert-base-uncased", "weights are not downloaded by their names"),
+        (TRAIN + "--pretrain_file bert-base-uncased", "the hub is not reached"),
         ("--data_parallel maybe", "--data_parallel maybe: expected True or False"),
         ("--task", "--task has no value"),
         ("--task mrpc --task mnli", "--task is given twice"),

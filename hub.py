@@ -1,0 +1,140 @@
+"""Weights by name: from Hugging Face's hub, or out of a zip file as Google published them.
+
+    folder = fetch("bert-base-uncased")                         # in huggingface_hub's cache
+    folder = fetch("hf:owner/name@a-tag")                       # a branch, a tag or a commit
+    folder = unzipped(Path("uncased_L-12_H-768_A-12.zip"))      # in the user's cache
+
+Row: formats. It imports only from rows below (ARCHITECTURE.md).
+"""
+
+import os
+import re
+import shutil
+import zipfile
+from pathlib import Path
+
+from files import file_digest, whole_folder
+from utils import UserError, note, short
+
+# Name, where it is on the hub, layers x width, casing, languages, what for.
+FAMILY = """
+bert-base-uncased  google-bert  12 x 768  uncased  English  the usual choice
+bert-large-uncased  google-bert  24 x 1024  uncased  English  best results, slow
+bert-base-cased  google-bert  12 x 768  cased  English  names of people and places
+bert-large-cased  google-bert  24 x 1024  cased  English  names, best results, slow
+bert-large-uncased-whole-word-masking  google-bert  24 x 1024  uncased  English  questions
+bert-large-cased-whole-word-masking  google-bert  24 x 1024  cased  English  names, questions
+bert-base-multilingual-cased  google-bert  12 x 768  cased  104 languages  across languages
+bert-base-multilingual-uncased  google-bert  12 x 768  uncased  102 languages  the older of these
+bert-base-chinese  google-bert  12 x 768  -  Chinese  Chinese, by characters
+bert-base-german-cased  google-bert  12 x 768  cased  German  German
+"""
+# Google's small models: any of these depths with any of these widths.
+SMALL = re.compile(r"google/bert_uncased_L-(2|4|6|8|10|12)_H-(128|256|512|768)_A-(2|4|8|12)")
+SMALL_LINE = "google/bert_uncased_L-2_H-128_A-2 to google/bert_uncased_L-12_H-768_A-12"
+
+# What is fetched; of two kinds of weights the one that cannot run code.
+BESIDE = ("config.json", "tokenizer_config.json", "vocab.txt")
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+def family() -> list[list[str]]:
+    """The rows of FAMILY: name, owner, shape, casing, languages, use."""
+    return [re.split(r"\s{2,}", line) for line in FAMILY.strip().splitlines()]
+
+
+def repository(name: str) -> tuple[str, str | None] | None:
+    """The owner/name on the hub that a name means, and its revision; None for a path.
+
+    Any other name of a repository needs hf: before it, since it might as well be a folder.
+    """
+    if name.startswith("hf:"):
+        repo, at, revision = name.removeprefix("hf:").partition("@")
+        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo) or (at and not revision):
+            raise UserError(f"{name}: expected hf:owner/name or hf:owner/name@revision")
+        return repo, revision or None
+    # What lies here comes before what could be downloaded.
+    if Path(name).exists():
+        return None
+    plain, at, revision = name.partition("@")
+    for short_name, owner, *_ in family():
+        if plain in (short_name, f"{owner}/{short_name}"):
+            return f"{owner}/{short_name}", revision or None
+    return (plain, revision or None) if SMALL.fullmatch(plain) else None
+
+
+def fetch(name: str) -> Path | None:
+    """The folder of a model of the hub, downloaded if the cache lacks it; None for a path.
+
+    huggingface_hub does it: its cache, offline mode, tokens and mirrors are honoured. UserError
+    says what is wrong, and how to do without.
+    """
+    if (found := repository(name)) is None:
+        return None
+    repo, revision = found
+    by_hand = f"download {BESIDE[0]}, {BESIDE[2]} and {WEIGHTS[0]} of {repo} into a folder"
+    try:
+        from huggingface_hub import errors, snapshot_download
+    except ImportError:
+        raise UserError(
+            f"{name}: weights by name need huggingface_hub; pip install huggingface_hub, or "
+            f"{by_hand} and name that"
+        ) from None
+    try:
+        folder = Path(
+            snapshot_download(repo, revision=revision, allow_patterns=[*BESIDE, WEIGHTS[0]])
+        )
+        if not (folder / WEIGHTS[0]).exists():
+            # Of the same commit, even if the branch has moved meanwhile.
+            snapshot_download(repo, revision=folder.name, allow_patterns=[*BESIDE, WEIGHTS[1]])
+    except errors.GatedRepoError:
+        reason = "its owner wants you to accept terms first; do so, and set HF_TOKEN"
+    except errors.RepositoryNotFoundError:
+        reason = f"the hub has no {repo}, or it is private; check the name, or set HF_TOKEN"
+    except errors.RevisionNotFoundError:
+        reason = f"it has no revision {revision or 'main'}; name a branch, a tag or a commit"
+    except errors.LocalEntryNotFoundError:
+        reason = f"the hub is not reached, and the cache lacks it; {by_hand} and name that"
+    except Exception as error:
+        # Its client raises many of Python's exceptions for a network that fails.
+        reason = f"{short(str(error).splitlines()[0], 100)}; try again, or {by_hand} and name that"
+    else:
+        if any((folder / file).exists() for file in WEIGHTS):
+            return folder
+        reason = f"the hub has neither {' nor '.join(WEIGHTS)} of it; {by_hand} and name that"
+    raise UserError(f"{name}: {reason}")
+
+
+def origin(file: Path) -> str | None:
+    """owner/name@commit of a file in huggingface_hub's cache, and the digest of what is there."""
+    found = re.fullmatch(r"models--(.+)", file.parent.parent.parent.name)
+    if not found or file.parent.parent.name != "snapshots":
+        return None
+    # The cache names a large file by its SHA-256.
+    blob = file.resolve().name
+    digest = blob if re.fullmatch("[0-9a-f]{64}", blob) else file_digest(file)
+    return f"{found[1].replace('--', '/')}@{file.parent.name} sha256 {digest}"
+
+
+def unzipped(file: Path) -> Path:
+    """The folder with what is in one of Google's zip files, in the user's cache.
+
+    It is named by the file's digest, and made once. Only a checkpoint, its configuration and its
+    vocabulary are taken out.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pytorchic-bert"
+    folder = cache / f"{file.stem}-{file_digest(file)[:16]}"
+    if folder.is_dir():
+        return folder
+    note(f"Unpacking {file} into {folder}")
+    try:
+        with zipfile.ZipFile(file) as archive, whole_folder(folder) as partial:
+            for entry in archive.infolist():
+                # The last part of its name alone: no file is written outside of the folder.
+                name = Path(entry.filename).name
+                if re.fullmatch(r"(bert_)?config\.json|vocab\.txt|[\w.-]+\.ckpt.*", name):
+                    with archive.open(entry) as there, open(partial / name, "wb") as here:
+                        shutil.copyfileobj(there, here)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise UserError(f"{file}: {error}; it is truncated or altered, fetch it again") from None
+    return folder
