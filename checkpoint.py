@@ -1,7 +1,8 @@
-"""Weights by name: one table for Google's TensorFlow checkpoints, Hugging Face's folders and ours.
+"""Weights from and for others: Google's TensorFlow checkpoints, Hugging Face's folders, ONNX.
 
     $ python checkpoint.py convert uncased_L-12_H-768_A-12 bert/base.pt  # TensorFlow, HF -> ours
     $ python checkpoint.py convert runs/mrpc my-model  # anything -> a Hugging Face folder
+    $ python checkpoint.py convert runs/mrpc model.onnx
     $ python checkpoint.py inspect FILE
     $ python checkpoint.py compare A B
     $ python checkpoint.py list  # BERT models that can be named instead of a file
@@ -14,6 +15,7 @@ Row: weights and runs. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import dataclasses
+import json
 import re
 import sys
 from pathlib import Path
@@ -23,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 import hub
+import onnx_files
 from cli import command
 from files import read_json, whole_file, whole_folder, write_json
 from formats import (
@@ -34,120 +37,42 @@ from formats import (
     read_weights,
     write_pt,
 )
-from models import Classifier, Config, PretrainModel
+from models import (
+    BertModel,
+    Classifier,
+    Config,
+    MultipleChoice,
+    PretrainModel,
+    QuestionAnswering,
+    Tagger,
+)
+from names import ARCHITECTURES, CLASSIFIERS, HEADS, LABELLED, Row, table_rows
 from utils import UserError, short, typed
-from vocab import casing, check_size, find_vocab, load_vocab, save_vocab, stated_rules
-
-# ----------------------------------------------------------------------------------- the name table
-
-# One row a module: our name, Hugging Face's, what kind of parameters it has, and TensorFlow's name
-# where that is not Hugging Face's with slashes. N is a block's number, QKV the three matrices that
-# we keep as one.
-TABLE = """
-transformer.embedding.token            bert.embeddings.word_embeddings                  weight
-transformer.embedding.position         bert.embeddings.position_embeddings              weight
-transformer.embedding.segment          bert.embeddings.token_type_embeddings            weight
-transformer.embedding.norm             bert.embeddings.LayerNorm                        norm
-transformer.blocks.N.attention.qkv     bert.encoder.layer.N.attention.self.QKV          linear
-transformer.blocks.N.attention.out     bert.encoder.layer.N.attention.output.dense      linear
-transformer.blocks.N.norm1             bert.encoder.layer.N.attention.output.LayerNorm  norm
-transformer.blocks.N.feed_forward.fc1  bert.encoder.layer.N.intermediate.dense          linear
-transformer.blocks.N.feed_forward.fc2  bert.encoder.layer.N.output.dense                linear
-transformer.blocks.N.norm2             bert.encoder.layer.N.output.LayerNorm            norm
-pooler.dense        bert.pooler.dense                    linear
-masked_lm.dense     cls.predictions.transform.dense      linear
-masked_lm.norm      cls.predictions.transform.LayerNorm  norm
-masked_lm           cls.predictions                      bias    cls/predictions/output_bias
-next_sentence       cls.seq_relationship                 output  cls/seq_relationship/output_
-classifier          classifier                           output  output_
-answer              qa_outputs                           output  cls/squad/output_
-tags                tags                                 output  tags/output_
-choice              choice                               output  choice/output_
-"""
-
-# The parameters of each kind: our and Hugging Face's name -> TensorFlow's ending. A kernel is
-# (in, out) where our weight is (out, in); an output's weights are (out, in) in TensorFlow too.
-KINDS = {
-    "linear": {"weight": "/kernel", "bias": "/bias"},
-    "norm": {"weight": "/gamma", "bias": "/beta"},
-    "output": {"weight": "weights", "bias": "bias"},
-    "weight": {"weight": ""},
-    "bias": {"bias": ""},
-}
-
-# What a checkpoint may lack, and which of these have names for their outputs.
-HEADS = ("pooler", "masked_lm", "next_sentence", "classifier", "answer", "tags", "choice")
-LABELLED = ("classifier", "tags")
-
-# Hugging Face calls these heads "classifier" too; the class in config.json says which it is.
-CLASSIFIERS = {"BertForTokenClassification": "tags", "BertForMultipleChoice": "choice"}
-
-# The classes of transformers and the heads they have; the first that a checkpoint fills is written.
-ARCHITECTURES: dict[str, set[str]] = {
-    "BertForSequenceClassification": {"pooler", "classifier"},
-    "BertForTokenClassification": {"tags"},
-    "BertForMultipleChoice": {"pooler", "choice"},
-    "BertForPreTraining": {"pooler", "masked_lm", "next_sentence"},
-    "BertForQuestionAnswering": {"answer"},
-    "BertForNextSentencePrediction": {"pooler", "next_sentence"},
-    "BertForMaskedLM": {"masked_lm"},
-    "BertModel": set(),
-}
+from vocab import (
+    casing,
+    check_size,
+    find_vocab,
+    load_vocab,
+    save_vocab,
+    stated_rules,
+    vocab_text,
+)
 
 # What a file is called in messages, and by which its names are told apart.
 OURS = "pytorchic-bert checkpoint"
 HUGGING_FACE = "Hugging Face weights"
 TENSORFLOW = "TensorFlow checkpoint"
 
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One of our parameters and the names it has elsewhere: three for query, key and value."""
-
-    ours: str
-    hugging_face: list[str]
-    tensorflow: list[str]
-    transposed: bool  # whether TensorFlow's is (in, out)
-
-    @property
-    def head(self) -> str:
-        """The module it belongs to: transformer, or a head."""
-        return self.ours.split(".")[0]
-
-
-def table_rows(n_layers: int) -> list[Row]:
-    """The name table written out for every parameter of every head."""
-    found = []
-    for line in TABLE.strip().splitlines():
-        # The fourth column is there only where TensorFlow's name is not Hugging Face's with
-        # slashes.
-        ours, hugging_face, kind, *other = line.split()
-        tensorflow = hugging_face.replace(".", "/").replace("layer/N", "layer_N")
-        if other:
-            tensorflow = other[0]
-        for n in range(n_layers) if ".N." in ours else [0]:
-            a, b, c = (
-                re.sub(r"(?<=[._])N(?=[./])", str(n), name)
-                for name in (ours, hugging_face, tensorflow)
-            )
-            found += rows_of_module(a, b, c, KINDS[kind])
-    return found
-
-
-def rows_of_module(
-    ours: str, hugging_face: str, tensorflow: str, kind: dict[str, str]
-) -> list[Row]:
-    """The rows of one module's parameters."""
-    parts = ("query", "key", "value") if "QKV" in hugging_face else ("",)
-    return [
-        Row(
-            f"{ours}.{name}",
-            [f"{hugging_face.replace('QKV', part)}.{name}" for part in parts],
-            [tensorflow.replace("QKV", part) + ending for part in parts],
-            transposed=ending == "/kernel",
-        )
-        for name, ending in kind.items()
-    ]
+# The model of each kind that ONNX files are of, and its heads; the first that a checkpoint fills.
+MODELS: dict[str, tuple[type[BertModel], set[str]]] = {
+    "classifier": (Classifier, {"pooler", "classifier"}),
+    "tags": (Tagger, {"tags"}),
+    "choice": (MultipleChoice, {"pooler", "choice"}),
+    "answer": (QuestionAnswering, {"answer"}),
+    "masked_lm": (PretrainModel, {"pooler", "masked_lm", "next_sentence"}),
+    "pooler": (BertModel, {"pooler"}),
+    "encoder": (BertModel, set()),
+}
 
 
 def shapes(config: Config, n_labels: int = 2) -> dict[str, tuple[int, ...]]:
@@ -537,6 +462,31 @@ def write_hugging_face(
     return [head for head in source.heads if head not in heads]
 
 
+def write_onnx(
+    out: Path, source: Checkpoint, vocab: Path, lower_case: bool, int8: bool
+) -> tuple[list[str], str]:
+    """A model in ONNX, with labels and vocabulary; returns heads left out, and what was checked."""
+    name = next(name for name, (_, heads) in MODELS.items() if heads <= set(source.heads))
+    kind, heads = MODELS[name]
+    more: dict[str, Any] = {"with_pooler": False} if name == "encoder" else {}
+    if name in LABELLED:
+        more["n_tags" if name == "tags" else "n_labels"] = len(source.tensors[f"{name}.bias"])
+    model: Any = kind(source.config, **more)
+    load(model, source)
+    if name == "encoder":
+        model = model.transformer
+    metadata = {
+        "head": name,
+        "config": json.dumps(dataclasses.asdict(source.config)),
+        "vocab": vocab_text(vocab).decode(),
+        "do_lower_case": json.dumps(lower_case),
+        "labels": json.dumps(source.labels),
+    }
+    worst = onnx_files.write(out, model, metadata, int8)
+    checked = f"; onnxruntime's numbers differ from PyTorch's by at most {worst:.1e}"
+    return [head for head in source.heads if head not in heads], checked
+
+
 def label_settings(source: Checkpoint, heads: set[str]) -> dict[str, dict]:
     """Hugging Face's id2label and label2id, where one of the heads has labels."""
     for head in LABELLED:
@@ -589,13 +539,19 @@ def write_with_vocab(out: Path, source: Checkpoint, vocab: Path, lower_case: boo
 # ----------------------------------------------------------------------------------------- commands
 
 # Endings of files that are not written here; a folder may have any other in its name.
-OTHER_FILES = ".onnx .bin .safetensors .pth .ckpt .h5 .msgpack .tflite .pb .npz .zip .json".split()
+OTHER_FILES = ".bin .safetensors .pth .ckpt .h5 .msgpack .tflite .pb .npz .zip .json".split()
 
 
 def convert(
-    source: str, target: str, model_cfg: str | None = None, vocab: str | None = None
+    source: str,
+    target: str,
+    model_cfg: str | None = None,
+    vocab: str | None = None,
+    int8: bool = False,
 ) -> None:
     """Convert weights: TARGET.pt is this project's format, any other name a Hugging Face folder.
+
+    TARGET.onnx is a model that runs without PyTorch.
 
     Args:
         source: a TensorFlow checkpoint, a Hugging Face folder or file, a .pt, or a folder with one
@@ -604,24 +560,29 @@ def convert(
             overwritten.
         model_cfg: the model's configuration, where none lies beside SOURCE.
         vocab: vocab.txt, where none lies beside SOURCE.
+        int8: of a .onnx: weights of a byte each.
     """
     out = Path(target)
+    if int8 and out.suffix != ".onnx":
+        raise UserError(f"{target}: --int8 is for a .onnx; leave it out")
     # The working folder is not replaced: the shell would be left in a folder that is gone.
     is_empty_folder = out.is_dir() and not any(out.iterdir()) and not out.samefile(".")
-    if out.exists() and not (is_empty_folder and out.suffix != ".pt"):
+    if out.exists() and not (is_empty_folder and out.suffix not in (".pt", ".onnx")):
         raise UserError(f"{target} exists already; name another target")
     if out.suffix.lower() in OTHER_FILES:
         raise UserError(
             f"{target}: files ending in {out.suffix} are not written here; expected a name ending "
-            "in .pt, or a folder's"
+            "in .pt or .onnx, or a folder's"
         )
     found = read(source, Config.from_json(model_cfg) if model_cfg else None)
     vocab_file = find_vocab(vocab, found.file)
     check_size(vocab_file, found.config.vocab_size)
     lower_case = casing(vocab_file, found.file)
-    left_out: list[str] = []
+    left_out, more = list[str](), ""
     if out.suffix == ".pt":
         write_with_vocab(out, found, vocab_file, lower_case)
+    elif out.suffix == ".onnx":
+        left_out, more = write_onnx(out, found, vocab_file, lower_case, int8)
     else:
         # A folder is renamed when it is complete, so that nobody finds half a model.
         with whole_folder(out) as folder:
@@ -629,9 +590,8 @@ def convert(
     heads = ", ".join(head for head in found.heads if head not in left_out) or "none"
     message = f"{found.describe()} -> {target}: {len(found.tensors)} tensors, heads: {heads}"
     if left_out:
-        message += "; left out, as transformers has no class with all of them: "
-        message += ", ".join(left_out)
-    print(message)
+        message += f"; left out, as no model has all of them: {', '.join(left_out)}"
+    print(message + more)
 
 
 def inspect(file: str) -> None:

@@ -304,7 +304,8 @@ class Transformer(Module):
         if outputs is not None:
             outputs.append(x)
         if positions is None:
-            return packing.pad(x)
+            x = packing.pad(x)
+            return x * packing.real[..., None] if packing.padded else x
         # Unused slots may point at padding, whose vector is zero as without `positions`.
         return x * packing.real.gather(1, positions)[..., None]
 
@@ -370,7 +371,7 @@ class BertModel(Module):
 
     def pool(self, input_ids: Tensor, segment_ids: Tensor, input_mask: Mask) -> Tensor:
         """(B, S) x 3 -> (B, D), without computing what only other tokens need."""
-        cls = input_ids.new_zeros(len(input_ids), 1)  # [CLS] is position 0
+        cls = input_ids.new_zeros(input_ids.shape[0], 1)  # [CLS] is position 0
         return self.pooler(self.transformer(input_ids, segment_ids, input_mask, cls).squeeze(1))
 
     @property

@@ -53,6 +53,7 @@ class Packing(NamedTuple):
     starts: Tensor  # (B + 1,) int32: where each example starts among the T, and the end
     lengths: tuple[int, ...]  # (B,) tokens of each example
     longest: int  # no example has more
+    padded: bool = False  # True: the T are all B * S tokens, and padding is masked
 
     @classmethod
     def of(cls, input_mask: Union[Tensor, "Packing"], rounded: bool = False) -> "Packing":
@@ -68,6 +69,8 @@ class Packing(NamedTuple):
         if isinstance(input_mask, Packing):
             return input_mask
         real = input_mask.bool()
+        if torch.compiler.is_compiling():
+            return cls.of_all(real)
         check_first(real)
         n_columns = real.shape[1]
         cells = real.flatten().nonzero().squeeze(1)
@@ -84,6 +87,18 @@ class Packing(NamedTuple):
         positions = cells % n_columns if n_columns else cells
         return cls(real, cells, positions, starts.int(), tuple(n_tokens.tolist()), longest)
 
+    @classmethod
+    def of_all(cls, real: Tensor) -> "Packing":
+        """All tokens of a batch, padding included: shapes then do not depend on the mask's values.
+
+        torch.export and torch.compile of a whole model take nothing else.
+        """
+        n_rows, n_columns = real.shape
+        cells = torch.arange(n_rows * n_columns, device=real.device)
+        positions = torch.arange(n_columns, device=real.device).expand(real.shape).flatten()
+        starts = torch.arange(n_rows + 1, device=real.device, dtype=torch.int32) * n_columns
+        return cls(real, cells, positions, starts, (), n_columns, padded=True)
+
     @property
     def exact(self) -> bool:
         """Whether no [PAD] makes up T."""
@@ -92,14 +107,16 @@ class Packing(NamedTuple):
 
     @property
     def full(self) -> bool:
-        """Whether nothing is padded, so that reshaping is enough."""
-        return self.exact and len(self.cells) == self.real.numel()
+        """Whether the T are all tokens of the batch, so that reshaping is enough."""
+        return self.padded or (self.exact and len(self.cells) == self.real.numel())
 
     def pack(self, x: Tensor) -> Tensor:
         """(B, S, ...) -> (T, ...)"""
         x = x.flatten(0, 1)
+        if self.full:
+            return x
         if self.exact:
-            return x if self.full else x[self.cells]
+            return x[self.cells]
         # [PAD] is 0, and its cell comes after all others.
         return torch.cat([x, x.new_zeros(1, *x.shape[1:])])[self.cells]
 
@@ -112,6 +129,8 @@ class Packing(NamedTuple):
 
     def rows(self, positions: Tensor) -> Tensor:
         """(B, M) positions -> (B, M) indices into T"""
+        if self.padded:
+            return positions + self.starts[:-1, None]
         # Counting the real tokens up to each position gives its index among all of them.
         index = self.real.flatten().cumsum(0) - 1
         return index.view(self.real.shape).gather(1, positions)
@@ -198,7 +217,8 @@ def attention_padded(
 ) -> Tensor:
     """The whole batch at once, padded, with a mask."""
     some = q.dim() == 3  # queries of M tokens of each example
-    may_attend = None if packing.full else packing.real[:, None, None, :]  # (B, 1, 1, S)
+    nothing_padded = packing.full and not packing.padded
+    may_attend = None if nothing_padded else packing.real[:, None, None, :]  # (B, 1, 1, S)
     q = q if some else packing.pad(q)
     out = in_heads(q, packing.pad(k), packing.pad(v), n_heads, may_attend, p_drop, maps)
     return out if some else packing.pack(out)

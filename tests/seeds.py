@@ -18,6 +18,7 @@ import torch
 import checkpoint
 import finetune
 import models
+import names
 import pretrained
 import train
 from examples import sample as world
@@ -118,7 +119,7 @@ def tensorflow(folder: Path) -> None:
 
     tensors = models.PretrainModel(TINY).state_dict()
     values = {}
-    for row in checkpoint.table_rows(TINY.n_layers):
+    for row in names.table_rows(TINY.n_layers):
         if row.ours in tensors:
             parts = tensors[row.ours].chunk(len(row.tensorflow))
             for name, part in zip(row.tensorflow, parts, strict=True):

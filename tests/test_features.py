@@ -16,6 +16,7 @@ from sklearn.linear_model import Ridge
 import checkpoint
 import features
 import models
+import names
 import vectors
 from formats import write_pt
 from tasks import fewshot
@@ -52,10 +53,11 @@ def expected(weights: Path, line: str, layers: list[int]) -> tuple[list[str], np
     found = checkpoint.read(weights / "model.pt")
     theirs = BertModel(BertConfig(**found.config.to_released())).eval()
     state = theirs.state_dict()
-    for row in checkpoint.table_rows(found.config.n_layers):
-        names = [name.removeprefix("bert.") for name in row.hugging_face]
-        if row.ours in found.tensors and names[0] in state:
-            for name, part in zip(names, found.tensors[row.ours].chunk(len(names)), strict=True):
+    for row in names.table_rows(found.config.n_layers):
+        theirs_of = [name.removeprefix("bert.") for name in row.hugging_face]
+        if row.ours in found.tensors and theirs_of[0] in state:
+            parts = found.tensors[row.ours].chunk(len(theirs_of))
+            for name, part in zip(theirs_of, parts, strict=True):
                 state[name].copy_(part)
     tokenizer = FullTokenizer(weights / "vocab.txt")
     a, _, b = line.partition("|||")

@@ -4,6 +4,7 @@ agree.
 
 import ast
 import graphlib
+import inspect
 import itertools
 import json
 import os
@@ -28,7 +29,7 @@ import squad
 import tag
 import tokenization
 import train
-from flags import parse_arguments
+from flags import name_of, parse_arguments
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("tasks", "pretraining")
@@ -40,7 +41,7 @@ ROWS = {  # a module or package imports only from rows below its own
     "data and loop": ("train", "tasks", "pretraining"),
     "weights and runs": ("checkpoint", "runs", "settings"),
     "core": ("models", "optim", "inference", "tokenization"),
-    "formats": ("formats", "tfrecords", "vocab", "cli", "pictures", "hub"),
+    "formats": ("formats", "tfrecords", "vocab", "cli", "pictures", "hub", "names", "onnx_files"),
     "ground": ("files", "flags", "distributed", "packing"),
     "base": ("utils", "kernels"),
 }
@@ -227,7 +228,9 @@ def test_every_command_shown_has_flags_that_exist(file: str) -> None:
         module = COMMANDS[script.removesuffix(".py")]
         # A command of several functions begins with the name of one; main needs none.
         has_main = hasattr(module, "main") and arguments[:1] != ["score"]
-        function = module.main if has_main else getattr(module, arguments.pop(0))
+        if not has_main:
+            named = {name_of(f): f for f in vars(module).values() if inspect.isfunction(f)}
+        function = module.main if has_main else named[arguments.pop(0)]
         values = parse_arguments(function, arguments, train.Config if has_main else None)
         values |= values.pop("settings", {})
         found = [v if isinstance(v, list) else [v] for v in values.values()]

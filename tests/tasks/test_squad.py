@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoint
 import models
+import names
 import squad
 from files import read_json
 from tasks import questions as asked
@@ -365,7 +365,7 @@ def test_scores_and_loss_are_those_of_transformers(tiny: models.Config) -> None:
     ours = models.QuestionAnswering(tiny).eval()
     theirs = BertForQuestionAnswering(BertConfig(**tiny.to_released())).eval()
     released = theirs.state_dict()
-    for row in checkpoint.table_rows(tiny.n_layers):
+    for row in names.table_rows(tiny.n_layers):
         if row.ours in ours.state_dict():
             for name, part in zip(
                 row.hugging_face,

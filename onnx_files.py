@@ -1,0 +1,134 @@
+"""Models as ONNX, for programs without PyTorch.
+
+    difference = write(Path("model.onnx"), model, {"labels": '["0", "1"]'})
+
+Row: formats. It imports only from rows below (ARCHITECTURE.md).
+"""
+
+import contextlib
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from files import whole_file
+from utils import UserError
+
+TOLERANCE = 1e-3  # of float32, PyTorch's numbers and onnxruntime's
+
+
+def write(file: Path, model: Any, metadata: dict[str, str], int8: bool = False) -> float:
+    """Write a model and what belongs to it as one file; returns the largest difference.
+
+    Batch and length are free. Before the file gets its name, onnxruntime computes random batches
+    and is compared with PyTorch: UserError if float32 differs by more than TOLERANCE. What int8
+    changes is up to the caller to judge.
+
+    Args:
+        model: its cfg is the shape; it takes input_ids, segment_ids, input_mask, and if it is
+            pre-trained masked_positions.
+        metadata: text by name, which onnxruntime gives back.
+        int8: quantise the weights as onnxruntime does.
+    """
+    try:
+        import onnx
+        import onnxruntime.quantization
+        import onnxscript  # noqa: F401 (torch.onnx needs it)
+    except ImportError as error:
+        raise UserError(f"{file} needs {error.name}; pip install onnxscript onnxruntime") from None
+    model = model.cpu().float().eval()
+    example = random_inputs(model, 2, min(12, model.cfg.max_len))
+    with torch.inference_mode():
+        outputs = outputs_of(model, example)
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        made = Path(folder) / "model.onnx"
+        torch.onnx.export(
+            model,
+            tuple(example.values()),
+            str(made),
+            input_names=list(example),
+            output_names=list(outputs),
+            dynamic_shapes=tuple({0: "batch", 1: length_name(name)} for name in example),
+            external_data=False,
+            verbose=False,
+        )
+        if int8:
+            quantised = Path(folder) / "int8.onnx"
+            onnxruntime.quantization.quantize_dynamic(made, quantised)
+            made = quantised
+        proto = onnx.load(str(made))
+    for name, text in metadata.items():
+        proto.metadata_props.add(key=name, value=text)
+    contents = proto.SerializeToString()
+    worst = largest_difference(model, contents)
+    # A NaN compares with nothing, and is no small difference.
+    if not int8 and not worst <= TOLERANCE:
+        raise UserError(
+            f"{file} is not written: onnxruntime's numbers differ from PyTorch's by {worst:.1e}; "
+            "try another version of onnxruntime or onnxscript"
+        )
+    with whole_file(file) as f:
+        f.write(contents)
+    return worst
+
+
+def length_name(name: str) -> str:
+    """What the second axis of an input is called."""
+    return "masked" if name == "masked_positions" else "length"
+
+
+def random_inputs(model: Any, n_rows: int, length: int) -> dict[str, Tensor]:
+    """A batch of random tokens, the first row full, the others padded."""
+    ids = torch.randint(0, model.cfg.vocab_size, (n_rows, length))
+    lengths = torch.randint(1, length + 1, (n_rows, 1))
+    lengths[0] = length
+    mask = (torch.arange(length) < lengths).long()
+    segments = (torch.arange(length) >= lengths // 2).long() * mask * (model.cfg.n_segments > 1)
+    inputs = {"input_ids": ids * mask, "segment_ids": segments, "input_mask": mask}
+    if hasattr(model, "masked_lm"):
+        inputs["masked_positions"] = torch.zeros(n_rows, 2, dtype=torch.long)
+    return inputs
+
+
+def outputs_of(model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A model's outputs by name."""
+    found = model(**inputs)
+    if isinstance(found, Tensor):
+        return {"hidden_states" if found.shape[-1:] == (model.cfg.dim,) else "logits": found}
+    names = ("words", "order") if "masked_positions" in inputs else ("hidden_states", "pooled")
+    return dict(zip(names, found, strict=True))
+
+
+def largest_difference(model: Any, contents: bytes) -> float:
+    """Between onnxruntime's and PyTorch's numbers, over batches of several sizes."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(contents, providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for n_rows, length in ((1, 1), (3, 7), (8, model.cfg.max_len)):
+        inputs = random_inputs(model, n_rows, length)
+        with torch.inference_mode():
+            expected = outputs_of(model, inputs).values()
+        found = session.run(None, {name: x.numpy() for name, x in inputs.items()})
+        for ours, theirs in zip(expected, found, strict=True):
+            # Padding can be no answer, and is minus infinity on both sides.
+            difference = (ours - torch.from_numpy(theirs)).masked_fill(ours.isinf(), 0).abs().max()
+            worst = max(worst, difference.nan_to_num(torch.inf).item())
+    return worst
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Within it, exporting says nothing of its own packages."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
