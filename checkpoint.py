@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import cards
 import hub
 import onnx_files
 from cli import command
@@ -457,6 +458,15 @@ def write_hugging_face(
     if vocab:
         more = {"tokenizer_class": "BertTokenizer", "model_max_length": source.config.max_len}
         save_vocab(vocab, folder, lower_case, more)
+    # Our settings of the task, so that the folder is read back without a flag.
+    beside = source.file.parent
+    for name in ("task.json", "squad.json"):
+        if source.kind == OURS and (beside / name).is_file():
+            write_json(folder / name, read_json(beside / name))
+    best = typed(source.extra.get("best") or {}, dict[str, Any], f"{source.file}: best")
+    head = next((name for name in cards.HEADS if name in heads), None)
+    with whole_file(folder / "README.md") as f:
+        f.write(cards.card(beside, head, best).encode())
     # Last, since a folder with a config.json passes for a model.
     write_json(folder / "config.json", settings)
     return [head for head in source.heads if head not in heads]
@@ -487,13 +497,17 @@ def write_onnx(
     return [head for head in source.heads if head not in heads], checked
 
 
-def label_settings(source: Checkpoint, heads: set[str]) -> dict[str, dict]:
-    """Hugging Face's id2label and label2id, where one of the heads has labels."""
+def label_settings(source: Checkpoint, heads: set[str]) -> dict[str, Any]:
+    """Hugging Face's id2label, label2id and problem_type, where one of the heads has labels."""
     for head in LABELLED:
         if head in heads:
             n_labels = len(source.tensors[f"{head}.bias"])
             labels = source.labels or [f"LABEL_{i}" for i in range(n_labels)]
-            return {
+            kind = {}
+            if head == "classifier":
+                task = cards.settings(source.file.parent / "task.json")
+                kind = {"problem_type": cards.problem_type(task, n_labels)}
+            return kind | {
                 "id2label": {str(i): label for i, label in enumerate(labels)},
                 "label2id": {label: i for i, label in enumerate(labels)},
             }

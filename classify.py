@@ -195,6 +195,7 @@ def fit(flags: SimpleNamespace) -> None:
         # matplotlib may be missing. Better to learn that now than after a day of training.
         pictures.new((1, 1))
     results = fit_seeds(run, flags)
+    modes.say_next("classify.py", results[0].file.parent)
     # All processes return the same results; one of them writes the pictures.
     if flags.plots and rank() == 0:
         for result in results:

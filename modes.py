@@ -8,6 +8,7 @@ Row: modes. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import dataclasses
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -60,8 +61,12 @@ def run(
     modes[flags.mode](flags)
 
 
-def fit(task: Task, flags: SimpleNamespace) -> finetune.Result:
-    """Train a task as the flags of a command say: its --mode train."""
+def fit(task: Task, flags: SimpleNamespace, file_flag: str = "data_file") -> None:
+    """Train a task as the flags of a command say: its --mode train.
+
+    Args:
+        file_flag: the one that names a file to evaluate or predict.
+    """
     if not flags.train_file:
         raise UserError("--mode train needs --train_file")
     cfg = train.Config.from_flags(flags.train_cfg, flags.settings, task.train_cfg)
@@ -69,7 +74,18 @@ def fit(task: Task, flags: SimpleNamespace) -> finetune.Result:
     eval_files = named_files(flags.eval_file) if flags.eval_file else []
     run = finetune.prepare(task, flags.train_file, start, eval_files, cfg)
     folder = flags.save_dir or f"runs/{task.name}"
-    return run.fit(folder, flags.log_dir, flags.data_parallel, flags.shard)
+    run.fit(folder, flags.log_dir, flags.data_parallel, flags.shard)
+    say_next(pretrained.COMMANDS[task.head], folder, file_flag)
+
+
+def say_next(script: str, folder: str | Path, file_flag: str = "data_file") -> None:
+    """Say which commands go on from a trained model."""
+    model = shlex.quote(str(folder))
+    say(
+        f"Evaluate it:  python {script} --mode eval --model_file {model} --{file_flag} FILE\n"
+        f"Predict:      python {script} --mode predict --model_file {model} --{file_flag} FILE\n"
+        f"Take it away: python checkpoint.py convert {model} FOLDER (transformers) or FILE.onnx"
+    )
 
 
 def load(kind: type[Task], flags: SimpleNamespace, changes: dict[str, Any]) -> Saved:

@@ -223,11 +223,17 @@ class MetricsLog:
         folder: of the run.
         step: at which it is; what was written after that is dropped.
         evaluation_pending: whether what an evaluation at this step wrote is dropped too.
-        log_dir: folder for TensorBoard; None: no curves.
+        log_dir: folder for TensorBoard; None: no curves. Their groups are train, eval and speed.
+        settings: of the run, which TensorBoard shows as a text.
     """
 
     def __init__(
-        self, folder: Path, step: int, evaluation_pending: bool, log_dir: str | Path | None
+        self,
+        folder: Path,
+        step: int,
+        evaluation_pending: bool,
+        log_dir: str | Path | None,
+        settings: dict[str, Any],
     ):
         self.metrics: TextIO | None = None
         self.times: TextIO | None = None
@@ -246,6 +252,8 @@ class MetricsLog:
 
             # Points after this step are hidden: the run computes them again.
             self.curves = SummaryWriter(str(log_dir), purge_step=step + 1)
+            rows = "".join(f"| {name} | {value} |\n" for name, value in settings.items())
+            self.curves.add_text("configuration", f"| setting | value |\n|---|---|\n{rows}", step)
 
     def write(self, values: dict[str, float]) -> None:
         """A line of metrics, with its `step`, and a point of every curve.
@@ -262,13 +270,14 @@ class MetricsLog:
         if not self.curves:
             return
         for name, value in values.items():
-            # The curve of the epoch would be a straight line.
-            if name != "epoch":
-                self.curves.add_scalar(name, value, step)
+            # The curves of step and epoch would be straight lines.
+            if name not in ("step", "epoch"):
+                group = "eval" if name.startswith("eval_") else "train"
+                self.curves.add_scalar(f"{group}/{name.removeprefix('eval_')}", value, step)
         # Asking for the number makes the CPU wait for a GPU, so only where a line is written
         # anyway.
         if tokens := float(self.tokens):
-            self.curves.add_scalar("tokens_per_second", tokens / (now - self.since), step)
+            self.curves.add_scalar("speed/tokens_per_second", tokens / (now - self.since), step)
             self.tokens, self.since = 0, now
 
     def file_number(self) -> int | None:

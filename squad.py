@@ -160,7 +160,7 @@ def fit(flags: SimpleNamespace) -> None:
     task = QuestionTask(**modes.given(flags, names))
     if flags.language != QuestionTask.language and not flags.eval_file:
         raise UserError("--language is about evaluation; name an --eval_file")
-    modes.fit(task, flags)
+    modes.fit(task, flags, "predict_file")
 
 
 def load(flags: SimpleNamespace) -> Saved:

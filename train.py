@@ -242,7 +242,13 @@ class Trainer:
                 reason += state.best["metric"]
             say(f"{self.file} is there already, {reason}")
             return self.file
-        self.log = MetricsLog(self.save_dir, state.step, state.evaluation_pending, self.log_dir)
+        self.log = MetricsLog(
+            self.save_dir,
+            state.step,
+            state.evaluation_pending,
+            self.log_dir,
+            dataclasses.asdict(self.cfg),
+        )
         self.saved_at = time.monotonic()
         # Within it while saving, too: a scheduler and torchrun may both signal the same end, and
         # the second signal must not cut the checkpoint short.

@@ -41,7 +41,17 @@ ROWS = {  # a module or package imports only from rows below its own
     "data and loop": ("train", "tasks", "pretraining"),
     "weights and runs": ("checkpoint", "runs", "settings"),
     "core": ("models", "optim", "inference", "tokenization"),
-    "formats": ("formats", "tfrecords", "vocab", "cli", "pictures", "hub", "names", "onnx_files"),
+    "formats": (
+        "formats",
+        "tfrecords",
+        "vocab",
+        "cli",
+        "pictures",
+        "hub",
+        "names",
+        "onnx_files",
+        "cards",
+    ),
     "ground": ("files", "flags", "distributed", "packing"),
     "base": ("utils", "kernels"),
 }

@@ -1,0 +1,91 @@
+"""What a folder for Hugging Face says of a model: its card, and how its scores are read.
+
+Row: formats. It imports only from rows below (ARCHITECTURE.md).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from files import read_json
+
+# What the hub calls the task of each head, and the command that trains it.
+HEADS = {
+    "classifier": ("text-classification", "classify.py"),
+    "tags": ("token-classification", "tag.py"),
+    "choice": ("multiple-choice", "choose.py"),
+    "answer": ("question-answering", "squad.py"),
+    "masked_lm": ("fill-mask", "pretrain.py"),
+}
+# What a run records that is no flag.
+NO_FLAGS = ("labels", "metrics", "do_lower_case", "header", "weights", "pair rules")
+
+
+def problem_type(task: dict[str, Any], n_labels: int) -> str:
+    """How transformers reads a classifier's scores, by the task.json beside them."""
+    if task.get("separator"):
+        return "multi_label_classification"
+    return "regression" if n_labels == 1 else "single_label_classification"
+
+
+def card(folder: Path, head: str | None, best: dict[str, Any]) -> str:
+    """README.md of a model: task, figures, data and command, as far as the run's folder says.
+
+    Args:
+        head: that it is used by; None: an encoder.
+        best: of a run's checkpoint: step, metric and value.
+    """
+    pipeline, script = HEADS.get(head or "", ("feature-extraction", ""))
+    task, run = settings(folder / "task.json"), settings(folder / "run.json")
+    lines = [
+        "---",
+        "library_name: transformers",
+        f"pipeline_tag: {pipeline}",
+        "tags: [bert]",
+        "---",
+    ]
+    lines += [f"# BERT: {run.get('task') or task.get('task') or pipeline}", ""]
+    if metrics := evaluation(folder / "metrics.jsonl", best.get("step")):
+        lines += ["| on the evaluation file | |", "|---|---|"]
+        lines += [f"| {name} | {value:.4f} |" for name, value in metrics.items()]
+        lines += [""]
+    if digests := {name: run[name] for name in run if name.startswith("sha256")}:
+        lines += ["Digests of what it was made from:", ""]
+        lines += [
+            f"- {name.removeprefix('sha256 of ')}: {value}" for name, value in digests.items()
+        ]
+        lines += [f"- weights: {run['weights']}"] if "weights" in run else []
+        lines += [""]
+    if run and script:
+        lines += ["Trained by, with the names of its files,", "", f"    {command(script, run)}", ""]
+    return "\n".join(lines)
+
+
+def command(script: str, run: dict[str, Any]) -> str:
+    """The command line of a run, but for its files."""
+    # The length of a run is said once.
+    if run.get("total_steps"):
+        run = {name: value for name, value in run.items() if name != "n_epochs"}
+    flags = [
+        f"--{name} {value}"
+        for name, value in run.items()
+        # Names with spaces or dots are digests and the shape; what is off or absent is the default.
+        if name.isidentifier() and name not in NO_FLAGS and value not in (None, False, "")
+    ]
+    return " ".join(["python", script, *flags])
+
+
+def settings(file: Path) -> dict[str, Any]:
+    """A JSON file, if it is there."""
+    return read_json(file) if file.is_file() else {}
+
+
+def evaluation(file: Path, step: int | None) -> dict[str, float]:
+    """The evaluation that a metrics.jsonl has of a step."""
+    found: dict[str, float] = {}
+    for line in file.read_text().splitlines() if file.is_file() else ():
+        values = json.loads(line)
+        if values["step"] == step:
+            names = [name for name in values if name.startswith("eval_")]
+            found |= {name.removeprefix("eval_"): values[name] for name in names}
+    return found

@@ -1,0 +1,137 @@
+"""Models that leave: the pipelines of transformers answer as predict() does, and back again."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import cards
+import checkpoint
+import classify
+import finetune
+import models
+import runs
+import train
+from files import read_json, write_json
+from flags import parse_arguments
+from tasks import KINDS
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(65))]
+CONFIG = models.Config(70, 16, 2, 2, 32, max_len=128)
+TEXTS = ["word1 word2", "word7 word3 word11", "word60"]
+SCORES = 2e-6
+
+
+def trained(folder: Path, model: torch.nn.Module, settings: dict[str, Any]) -> Path:
+    """A run's folder with a random model."""
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    write_json(folder / "tokenizer_config.json", {"do_lower_case": True})
+    write_json(folder / "task.json", settings)
+    contents = {"config": dataclasses.asdict(CONFIG), "model": model.state_dict()}
+    checkpoint.write_pt(folder / "model_steps_1.pt", contents)
+    return folder
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Callable:
+    """Our answers, those of a pipeline on the converted folder, and of that folder read back."""
+    transformers = pytest.importorskip("transformers")
+
+    def answer(task: str, settings: dict[str, Any], model: torch.nn.Module, **how: Any) -> tuple:
+        # Larger weights than a new model has: a random one would score all texts alike.
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(3 if parameter.dim() > 1 else 1)
+        run = trained(tmp_path / "run", model, settings)
+        checkpoint.convert(str(run), str(tmp_path / "folder"))
+        pipeline = transformers.pipeline(task, str(tmp_path / "folder"), device="cpu")
+        ours = finetune.load(run).predict(TEXTS)
+        # Back again, from a folder and from that as a .pt, without a flag.
+        checkpoint.convert(str(tmp_path / "folder"), str(tmp_path / "back" / "model.pt"))
+        assert finetune.load(tmp_path / "folder").predict(TEXTS) == ours
+        return ours, pipeline(TEXTS, **how)
+
+    return answer
+
+
+def test_classes_and_several_labels_and_numbers(answers: Callable, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    ours, theirs = answers(
+        "text-classification",
+        {"task": "csv", "text_a": "text", "label": "label", "labels": ["x", "y", "z"]},
+        models.Classifier(CONFIG, 3),
+        top_k=None,
+    )
+    for mine, scores in zip(ours, theirs, strict=True):
+        found = {score["label"]: score["score"] for score in scores}
+        assert mine.answer == max(found, key=lambda label: found[label])
+        assert mine.probabilities == pytest.approx([found[x] for x in "xyz"], abs=SCORES)
+
+
+def test_several_labels(answers: Callable, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    settings = {"task": "csv", "text_a": "text", "label": "tags", "separator": "+"}
+    settings |= {"labels": ["x", "y", "z"], "metrics": ["F1", "Accuracy"]}
+    ours, theirs = answers(
+        "text-classification", settings, models.Classifier(CONFIG, 3), top_k=None
+    )
+    for mine, scores in zip(ours, theirs, strict=True):
+        found = {score["label"]: score["score"] for score in scores}
+        assert mine.probabilities == pytest.approx([found[x] for x in "xyz"], abs=SCORES)
+        assert mine.answer == "+".join(x for x in "xyz" if found[x] > 0.5)
+
+
+def test_a_number(answers: Callable, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    settings = {"task": "csv", "text_a": "text", "label": "score", "labels": None}
+    settings["metrics"] = ["Pearson", "Spearman"]
+    ours, theirs = answers("text-classification", settings, models.Classifier(CONFIG, 1))
+    assert read_json(tmp_path / "folder" / "config.json")["problem_type"] == "regression"
+    for mine, score in zip(ours, theirs, strict=True):
+        assert float(mine.answer) == pytest.approx(score["score"], abs=1e-4)
+
+
+def test_tags(answers: Callable, tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    settings = {"labels": ["O", "B-LOC", "I-LOC"]}
+    ours, theirs = answers(
+        "token-classification", settings, models.Tagger(CONFIG, 3), ignore_labels=[]
+    )
+    for mine, tokens in zip(ours, theirs, strict=True):
+        assert mine.tags == [token["entity"] for token in tokens]
+        chances = [token["score"] for token in tokens]
+        assert mine.probabilities == pytest.approx(chances, abs=SCORES)
+
+
+def test_the_card_says_what_was_trained_how_and_how_well(sample: Path, tmp_path: Path) -> None:
+    n_words = len((sample / "vocab.txt").read_text().split())
+    write_json(tmp_path / "model.json", dataclasses.asdict(CONFIG) | {"vocab_size": n_words})
+    arguments = [
+        "--task", "mrpc", "--data_file", f"{sample}/train.tsv", "--eval_file", f"{sample}/dev.tsv",
+        "--model_cfg", f"{tmp_path}/model.json", "--vocab", f"{sample}/vocab.txt",
+        "--total_steps", "3", "--save_dir", str(tmp_path / "run"), "--max_len", "32",
+    ]  # fmt: skip
+    classify.main(**parse_arguments(classify.main, arguments, train.Config))
+    checkpoint.convert(str(tmp_path / "run"), str(tmp_path / "folder"))
+    card = (tmp_path / "folder" / "README.md").read_text()
+    (last,) = runs.read_evaluations(tmp_path / "run" / "metrics.jsonl").values()
+    assert f"| Accuracy | {last['Accuracy']:.4f} |" in card
+    run = read_json(tmp_path / "run" / "run.json")
+    assert f"- data_file: {run['sha256 of data_file']}" in card
+    assert "pipeline_tag: text-classification" in card
+    # The command, with its files, is that of the same run.
+    line = re.search(r"python classify.py (.*)", card)
+    assert line
+    values = parse_arguments(classify.main, line[1].split(), train.Config)
+    settings = values.pop("settings")
+    assert (values["task"], values["max_len"]) == ("mrpc", 32)
+    assert (settings["total_steps"], settings["lr"]) == (3, run["lr"])
+
+
+def test_every_kind_has_a_pipeline_and_a_command() -> None:
+    assert {kind.head for kind in KINDS} <= cards.HEADS.keys()
