@@ -57,7 +57,7 @@ def worker(how: str, corpus: str, shape: str, batch_size: int, steps: int) -> No
         if how == "apart":  # gradients stay where they are
             replicas = trainer.wrapped
         trainer.signals = train.Signals()
-        trainer.log = train.MetricsLog(Path(folder), 0, False, None)
+        trainer.log = train.MetricsLog(Path(folder), 0, False, None, {})
         with train.tqdm(disable=True) as bar:
 
             def step() -> None:

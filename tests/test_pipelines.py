@@ -135,3 +135,25 @@ def test_the_card_says_what_was_trained_how_and_how_well(sample: Path, tmp_path:
 
 def test_every_kind_has_a_pipeline_and_a_command() -> None:
     assert {kind.head for kind in KINDS} <= cards.HEADS.keys()
+
+
+def test_the_server_shown_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fastapi")
+    from fastapi.testclient import TestClient
+
+    settings = {"task": "csv", "text_a": "text", "label": "label", "labels": ["0", "1"]}
+    (tmp_path / "runs").mkdir()
+    run = trained(tmp_path / "runs" / "sst2", models.Classifier(CONFIG, 2), settings)
+    page = (Path(__file__).parent.parent / "docs" / "serving.md").read_text()
+    (code,) = [part for part in re.findall(r"```python\n(.*?)```", page, re.S) if "FastAPI" in part]
+    monkeypatch.chdir(tmp_path)
+    module: dict[str, Any] = {}
+    exec(code, module)
+    client = TestClient(module["app"])
+    (ours,) = finetune.load(run).predict(["word1 word2"])
+    answer = client.post("/predict", json=["word1 word2"]).json()
+    assert answer == [
+        {"label": ours.answer, "probabilities": dict(zip("01", ours.probabilities, strict=True))}
+    ]
+    assert client.post("/predict", json=[]).json() == []
+    assert client.post("/predict", json="no list").status_code == 422

@@ -249,7 +249,7 @@ def test_every_command_shown_has_flags_that_exist(file: str) -> None:
 
 PYTHON = [
     "README.md",
-    *(f"docs/{name}.md" for name in "fine-tuning vectors tagging choices".split()),
+    *(f"docs/{name}.md" for name in "fine-tuning vectors tagging choices serving".split()),
 ]
 
 
@@ -266,10 +266,15 @@ def test_the_python_shown_runs_as_it_stands(file: str, sample: Path, tmp_path: P
         ("bert", models.PretrainModel(config), None),
         ("runs/ner", models.Tagger(config, 3), ["B-PER", "I-PER", "O"]),
         ("runs/csqa", models.MultipleChoice(config), None),
+        ("runs/sst2", models.Classifier(config, 2), ["0", "1"]),
     ):
         source = checkpoint.Checkpoint("ours", tmp_path, config, dict(model.state_dict()), labels)
         (tmp_path / name).mkdir(parents=True)
         checkpoint.write_hugging_face(source, tmp_path / name, True, sample / "vocab.txt")
+    (tmp_path / "new.csv").write_text("text\nA joy to watch.\n")
+    if file == "docs/serving.md":
+        for package in ("fastapi", "onnxscript", "onnxruntime", "tokenizers"):
+            pytest.importorskip(package)
     for snippet in snippets:
         if ".fit(" in snippet:  # each trains anew
             shutil.rmtree(tmp_path / "runs", ignore_errors=True)
