@@ -2,12 +2,15 @@
 
     figure = learning("runs/mrpc/metrics.jsonl")
     save(figure, "learning.png")
+    heads(previous, "attention to the previous token")  # (layers, heads)
+
+Shapes: L layers, H heads of a layer, S tokens, N examples, C classes.
 
 Row: formats. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,4 +106,174 @@ def learning(metrics_file: str | Path) -> "Figure":
     for axes in right:
         axes.set(xlabel="updates", title="Evaluation")
         axes.legend()
+    return figure
+
+
+def lines(
+    x: Sequence[float] | Sequence[str],
+    series: Mapping[str, Sequence[float]],
+    labels: tuple[str, str],
+    title: str,
+    log: bool = False,
+) -> "Figure":
+    """Series of numbers over the same x, by name.
+
+    Args:
+        labels: of the two axes.
+        log: the vertical axis counts powers of ten.
+    """
+    figure = new((6.5, 3.6))
+    axes = figure.subplots()
+    for name, values in series.items():
+        axes.plot(x, values, marker="o", markersize=4, label=name)
+    axes.set(xlabel=labels[0], ylabel=labels[1], title=title)
+    axes.set_yscale("log" if log else "linear")
+    if isinstance(x[0], str):
+        # Names side by side would run into each other.
+        axes.tick_params(axis="x", rotation=30)
+    else:
+        # A layer or an update has a whole number.
+        axes.locator_params(axis="x", integer=True)
+    axes.grid(alpha=0.3)
+    # Below the picture a legend hides no line.
+    figure.legend(loc="outside lower center", ncols=min(3, len(series)))
+    return figure
+
+
+# ---------------------------------------------------------------------------------------- attention
+
+
+def attention(tokens: Sequence[str], maps: Mapping[str, np.ndarray]) -> "Figure":
+    """Attention maps (S, S) by title: each row shows where a token looks; a row adds up to 1."""
+    columns = min(3, len(maps))
+    rows = -(-len(maps) // columns)
+    side = max(2.4, 0.19 * len(tokens))
+    figure = new((columns * side + 1.6, rows * (side + 0.3) + 0.8))
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    places = range(len(tokens))
+    for i, (title, weights) in enumerate(maps.items()):
+        axes = grid.flat[i]
+        # One scale for all maps, or a head that looks everywhere would seem to look somewhere.
+        image = axes.imshow(weights, cmap="Blues", vmin=0, vmax=1)
+        axes.set_title(title, fontsize=10)
+        axes.set_xticks(places, tokens, rotation=90, fontsize=8)
+        axes.set_yticks(places, tokens, fontsize=8)
+        # The lowest map of each column, which the last row need not have.
+        axes.tick_params(labelbottom=i + columns >= len(maps))
+    for axes in grid.flat[len(maps) :]:
+        axes.set_axis_off()
+    figure.supxlabel("token that is looked at", fontsize=10)
+    figure.supylabel("token that looks", fontsize=10)
+    figure.colorbar(image, ax=grid, label="attention weight", shrink=0.7)
+    return figure
+
+
+def all_attention(maps: np.ndarray, title: str) -> "Figure":
+    """Every map (L, H, S, S), small and without tokens: a row for each layer."""
+    n_layers, n_heads = maps.shape[:2]
+    figure = new((0.75 * n_heads + 1.2, 0.8 * n_layers + 0.8))
+    grid = figure.subplots(n_layers, n_heads, squeeze=False)
+    for (layer, head), axes in np.ndenumerate(grid):
+        image = axes.imshow(maps[layer, head], cmap="Blues", vmin=0, vmax=1)
+        axes.set(xticks=[], yticks=[])
+        if layer == 0:
+            axes.set_title(str(head), fontsize=10)
+        if head == 0:
+            axes.set_ylabel(str(layer), fontsize=10, rotation=0, ha="right", va="center")
+    figure.suptitle(f"{title}\nhead")
+    figure.supylabel("layer")
+    figure.colorbar(image, ax=grid, label="attention weight", shrink=0.7)
+    return figure
+
+
+def heads(values: np.ndarray, title: str, label: str = "attention") -> "Figure":
+    """A number from 0 to 1 for each layer and head, (L, H)."""
+    n_layers, n_heads = values.shape
+    figure = new((0.5 * n_heads + 1.8, 0.36 * n_layers + 1.3))
+    axes = figure.subplots()
+    image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for layer, head in np.ndindex(values.shape):
+        value = values[layer, head]
+        color = "white" if value > 0.5 else "black"
+        axes.text(head, layer, f"{value:.2f}", ha="center", va="center", color=color, fontsize=8)
+    axes.set(xlabel="head", ylabel="layer", title=title)
+    axes.set(xticks=range(n_heads), yticks=range(n_layers))
+    figure.colorbar(image, label=label)
+    return figure
+
+
+# --------------------------------------------------------------------------- vectors and confidence
+
+
+def principal(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N, D) -> the two directions in which they differ most: places (N, 2), shares (2,).
+
+    A share is that of all the variance.
+    """
+    centred = vectors - vectors.mean(0)
+    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    return u[:, :2] * s[:2], s[:2] ** 2 / (s**2).sum()
+
+
+def scatter(
+    points: np.ndarray, groups: Sequence[str], labels: tuple[str, str], title: str
+) -> "Figure":
+    """Points (N, 2) on a map, a colour and a marker for each group."""
+    figure = new((7, 4.4))
+    axes = figure.subplots()
+    markers = "os^Dv*P<>X"
+    for i, name in enumerate(dict.fromkeys(groups)):
+        own = points[[group == name for group in groups]]
+        axes.scatter(own[:, 0], own[:, 1], marker=markers[i % len(markers)], label=name)
+    # A unit is as long in both directions, so that distances can be compared.
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set(xlabel=labels[0], ylabel=labels[1], title=title)
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def calibration(
+    chances: np.ndarray, labels: np.ndarray, n_bins: int = 10
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How often answers are right that a model is so sure of.
+
+    Guo et al., "On Calibration of Modern Neural Networks" (arXiv 1706.04599).
+
+    Args:
+        chances: (N, C) probabilities.
+        labels: (N,) the right classes.
+
+    Returns:
+        Of each bin of the highest probability, n_bins of the same width from 0 to 1: the number of
+        examples, their mean probability, and the share of right answers; 0 in an empty bin.
+    """
+    sure, right = chances.max(1), chances.argmax(1) == labels
+    # A probability of 1 belongs to the last bin.
+    bins = np.minimum((sure * n_bins).astype(int), n_bins - 1)
+    counts = np.bincount(bins, minlength=n_bins)
+    sums = [np.bincount(bins, weights, n_bins) for weights in (sure, right)]
+    confidence, accuracy = (total / np.maximum(1, counts) for total in sums)
+    return counts, confidence, accuracy
+
+
+def calibration_error(chances: np.ndarray, labels: np.ndarray, n_bins: int = 10) -> float:
+    """The expected calibration error: |confidence - accuracy| on average over the examples."""
+    counts, confidence, accuracy = calibration(chances, labels, n_bins)
+    return float((counts * abs(confidence - accuracy)).sum() / counts.sum())
+
+
+def reliability(chances: np.ndarray, labels: np.ndarray, title: str, n_bins: int = 10) -> "Figure":
+    """A reliability diagram: how often answers are right, and how many there are, by confidence."""
+    counts, _, accuracy = calibration(chances, labels, n_bins)
+    error = calibration_error(chances, labels, n_bins)
+    figure = new((5, 5))
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    middles = (np.arange(n_bins) + 0.5) / n_bins
+    upper.bar(middles, accuracy, 0.9 / n_bins, label="share of right answers")
+    upper.plot([0, 1], [0, 1], color="black", linestyle="--", label="as sure as right")
+    upper.set(ylabel="share of right answers", title=f"{title}: expected error {error:.3f}")
+    upper.legend(loc="upper left")
+    lower.bar(middles, counts, 0.9 / n_bins, color="gray")
+    # The highest of C probabilities is 1 / C at least.
+    lower.set(xlabel="probability of the answer", ylabel="examples", xlim=(0, 1))
     return figure

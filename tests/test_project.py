@@ -29,6 +29,7 @@ import squad
 import tag
 import tokenization
 import train
+from examples import architecture
 from flags import name_of, parse_arguments
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -116,6 +117,10 @@ def test_the_first_lines_of_a_module_say_what_it_may_import() -> None:
             assert line, (chart, row)
             shown = set(re.findall(r"(\w+)(?:\.py|/)", line[0]))
             assert shown == set(units), (chart, row)
+
+
+def test_the_picture_of_the_modules_is_that_of_their_imports() -> None:
+    assert architecture.svg() == (ROOT / "docs" / "architecture.svg").read_text()
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:

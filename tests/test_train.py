@@ -316,8 +316,29 @@ def test_curves_are_written_where_a_log_dir_is_given(make: Callable, tmp_path: P
     trainer.log_dir = tmp_path / "logs"
     trainer.train(MRPC.loss)
     content = next((tmp_path / "logs").glob("events*")).read_bytes()
-    assert b"loss" in content
-    assert b"grad_norm" in content
+    for name in (b"train/loss", b"train/lr", b"train/grad_norm", b"configuration"):
+        assert name in content
+    assert b"| batch_size | " in content
+    # A curve of the steps would be a straight line.
+    assert b"step" not in content.replace(b"_steps", b"")
+
+
+def test_curves_of_evaluations_and_speed_have_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensorboard = pytest.importorskip("tensorboardX")
+    seen = []
+    monkeypatch.setattr(
+        tensorboard.SummaryWriter,
+        "add_scalar",
+        lambda self, name, value, step: seen.append((name, step)),
+    )
+    log = train.MetricsLog(tmp_path, 0, False, tmp_path / "logs", {})
+    log.tokens = 100
+    log.write({"step": 5, "epoch": 0.5, "eval_Accuracy": 0.7, "eval_loss": 0.6})
+    log.close()
+    names = ["eval/Accuracy", "eval/loss", "speed/tokens_per_second"]
+    assert seen == [(name, 5) for name in names]
 
 
 def test_evaluation_returns_rows_in_the_order_of_the_data_and_draws_no_dropout(
