@@ -68,7 +68,7 @@ def svg() -> str:
             f'<rect x="0" y="{top:.0f}" width="{WIDTH:.0f}" height="{BAND:.0f}" fill="{fill}"/>'
         )
         labels.append(f'<text x="12" y="{top + BAND / 2 + 4:.0f}" fill="#667">{escape(row)}</text>')
-        widths = [8 * len(unit) + 22 for unit in units]
+        widths = [8.0 * len(unit) + 22 for unit in units]
         gap = (WIDTH - LABEL - sum(widths)) / (len(units) + 1)
         x = LABEL + gap
         for unit, width in zip(units, widths, strict=True):
@@ -80,13 +80,13 @@ def svg() -> str:
         b += BOX
         bend = (d - b) / 2
         corners = ((a, b), (a, b + bend), (c, d - bend), (c, d))
-        start, *others = (f"{x:.0f} {y:.0f}" for x, y in corners)
+        start, *others = (f"{right:.0f} {down:.0f}" for right, down in corners)
         lines.append(f'<path d="M{start} C{" ".join(others)}"/>')
     boxes = []
     for unit, (x, y, width) in places.items():
         boxes.append(
-            f'<rect x="{x - width / 2:.0f}" y="{y:.0f}" width="{width:.0f}" height="{BOX:.0f}" rx="5" '
-            'fill="#fff" stroke="#345"/>'
+            f'<rect x="{x - width / 2:.0f}" y="{y:.0f}" width="{width:.0f}" height="{BOX:.0f}" '
+            'rx="5" fill="#fff" stroke="#345"/>'
         )
         name = f"{unit}/" if (ROOT / unit).is_dir() else unit
         boxes.append(f'<text x="{x:.0f}" y="{y + 19:.0f}" text-anchor="middle">{name}</text>')
