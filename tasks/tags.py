@@ -309,10 +309,12 @@ class TagTask(Task):
     def count(self, texts: list[Text], answers: list[Tagged]) -> Counts:
         """Predicted tags against the gold ones."""
         counts = Counts()
+        # The gold tags are BIO, whatever scheme a model from elsewhere has learnt.
+        other_scheme = self.is_entities and any(label[0] not in "BIO" for label in self.labels)
         for text, answer in zip(texts, answers, strict=True):
             predicted = text.sentences(answer.tags)
             for gold, found in zip(text.sentences(text.tags), predicted, strict=True):
-                counts.add(gold, found)
+                counts.add(gold, to_bio(found) if other_scheme else found)
         return counts
 
     def metrics(self, data: Data, outputs: np.ndarray) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """squad.py on ReCoRD's JSON lines, and in another language."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,9 +34,10 @@ def test_record_trains_and_is_evaluated(sample: Path, tmp_path: Path, run: Calla
     )
     assert status == 0, err
     assert f"{file}: 1 of 1 questions, 1 windows" in out
-    status, out, err = run(
-        f"--mode eval --model_file {tmp_path}/run --predict_file {file}", squad.main
-    )
+    # The run has said how it is evaluated.
+    line = re.search(r"^Evaluate it:  python squad.py (--mode eval .*)$", out, re.MULTILINE)
+    assert line
+    status, out, err = run(line[1].replace("FILE", str(file)), squad.main)
     assert status == 0, err
     assert "\ntotal: 1\n" in out
     assert read_json(tmp_path / "run/predictions/predictions.json").keys() == {"3"}

@@ -17,8 +17,8 @@ import train
 from tasks import TagTask
 from tasks.conlleval import Counts, chunks, count_file
 from tasks.features import most_context, window_starts
-from tasks.tags import IGNORED, window_of
-from tasks.words import read_texts, split_words, to_bio, with_column
+from tasks.tags import IGNORED, Tagged, window_of
+from tasks.words import Text, read_texts, split_words, to_bio, with_column
 from tokenization import FullTokenizer
 from utils import UserError
 
@@ -498,3 +498,12 @@ def test_a_head_with_other_tags_starts_anew(trained: Path, tmp_path: Path) -> No
         assert start.source
         assert ("tags" not in task.fit_weights(start.source, training=True).heads) == is_new
     assert dataclasses.replace(task, labels=()).metric_names[0] == "F1"
+
+
+def test_a_model_of_another_scheme_is_counted_by_its_chunks() -> None:
+    task = TagTask(labels=("B-LOC", "E-LOC", "I-LOC", "O", "S-LOC"))
+    words = "a b c d e".split()
+    gold = ["B-LOC", "I-LOC", "O", "B-LOC", "O"]  # as every file is read
+    text = Text(1, words, gold, [0])
+    answer = Tagged(words, ["B-LOC", "E-LOC", "O", "S-LOC", "O"], [1.0] * 5)
+    assert task.measure(task.count([text], [answer])) == dict.fromkeys(task.metric_names, 1.0)
