@@ -4,6 +4,7 @@ Row: formats. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ def card(folder: Path, head: str | None, best: dict[str, Any]) -> str:
         lines += [f"- weights: {run['weights']}"] if "weights" in run else []
         lines += [""]
     if run and script:
-        lines += ["Trained by, with the names of its files,", "", f"    {command(script, run)}", ""]
+        lines += ["The command, to which the names of the files have to be added:", ""]
+        lines += [f"    {command(script, run)}", ""]
     return "\n".join(lines)
 
 
@@ -67,7 +69,7 @@ def command(script: str, run: dict[str, Any]) -> str:
     if run.get("total_steps"):
         run = {name: value for name, value in run.items() if name != "n_epochs"}
     flags = [
-        f"--{name} {value}"
+        f"--{name} {shlex.quote(str(value))}"
         for name, value in run.items()
         # Names with spaces or dots are digests and the shape; what is off or absent is the default.
         if name.isidentifier() and name not in NO_FLAGS and value not in (None, False, "")
@@ -86,6 +88,7 @@ def evaluation(file: Path, step: int | None) -> dict[str, float]:
     for line in file.read_text().splitlines() if file.is_file() else ():
         values = json.loads(line)
         if values["step"] == step:
-            names = [name for name in values if name.startswith("eval_")]
+            # SQuAD's total is no score.
+            names = [name for name in values if name.startswith("eval_") and name != "eval_total"]
             found |= {name.removeprefix("eval_"): values[name] for name in names}
     return found

@@ -48,7 +48,7 @@ from models import (
     Tagger,
 )
 from names import ARCHITECTURES, CLASSIFIERS, HEADS, LABELLED, Row, table_rows
-from utils import UserError, short, typed
+from utils import UserError, note, short, typed
 from vocab import (
     casing,
     check_size,
@@ -282,8 +282,8 @@ def find_weights(source: str | Path) -> Path:
     if source.is_dir():
         return find_in_folder(source)
     raise UserError(
-        f"{source} does not exist; expected a TensorFlow checkpoint, a Hugging Face folder, a .pt "
-        "file, or hf:owner/name of Hugging Face's hub"
+        f"{source} does not exist{hub.suggestion(str(source))}; expected a TensorFlow checkpoint, "
+        "a Hugging Face folder, a .pt, or a name: hf:owner/name or one of `checkpoint.py list`"
     )
 
 
@@ -460,9 +460,8 @@ def write_hugging_face(
         save_vocab(vocab, folder, lower_case, more)
     # Our settings of the task, so that the folder is read back without a flag.
     beside = source.file.parent
-    for name in ("task.json", "squad.json"):
-        if source.kind == OURS and (beside / name).is_file():
-            write_json(folder / name, read_json(beside / name))
+    for name, values in task_settings(source).items():
+        write_json(folder / name, values)
     best = typed(source.extra.get("best") or {}, dict[str, Any], f"{source.file}: best")
     head = next((name for name in cards.HEADS if name in heads), None)
     with whole_file(folder / "README.md") as f:
@@ -494,7 +493,17 @@ def write_onnx(
     }
     worst = onnx_files.write(out, model, metadata, int8)
     checked = f"; onnxruntime's numbers differ from PyTorch's by at most {worst:.1e}"
+    if int8:
+        checked = f"; of random tokens, int8 changes the numbers by at most {worst:.1e}"
     return [head for head in source.heads if head not in heads], checked
+
+
+def task_settings(source: Checkpoint) -> dict[str, Any]:
+    """Our settings files beside weights that have a head to go with them: {name: contents}."""
+    beside = source.file.parent
+    used = set(source.heads) - {"pooler", "masked_lm", "next_sentence"}
+    names = ("task.json", "squad.json") if used else ()
+    return {name: read_json(beside / name) for name in names if (beside / name).is_file()}
 
 
 def label_settings(source: Checkpoint, heads: set[str]) -> dict[str, Any]:
@@ -517,29 +526,32 @@ def label_settings(source: Checkpoint, heads: set[str]) -> dict[str, Any]:
 def write_with_vocab(out: Path, source: Checkpoint, vocab: Path, lower_case: bool) -> None:
     """A .pt, and before it what belongs to it: whoever finds the .pt finds the rest too."""
     folder = out.parent
-    labels = {"labels": source.labels}
+    # What our task is, where that is known; else the labels.
+    settings = task_settings(source)
+    if source.labels and "task.json" not in settings:
+        settings["task.json"] = {"labels": source.labels}
     rules, unusual = stated_rules(folder / "vocab.txt")[0], stated_rules(vocab)[0].unusual()
     fits = {
         "vocab.txt": lambda: load_vocab(folder / "vocab.txt") == load_vocab(vocab),
         "tokenizer_config.json": lambda: (
             rules.do_lower_case in (None, lower_case) and rules.unusual() == unusual
         ),
-        "task.json": lambda: read_json(folder / "task.json") == labels,
     }
     # What is there already must fit, and what is new is removed again if writing fails.
     new = []
-    for name, fits_ours in fits.items():
-        if not (folder / name).exists():
-            new.append(folder / name)
-        elif not fits_ours():
+    for name in (*fits, *settings):
+        path = folder / name
+        if not path.exists():
+            new.append(path)
+        elif not (fits[name]() if name in fits else read_json(path) == settings[name]):
             raise UserError(
                 f"{folder} holds another model's {name} already; name a target in a folder of its "
                 "own"
             )
     try:
         save_vocab(vocab, folder, lower_case)
-        if source.labels:
-            write_json(folder / "task.json", labels)
+        for name, values in settings.items():
+            write_json(folder / name, values)
         contents = {"config": dataclasses.asdict(source.config), "model": source.tensors}
         write_pt(out, contents)
     except BaseException:
@@ -577,13 +589,14 @@ def convert(
         int8: of a .onnx: weights of a byte each.
     """
     out = Path(target)
-    if int8 and out.suffix != ".onnx":
+    ending = out.suffix.lower()
+    if int8 and ending != ".onnx":
         raise UserError(f"{target}: --int8 is for a .onnx; leave it out")
     # The working folder is not replaced: the shell would be left in a folder that is gone.
     is_empty_folder = out.is_dir() and not any(out.iterdir()) and not out.samefile(".")
-    if out.exists() and not (is_empty_folder and out.suffix not in (".pt", ".onnx")):
+    if out.exists() and not (is_empty_folder and ending not in (".pt", ".onnx")):
         raise UserError(f"{target} exists already; name another target")
-    if out.suffix.lower() in OTHER_FILES:
+    if ending in OTHER_FILES:
         raise UserError(
             f"{target}: files ending in {out.suffix} are not written here; expected a name ending "
             "in .pt or .onnx, or a folder's"
@@ -593,9 +606,10 @@ def convert(
     check_size(vocab_file, found.config.vocab_size)
     lower_case = casing(vocab_file, found.file)
     left_out, more = list[str](), ""
-    if out.suffix == ".pt":
+    if ending == ".pt":
         write_with_vocab(out, found, vocab_file, lower_case)
-    elif out.suffix == ".onnx":
+    elif ending == ".onnx":
+        note("Exporting and checking, which takes up to a minute")
         left_out, more = write_onnx(out, found, vocab_file, lower_case, int8)
     else:
         # A folder is renamed when it is complete, so that nobody finds half a model.

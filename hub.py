@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 
 from files import file_digest, whole_folder
-from utils import UserError, note, short
+from utils import UserError, nearest, note, short
 
 # Name, where it is on the hub, layers x width, casing, languages, what for.
 FAMILY = """
@@ -41,6 +41,11 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 def family() -> list[list[str]]:
     """The rows of FAMILY: name, owner, shape, casing, languages, use."""
     return [re.split(r"\s{2,}", line) for line in FAMILY.strip().splitlines()]
+
+
+def suggestion(name: str) -> str:
+    """' (did you mean bert-base-uncased?)', where a name is nearly one of the family's."""
+    return nearest(name, [row[0] for row in family()], cutoff=0.8)
 
 
 def repository(name: str) -> tuple[str, str | None] | None:
@@ -95,6 +100,11 @@ def fetch(name: str) -> Path | None:
         reason = f"it has no revision {revision or 'main'}; name a branch, a tag or a commit"
     except errors.LocalEntryNotFoundError:
         reason = f"the hub is not reached, and the cache lacks it; {by_hand} and name that"
+    except OSError as error:
+        if not error.filename:
+            raise UserError(f"{name}: {error}; try again, or {by_hand} and name that") from None
+        # A cache that cannot be written, say; the error names the file.
+        raise
     except Exception as error:
         # Its client raises many of Python's exceptions for a network that fails.
         reason = f"{short(str(error).splitlines()[0], 100)}; try again, or {by_hand} and name that"
@@ -126,7 +136,7 @@ def unzipped(file: Path) -> Path:
     folder = cache / f"{file.stem}-{file_digest(file)[:16]}"
     if folder.is_dir():
         return folder
-    note(f"Unpacking {file} into {folder}")
+    by_hand = f"unpack it yourself and name the folder, or set XDG_CACHE_HOME (now {cache.parent})"
     try:
         with zipfile.ZipFile(file) as archive, whole_folder(folder) as partial:
             for entry in archive.infolist():
@@ -135,6 +145,16 @@ def unzipped(file: Path) -> Path:
                 if re.fullmatch(r"(bert_)?config\.json|vocab\.txt|[\w.-]+\.ckpt.*", name):
                     with archive.open(entry) as there, open(partial / name, "wb") as here:
                         shutil.copyfileobj(there, here)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise UserError(f"{file}: {error}; it is truncated or altered, fetch it again") from None
+            if not any(partial.glob("*.ckpt*")):
+                raise UserError(f"{file} has no TensorFlow checkpoint, NAME.ckpt.index, in it")
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{file} cannot be unpacked ({error.strerror}); {by_hand}") from None
+    except Exception as error:
+        # Each way to pack has its own exceptions; an encrypted file is a RuntimeError.
+        raise UserError(
+            f"{file}: {short(str(error), 100)}; it is damaged or encrypted, fetch it again"
+        ) from None
+    note(f"Unpacked {file} into {folder}")
     return folder

@@ -84,7 +84,7 @@ def say_next(script: str, folder: str | Path, file_flag: str = "data_file") -> N
     say(
         f"Evaluate it:  python {script} --mode eval --model_file {model} --{file_flag} FILE\n"
         f"Predict:      python {script} --mode predict --model_file {model} --{file_flag} FILE\n"
-        f"Take it away: python checkpoint.py convert {model} FOLDER (transformers) or FILE.onnx"
+        f"Take it away: python checkpoint.py convert {model} FOLDER  # transformers, or FILE.onnx"
     )
 
 

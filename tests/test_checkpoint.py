@@ -666,7 +666,7 @@ def test_a_conversion_cut_short_leaves_nothing_and_can_be_done_again(
     fsync, calls = os.fsync, iter(range(100))
     vocabulary = {"vocab.txt", "tokenizer_config.json"}
     whole = {
-        "hf": {"config.json", "model.safetensors", *vocabulary},
+        "hf": {"config.json", "model.safetensors", "README.md", *vocabulary},
         "ours/model.pt": {"model.pt", *vocabulary},
     }
 
@@ -715,8 +715,8 @@ def test_targets_and_names_that_mean_nothing_here_are_refused(
     monkeypatch.chdir(tmp_path)
     for line, message in (
         (
-            "convert from m.onnx",
-            "m.onnx: files ending in .onnx are not written here; expected a name ending in .pt",
+            "convert from m.h5",
+            "m.h5: files ending in .h5 are not written here; expected a name ending in .pt",
         ),
         (
             "convert bert-base-uncased x",

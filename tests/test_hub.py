@@ -174,6 +174,8 @@ def test_names_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert hub.repository("hf:me/mine@b1") == ("me/mine", "b1")
     small = "google/bert_uncased_L-4_H-256_A-4"
     assert hub.repository(small) == (small, None)
+    with pytest.raises(UserError, match="did you mean bert-base-uncased"):
+        checkpoint.find_weights("bert-base-uncasd")
     # A folder that is missing, or is there, is no name.
     assert hub.repository("runs/mrpc") is None
     monkeypatch.chdir(tmp_path)
@@ -196,8 +198,35 @@ def test_googles_zip_is_read_as_it_is(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not list(tmp_path.rglob("evil.txt"))
     assert checkpoint.find_weights(file) == folder / "bert_model.ckpt"
     file.write_bytes(file.read_bytes()[:-30])
-    with pytest.raises(UserError, match="truncated or altered, fetch it again"):
+    with pytest.raises(UserError, match="damaged or encrypted, fetch it again"):
         hub.unzipped(file)
+
+
+@pytest.mark.parametrize("kind", ["deflate", "encrypted", "empty", "nowhere"])
+def test_a_zip_that_cannot_be_used_is_a_line_and_leaves_nothing(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    file = tmp_path / "bert.zip"
+    name = "notes.txt" if kind == "empty" else "bert_model.ckpt.index"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, "x" * 50 + "abc" * 400)
+    content = bytearray(file.read_bytes())
+    start = content.index(name.encode()) + len(name)
+    if kind == "deflate":
+        content[start : start + 4] = b"\xff" * 4
+    if kind == "encrypted":  # a flag, in the file's head and in the list at the end
+        content[6] |= 1
+        content[content.index(b"PK\x01\x02") + 8] |= 1
+    file.write_bytes(content)
+    if kind == "nowhere":
+        cache.write_text("")
+    expected = {"empty": "has no TensorFlow checkpoint", "nowhere": "set XDG_CACHE_HOME"}
+    with pytest.raises(UserError, match=expected.get(kind, "damaged or encrypted")) as error:
+        hub.unzipped(file)
+    assert str(file) in str(error.value)
+    assert not cache.is_dir() or not list(cache.rglob("*bert*/*"))
 
 
 @pytest.mark.real

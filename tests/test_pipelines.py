@@ -53,7 +53,8 @@ def answers(tmp_path: Path) -> Callable:
         ours = finetune.load(run).predict(TEXTS)
         # Back again, from a folder and from that as a .pt, without a flag.
         checkpoint.convert(str(tmp_path / "folder"), str(tmp_path / "back" / "model.pt"))
-        assert finetune.load(tmp_path / "folder").predict(TEXTS) == ours
+        for back in ("folder", "back"):
+            assert finetune.load(tmp_path / back).predict(TEXTS) == ours
         return ours, pipeline(TEXTS, **how)
 
     return answer
