@@ -107,7 +107,7 @@ def main(
         Data:
             data_file: text, a sentence a line and a blank line between documents: a file, several
                 (a comma list or a glob), a folder; or a prepared corpus (corpus.py), or the
-                official code's *.tfrecord or GluonNLP's *.npz.
+                official code's *.tfrecord, or an *.npz with GluonNLP's arrays, padded.
             eval_file: held-out text, evaluated at every checkpoint and at the end.
             split_sentences: split lines into sentences: True for English, or a language code.
             cache_dir: folder for prepared text; default: save_dir.
