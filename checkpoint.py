@@ -274,6 +274,10 @@ def find_weights(source: str | Path) -> Path:
         return source
     if source.suffix == ".zip" and source.is_file():
         return find_in_folder(hub.unzipped(source))
+    if source.suffix == ".onnx":
+        raise UserError(
+            f"{source} is for onnxruntime (docs/serving.md); name the folder that it was made from"
+        )
     if source.is_file():
         raise UserError(
             f"{source} is no checkpoint; expected {', '.join(WEIGHTS)}, a TensorFlow checkpoint's "

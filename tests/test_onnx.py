@@ -74,6 +74,8 @@ def test_onnxruntime_computes_what_pytorch_does(
             expected if isinstance(expected, tuple) else [expected], found, strict=True
         ):
             np.testing.assert_allclose(a.numpy(), b, atol=2e-6)
+    with pytest.raises(UserError, match="name the folder that it was made from"):
+        checkpoint.read(tmp_path / "m.onnx")
     stated = session.get_modelmeta().custom_metadata_map
     assert stated["head"] == kind
     assert stated["vocab"].split() == WORDS
