@@ -432,6 +432,8 @@ def test_a_classifier_of_hugging_face_needs_no_task(
     trained: Path, tmp_path: Path, run: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint.convert(str(trained / "run"), str(tmp_path / "hf"))
+    # One from elsewhere has labels, and no task of ours.
+    (tmp_path / "hf/task.json").unlink()
     settings = json.loads((tmp_path / "hf/config.json").read_text())
     (tmp_path / "hf/config.json").write_text(
         json.dumps(settings | {"id2label": {"0": "나쁨", "1": "좋음"}})

@@ -219,9 +219,9 @@ def test_a_number_is_learnt_by_squared_error(shape: Path, tmp_path: Path, run: C
     )
     assert status == 0, err
     checks = re.findall(r"dev.jsonl: Pearson ([\d.]+), Spearman ([\d.]+), loss ([\d.]+)", out)
-    # The best epoch need not be the last one.
-    pearson, _, loss = max(checks)
-    assert float(pearson) > 0.9
+    # The best epoch need not be the last one, and several may show the same figure.
+    best = max(float(pearson) for pearson, _, _ in checks)
+    assert best > 0.9
     status, out, _ = run(
         f"--mode predict --model_file {tmp_path}/run --data_file {shape}/dev.jsonl", classify.main
     )
@@ -229,7 +229,8 @@ def test_a_number_is_learnt_by_squared_error(shape: Path, tmp_path: Path, run: C
     assert rows.pop(0) == ["index", "prediction"]
     wanted = [json.loads(line)["score"] for line in open(shape / "dev.jsonl")]
     errors = [(float(value) - score) ** 2 for (_, value), score in zip(rows, wanted, strict=True)]
-    assert np.mean(errors) == pytest.approx(float(loss), abs=1e-4)
+    losses = [float(loss) for pearson, _, loss in checks if float(pearson) == best]
+    assert min(abs(np.mean(errors) - loss) for loss in losses) < 1e-4
     status, out, _ = run(
         f"--mode eval --model_file {tmp_path}/run --data_file {shape}/dev.jsonl", classify.main
     )
