@@ -10,13 +10,20 @@ from typing import Any
 
 from files import read_json
 
-# What the hub calls the task of each head, and the command that trains it.
-HEADS = {
-    "classifier": ("text-classification", "classify.py"),
-    "tags": ("token-classification", "tag.py"),
-    "choice": ("multiple-choice", "choose.py"),
-    "answer": ("question-answering", "squad.py"),
-    "masked_lm": ("fill-mask", "pretrain.py"),
+# What the hub calls the task of each head.
+PIPELINES = {
+    "classifier": "text-classification",
+    "tags": "token-classification",
+    "choice": "multiple-choice",
+    "answer": "question-answering",
+    "masked_lm": "fill-mask",
+}
+# Which command trains a head for its own sake.
+COMMANDS = {
+    "classifier": "classify.py",
+    "answer": "squad.py",
+    "tags": "tag.py",
+    "choice": "choose.py",
 }
 # What a run records that is no flag.
 NO_FLAGS = ("labels", "metrics", "do_lower_case", "header", "weights", "pair rules")
@@ -36,7 +43,8 @@ def card(folder: Path, head: str | None, best: dict[str, Any]) -> str:
         head: that it is used by; None: an encoder.
         best: of a run's checkpoint: step, metric and value.
     """
-    pipeline, script = HEADS.get(head or "", ("feature-extraction", ""))
+    pipeline = PIPELINES.get(head or "", "feature-extraction")
+    script = COMMANDS.get(head or "", "pretrain.py")
     task, run = settings(folder / "task.json"), settings(folder / "run.json")
     lines = [
         "---",
@@ -57,7 +65,7 @@ def card(folder: Path, head: str | None, best: dict[str, Any]) -> str:
         ]
         lines += [f"- weights: {run['weights']}"] if "weights" in run else []
         lines += [""]
-    if run and script:
+    if run:
         lines += ["The command, to which the names of the files have to be added:", ""]
         lines += [f"    {command(script, run)}", ""]
     return "\n".join(lines)

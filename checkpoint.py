@@ -467,7 +467,7 @@ def write_hugging_face(
     for name, values in task_settings(source).items():
         write_json(folder / name, values)
     best = typed(source.extra.get("best") or {}, dict[str, Any], f"{source.file}: best")
-    head = next((name for name in cards.HEADS if name in heads), None)
+    head = next((name for name in cards.PIPELINES if name in heads), None)
     with whole_file(folder / "README.md") as f:
         f.write(cards.card(beside, head, best).encode())
     # Last, since a folder with a config.json passes for a model.

@@ -13,7 +13,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from files import file_digest, whole_folder
+from files import file_digest, locked, whole_folder
 from utils import UserError, nearest, note, short
 
 # Name, where it is on the hub, layers x width, casing, languages, what for.
@@ -138,15 +138,10 @@ def unzipped(file: Path) -> Path:
         return folder
     by_hand = f"unpack it yourself and name the folder, or set XDG_CACHE_HOME (now {cache.parent})"
     try:
-        with zipfile.ZipFile(file) as archive, whole_folder(folder) as partial:
-            for entry in archive.infolist():
-                # The last part of its name alone: no file is written outside of the folder.
-                name = Path(entry.filename).name
-                if re.fullmatch(r"(bert_)?config\.json|vocab\.txt|[\w.-]+\.ckpt.*", name):
-                    with archive.open(entry) as there, open(partial / name, "wb") as here:
-                        shutil.copyfileobj(there, here)
-            if not any(partial.glob("*.ckpt*")):
-                raise UserError(f"{file} has no TensorFlow checkpoint, NAME.ckpt.index, in it")
+        # All processes of torchrun are here at the same time, and one has to unpack.
+        with locked(cache / ".lock"):
+            if not folder.is_dir():
+                unpack(file, folder)
     except UserError:
         raise
     except OSError as error:
@@ -158,3 +153,16 @@ def unzipped(file: Path) -> Path:
         ) from None
     note(f"Unpacked {file} into {folder}")
     return folder
+
+
+def unpack(file: Path, folder: Path) -> None:
+    """Take a checkpoint and what belongs to it out of a zip file, whole or not at all."""
+    with zipfile.ZipFile(file) as archive, whole_folder(folder) as partial:
+        for entry in archive.infolist():
+            # The last part of its name alone: no file is written outside of the folder.
+            name = Path(entry.filename).name
+            if re.fullmatch(r"(bert_)?config\.json|vocab\.txt|[\w.-]+\.ckpt.*", name):
+                with archive.open(entry) as there, open(partial / name, "wb") as here:
+                    shutil.copyfileobj(there, here)
+        if not any(partial.glob("*.ckpt*")):
+            raise UserError(f"{file} has no TensorFlow checkpoint, NAME.ckpt.index, in it")

@@ -18,6 +18,7 @@ from typing import Any
 import finetune
 import pretrained
 import train
+from cards import COMMANDS
 from files import named_files, whole_file, write_json
 from finetune import Saved
 from flags import check_mode
@@ -75,7 +76,7 @@ def fit(task: Task, flags: SimpleNamespace, file_flag: str = "data_file") -> Non
     run = finetune.prepare(task, flags.train_file, start, eval_files, cfg)
     folder = flags.save_dir or f"runs/{task.name}"
     run.fit(folder, flags.log_dir, flags.data_parallel, flags.shard)
-    say_next(pretrained.COMMANDS[task.head], folder, file_flag)
+    say_next(COMMANDS[task.head], folder, file_flag)
 
 
 def say_next(script: str, folder: str | Path, file_flag: str = "data_file") -> None:

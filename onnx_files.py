@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from files import whole_file
+from files import name_file, whole_file
 from utils import UserError
 
 TOLERANCE = 1e-3  # of float32, PyTorch's numbers and onnxruntime's
@@ -45,7 +45,7 @@ def write(file: Path, model: Any, metadata: dict[str, str], int8: bool = False) 
     example = random_inputs(model, 2, min(12, model.cfg.max_len))
     with torch.inference_mode():
         outputs = outputs_of(model, example)
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet(), named(folder):
         made = Path(folder) / "model.onnx"
         torch.onnx.export(
             model,
@@ -120,6 +120,16 @@ def largest_difference(model: Any, contents: bytes) -> float:
             difference = (ours - torch.from_numpy(theirs)).masked_fill(ours.isinf(), 0).abs().max()
             worst = max(worst, difference.nan_to_num(torch.inf).item())
     return worst
+
+
+@contextlib.contextmanager
+def named(folder: str) -> Iterator[None]:
+    """Within it, an error such as a full disk names the folder."""
+    try:
+        yield
+    except OSError as error:
+        name_file(error, folder)
+        raise
 
 
 @contextlib.contextmanager

@@ -20,18 +20,13 @@ import checkpoint
 import hub
 import models
 import runs
+from cards import COMMANDS
 from files import write_json
 from tokenization import FullTokenizer
 from utils import UserError, say
 from vocab import casing, check_size, find_vocab, save_vocab, vocab_digest
 
 # The heads that pre-training gives a model.
-COMMANDS = {  # which command trains a head
-    "classifier": "classify.py",
-    "answer": "squad.py",
-    "tags": "tag.py",
-    "choice": "choose.py",
-}
 PRETRAINED_HEADS = ("pooler", "masked_lm", "next_sentence")
 
 
