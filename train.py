@@ -316,8 +316,8 @@ class Trainer:
     def progress(self, start: int, end: int) -> tqdm:
         """The bar of an epoch."""
         done = self.state.step - start
-        title = "Iter (loss=X.XXX)"
-        return tqdm(total=end - start, initial=done, desc=title, disable=rank() > 0)
+        # The first update adds its loss to the title.
+        return tqdm(total=end - start, initial=done, desc="Iter", disable=rank() > 0)
 
     # ---------------------------------------------------------------------------------- an update
 
