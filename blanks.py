@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import checkpoint
 import inference
+import loading
 import models
 import pretrained
 import train
@@ -288,6 +288,6 @@ def load(
     assert start.source
     model, device = models.PretrainModel(start.config), inference.get_device()
     # Nothing reads these two here, and transformers' BertForMaskedLM has neither.
-    checkpoint.load(model, start.source, fresh=("pooler", "next_sentence"))
+    loading.load(model, start.source, fresh=("pooler", "next_sentence"))
     inference.lay_out(model, device, dtype)
     return Blanks(model.to(device).eval(), start.tokenizer, max_len, device, batch_size, dtype)

@@ -313,7 +313,9 @@ def run_sample(flags: SimpleNamespace) -> None:
 
 def load(flags: SimpleNamespace) -> Saved:
     """The saved model, with whatever flags say of its task."""
-    start = pretrained.find(flags.model_file, flags.model_cfg, flags.vocab, head="classifier")
+    start = pretrained.find(
+        flags.model_file, flags.model_cfg, flags.vocab, "classifier", predicting=True
+    )
     # --task may name a task whose files have other columns; the labels stay those of the model.
     assert start.source
     named = get_task(flags.task) if flags.task else None

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import checkpoint
 import distributed
 import inference
+import loading
 import models
 import pretrained
 import runs
@@ -35,6 +35,7 @@ from files import (
     whole_file,
     write_json,
 )
+from names import LABELLED
 from pretrained import Pretrained
 from tasks import KINDS, reports
 from tasks.features import Batches, PooledBatches
@@ -382,11 +383,11 @@ def load(
     """A trained model.
 
     Args:
-        model_file: its .pt, or the folder of its run: the best checkpoint.
+        model_file: its .pt, the folder of its run: the best checkpoint, or a .onnx.
         task: what it was trained on; None: as the file beside it says.
         start: what pretrained.find() gave of model_file, where its parts lie elsewhere.
     """
-    start = start or pretrained.find(model_file)
+    start = start or pretrained.find(model_file, predicting=True)
     assert start.source
     # The head in the file says which kind of task it was trained on.
     kinds = {kind.head: kind for kind in KINDS}
@@ -398,11 +399,30 @@ def load(
         )
     task = task or kinds[str(head)].saved(start.source)
     start.config.check_length(task.max_len)
+    source = task.fit_weights(start.source, training=False)
+    if source.onnx:
+        return load_onnx(start, task, source, batch_size, dtype)
     model = task.model(start.config)
-    checkpoint.load(model, task.fit_weights(start.source, training=False))
+    loading.load(model, source)
     device = inference.get_device()
     inference.lay_out(model, device, dtype)
     # One device needs no wrapper: inference.predict moves the model and computes in its dtype.
     n_gpus = inference.count_gpus(device, data_parallel)
     runs_on = inference.wrap(model, device, dtype, n_gpus) if n_gpus > 1 else model
     return Saved(start, task, runs_on, batch_size, dtype, device, n_gpus)
+
+
+def load_onnx(
+    start: Pretrained, task: Task, source: loading.Checkpoint, batch_size: int, dtype: str
+) -> Saved:
+    """A trained model that onnxruntime computes, its scores in the order of the task's labels."""
+    if dtype != "fp32":
+        raise UserError(
+            f"dtype={dtype}: {source.file} computes as it was converted (checkpoint.py convert, "
+            "which has --int8); leave dtype out"
+        )
+    model = source.onnx
+    assert model
+    if task.head in LABELLED:
+        model.columns = source.tensors[f"{task.head}.bias"]
+    return Saved(start, task, model, batch_size, dtype, torch.device("cpu"), 1)

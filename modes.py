@@ -91,7 +91,9 @@ def say_next(script: str, folder: str | Path, file_flag: str = "data_file") -> N
 
 def load(kind: type[Task], flags: SimpleNamespace, changes: dict[str, Any]) -> Saved:
     """The model that the flags of a command name, with some of its task's fields replaced."""
-    start = pretrained.find(flags.model_file, flags.model_cfg, flags.vocab, kind.head)
+    start = pretrained.find(
+        flags.model_file, flags.model_cfg, flags.vocab, kind.head, predicting=True
+    )
     assert start.source
     task = dataclasses.replace(kind.saved(start.source), **changes)
     # Of the configuration only the batch size and dtype matter now, and a file need not be named.

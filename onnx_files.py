@@ -1,6 +1,7 @@
 """Models as ONNX, for programs without PyTorch.
 
     difference = write(Path("model.onnx"), model, {"labels": '["0", "1"]'})
+    model = OnnxModel(Path("model.onnx"))       # computed by onnxruntime
 
 Row: formats. It imports only from rows below (ARCHITECTURE.md).
 """
@@ -14,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from files import name_file, whole_file
-from utils import UserError
+from files import check_file, name_file, whole_file
+from packing import Packing
+from utils import UserError, short
 
 TOLERANCE = 1e-3  # of float32, PyTorch's numbers and onnxruntime's
+
+# The files of a model's folder that its metadata may hold, by name.
+BESIDE = ("config.json", "vocab.txt", "tokenizer_config.json", "task.json", "squad.json")
 
 
 def write(file: Path, model: Any, metadata: dict[str, str], int8: bool = False) -> float:
@@ -32,7 +37,7 @@ def write(file: Path, model: Any, metadata: dict[str, str], int8: bool = False) 
     Args:
         model: its cfg is the shape; it takes input_ids, segment_ids, input_mask, and if it is
             pre-trained masked_positions.
-        metadata: text by name, which onnxruntime gives back.
+        metadata: text by name, which onnxruntime gives back; `head` and files in BESIDE.
         int8: quantise the weights as onnxruntime does.
     """
     try:
@@ -75,6 +80,52 @@ def write(file: Path, model: Any, metadata: dict[str, str], int8: bool = False) 
     with whole_file(file) as f:
         f.write(contents)
     return worst
+
+
+class OnnxModel(nn.Module):
+    """A model in a file of write(), computed on the CPU, and called as the one it was made from."""
+
+    def __init__(self, file: Path):
+        super().__init__()
+        try:
+            import onnxruntime
+        except ImportError:
+            raise UserError(f"{file} needs onnxruntime; pip install onnxruntime") from None
+        check_file(file)
+        try:
+            self.session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            # Its exceptions are its own, one for each way in which a file can be damaged.
+            raise UserError(f"{file} is no ONNX model: {short(str(error), 100)}") from None
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        if "head" not in metadata or "config.json" not in metadata:
+            raise UserError(f"{file} was not written by `checkpoint.py convert`; name one that was")
+        self.head: str = metadata["head"]
+        self.n_scores = self.session.get_outputs()[0].shape[-1]  # a name where they are free
+        # Whoever reads a model's folder finds these files there; it is removed with the model.
+        self.files = tempfile.TemporaryDirectory(prefix="onnx-")
+        for name in BESIDE:
+            if name in metadata:
+                (self.folder / name).write_bytes(metadata[name].encode())
+        # Which of the file's scores are given, and in which order; None: all as they are.
+        self.columns: Tensor | None = None
+        # Whoever predicts asks the first parameter for the device.
+        self.somewhere = nn.Parameter(torch.empty(0))
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are that belong to the model."""
+        return Path(self.files.name)
+
+    def forward(
+        self, input_ids: Tensor, segment_ids: Tensor, input_mask: Tensor | Packing
+    ) -> Tensor:
+        """(B, S) x 3 -> the first output."""
+        mask = Packing.of(input_mask).real
+        inputs = {"input_ids": input_ids, "segment_ids": segment_ids, "input_mask": mask}
+        found = self.session.run(None, {name: x.long().numpy() for name, x in inputs.items()})
+        scores = torch.from_numpy(found[0])
+        return scores if self.columns is None else scores[..., self.columns]
 
 
 def length_name(name: str) -> str:

@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import checkpoint
 import distributed
 import inference
+import loading
 import models
 import pretrained
 import runs
@@ -449,7 +449,7 @@ def prepare(
 
 
 def with_vocabulary(
-    corpus: Corpus, source: Source, config: models.Config, found: checkpoint.Checkpoint | None
+    corpus: Corpus, source: Source, config: models.Config, found: loading.Checkpoint | None
 ) -> Pretrained:
     """What training starts from, with the vocabulary that the corpus was prepared with."""
     # The vocabulary in the prepared corpus comes last, after the one named and the one of the
@@ -587,7 +587,7 @@ def evaluate(
     if corpus.kind == "instances":
         pairs = PairConfig(corpus.about["max_len"], next_sentence=pairs.next_sentence)
     model = models.PretrainModel(config)
-    checkpoint.load(model, found, fresh=HEADS)
+    loading.load(model, found, fresh=HEADS)
     device = inference.get_device()
     n_gpus = inference.count_gpus(device, data_parallel)
     say(found.describe())

@@ -16,8 +16,8 @@ from typing import Any
 
 from torch import nn
 
-import checkpoint
 import hub
+import loading
 import models
 import runs
 from cards import COMMANDS
@@ -35,7 +35,7 @@ class Pretrained:
     """Weights, if there are any, and what belongs to them."""
 
     config: models.Config
-    source: checkpoint.Checkpoint | None  # None: from scratch
+    source: loading.Checkpoint | None  # None: from scratch
     vocab: Path
     tokenizer: FullTokenizer
 
@@ -47,7 +47,7 @@ class Pretrained:
     ) -> None:
         """Copy the weights into a model, and say which heads in `fresh` are new, or `complete`."""
         if self.source:
-            new = checkpoint.load(model, self.source, fresh)
+            new = loading.load(model, self.source, fresh)
             heads = f"new: {', '.join(new)}" if new else complete
             say(f"{self.source.describe()}, {heads}")
 
@@ -82,6 +82,7 @@ def find(
     model_cfg: str | None = None,
     vocab: str | None = None,
     head: str = "",
+    predicting: bool = False,
 ) -> Pretrained:
     """Read weights, or without any the shape of a model, and what belongs to them.
 
@@ -93,8 +94,9 @@ def find(
         model_cfg: JSON of the model's shape; None: what lies beside the weights.
         vocab: vocab.txt; None: what lies beside the weights.
         head: one that the weights have to have.
+        predicting: as loading.read has it.
     """
-    config, source = read_config_and_weights(weights, model_cfg)
+    config, source = read_config_and_weights(weights, model_cfg, predicting)
     if source and head and head not in source.heads:
         remedy = f"train one first (--mode train --pretrain_file {weights}), or name weights that"
         # No task trains these for their own sake.
@@ -107,7 +109,7 @@ def find(
                 f"{COMMANDS[head]}, or train it from this one with --pretrain_file {weights}"
             )
         raise UserError(f"{source.file} has no {head}; {remedy} have one")
-    file = source.file if source else None
+    file = source.folder / source.file.name if source else None
     vocab_file = find_vocab(vocab, file)
     check_size(vocab_file, config.vocab_size)
     # The weights' name may say how a vocabulary is cased that was copied from them.
@@ -116,13 +118,13 @@ def find(
 
 
 def read_config_and_weights(
-    weights: str | Path | None, model_cfg: str | None
-) -> tuple[models.Config, checkpoint.Checkpoint | None]:
+    weights: str | Path | None, model_cfg: str | None, predicting: bool = False
+) -> tuple[models.Config, loading.Checkpoint | None]:
     """The shape of a model, and its weights, if there are any."""
     # --model_cfg overrules what lies beside the weights, which must then fit it.
     config = models.Config.from_json(model_cfg) if model_cfg else None
     if weights:
-        source = checkpoint.read(weights, config)
+        source = loading.read(weights, config, predicting)
         return source.config, source
     if config is None:
         raise UserError(

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import checkpoint
 import inference
+import loading
 import models
 import pretrained
 import train
@@ -149,6 +149,6 @@ def load(
     assert start.source
     model, device = models.BertModel(start.config), inference.get_device()
     # A masked-LM checkpoint has no pooler, and token vectors need none.
-    checkpoint.load(model, start.source, fresh=("pooler",))
+    loading.load(model, start.source, fresh=("pooler",))
     inference.lay_out(model, device, dtype)
     return Encoder(model.to(device).eval(), start.tokenizer, max_len, device, batch_size, dtype)

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
-from checkpoint import Checkpoint
 from files import file_digest, read_json
+from loading import Checkpoint
 from tasks.features import LONG, encode
 from tasks.metrics import METRICS, NEEDS
 from tasks.records import read_features, read_meta_data
@@ -393,7 +393,7 @@ def find_task(
         named: what the user says it is; its files may have another form.
         separator: what the user says stands between labels.
     """
-    saved, trained = read_task(source.file.parent / SentenceTask.settings_file)
+    saved, trained = read_task(source.folder / SentenceTask.settings_file)
     # Either side may say what the task is; where both do, they must agree.
     if trained and named:
         if trained.is_own and named.is_own:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
-from checkpoint import Checkpoint
+from loading import Checkpoint
 from packing import Packing
 from tasks.conlleval import Counts, chunks
 from tasks.features import Batches, Features, inputs_of, window_starts

@@ -20,8 +20,8 @@ import numpy as np
 from torch import Tensor, nn
 
 import models
-from checkpoint import Checkpoint
 from files import file_digest, read_json
+from loading import Checkpoint
 from tasks.features import Features
 from tokenization import FullTokenizer
 from utils import UserError, checked, nearest, note, show
@@ -154,7 +154,7 @@ class Task(abc.ABC):
 
         Without one it is the usual task.
         """
-        file = source.file.parent / cls.settings_file
+        file = source.folder / cls.settings_file
         values = read_json(file) if file.is_file() else {}
         if unknown := sorted(values.keys() - set(cls.settings)):
             raise UserError(

@@ -16,6 +16,7 @@ import torch
 
 import checkpoint
 import hub
+import loading
 import models
 from files import read_json
 from utils import UserError
@@ -175,7 +176,7 @@ def test_names_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     small = "google/bert_uncased_L-4_H-256_A-4"
     assert hub.repository(small) == (small, None)
     with pytest.raises(UserError, match="did you mean bert-base-uncased"):
-        checkpoint.find_weights("bert-base-uncasd")
+        loading.find_weights("bert-base-uncasd")
     # A folder that is missing, or is there, is no name.
     assert hub.repository("runs/mrpc") is None
     monkeypatch.chdir(tmp_path)
@@ -196,7 +197,7 @@ def test_googles_zip_is_read_as_it_is(tmp_path: Path, monkeypatch: pytest.Monkey
         name: name for name in ("bert_config.json", "vocab.txt", "bert_model.ckpt.index")
     }
     assert not list(tmp_path.rglob("evil.txt"))
-    assert checkpoint.find_weights(file) == folder / "bert_model.ckpt"
+    assert loading.find_weights(file) == folder / "bert_model.ckpt"
     file.write_bytes(file.read_bytes()[:-30])
     with pytest.raises(UserError, match="damaged or encrypted, fetch it again"):
         hub.unzipped(file)

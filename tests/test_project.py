@@ -35,12 +35,12 @@ from flags import name_of, parse_arguments
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("tasks", "pretraining")
 ROWS = {  # a module or package imports only from rows below its own
-    "commands": ("classify", "squad", "tag", "choose", "pretrain", "features", "corpus"),
+    "commands": tuple("classify squad tag choose pretrain features corpus checkpoint".split()),
     "modes": ("modes",),
     "jobs": ("finetune", "vectors", "blanks"),
     "start": ("pretrained",),
     "data and loop": ("train", "tasks", "pretraining"),
-    "weights and runs": ("checkpoint", "runs", "settings"),
+    "weights and runs": ("loading", "runs", "settings"),
     "core": ("models", "optim", "inference", "tokenization"),
     "formats": (
         "formats",
