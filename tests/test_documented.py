@@ -1,0 +1,94 @@
+"""Every command that README and docs show runs as it stands, on small files of those names."""
+
+import io
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import documented
+import pytest
+from documented import ROOT, SCRIPTS, VARIABLES
+
+# The table of results.md leaves out what all of its commands have in common.
+PAGES = ["README.md", *(f"docs/{file.name}" for file in sorted((ROOT / "docs").glob("*.md")))]
+PAGES = [page for page in PAGES if documented.commands(page) and page != "docs/results.md"]
+
+# What a page takes for granted, since another one has shown it.
+BEFORE = {
+    "docs/formats.md": [
+        "python classify.py --task csv --data_file reviews.csv --pretrain_file bert "
+        "--save_dir runs/mine"
+    ],
+    "docs/scaling.md": ["python corpus.py prepare books/*.txt --vocab $VOCAB --out books-ids"],
+}
+
+
+@pytest.fixture(scope="session")
+def world(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all files that commands name."""
+    pytest.importorskip("tensorflow")
+    folder = tmp_path_factory.mktemp("world")
+    documented.write(folder, sample)
+    return folder
+
+
+def split(line: str) -> list[str]:
+    """The words of a command as a shell has them, from the script on."""
+    words = shlex.split(os.path.expandvars(line), comments=True)
+    # torchrun is tested elsewhere; here one process does the work of all.
+    (script,) = (i for i, word in enumerate(words) if word.removesuffix(".py") in SCRIPTS)
+    # A glob in quotes is the command's own.
+    quoted = set(re.findall('"(.*?)"', line))
+    found = []
+    for word in words[script:]:
+        is_glob = "*" in word and word not in quoted
+        found += sorted(map(str, Path().glob(word))) if is_glob else [word]
+    return found
+
+
+def status_of(line: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """What a command line ends with, in this process, which has loaded the modules already."""
+    text, pipe, command = line.rpartition("| ")
+    if pipe:
+        piped = subprocess.run(text, shell=True, capture_output=True, check=True).stdout
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(piped)))
+    words = split(command)
+    # Each page gives its folders new contents, and no page lacks one of its own.
+    for flag in ("--save_dir", "convert"):
+        if flag in words:
+            made = words[words.index(flag) + (1 if flag == "--save_dir" else 2)]
+            shutil.rmtree(made, ignore_errors=True)
+    monkeypatch.setattr(sys, "argv", words)
+    try:
+        runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+    return 0
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_shown_runs(
+    page: str,
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
+) -> None:
+    here = tmp_path / "here"
+    shutil.copytree(world, here, symlinks=True)
+    monkeypatch.chdir(here)
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    for line in (*BEFORE.get(page, []), *documented.commands(page)):
+        # MRPC's 3,668 rows make 345 steps, the 200 that are here 21.
+        line = line.replace("model_steps_345", "model_steps_21")
+        expected = 2 if "--maxlen" in line else 0  # shown for its message
+        # "and 1/4, 2/4, 3/4 elsewhere", as the comment has it.
+        for shard in range(4) if "--shard 0/4" in line else [0]:
+            status = status_of(line.replace("--shard 0/4", f"--shard {shard}/4"), monkeypatch)
+            assert status == expected, f"{line}\n{capfd.readouterr().err[-2000:]}"
