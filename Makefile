@@ -13,7 +13,7 @@ demo: $(VENV)/run
 	$(BIN)/python examples/demo.py
 
 test: check
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 check: $(VENV)/test
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""The commands that README and docs show, and small files under the names that stand there."""
+"""Commands and Python of README and docs, and small files under the names that stand there."""
 
 import csv
 import itertools
@@ -43,6 +43,11 @@ def commands(page: str) -> list[str]:
     call = rf"(?:(?:echo|printf) .*\| *)?(?:python|torchrun(?: --\w+ \S+)+) +{scripts}"
     found = re.findall(rf"^ *(?:\$ )?({call}.*)$|`({call}[^`]*)`", text, re.MULTILINE)
     return [" ".join(block.split()) or inline for block, inline in found]
+
+
+def snippets(page: str) -> list[str]:
+    """The Python that a page shows."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
 def write(folder: Path, sample: Path) -> None:
@@ -93,6 +98,7 @@ def write_tables(folder: Path, lines: list[str]) -> None:
     """What classify.py reads."""
     numbered = [(line, i % 2) for i, line in enumerate(lines)]
     (folder / "glue/MRPC").mkdir(parents=True)
+    (folder / "MRPC").symlink_to("glue/MRPC")
     for name in ("train", "dev"):
         shutil.copy(folder / f"{name}.tsv", folder / "glue/MRPC")
         cola = ((f"gj{i}", label, "", line) for i, (line, label) in enumerate(numbered))
@@ -197,6 +203,8 @@ def write_weights(folder: Path) -> None:
         ("minilm", every_head, None),
         ("multilingual", every_head, None),
         ("runs/sst2", models.Classifier(config, 2), ["0", "1"]),
+        ("runs/ner", models.Tagger(config, 3), ["B-PER", "I-PER", "O"]),
+        ("runs/csqa", models.MultipleChoice(config), None),
     ):
         source = checkpoint.Checkpoint("ours", folder, config, dict(model.state_dict()), labels)
         (folder / name).mkdir(parents=True)

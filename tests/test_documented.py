@@ -1,4 +1,4 @@
-"""Every command that README and docs show runs as it stands, on small files of those names."""
+"""What README and docs show, commands and Python, runs as it stands, on small files."""
 
 import io
 import os
@@ -14,9 +14,13 @@ import documented
 import pytest
 from documented import ROOT, SCRIPTS, VARIABLES
 
+# One worker runs them all, or each would make the files.
+pytestmark = pytest.mark.xdist_group("documented")
+
 # The table of results.md leaves out what all of its commands have in common.
 PAGES = ["README.md", *(f"docs/{file.name}" for file in sorted((ROOT / "docs").glob("*.md")))]
-PAGES = [page for page in PAGES if documented.commands(page) and page != "docs/results.md"]
+COMMANDS = [page for page in PAGES if documented.commands(page) and page != "docs/results.md"]
+PYTHON = [page for page in PAGES if documented.snippets(page)]
 
 # What a page takes for granted, since another one has shown it.
 BEFORE = {
@@ -71,19 +75,20 @@ def status_of(line: str, monkeypatch: pytest.MonkeyPatch) -> int:
     return 0
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_every_command_shown_runs(
-    page: str,
-    world: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture,
-) -> None:
-    here = tmp_path / "here"
-    shutil.copytree(world, here, symlinks=True)
-    monkeypatch.chdir(here)
+@pytest.fixture
+def here(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of these files, in which the test runs."""
+    shutil.copytree(world, tmp_path / "here", symlinks=True)
+    monkeypatch.chdir(tmp_path / "here")
     for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value)
+    return tmp_path / "here"
+
+
+@pytest.mark.parametrize("page", COMMANDS)
+def test_every_command_shown_runs(
+    page: str, here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
     for line in (*BEFORE.get(page, []), *documented.commands(page)):
         # MRPC's 3,668 rows make 345 steps, the 200 that are here 21.
         line = line.replace("model_steps_345", "model_steps_21")
@@ -92,3 +97,14 @@ def test_every_command_shown_runs(
         for shard in range(4) if "--shard 0/4" in line else [0]:
             status = status_of(line.replace("--shard 0/4", f"--shard {shard}/4"), monkeypatch)
             assert status == expected, f"{line}\n{capfd.readouterr().err[-2000:]}"
+
+
+@pytest.mark.parametrize("page", PYTHON)
+def test_the_python_shown_runs(page: str, here: Path) -> None:
+    if page == "docs/serving.md":
+        for package in ("fastapi", "onnxscript", "onnxruntime", "tokenizers"):
+            pytest.importorskip(package)
+    for snippet in documented.snippets(page):
+        if ".fit(" in snippet:  # each trains anew
+            shutil.rmtree(here / "runs")
+        exec(compile(snippet, page, "exec"), {})

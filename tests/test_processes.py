@@ -24,6 +24,9 @@ from tasks.features import Batches
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = (2, 4)
 
+# One worker runs them all, or each would train what they have in common.
+pytestmark = pytest.mark.xdist_group("processes")
+
 
 def torchrun(n: int, *arguments: object) -> subprocess.CompletedProcess:
     """Run a script in n processes, a core each."""
