@@ -92,8 +92,13 @@ class OnnxModel(nn.Module):
         except ImportError:
             raise UserError(f"{file} needs onnxruntime; pip install onnxruntime") from None
         check_file(file)
+        options = onnxruntime.SessionOptions()
+        # As many cores as PyTorch would use, and errors alone on stderr.
+        options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
         try:
-            self.session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(
+                file, options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:
             # Its exceptions are its own, one for each way in which a file can be damaged.
             raise UserError(f"{file} is no ONNX model: {short(str(error), 100)}") from None
@@ -104,8 +109,8 @@ class OnnxModel(nn.Module):
         self.n_scores = self.session.get_outputs()[0].shape[-1]  # a name where they are free
         # Whoever reads a model's folder finds these files there; it is removed with the model.
         self.files = tempfile.TemporaryDirectory(prefix="onnx-")
-        for name in BESIDE:
-            if name in metadata:
+        with named(self.files.name):
+            for name in metadata.keys() & set(BESIDE):
                 (self.folder / name).write_bytes(metadata[name].encode())
         # Which of the file's scores are given, and in which order; None: all as they are.
         self.columns: Tensor | None = None
