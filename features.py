@@ -66,7 +66,8 @@ def extract(
             batch_size: lines that are computed at once.
             dtype: of matrix products: fp32, bf16 or, on a CPU, int8.
         Weights:
-            pretrain_file: a TensorFlow checkpoint, a Hugging Face folder, a .pt.
+            pretrain_file: a TensorFlow checkpoint, a Hugging Face folder, a .pt, or a name of
+                `checkpoint.py list`.
             model_cfg: JSON of the model's shape; default: what lies beside the weights.
             vocab: vocab.txt; default: what lies beside the weights.
     """
@@ -210,7 +211,8 @@ def similar(
             pooling: mean over the tokens, or cls.
             max_len: tokens of a line at most; the rest is cut off.
         Weights:
-            pretrain_file: a TensorFlow checkpoint, a Hugging Face folder, a .pt.
+            pretrain_file: a TensorFlow checkpoint, a Hugging Face folder, a .pt, or a name of
+                `checkpoint.py list`.
             model_cfg: JSON of the model's shape; default: what lies beside the weights.
             vocab: vocab.txt; default: what lies beside the weights.
     """
@@ -284,7 +286,7 @@ def fewshot(
             out: JSON to write the results to.
         Weights:
             pretrain_file: weights with a pooler: a TensorFlow checkpoint, a Hugging Face folder, a
-                .pt.
+                .pt, or a name of `checkpoint.py list`.
             model_cfg: JSON of the model's shape; default: what lies beside the weights.
             vocab: vocab.txt; default: what lies beside the weights.
     """
@@ -341,7 +343,7 @@ def fill(
             dtype: of matrix products: fp32, bf16 or, on a CPU, int8.
         Weights:
             pretrain_file: weights with a masked-language head: a TensorFlow checkpoint, a Hugging
-                Face folder, a .pt.
+                Face folder, a .pt, or a name of `checkpoint.py list`.
             model_cfg: JSON of the model's shape; default: what lies beside the weights.
             vocab: vocab.txt; default: what lies beside the weights.
     """
@@ -379,7 +381,7 @@ def score(
             dtype: of matrix products: fp32, bf16 or, on a CPU, int8.
         Weights:
             pretrain_file: weights with a masked-language head: a TensorFlow checkpoint, a Hugging
-                Face folder, a .pt.
+                Face folder, a .pt, or a name of `checkpoint.py list`.
             model_cfg: JSON of the model's shape; default: what lies beside the weights.
             vocab: vocab.txt; default: what lies beside the weights.
     """

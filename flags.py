@@ -273,12 +273,13 @@ SETTINGS = "Settings of --train_cfg (a flag overrides the file, the file overrid
 SHARED = {
     "pretrain_file": (
         "Weights",
-        "weights to start training from: a TensorFlow checkpoint, a Hugging Face folder, a .pt; "
-        "default: none, so that training starts from scratch",
+        "weights to start training from: a TensorFlow checkpoint or Google's .zip, a Hugging Face "
+        "folder, a .pt, or a name of `checkpoint.py list`; default: none, so that training starts "
+        "from scratch",
     ),
     "model_file": (
         "Weights",
-        "a model trained here, to evaluate or predict with: its folder or its .pt",
+        "a model trained here, to evaluate or predict with: its folder, its .pt or its .onnx",
     ),
     "model_cfg": (
         "Weights",

@@ -122,8 +122,9 @@ def main(
             whole_word_mask: mask all pieces of a word or none; default False.
             fixed_masks: every epoch has the pairs and masks of the first.
         Weights:
-            pretrain_file: weights to start from, all heads: a TensorFlow checkpoint, a Hugging Face
-                folder, a .pt; default: none, so that training starts from scratch.
+            pretrain_file: weights to start from, all heads: a TensorFlow checkpoint or Google's
+                .zip, a Hugging Face folder, a .pt, or a name of `checkpoint.py list`; default:
+                none, so that training starts from scratch.
             model_file: a model trained here, to start from or to evaluate: its folder or its .pt.
             model_cfg: JSON of the model's shape, ours or Google's bert_config.json; default: what
                 lies beside the weights.
