@@ -1,6 +1,8 @@
 """What README and docs show, commands and Python, runs as it stands, on small files."""
 
+import functools
 import io
+import json
 import os
 import re
 import runpy
@@ -14,14 +16,18 @@ import documented
 import pytest
 from documented import ROOT, SCRIPTS, VARIABLES
 
+from examples import demo
+from examples import sample as sample_world
+
 # One worker runs them all, or each would make the files.
 pytestmark = pytest.mark.xdist_group("documented")
 
-# The table of results.md leaves out what all of its commands have in common.
 PAGES = ["README.md", *(f"docs/{file.name}" for file in sorted((ROOT / "docs").glob("*.md")))]
-COMMANDS = [page for page in PAGES if documented.commands(page) and page != "docs/results.md"]
+COMMANDS = [page for page in PAGES if documented.commands(page)]
 PYTHON = [page for page in PAGES if documented.snippets(page)]
 
+# What all commands of a table have in common stands once at its head.
+COMMON = {"docs/results.md": " --pretrain_file bert"}
 # What a page takes for granted, since another one has shown it.
 BEFORE = {
     "docs/formats.md": [
@@ -90,6 +96,7 @@ def test_every_command_shown_runs(
     page: str, here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     for line in (*BEFORE.get(page, []), *documented.commands(page)):
+        line += COMMON.get(page, "")
         # MRPC's 3,668 rows make 345 steps, the 200 that are here 21.
         line = line.replace("model_steps_345", "model_steps_21")
         expected = 2 if "--maxlen" in line else 0  # shown for its message
@@ -108,3 +115,28 @@ def test_the_python_shown_runs(page: str, here: Path) -> None:
         if ".fit(" in snippet:  # each trains anew
             shutil.rmtree(here / "runs")
         exec(compile(snippet, page, "exec"), {})
+
+
+def test_the_demo_compares_two_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    smaller = functools.partial(sample_world.write, n_train=64, n_dev=20, n_documents=20)
+    monkeypatch.setattr(sample_world, "write", smaller)
+    demo.demo()
+    printed = capsys.readouterr().out
+    for name in ("scratch", "pre-trained"):
+        found = re.search(rf"  .*{name} +([\d.]+)  ([\d.]+)   mean ([\d.]+), spread", printed)
+        assert found, printed
+        logs = [f"runs/demo/{name}_{seed}/metrics.jsonl" for seed in demo.SEEDS]
+        last = [json.loads(Path(log).read_text().splitlines()[-1]) for log in logs]
+        accuracies = [line["eval_Accuracy"] for line in last]
+        assert [float(number) for number in found.groups()] == pytest.approx(
+            [*accuracies, sum(accuracies) / 2], abs=6e-4
+        )
+    # The pre-trained ones began with the weights that were pre-trained here.
+    starts = [
+        json.loads(Path(f"runs/demo/{name}_1/run.json").read_text())["sha256 of initial weights"]
+        for name in ("scratch", "pre-trained")
+    ]
+    assert starts[0] != starts[1]
