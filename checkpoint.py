@@ -43,6 +43,7 @@ from loading import (
 )
 from models import Config
 from names import ARCHITECTURES, CLASSIFIERS, HEADS, LABELLED, table_rows
+from tasks.sentences import task_of_labels
 from utils import UserError, note, typed
 from vocab import (
     casing,
@@ -131,6 +132,8 @@ def write_onnx(
         for settings_file, values in own_settings(source).items():
             write_json(folder / settings_file, values)
         metadata |= {file.name: file.read_bytes().decode() for file in folder.iterdir()}
+    # Line ends as Unix has them, for readers elsewhere.
+    metadata["vocab.txt"] = "".join(f"{token}\n" for token in load_vocab(vocab))
     worst = onnx_files.write(out, model, metadata, int8)
     checked = f"; onnxruntime's numbers differ from PyTorch's by at most {worst:.1e}"
     if int8:
@@ -151,6 +154,10 @@ def own_settings(source: Checkpoint) -> dict[str, Any]:
     settings = task_settings(source)
     if source.labels and "task.json" not in settings:
         settings["task.json"] = {"labels": source.labels}
+        # That a text has several is known from a file that is not copied.
+        task = task_of_labels(source)
+        if task and task.separator:
+            settings["task.json"] = task.to_json()
     return settings
 
 
@@ -219,14 +226,15 @@ def convert(
     vocab: str | None = None,
     int8: bool = False,
 ) -> None:
-    """Convert weights: TARGET.pt is this project's format, any other name a Hugging Face folder.
+    """Convert weights: to TARGET.pt, this project's format, to TARGET.onnx, or to a folder.
 
-    TARGET.onnx is a model that runs without PyTorch.
+    A folder is Hugging Face's. A .onnx runs without PyTorch; to write one, pip install onnxscript
+    onnxruntime.
 
     Args:
         source: a TensorFlow checkpoint, a Hugging Face folder or file, a .pt, or a folder with one
             of them (of a run: the best checkpoint).
-        target: the .pt or the folder to write, whole or not at all; what it holds already is not
+        target: the .pt, .onnx or folder to write, whole or not at all; what it holds already is not
             overwritten.
         model_cfg: the model's configuration, where none lies beside SOURCE.
         vocab: vocab.txt, where none lies beside SOURCE.

@@ -337,7 +337,7 @@ def evaluate_files(flags: SimpleNamespace) -> None:
     saved = load(flags)
     say(saved.describe())
     say(inference.device_name(saved.device, saved.n_gpus))
-    folder = Path(flags.out or saved.file.parent / "eval")
+    folder = Path(flags.out or saved.folder / "eval")
     if flags.data_dir:
         files = in_folder(flags.data_dir, saved.task.dev)
     else:
@@ -401,7 +401,7 @@ def evaluate(
     mistakes = worst(task, data, scores, predicted)
     reports.write_tsv(folder / f"{stem}_errors.tsv", header, mistakes)
     # A model from elsewhere has no metrics.jsonl beside it.
-    if plots and (log := saved.file.parent / "metrics.jsonl").is_file():
+    if plots and (log := saved.folder / "metrics.jsonl").is_file():
         pictures.save(pictures.learning(log), folder / "learning.png")
     print(f"Saved {folder / stem}.json, {folder / stem}_errors.tsv")
     return results

@@ -36,6 +36,7 @@ from files import (
     write_json,
 )
 from names import LABELLED
+from onnx_files import OnnxModel
 from pretrained import Pretrained
 from tasks import KINDS, reports
 from tasks.features import Batches, PooledBatches
@@ -295,6 +296,12 @@ class Saved:
         assert self.start.source
         return self.start.source.file
 
+    @property
+    def folder(self) -> Path:
+        """Where evaluations of it are written: the run's folder; one of its own for a .onnx."""
+        assert self.start.source
+        return self.file.with_suffix("") if self.start.source.onnx else self.file.parent
+
     def describe(self) -> str:
         """Which file it is, in words."""
         assert self.start.source
@@ -393,9 +400,12 @@ def load(
     kinds = {kind.head: kind for kind in KINDS}
     head = task.head if task else next((h for h in start.source.heads if h in kinds), None)
     if head not in start.source.heads:
+        lacking = f"{start.source.file} has no {head or ' or '.join(kinds)}"
+        if start.source.onnx:
+            raise UserError(f"{lacking}; name a model that has one")
         raise UserError(
-            f"{start.source.file} has no {head or ' or '.join(kinds)}; train one first (--mode "
-            f"train --pretrain_file {model_file}), or name weights that have one"
+            f"{lacking}; train one first (--mode train --pretrain_file {model_file}), or name "
+            "weights that have one"
         )
     task = task or kinds[str(head)].saved(start.source)
     start.config.check_length(task.max_len)
@@ -421,8 +431,7 @@ def load_onnx(
             f"dtype={dtype}: {source.file} computes as it was converted (checkpoint.py convert, "
             "which has --int8); leave dtype out"
         )
-    model = source.onnx
-    assert model
-    if task.head in LABELLED:
-        model.columns = source.tensors[f"{task.head}.bias"]
+    assert source.onnx
+    columns = source.tensors[f"{task.head}.bias"] if task.head in LABELLED else None
+    model = OnnxModel(source.onnx, columns)
     return Saved(start, task, model, batch_size, dtype, torch.device("cpu"), 1)

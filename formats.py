@@ -1,4 +1,4 @@
-"""The bytes of other people's formats and of our .pt; what is in them checkpoint.py knows.
+"""The bytes of other people's formats and of our .pt; what is in them loading.py knows.
 
     tensors = read_weights(Path("model.safetensors"))   # {name: tensor}, or pytorch_model.bin
     tensors = read_tensorflow(Path("bert_model.ckpt"))  # {variable: tensor}

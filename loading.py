@@ -35,7 +35,7 @@ from models import (
     Tagger,
 )
 from names import CLASSIFIERS, HEADS, LABELLED, Row, table_rows
-from onnx_files import OnnxModel
+from onnx_files import OnnxFile
 from utils import UserError, short, typed
 
 # What a file is called in messages, and by which its names are told apart.
@@ -80,7 +80,7 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     labels: list[str] | None = None  # of the classifier, where known
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)  # of a .pt: step, best ...
-    onnx: OnnxModel | None = None  # what computes a .onnx; `tensors` then are shapes
+    onnx: OnnxFile | None = None  # what computes a .onnx; `tensors` then are shapes
 
     @property
     def folder(self) -> Path:
@@ -125,7 +125,7 @@ def read(source: str | Path, config: Config | None = None, predicting: bool = Fa
             says.
         predicting: a .onnx will do, whose weights cannot be had.
     """
-    if predicting and str(source).lower().endswith(".onnx"):
+    if predicting and is_onnx(Path(source)):
         if config is not None:
             raise UserError(f"{source} has its configuration in it; leave --model_cfg out")
         return read_onnx(Path(source))
@@ -163,7 +163,7 @@ def read(source: str | Path, config: Config | None = None, predicting: bool = Fa
 
 def read_onnx(file: Path) -> Checkpoint:
     """A .onnx that `checkpoint.py convert` has written: a model that predicts, and its head."""
-    onnx = OnnxModel(file)
+    onnx = OnnxFile(file)
     config = Config.from_json(onnx.folder / "config.json")
     if onnx.head not in MODELS:
         raise UserError(f"{file} has an unknown head, {short(onnx.head)}; convert it again")
@@ -177,7 +177,17 @@ def read_onnx(file: Path) -> Checkpoint:
     # Whoever puts labels into another order moves the numbers of their columns with them.
     if n_labels:
         tensors[f"{onnx.head}.bias"] = torch.arange(n_labels)
-    return Checkpoint(ONNX, file, config, tensors, saved_labels(onnx.folder), onnx=onnx)
+    labels = saved_labels(onnx.folder)
+    if n_labels and labels and len(labels) != n_labels:
+        raise UserError(
+            f"{file} has {n_labels} scores, and names {len(labels)} labels; convert its model again"
+        )
+    return Checkpoint(ONNX, file, config, tensors, labels if n_labels else None, onnx=onnx)
+
+
+def is_onnx(source: Path) -> bool:
+    """Whether a path names a .onnx; a run's folder may have any name."""
+    return source.suffix.lower() == ".onnx" and not source.is_dir()
 
 
 def load(model: nn.Module, source: Checkpoint, fresh: tuple[str, ...] = ()) -> list[str]:
@@ -287,10 +297,10 @@ def find_weights(source: str | Path) -> Path:
         return source
     if source.suffix == ".zip" and source.is_file():
         return find_in_folder(hub.unzipped(source))
-    if source.suffix == ".onnx":
+    if is_onnx(source) and source.is_file():
         raise UserError(
-            f"{source} can predict and no more (--mode predict --model_file {source}); name the "
-            "folder that it was made from"
+            f"{source} serves to evaluate and predict alone, as the --model_file of the command "
+            "that trained it; name the folder that it was made from"
         )
     if source.is_file():
         raise UserError(

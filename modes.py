@@ -114,7 +114,7 @@ def evaluate(saved: Saved, flags: SimpleNamespace) -> Iterator[tuple[Data, list[
     """
     say(saved.describe())
     files, results = named_files(flags.data_file), {}
-    folder = Path(flags.out or saved.file.parent / "eval")
+    folder = Path(flags.out or saved.folder / "eval")
     for name, file in zip(reports.short_names(files), files, strict=True):
         data = saved.load(file)
         say(data.summary)

@@ -1,7 +1,7 @@
 """Models as ONNX, for programs without PyTorch.
 
     difference = write(Path("model.onnx"), model, {"labels": '["0", "1"]'})
-    model = OnnxModel(Path("model.onnx"))       # computed by onnxruntime
+    model = OnnxModel(OnnxFile(Path("model.onnx")))     # computed by onnxruntime
 
 Row: formats. It imports only from rows below (ARCHITECTURE.md).
 """
@@ -17,14 +17,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from files import check_file, name_file, whole_file
+from files import DIGEST_SIZE, append_digest, check_file, digest_matches, name_file, whole_file
 from packing import Packing
 from utils import UserError, short
 
 TOLERANCE = 1e-3  # of float32, PyTorch's numbers and onnxruntime's
 
+INPUTS = ("input_ids", "segment_ids", "input_mask")
+
 # The files of a model's folder that its metadata may hold, by name.
 BESIDE = ("config.json", "vocab.txt", "tokenizer_config.json", "task.json", "squad.json")
+
+# The digest of a file stands at its end. To whoever parses it as the protocol buffer that it is, it
+# is the text of a field that he does not know: its number, 1000, its kind and its length.
+DIGEST_FIELD = b"\xc2\x3e" + bytes([DIGEST_SIZE])
 
 
 def write(file: Path, model: Any, metadata: dict[str, str], int8: bool = False) -> float:
@@ -78,20 +84,21 @@ def write(file: Path, model: Any, metadata: dict[str, str], int8: bool = False) 
             "try another version of onnxruntime or onnxscript"
         )
     with whole_file(file) as f:
-        f.write(contents)
+        f.write(contents + DIGEST_FIELD)
+        append_digest(f)
     return worst
 
 
-class OnnxModel(nn.Module):
-    """A model in a file of write(), computed on the CPU, and called as the one it was made from."""
+class OnnxFile:
+    """A file of write(), open: onnxruntime's session, and what belongs to the model."""
 
     def __init__(self, file: Path):
-        super().__init__()
         try:
             import onnxruntime
         except ImportError:
             raise UserError(f"{file} needs onnxruntime; pip install onnxruntime") from None
         check_file(file)
+        check_digest(file)
         options = onnxruntime.SessionOptions()
         # As many cores as PyTorch would use, and errors alone on stderr.
         options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
@@ -99,36 +106,61 @@ class OnnxModel(nn.Module):
             self.session = onnxruntime.InferenceSession(
                 file, options, providers=["CPUExecutionProvider"]
             )
+            metadata: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
         except Exception as error:
             # Its exceptions are its own, one for each way in which a file can be damaged.
             raise UserError(f"{file} is no ONNX model: {short(str(error), 100)}") from None
-        metadata = self.session.get_modelmeta().custom_metadata_map
-        if "head" not in metadata or "config.json" not in metadata:
+        inputs = {x.name for x in self.session.get_inputs()}
+        if "head" not in metadata or not {*INPUTS} <= inputs or "config.json" not in metadata:
             raise UserError(f"{file} was not written by `checkpoint.py convert`; name one that was")
-        self.head: str = metadata["head"]
+        self.file, self.head = file, metadata["head"]
         self.n_scores = self.session.get_outputs()[0].shape[-1]  # a name where they are free
-        # Whoever reads a model's folder finds these files there; it is removed with the model.
-        self.files = tempfile.TemporaryDirectory(prefix="onnx-")
-        with named(self.files.name):
+        # Whoever reads a model's folder finds its files there; they are removed with this object.
+        # The folder is called as the file is, for messages.
+        self.beside = tempfile.TemporaryDirectory(prefix="onnx-")
+        self.folder = Path(self.beside.name) / file.name
+        with named(self.beside.name):
+            self.folder.mkdir()
             for name in metadata.keys() & set(BESIDE):
                 (self.folder / name).write_bytes(metadata[name].encode())
-        # Which of the file's scores are given, and in which order; None: all as they are.
-        self.columns: Tensor | None = None
+
+
+def check_digest(file: Path) -> None:
+    """UserError where a file ends with a digest that is not its own."""
+    with open(file, "rb") as f:
+        f.seek(max(0, file.stat().st_size - DIGEST_SIZE - len(DIGEST_FIELD)))
+        end = f.read()
+    if end.startswith(DIGEST_FIELD) and not digest_matches(file):
+        raise UserError(
+            f"{file} is damaged, or another program has changed it; convert its model again"
+        )
+
+
+class OnnxModel(nn.Module):
+    """The model in a file, computed on the CPU, and called as the one it was made from.
+
+    Args:
+        columns: which of the scores are given, and in which order; None: all as they are.
+    """
+
+    def __init__(self, onnx: OnnxFile, columns: Tensor | None = None):
+        super().__init__()
+        self.onnx, self.columns = onnx, columns
         # Whoever predicts asks the first parameter for the device.
         self.somewhere = nn.Parameter(torch.empty(0))
-
-    @property
-    def folder(self) -> Path:
-        """Where the files are that belong to the model."""
-        return Path(self.files.name)
 
     def forward(
         self, input_ids: Tensor, segment_ids: Tensor, input_mask: Tensor | Packing
     ) -> Tensor:
         """(B, S) x 3 -> the first output."""
-        mask = Packing.of(input_mask).real
-        inputs = {"input_ids": input_ids, "segment_ids": segment_ids, "input_mask": mask}
-        found = self.session.run(None, {name: x.long().numpy() for name, x in inputs.items()})
+        inputs = (input_ids, segment_ids, Packing.of(input_mask).real)
+        fed = {name: x.long().numpy() for name, x in zip(INPUTS, inputs, strict=True)}
+        try:
+            found = self.onnx.session.run(None, fed)
+        except Exception as error:
+            raise UserError(
+                f"{self.onnx.file}: onnxruntime fails: {short(str(error), 200)}"
+            ) from None
         scores = torch.from_numpy(found[0])
         return scores if self.columns is None else scores[..., self.columns]
 

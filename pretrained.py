@@ -98,23 +98,32 @@ def find(
     """
     config, source = read_config_and_weights(weights, model_cfg, predicting)
     if source and head and head not in source.heads:
-        remedy = f"train one first (--mode train --pretrain_file {weights}), or name weights that"
-        # No task trains these for their own sake.
-        if head in PRETRAINED_HEADS:
-            remedy = "name weights that pretrain.py or Google made, which"
-        others = [COMMANDS[other] for other in source.heads if other in COMMANDS]
-        if head in COMMANDS and others:
-            raise UserError(
-                f"{source.file} is a model of {others[0]}, and has no {head}; name one of "
-                f"{COMMANDS[head]}, or train it from this one with --pretrain_file {weights}"
-            )
-        raise UserError(f"{source.file} has no {head}; {remedy} have one")
+        raise UserError(lacking(source, head, weights))
     file = source.folder / source.file.name if source else None
     vocab_file = find_vocab(vocab, file)
     check_size(vocab_file, config.vocab_size)
     # The weights' name may say how a vocabulary is cased that was copied from them.
     lower_case = casing(vocab_file, *([file] if file else []))
     return Pretrained(config, source, vocab_file, FullTokenizer(vocab_file, lower_case))
+
+
+def lacking(source: loading.Checkpoint, head: str, weights: str | Path | None) -> str:
+    """That weights have no such head, and what to do, as a message."""
+    others = [COMMANDS[other] for other in source.heads if other in COMMANDS]
+    if head in COMMANDS and others:
+        message = f"{source.file} is a model of {others[0]}, and has no {head}; name one of "
+        message += COMMANDS[head]
+        # A .onnx is no start.
+        if not source.onnx:
+            message += f", or train it from this one with --pretrain_file {weights}"
+        return message
+    remedy = f"train one first (--mode train --pretrain_file {weights}), or name weights that"
+    # No task trains these for their own sake.
+    if head in PRETRAINED_HEADS:
+        remedy = "name weights that pretrain.py or Google made, which"
+    elif source.onnx:
+        remedy = "name models that"
+    return f"{source.file} has no {head}; {remedy} have one"
 
 
 def read_config_and_weights(

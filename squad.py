@@ -196,7 +196,7 @@ def answer_file(saved: Saved, flags: SimpleNamespace, evaluating: bool) -> None:
     task, data = saved.task, saved.load(flags.predict_file)
     answers = task.answers(data, saved.outputs(data))
     note(saved.describe())
-    folder = Path(flags.out or saved.file.parent / "predictions")
+    folder = Path(flags.out or saved.folder / "predictions")
     # The three files have the names and the form of run_squad.py, for SQuAD's official evaluation.
     write(folder / "predictions.json", {a.id: task.chosen(a) for a in answers})
     write(folder / "nbest_predictions.json", {a.id: a.n_best for a in answers})

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import models
 from files import file_digest, read_json
-from loading import Checkpoint
+from loading import Checkpoint, settings_beside
 from tasks.features import LONG, encode
 from tasks.metrics import METRICS, NEEDS
 from tasks.records import read_features, read_meta_data
@@ -419,12 +419,19 @@ def find_task(
 
 def task_of_labels(source: Checkpoint) -> SentenceTask | None:
     """Data of one's own, with the labels that a classifier has; of a single score, a number."""
+    usual = TASKS["csv"]
+    # Weights from elsewhere may have fewer positions than a task's usual length.
+    task = dataclasses.replace(usual, max_len=min(usual.max_len, source.config.max_len))
     # One score is a number, as Hugging Face saves a regression.
     if len(source.tensors.get("classifier.bias", ())) == 1:
-        return own_task(TASKS["csv"], labels="number")
+        return own_task(task, labels="number")
     if not source.labels:
         return None
-    return dataclasses.replace(TASKS["csv"], labels=tuple(source.labels))
+    _, settings = settings_beside(source.folder / source.file.name)
+    # Hugging Face's word for texts that have several labels, or none.
+    if settings.get("problem_type") == "multi_label_classification":
+        task = own_task(task, separator=",")
+    return dataclasses.replace(task, labels=tuple(source.labels))
 
 
 # What a field is called in task.json, where that is another name.

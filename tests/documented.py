@@ -40,8 +40,12 @@ def commands(page: str) -> list[str]:
     """The command lines that a page shows, each whole: `echo text | python tag.py ...`."""
     text = (ROOT / page).read_text().replace("\\\n", " ")
     scripts = rf"(?:{'|'.join(SCRIPTS)})\.py"
-    call = rf"(?:(?:echo|printf) .*\| *)?(?:python|torchrun(?: --\w+ \S+)+) +{scripts}"
+    call = rf"(?:(?:echo|printf|cut) .*\| *)?(?:python|torchrun(?: --\w+ \S+)+) +{scripts}"
     found = re.findall(rf"^ *(?:\$ )?({call}.*)$|`({call}[^`]*)`", text, re.MULTILINE)
+    # A line in another form would be passed over; what a command prints names no file.
+    called = re.findall(rf"\b(?:python|torchrun)[^`|\n]*\b{scripts}[^`\n]*", text)
+    called = [line for line in called if not re.search(r" (FILE|FOLDER)\b", line)]
+    assert len(found) == len(called), (page, called)
     return [" ".join(block.split()) or inline for block, inline in found]
 
 
@@ -107,6 +111,7 @@ def write_tables(folder: Path, lines: list[str]) -> None:
     write_table(folder / "glue/CoLA/test.tsv", [("index", "sentence"), *enumerate(lines)])
     for name in ("reviews.csv", "held_out.csv", "source/train.csv", "source/test.csv"):
         write_table(folder / name, [("text", "label"), *numbered])
+    write_table(folder / "reviews.tsv", enumerate(lines))
     write_table(folder / "new.csv", [("text",), *((line,) for line in lines)])
     documents = ((i, line, label) for i, (line, label) in enumerate(numbered))
     write_table(folder / "nsmc_train.tsv", [("id", "document", "label"), *documents])

@@ -49,6 +49,8 @@ def world(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def split(line: str) -> list[str]:
     """The words of a command as a shell has them, from the script on."""
+    # The file that standard output goes to is the shell's matter.
+    line = re.sub(r" > \S+$", "", line)
     words = shlex.split(os.path.expandvars(line), comments=True)
     # torchrun is tested elsewhere; here one process does the work of all.
     (script,) = (i for i, word in enumerate(words) if word.removesuffix(".py") in SCRIPTS)
@@ -56,8 +58,11 @@ def split(line: str) -> list[str]:
     quoted = set(re.findall('"(.*?)"', line))
     found = []
     for word in words[script:]:
-        is_glob = "*" in word and word not in quoted
-        found += sorted(map(str, Path().glob(word))) if is_glob else [word]
+        files = (
+            sorted(map(str, Path().glob(word))) if "*" in word and word not in quoted else [word]
+        )
+        assert files, f"{word} matches nothing"
+        found += files
     return found
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,18 +79,30 @@ def test_a_model_of_any_kind_predicts_from_one_file(
     assert alone.evaluate(file) == pytest.approx(whole.evaluate(file), abs=1e-6)
     data = whole.load(file)
     np.testing.assert_allclose(alone.outputs(data), whole.outputs(data), atol=1e-5)
-    # Its labels in another order come with their own scores.
+    # Its labels in another order come with their own scores, and leave those of others alone.
     if kind == "sentences":
         turned = dataclasses.replace(whole.task, labels=whole.task.labels[::-1])
-        scores = finetune.load(alone.file, turned).outputs(data)
+        scores = finetune.load(alone.file, turned, alone.start).outputs(data)
         np.testing.assert_allclose(scores[:, ::-1], whole.outputs(data), atol=1e-5)
+        np.testing.assert_allclose(alone.outputs(data), whole.outputs(data), atol=1e-5)
+        check_that_every_damage_is_noticed(alone.file)
     for refused, message in (
-        (lambda: finetune.load(alone.file, dtype="bf16"), "dtype=bf16: .*leave dtype out"),
-        (lambda: checkpoint.read(alone.file), "can predict and no more"),
+        (lambda: finetune.load(alone.file, dtype="bf16"), r"dtype=bf16: .*leave dtype out"),
+        (lambda: checkpoint.read(alone.file), "evaluate and predict alone"),
         (lambda: pretrained.find(alone.file, "x.json", predicting=True), "x.json"),
     ):
         with pytest.raises(UserError, match=message):
             refused()
+
+
+def check_that_every_damage_is_noticed(file: Path) -> None:
+    contents, rng = file.read_bytes(), random.Random(0)
+    damaged = file.with_name("damaged.onnx")
+    for _ in range(60):
+        i, bit = rng.randrange(len(contents)), 1 << rng.randrange(8)
+        damaged.write_bytes(contents[:i] + bytes([contents[i] ^ bit]) + contents[i + 1 :])
+        with pytest.raises(UserError, match=r"is damaged, or another program|is no ONNX model"):
+            finetune.load(damaged)
 
 
 def test_what_is_no_model_of_ours_is_refused(tmp_path: Path) -> None:

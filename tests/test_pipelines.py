@@ -85,6 +85,14 @@ def test_several_labels(answers: Callable, tmp_path: Path) -> None:
         found = {score["label"]: score["score"] for score in scores}
         assert mine.probabilities == pytest.approx([found[x] for x in "xyz"], abs=SCORES)
         assert mine.answer == "+".join(x for x in "xyz" if found[x] > 0.5)
+    # From elsewhere there is Hugging Face's word for it alone, and copies keep what it means.
+    (tmp_path / "folder" / "task.json").unlink()
+    checkpoint.convert(str(tmp_path / "folder"), str(tmp_path / "copy" / "m.pt"))
+    for file in ("folder", "copy"):
+        again = finetune.load(tmp_path / file)
+        assert again.task.separator == ","
+        for mine, other in zip(again.predict(TEXTS), ours, strict=True):
+            assert mine.probabilities == pytest.approx(other.probabilities)
 
 
 def test_a_number(answers: Callable, tmp_path: Path) -> None:
