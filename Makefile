@@ -13,7 +13,7 @@ demo: $(VENV)/run
 	$(BIN)/python examples/demo.py
 
 test: check
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 check: $(VENV)/test
 	$(BIN)/ruff format --check .

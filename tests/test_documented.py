@@ -19,9 +19,6 @@ from documented import ROOT, SCRIPTS, VARIABLES
 from examples import demo
 from examples import sample as sample_world
 
-# One worker runs them all, or each would make the files.
-pytestmark = pytest.mark.xdist_group("documented")
-
 PAGES = ["README.md", *(f"docs/{file.name}" for file in sorted((ROOT / "docs").glob("*.md")))]
 COMMANDS = [page for page in PAGES if documented.commands(page)]
 PYTHON = [page for page in PAGES if documented.snippets(page)]

@@ -14,6 +14,7 @@ import pytest
 import torch
 from processes import HALF, KINDS, RUNS, STEPS
 
+from files import locked
 from formats import read_pt
 from pretraining.batches import PairBatches
 from pretraining.instances import FixedInstances, prepare_instances
@@ -23,9 +24,6 @@ from tasks.features import Batches
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = (2, 4)
-
-# One worker runs them all, or each would train what they have in common.
-pytestmark = pytest.mark.xdist_group("processes")
 
 
 def torchrun(n: int, *arguments: object) -> subprocess.CompletedProcess:
@@ -43,13 +41,25 @@ def torchrun(n: int, *arguments: object) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module")
 def done(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """The runs of 1, 2 and 4 processes."""
-    out = tmp_path_factory.mktemp("processes")
+    root = tmp_path_factory.getbasetemp()
+    # pytest-xdist's workers have folders in the session's, and share what takes minutes.
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    out = root / "processes"
+    with locked(root / "processes.lock"):
+        if not out.is_dir():
+            train(sample, root / "processes.part")
+            (root / "processes.part").rename(out)
+    return {n: out / str(n) for n in (1, *SIZES)}
+
+
+def train(sample: Path, out: Path) -> None:
+    """Train every kind of task, in one process and in several."""
     for kind in KINDS:
         processes.trainer(kind, sample, out / f"1/{kind}_plain").train(processes.get_loss(kind))
     for n in SIZES:
         result = torchrun(n, "tests/processes.py", sample, out / str(n), out / "1")
         assert result.returncode == 0, result.stderr[-3000:]
-    return {n: out / str(n) for n in (1, *SIZES)}
 
 
 def numbers(file: Path) -> dict[str, torch.Tensor]:
