@@ -338,11 +338,13 @@ class SentenceTask(TableTask):
             return source if source.labels and in_order else source.without(self.head)
         if columns is None:
             n_scores = len(source.tensors[f"{self.head}.bias"])
-            theirs = short(", ".join(source.labels or [str(n_scores)]), 80)
+            theirs = f"{n_scores} labels without names"
+            if source.labels:
+                theirs = f"the labels {short(', '.join(source.labels), 80)}"
             ours = "none" if self.lacks_labels else self.describe_labels()
             raise UserError(
-                f"{source.file} has the labels {theirs}, and {self.name} has {short(ours, 80)}; "
-                "name the same labels in its configuration"
+                f"{source.file} has {theirs}, and {self.name} has {short(ours, 80)}; name the same "
+                "labels in its configuration"
             )
         # A checkpoint may be shared, so its dict is copied before two entries change.
         tensors = dict(source.tensors)
@@ -394,23 +396,22 @@ def find_task(
         separator: what the user says stands between labels.
     """
     saved, trained = read_task(source.folder / SentenceTask.settings_file)
+    known = trained or task_of_labels(source)
     # Either side may say what the task is; where both do, they must agree.
-    if trained and named:
-        if trained.is_own and named.is_own:
-            # The columns are the trained model's, the form of the file is the user's.
-            named = dataclasses.replace(trained, name=named.name, form=named.form)
-        elif trained.name not in (named.name, named.kin):
-            raise UserError(
-                f"{source.file} was trained on {trained.name}, not on {named.name}; leave --task "
-                "out"
-            )
+    if known and known.is_own and named and named.is_own:
+        # Columns and labels are the trained model's, the form of the file is the user's.
+        named = dataclasses.replace(known, name=named.name, form=named.form)
+    elif trained and named and trained.name not in (named.name, named.kin):
+        raise UserError(
+            f"{source.file} was trained on {trained.name}, not on {named.name}; leave --task out"
+        )
     # Another separator would change how many labels the model was trained on.
     if trained and separator not in (None, trained.separator):
         raise UserError(
             f"{source.file} was trained with {trained.separator or 'no'} separator between labels; "
             "leave --separator out"
         )
-    task = named or trained or task_of_labels(source)
+    task = named or known
     if task is None:
         raise UserError(f"no task.json beside {source.file}; name the task with --task")
     # max_len and long are the model's, even where the task is named anew.

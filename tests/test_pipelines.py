@@ -18,7 +18,8 @@ import runs
 import train
 from files import read_json, write_json
 from flags import parse_arguments
-from tasks import KINDS
+from tasks import KINDS, TASKS
+from tasks.sentences import find_task
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(65))]
 CONFIG = models.Config(70, 16, 2, 2, 32, max_len=128)
@@ -91,6 +92,7 @@ def test_several_labels(answers: Callable, tmp_path: Path) -> None:
     for file in ("folder", "copy"):
         again = finetune.load(tmp_path / file)
         assert again.task.separator == ","
+        assert find_task(checkpoint.read(tmp_path / file), TASKS["tsv"]).separator == ","
         for mine, other in zip(again.predict(TEXTS), ours, strict=True):
             assert mine.probabilities == pytest.approx(other.probabilities)
 
