@@ -155,7 +155,7 @@ def own_settings(source: Checkpoint) -> dict[str, Any]:
     if source.labels and "task.json" not in settings:
         settings["task.json"] = {"labels": source.labels}
         # That a text has several is known from a file that is not copied.
-        task = task_of_labels(source)
+        task = task_of_labels(source) if "classifier" in source.heads else None
         if task and task.separator:
             settings["task.json"] = task.to_json()
     return settings

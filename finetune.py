@@ -400,13 +400,8 @@ def load(
     kinds = {kind.head: kind for kind in KINDS}
     head = task.head if task else next((h for h in start.source.heads if h in kinds), None)
     if head not in start.source.heads:
-        lacking = f"{start.source.file} has no {head or ' or '.join(kinds)}"
-        if start.source.onnx:
-            raise UserError(f"{lacking}; name a model that has one")
-        raise UserError(
-            f"{lacking}; train one first (--mode train --pretrain_file {model_file}), or name "
-            "weights that have one"
-        )
+        wanted = head or " or ".join(kinds)
+        raise UserError(pretrained.lacking(start.source, wanted, model_file))
     task = task or kinds[str(head)].saved(start.source)
     start.config.check_length(task.max_len)
     source = task.fit_weights(start.source, training=False)
