@@ -8,8 +8,6 @@
 
 Shapes: B inputs, S tokens of the longest one, M [MASK]s of the one with most of them, K [MASK]s of
 all inputs together, D width, V vocabulary.
-
-Row: jobs. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import dataclasses
@@ -21,16 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import inference
-import loading
 import models
 import pretrained
 import train
-from packing import Packing
+from formats import loading
+from formats.vocab import UNKNOWN
+from layers.packing import Packing
 from tasks.features import Batch, Batches, Features
 from tokenization import FullTokenizer, split_line
+from training import inference
 from utils import UserError, show
-from vocab import UNKNOWN
 
 MASK = "[MASK]"
 CHUNK = 32  # batches of inputs that are sorted by length together

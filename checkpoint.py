@@ -1,16 +1,14 @@
 """Weights from and for others: Google's TensorFlow checkpoints, Hugging Face's folders, ONNX.
 
-    $ python checkpoint.py convert uncased_L-12_H-768_A-12 bert/base.pt  # TensorFlow, HF -> ours
-    $ python checkpoint.py convert runs/mrpc my-model  # anything -> a Hugging Face folder
-    $ python checkpoint.py convert runs/mrpc model.onnx
-    $ python checkpoint.py inspect FILE
-    $ python checkpoint.py compare A B
-    $ python checkpoint.py list  # BERT models that can be named instead of a file
+$ python checkpoint.py convert uncased_L-12_H-768_A-12 bert/base.pt  # TensorFlow, HF -> ours
+$ python checkpoint.py convert runs/mrpc my-model  # anything -> a Hugging Face folder
+$ python checkpoint.py convert runs/mrpc model.onnx
+$ python checkpoint.py inspect FILE
+$ python checkpoint.py compare A B
+$ python checkpoint.py list  # BERT models that can be named instead of a file
 
-    source = read("uncased_L-12_H-768_A-12")    # loading.py's
-    write_hugging_face(source, Path("my-model"), lower_case=True)
-
-Row: commands. It imports only from rows below (ARCHITECTURE.md).
+source = read("uncased_L-12_H-768_A-12")    # loading.py's
+write_hugging_face(source, Path("my-model"), lower_case=True)
 """
 
 import dataclasses
@@ -23,13 +21,8 @@ from typing import Any
 
 from torch import Tensor
 
-import cards
-import hub
-import onnx_files
-from cli import command
-from files import read_json, whole_file, whole_folder, write_json
-from formats import write_pt
-from loading import (
+from formats import cards, hub, onnx
+from formats.loading import (
     HUGGING_FACE,
     MODELS,
     OURS,
@@ -41,11 +34,8 @@ from loading import (
     read_raw,
     settings_beside,
 )
-from models import Config
-from names import ARCHITECTURES, CLASSIFIERS, HEADS, LABELLED, table_rows
-from tasks.sentences import task_of_labels
-from utils import UserError, note, typed
-from vocab import (
+from formats.names import ARCHITECTURES, CLASSIFIERS, HEADS, LABELLED, table_rows
+from formats.vocab import (
     casing,
     check_size,
     find_vocab,
@@ -53,6 +43,12 @@ from vocab import (
     save_vocab,
     stated_rules,
 )
+from formats.weights import write_pt
+from models import Config
+from system.cli import command
+from system.files import read_json, whole_file, whole_folder, write_json
+from tasks.sentences import task_of_labels
+from utils import UserError, note, typed
 
 # ------------------------------------------------------------------------------------------ writing
 
@@ -134,7 +130,7 @@ def write_onnx(
         metadata |= {file.name: file.read_bytes().decode() for file in folder.iterdir()}
     # Line ends as Unix has them, for readers elsewhere.
     metadata["vocab.txt"] = "".join(f"{token}\n" for token in load_vocab(vocab))
-    worst = onnx_files.write(out, model, metadata, int8)
+    worst = onnx.write(out, model, metadata, int8)
     checked = f"; onnxruntime's numbers differ from PyTorch's by at most {worst:.1e}"
     if int8:
         checked = f"; of random tokens, int8 changes the numbers by at most {worst:.1e}"

@@ -4,8 +4,6 @@
           --save_dir runs/csqa
     $ python choose.py --mode eval --model_file runs/csqa --data_file dev.jsonl
     $ python choose.py --mode predict --model_file runs/csqa --data_file test.jsonl
-
-Row: commands. It imports only from rows below (ARCHITECTURE.md).
 """
 
 from types import SimpleNamespace
@@ -13,8 +11,8 @@ from typing import Any
 
 import modes
 import train
-from cli import command
 from finetune import Saved
+from system.cli import command
 from tasks import ChoiceTask
 
 

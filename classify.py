@@ -1,11 +1,9 @@
 """Fine-tune BERT on a sentence task, evaluate it, predict with it.
 
-    $ python classify.py  # the built-in sample: makes it, trains, evaluates
-    $ python classify.py --task mrpc --data_dir GLUE/MRPC --pretrain_file BERT --save_dir runs/mrpc
-    $ python classify.py --mode eval --model_file runs/mrpc --data_file GLUE/MRPC/dev.tsv
-    $ python classify.py --mode predict --model_file runs/mrpc --data_file GLUE/MRPC/test.tsv
-
-Row: commands. It imports only from rows below (ARCHITECTURE.md).
+$ python classify.py  # the built-in sample: makes it, trains, evaluates
+$ python classify.py --task mrpc --data_dir GLUE/MRPC --pretrain_file BERT --save_dir runs/mrpc
+$ python classify.py --mode eval --model_file runs/mrpc --data_file GLUE/MRPC/dev.tsv
+$ python classify.py --mode predict --model_file runs/mrpc --data_file GLUE/MRPC/test.tsv
 """
 
 import collections
@@ -17,26 +15,25 @@ from typing import Any
 
 import numpy as np
 
-import distributed
 import finetune
-import inference
 import modes
 import pictures
 import pretrained
-import runs
 import train
-from cli import command
-from files import named_files, write_json
 from finetune import Result, Run, Saved
-from flags import check_mode, check_sample
-from settings import TRAINING_FLAGS
+from formats.tfrecords import RECORDS
+from system import distributed
+from system.cli import command
+from system.files import named_files, write_json
+from system.flags import check_mode, check_sample
 from tasks import TASKS, SentenceTask, get_task, own_task, reports
 from tasks.metrics import confusion
 from tasks.rows import describe_table, open_rows, read_examples
 from tasks.sentences import find_task, task_of_meta_data
 from tasks.superglue import FILES, file_in
 from tasks.task import Data
-from tfrecords import RECORDS
+from training import inference, runs
+from training.settings import TRAINING_FLAGS
 from utils import UserError, note, rank, say, size
 
 SAMPLE = Path("runs/sample")

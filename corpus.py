@@ -3,20 +3,18 @@
     $ python corpus.py prepare TEXT... --vocab vocab.txt --out DIR [--workers 8] [--shard 0/4] \\
           [--split_sentences True]
     $ python corpus.py describe DIR --max_len 512
-
-Row: commands. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import re
 
-from cli import command
-from files import find_files, read_json
+from formats.vocab import casing
 from pretraining.describe import look_into
 from pretraining.pairs import PairConfig
 from pretraining.shards import Corpus
 from pretraining.text import cores, language_of, prepare_text
+from system.cli import command
+from system.files import find_files, read_json
 from utils import UserError
-from vocab import casing
 
 
 def prepare(

@@ -7,8 +7,6 @@
     $ python features.py fewshot --pretrain_file FOLDER --task sst2 --data_dir GLUE/SST-2
     $ python features.py fill --pretrain_file FOLDER "Paris is the [MASK] of France."
     $ python features.py score --pretrain_file FOLDER "A text."
-
-Row: commands. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import json
@@ -24,8 +22,8 @@ import numpy as np
 
 import blanks
 import vectors
-from cli import command
-from files import whole_file, write_json
+from system.cli import command
+from system.files import whole_file, write_json
 from tasks import fewshot as few
 from tasks import get_task, own_task
 from tasks.superglue import file_in

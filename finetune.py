@@ -1,12 +1,10 @@
 """Fine-tuning, evaluating and predicting without a command line, for any kind of task.
 
-    run = prepare(TASKS["mrpc"], "MRPC/train.tsv", "uncased_L-12_H-768_A-12", ["MRPC/dev.tsv"])
-    result = run.fit("runs/mrpc")                   # result.best_file, result.best["Accuracy"]
-    saved = load(result.best_file)
-    saved.evaluate("MRPC/dev.tsv")                  # {"Accuracy": .86, "F1": .90, "loss": .34}
-    saved.predict([("A first text.", "A second one.")])         # [Prediction("1", [.1, .9])]
-
-Row: jobs. It imports only from rows below (ARCHITECTURE.md).
+run = prepare(TASKS["mrpc"], "MRPC/train.tsv", "uncased_L-12_H-768_A-12", ["MRPC/dev.tsv"])
+result = run.fit("runs/mrpc")                   # result.best_file, result.best["Accuracy"]
+saved = load(result.best_file)
+saved.evaluate("MRPC/dev.tsv")                  # {"Accuracy": .86, "F1": .90, "loss": .34}
+saved.predict([("A first text.", "A second one.")])         # [Prediction("1", [.1, .9])]
 """
 
 import dataclasses
@@ -21,26 +19,25 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import distributed
-import inference
-import loading
 import models
 import pretrained
-import runs
 import train
-from files import (
+from formats import loading
+from formats.names import LABELLED
+from formats.onnx import OnnxModel
+from pretrained import Pretrained
+from system import distributed
+from system.files import (
     append_digest,
     digest_matches,
     file_digest,
     whole_file,
     write_json,
 )
-from names import LABELLED
-from onnx_files import OnnxModel
-from pretrained import Pretrained
 from tasks import KINDS, reports
 from tasks.features import Batches, PooledBatches
 from tasks.task import Data, Task
+from training import inference, runs
 from utils import UserError, rank, say, show
 
 CHUNK = 64  # batches of examples that are predicted at a time

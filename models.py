@@ -12,8 +12,6 @@ for in each example, D width, H heads, W = D / H width of a head, V vocabulary.
 Padding costs nothing: an ordinary padded batch comes in and goes out, but in between only the T
 real tokens are computed, as one long (T, D) list (packing.py). Who has many batches makes the
 packing of each beforehand, and passes it in the mask's place.
-
-Row: core. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import dataclasses
@@ -27,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from files import read_json
-from kernels import ACTIVATIONS, Linear, dropout, linear
-from packing import Packing, self_attention
+from layers.kernels import ACTIVATIONS, Linear, dropout, linear
+from layers.packing import Packing, self_attention
+from system.files import read_json
 from utils import UserError, make, nearest, show
 
 # (B, S), 1: a real token, 0: padding; or where the real ones are

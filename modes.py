@@ -3,8 +3,6 @@
     run(main, flags, {"train": fit, ...}, USED_IN)  # the function of flags.mode, after checks
 
 Flags are the arguments of a command's main.
-
-Row: modes. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import dataclasses
@@ -18,13 +16,13 @@ from typing import Any
 import finetune
 import pretrained
 import train
-from cards import COMMANDS
-from files import named_files, whole_file, write_json
 from finetune import Saved
-from flags import check_mode
-from settings import TRAINING_FLAGS
+from formats.cards import COMMANDS
+from system.files import named_files, whole_file, write_json
+from system.flags import check_mode
 from tasks import reports
 from tasks.task import Data, Task
+from training.settings import TRAINING_FLAGS
 from utils import UserError, note, say, size
 
 # Which modes of a command have a use for a flag; those that are not here are for all.

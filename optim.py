@@ -6,8 +6,6 @@
     optimizer.zero_grad()
 
 Source of the rule: optimization.py of google-research/bert.
-
-Row: core. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import math
@@ -18,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import distributed
+from system import distributed
 from utils import UserError, nearest
 
 # The share of the learning rate at update s (from 0) of T, after the first w, in which it rises

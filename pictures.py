@@ -5,8 +5,6 @@
     heads(previous, "attention to the previous token")  # (layers, heads)
 
 Shapes: L layers, H heads of a layer, S tokens, N examples, C classes.
-
-Row: formats. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import json
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from files import whole_file
+from system.files import whole_file
 from utils import UserError
 
 if TYPE_CHECKING:

@@ -4,8 +4,6 @@
     $ python pretrain.py --data_file corpus.txt --model_cfg config/bert_base.json \\
           --vocab vocab.txt --save_dir runs/base
     $ python pretrain.py --mode eval --model_file runs/base --data_file held_out.txt
-
-Row: commands. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import dataclasses
@@ -19,17 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import distributed
-import inference
-import loading
 import models
 import pretrained
-import runs
 import train
-from cli import command
-from files import read_json, write_json
-from flags import check_mode, check_sample
-from packing import Packing
+from formats import loading
+from formats.vocab import casing, check_size, find_vocab
+from layers.packing import Packing
 from pretrained import Pretrained
 from pretraining.batches import Instances, PairBatches, PretrainBatch
 from pretraining.instances import FixedInstances
@@ -37,14 +30,18 @@ from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
 from pretraining.source import Source
 from pretraining.text import language_of
-from settings import TRAINING_FLAGS
+from system import distributed
+from system.cli import command
+from system.files import read_json, write_json
+from system.flags import check_mode, check_sample
 from tasks import get_task
 from tasks.fewshot import Judge
 from tasks.superglue import file_in
 from tokenization import FullTokenizer
+from training import inference, runs
+from training.settings import TRAINING_FLAGS
 from utils import UserError, checked, note, say, show
 from vectors import Encoder
-from vocab import casing, check_size, find_vocab
 
 SAMPLE = Path("runs/sample")
 CONFIG = Path(__file__).parent / "config" / "pretrain.json"

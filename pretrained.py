@@ -1,11 +1,9 @@
 """Weights, and the shape, vocabulary and tokenizer that fit them: what every command begins with.
 
-    pretrained = find("uncased_L-12_H-768_A-12")
-    model = Classifier(pretrained.config, n_labels=2)
-    pretrained.load_into(model, fresh=("classifier",))
-    ids = pretrained.tokenizer.encode("A text.")
-
-Row: start. It imports only from rows below (ARCHITECTURE.md).
+pretrained = find("uncased_L-12_H-768_A-12")
+model = Classifier(pretrained.config, n_labels=2)
+pretrained.load_into(model, fresh=("classifier",))
+ids = pretrained.tokenizer.encode("A text.")
 """
 
 import contextlib
@@ -16,15 +14,14 @@ from typing import Any
 
 from torch import nn
 
-import hub
-import loading
 import models
-import runs
-from cards import COMMANDS
-from files import write_json
+from formats import hub, loading
+from formats.cards import COMMANDS
+from formats.vocab import casing, check_size, find_vocab, save_vocab, vocab_digest
+from system.files import write_json
 from tokenization import FullTokenizer
+from training import runs
 from utils import UserError, say
-from vocab import casing, check_size, find_vocab, save_vocab, vocab_digest
 
 # The heads that pre-training gives a model.
 PRETRAINED_HEADS = ("pooler", "masked_lm", "next_sentence")

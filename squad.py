@@ -1,11 +1,9 @@
 """Fine-tune BERT on questions about texts (SQuAD, ReCoRD, MLQA), answer them, evaluate answers.
 
-    $ python squad.py --train_file train-v1.1.json --pretrain_file BERT --save_dir runs/squad
-    $ python squad.py --mode predict --predict_file dev-v1.1.json --model_file runs/squad
-    $ python squad.py --mode eval --predict_file dev-v1.1.json --model_file runs/squad
-    $ python squad.py --question "Who won?" --context_file report.txt --model_file runs/squad
-
-Row: commands. It imports only from rows below (ARCHITECTURE.md).
+$ python squad.py --train_file train-v1.1.json --pretrain_file BERT --save_dir runs/squad
+$ python squad.py --mode predict --predict_file dev-v1.1.json --model_file runs/squad
+$ python squad.py --mode eval --predict_file dev-v1.1.json --model_file runs/squad
+$ python squad.py --question "Who won?" --context_file report.txt --model_file runs/squad
 """
 
 import json
@@ -15,14 +13,14 @@ from typing import Any
 
 import modes
 import train
-from cli import command
-from files import read_json, read_text, whole_file
 from finetune import Saved
-from flags import check_mode, given_flags
-from settings import INFERENCE, TRAINING_FLAGS
+from system.cli import command
+from system.files import read_json, read_text, whole_file
+from system.flags import check_mode, given_flags
 from tasks import QuestionTask
 from tasks.questions import read_squad
 from tasks.squad_metrics import check_language, evaluate
+from training.settings import INFERENCE, TRAINING_FLAGS
 from utils import UserError, note
 
 # Which modes have a use for a flag; those that are not here are for all. Scoring is --mode eval of

@@ -5,8 +5,6 @@
     $ python tag.py --mode eval --model_file runs/ner --data_file test.txt
     $ python tag.py --mode predict --model_file runs/ner --data_file new.txt --out tagged.txt
     $ python tag.py score runs/ner/eval/test.tsv
-
-Row: commands. It imports only from rows below (ARCHITECTURE.md).
 """
 
 from types import SimpleNamespace
@@ -14,9 +12,9 @@ from typing import Any
 
 import modes
 import train
-from cli import command
-from files import whole_file
 from finetune import Saved
+from system.cli import command
+from system.files import whole_file
 from tasks import TagTask
 from tasks.conlleval import count_file
 

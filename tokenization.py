@@ -11,8 +11,6 @@ The rule is slow (it looks at every character) and text repeats itself, so it ru
 distinct piece between white space and is remembered: a memo of pieces above a memo of words. That
 makes plain Python faster than compiled tokenizers that do the work anew each time. Source of the
 rule: tokenization.py of google-research/bert.
-
-Row: core. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import collections
@@ -23,10 +21,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli import command
-from files import find_files, read_json, whole_file, write_json
+from formats.vocab import SPECIAL, UNKNOWN, load_vocab, stated_casing, stated_rules
+from system.cli import command
+from system.files import find_files, read_json, whole_file, write_json
 from utils import UserError, show
-from vocab import SPECIAL, UNKNOWN, load_vocab, stated_casing, stated_rules
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,8 +10,6 @@ started again computes the same bits as one that was not.
 
 Started by torchrun, every process takes its rows of each batch, and the gradients are averaged: the
 same run, but for rounding and for which elements dropout drops.
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import contextlib
@@ -27,9 +25,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import distributed
-from formats import checkpoints_in
-from inference import (
+from formats.weights import checkpoints_in
+from optim import BertAdam, parameter_groups
+from system import distributed
+from training.inference import (
     Batch,
     Outputs,
     Source,
@@ -41,9 +40,8 @@ from inference import (
     scores,
     wrap,
 )
-from optim import BertAdam, parameter_groups
-from runs import MetricsLog, Writer, newest_state, snapshot
-from settings import Config
+from training.runs import MetricsLog, Writer, newest_state, snapshot
+from training.settings import Config
 from utils import Interrupted, Signals, UserError, nearest, rank, say, size
 
 Metrics = Callable[[], dict[str, float]]

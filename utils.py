@@ -1,9 +1,7 @@
 """Errors meant for the user, values checked against their types, progress, signals.
 
-    raise UserError(f"max_len={n}; expected at least 1")  # one line and exit status 2
-    cfg = make(Config, {"lr": 3e-5}, "the flags")  # a dataclass, its values checked
-
-Row: base. It imports no module of this project.
+raise UserError(f"max_len={n}; expected at least 1")  # one line and exit status 2
+cfg = make(Config, {"lr": 3e-5}, "the flags")  # a dataclass, its values checked
 """
 
 import contextlib

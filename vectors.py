@@ -3,8 +3,6 @@
 encoder = load("uncased_L-12_H-768_A-12")
 for text in encoder.extract(["A line.", "Two ||| texts."], layers=[-1], pooling="mean"):
     text.values  # (1, D)
-
-Row: jobs. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import dataclasses
@@ -17,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import inference
-import loading
 import models
 import pretrained
 import train
-from packing import Packing
+from formats import loading
+from layers.packing import Packing
 from tasks.features import Batch, Batches, encode
 from tokenization import FullTokenizer, split_line
+from training import inference
 from utils import UserError
 
 POOLING = ("none", "cls", "mean")

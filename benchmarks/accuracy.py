@@ -24,10 +24,10 @@ import torch
 from common import data, report
 
 import finetune
-import inference
 import train
-from cli import command
+from system.cli import command
 from tasks.sentences import get_task
+from training import inference
 
 # columns of texts and label; labels, none: a number; the metric compared
 TASKS = {

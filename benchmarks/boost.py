@@ -14,7 +14,7 @@ from common import data, report, seconds
 
 import finetune
 import train
-from cli import command
+from system.cli import command
 from tasks.sentences import TASKS
 
 

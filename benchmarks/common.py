@@ -60,7 +60,7 @@ def machine() -> str:
 def instruction_sets() -> str:
     """Those of the processor that matter to products: 'avx2, avx512_f'."""
     # Not above, where sys.path lacks the project's root yet.
-    import kernels
+    from layers import kernels
 
     names = ("avx2", "avx512_f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
     known = kernels.processor()

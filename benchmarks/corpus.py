@@ -18,10 +18,10 @@ from pathlib import Path
 
 from common import ROOT, data, report
 
-from cli import command
 from pretraining.batches import PairBatches
 from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
+from system.cli import command
 
 
 def held(pid: int | str, what: str) -> float:

@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F
 from common import data, median_seconds, report, seconds
 
-import inference
 import models
-from cli import command
 from optim import BertAdam, parameter_groups
+from system.cli import command
 from tasks.features import Batches
 from tasks.sentences import TASKS
 from tokenization import FullTokenizer
+from training import inference
 
 BATCH, MAX_LEN = 32, 128
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

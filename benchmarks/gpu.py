@@ -59,13 +59,13 @@ from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-import inference
 import models
-import packing
 import pretrain
 import train
-from cli import command
+from layers import packing
+from system.cli import command
 from tasks.features import Batches
+from training import inference
 from utils import UserError
 
 # -------------------------------------------------------------------------------------- 1. the card

@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from finetuning import DTYPES
 from torch import Tensor, nn
 
-import inference
 import models
-import packing
 import pretrain
 import train
+from layers import packing
 from optim import BertAdam, parameter_groups
 from pretraining.batches import PretrainBatch
 from tasks.features import Batches, Features
+from training import inference
 
 HEAD_DIM = 64  # of base and large
 SHAPES = {  # width, layers, heads

@@ -101,8 +101,8 @@ def main() -> None:
     largest = max(zip(counted, files, strict=True), key=lambda pair: pair[0].lines)
     sys.path.insert(0, str(root))
     import classify
-    import flags
     import train
+    from system import flags
 
     n_flags = len(flags.parameters_of(classify.main, train.Config))
     print(f"modules at the top         {len(list(root.glob('*.py')))}, in all {len(files)}")

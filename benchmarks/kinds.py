@@ -25,13 +25,13 @@ from common import data, report, seconds
 from peers import export, installed, onnxruntime_sides
 
 import finetune
-import inference
 import pretrained
 import train
-from cli import command
 from optim import BertAdam, parameter_groups
+from system.cli import command
 from tasks import ChoiceTask, TagTask, Task
 from tasks.task import Data
+from training import inference
 
 
 @dataclasses.dataclass(frozen=True)

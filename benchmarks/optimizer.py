@@ -9,9 +9,9 @@ import statistics
 import torch
 from common import report, seconds
 
-from cli import command
 from models import Classifier, Config
 from optim import BertAdam, parameter_groups
+from system.cli import command
 
 
 def run(repeats: int = 30) -> None:

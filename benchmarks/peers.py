@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import kernels
+from layers import kernels
 from tasks.features import Batch
 from tasks.rows import Example
 from tasks.sentences import SentenceTask

@@ -34,12 +34,12 @@ from peers import Sides, export, installed, onnxruntime_sides, peers, pipeline_o
 
 import checkpoint
 import finetune
-import inference
-import kernels
 import train
-from cli import command
+from layers import kernels
+from system.cli import command
 from tasks.features import Batch, Batches
 from tasks.sentences import SentenceTask, get_task
+from training import inference
 
 BATCH = 32
 PIPELINE_BATCHES = (1, 8, 32)

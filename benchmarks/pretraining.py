@@ -19,15 +19,15 @@ import torch
 from common import data, report, seconds
 from finetuning import DTYPES, matrix_rate
 
-import inference
 import models
 import pretrain
-from cli import command
 from optim import BertAdam, parameter_groups
 from pretraining.batches import PairBatches
 from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
 from pretraining.text import prepare_text
+from system.cli import command
+from training import inference
 
 SHAPES = {"mini": (256, 4, 4), "base": (768, 12, 12), "large": (1024, 24, 16)}
 

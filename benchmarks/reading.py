@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common import data, report, seconds
 
-from cli import command
+from system.cli import command
 from tasks.features import Batches
 from tasks.rows import read_examples
 from tasks.sentences import TASKS

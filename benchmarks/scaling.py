@@ -21,15 +21,15 @@ from pathlib import Path
 import torch
 from common import ROOT, data, report, seconds
 
-import distributed
 import models
 import pretrain
 import train
-from cli import command
 from pretraining.batches import PairBatches
 from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
 from pretraining.text import prepare_text
+from system import distributed
+from system.cli import command
 from utils import rank, size
 
 SHAPES = {"mini": (256, 4, 4), "base": (768, 12, 12), "large": (1024, 24, 16)}

@@ -26,7 +26,7 @@ import checkpoint
 import finetune
 import models
 import pretrained
-from cli import command
+from system.cli import command
 from tasks.features import Batches
 from tasks.questions import QuestionTask, read_squad
 from tasks.squad_metrics import Question, evaluate

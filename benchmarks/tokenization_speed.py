@@ -12,7 +12,7 @@ os.environ["RAYON_NUM_THREADS"] = "1"
 from common import data, report, seconds
 from tokenizers import BertWordPieceTokenizer
 
-from cli import command
+from system.cli import command
 from tokenization import FullTokenizer
 
 

@@ -18,7 +18,7 @@ from common import data, report, seconds
 
 import features
 import vectors
-from cli import command
+from system.cli import command
 from tasks import fewshot
 from tasks.metrics import spearman
 from tasks.rows import read_examples

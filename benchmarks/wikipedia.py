@@ -19,9 +19,9 @@ from common import data, report
 
 import finetune
 import pretrain
-from cli import command
-from files import write_json
 from pretraining.shards import Corpus
+from system.cli import command
+from system.files import write_json
 from tasks.sentences import TASKS
 from tokenization import learn
 

@@ -29,7 +29,9 @@ def rows() -> dict[str, list[str]]:
 
 def imports(unit: str) -> set[str]:
     """What a module, or the modules of a package, import anywhere."""
-    files = (ROOT / unit).glob("*.py") if (ROOT / unit).is_dir() else [ROOT / f"{unit}.py"]
+    module = ROOT / f"{unit}.py"
+    # A run may have left a folder of a module's name; a module is a file first.
+    files = [module] if module.is_file() else [*(ROOT / unit).glob("*.py")]
     found = set()
     for file in files:
         for node in ast.walk(ast.parse(file.read_text())):
@@ -88,7 +90,7 @@ def svg() -> str:
             f'<rect x="{x - width / 2:.0f}" y="{y:.0f}" width="{width:.0f}" height="{BOX:.0f}" '
             'rx="5" fill="#fff" stroke="#345"/>'
         )
-        name = f"{unit}/" if (ROOT / unit).is_dir() else unit
+        name = unit if (ROOT / f"{unit}.py").is_file() else f"{unit}/"
         boxes.append(f'<text x="{x:.0f}" y="{y + 19:.0f}" text-anchor="middle">{name}</text>')
     return "\n".join(
         [

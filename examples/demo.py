@@ -16,7 +16,7 @@ import finetune
 import pretrain
 import pretrained
 import train
-from cli import command
+from system.cli import command
 from tasks import TASKS
 from tasks.rows import read_examples
 

@@ -19,8 +19,8 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a script, the modules are one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cli import command
-from files import whole_file, write_json
+from system.cli import command
+from system.files import whole_file, write_json
 from utils import UserError
 
 PEOPLE = """anna boris carla david elena felix greta hugo irene jonas katia lukas marta nils olga

@@ -1,11 +1,9 @@
 """Which instances share a batch, in which order: batch n is a function of the seed and n.
 
-    pairs = Pairs(Corpus("books-ids"), PairConfig(max_len=128))
-    batches = PairBatches(pairs, batch_size=256, seed=42)
-    batches[0].input_ids                # (B, S)
-    batches.first(1)                    # number of the second epoch's first batch
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
+pairs = Pairs(Corpus("books-ids"), PairConfig(max_len=128))
+batches = PairBatches(pairs, batch_size=256, seed=42)
+batches[0].input_ids                # (B, S)
+batches.first(1)                    # number of the second epoch's first batch
 """
 
 import bisect
@@ -37,7 +35,7 @@ class PretrainBatch(NamedTuple, Generic[Array]):
 
     def packed(self, rounded: bool = False) -> "PretrainBatch":
         """The same with the packing that the model would make of the mask."""
-        from packing import Packing
+        from layers.packing import Packing
 
         packing: Any = Packing.of(self.input_mask, rounded)  # type: ignore[arg-type]
         return self._replace(input_mask=packing)

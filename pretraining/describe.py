@@ -1,9 +1,7 @@
 """What pre-training will see of a prepared corpus, and what looks wrong with it.
 
-    found = look_into(Corpus("books-ids"), PairConfig(max_len=128), batch_size=256)
-    found.figures["tokens"], found.warnings
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
+found = look_into(Corpus("books-ids"), PairConfig(max_len=128), batch_size=256)
+found.figures["tokens"], found.warnings
 """
 
 import dataclasses
@@ -14,10 +12,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from formats.vocab import UNKNOWN, count_capitals
 from pretraining.batches import PairBatches
 from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
-from vocab import UNKNOWN, count_capitals
 
 
 @dataclasses.dataclass

@@ -1,10 +1,8 @@
 """Instances that were masked elsewhere: the official code's TFRecords and GluonNLP's npz.
 
-    prepare_instances([Path("tf_examples.tfrecord")], "examples-ids")
-    instances = FixedInstances(Corpus("examples-ids"), max_len=128)
-    batches = PairBatches(instances, batch_size=32, seed=42)
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
+prepare_instances([Path("tf_examples.tfrecord")], "examples-ids")
+instances = FixedInstances(Corpus("examples-ids"), max_len=128)
+batches = PairBatches(instances, batch_size=32, seed=42)
 """
 
 import math
@@ -16,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from files import check_regular, file_digest, locked, whole_folder
+from formats.tfrecords import RECORDS, read_records
 from pretraining.batches import PretrainBatch
 from pretraining.shards import FORMAT, ArrayFile, Corpus, write_shard
-from tfrecords import RECORDS, read_records
+from system.files import check_regular, file_digest, locked, whole_folder
 from utils import UserError, short
 
 FIXED = re.compile(rf"{RECORDS.pattern}|\.npz$")  # names of files with fixed instances

@@ -6,8 +6,6 @@
     masked = replace(words, seeds, mask=103, vocab_size=30522)
 
 All follows from the seed of a row, not from the batch that it is in.
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 """
 
 # B rows, S tokens of the longest, P masked slots of the row with the most

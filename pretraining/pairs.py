@@ -7,8 +7,6 @@ The text is divided into blocks of some 65,000 tokens, and the pairs of a block 
 random generator of its own. So an instance depends on the seed, the epoch and its place in the
 text, not on what was asked for before, by whom, or in which order, and nothing need be saved to
 resume. Source of the rules: create_pretraining_data.py of google-research/bert.
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 """
 
 # N instances, B of them in a batch, S tokens of the longest, P masked slots at most
@@ -20,11 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from formats.vocab import load_vocab
 from pretraining.batches import PretrainBatch
 from pretraining.masks import choose, replace
 from pretraining.shards import Corpus
 from utils import UserError
-from vocab import load_vocab
 
 BLOCK = 2**16  # tokens, about: what is read in one go
 VARIANTS = 10  # epochs with pairs of their own, Google's dupe_factor; masks are always new

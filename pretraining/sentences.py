@@ -1,9 +1,7 @@
 """From the lines of a file to sentences: one a line, or split, hard-wrapped lines joined first.
 
-    list(sentences(["Mr. Smith went. He", "came back."], Layout(width=18, paragraphs=True), "en"))
-    # ['Mr. Smith went. ', 'He came back.']
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
+list(sentences(["Mr. Smith went. He", "came back."], Layout(width=18, paragraphs=True), "en"))
+# ['Mr. Smith went. ', 'He came back.']
 """
 
 import dataclasses

@@ -6,8 +6,6 @@
 DIR/shard-I-of-N holds shard.json and raw little-endian arrays, and is written whole or not at all.
 Shards made apart, on other machines, are one corpus when they lie in one folder. docs/formats.md
 describes the files.
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import dataclasses
@@ -20,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from distributed import local_rank
-from files import file_digest, read_json, write_json
+from system.distributed import local_rank
+from system.files import file_digest, read_json, write_json
 from utils import UserError, make, short, show, typed
 
 FORMAT = 1  # of the files; a reader refuses another

@@ -1,8 +1,6 @@
 """From what --data_file names to a prepared corpus: text, fixed instances, or one made earlier.
 
-    corpus = Source(vocab="vocab.txt").prepare("books/*.txt", Path("runs/base"))
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
+corpus = Source(vocab="vocab.txt").prepare("books/*.txt", Path("runs/base"))
 """
 
 import dataclasses
@@ -10,12 +8,12 @@ import hashlib
 import json
 from pathlib import Path
 
-from files import file_digest, find_files
+from formats.vocab import casing, find_vocab, find_vocab_file, load_vocab
 from pretraining.instances import FIXED, prepare_instances
 from pretraining.shards import Corpus, is_prepared
 from pretraining.text import cores, prepare_text, source_settings
+from system.files import file_digest, find_files
 from utils import UserError
-from vocab import casing, find_vocab, find_vocab_file, load_vocab
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,6 @@
 
 Files are cut into jobs of about a megabyte. Worker processes tokenise them, and their results are
 written in order, so the number of workers does not change a byte.
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import array
@@ -31,12 +29,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from files import file_digest, locked, read_json, whole_folder
+from formats.vocab import UNKNOWN, save_vocab, stated_rules, vocab_digest
 from pretraining.sentences import Layout, check_splitter, layout, sentences
 from pretraining.shards import FORMAT, ArrayFile, id_type, write_shard
+from system.files import file_digest, locked, read_json, whole_folder
 from tokenization import FullTokenizer
 from utils import UserError
-from vocab import UNKNOWN, save_vocab, stated_rules, vocab_digest
 
 JOB = 2**20  # bytes of text that a worker takes at a time
 BLANK = re.compile(rb"\n(?:[ \t\r]*\n)+")

@@ -1,7 +1,4 @@
-"""Supervised tasks: rows, features, batches, metrics and reports; a kind of task in each file.
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
-"""
+"""Supervised tasks: rows, features, batches, metrics and reports; a kind of task in each file."""
 
 from tasks.choices import ChoiceTask
 from tasks.questions import QuestionTask

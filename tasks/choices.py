@@ -6,8 +6,6 @@
 
 Each choice is an input, [CLS] context [SEP] choice [SEP], with a score of its own; a softmax over
 the scores of a question's choices, any number of them, makes probabilities.
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import dataclasses
@@ -22,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
-from packing import Packing
+from layers.packing import Packing
 from tasks.features import Batches, Features, encode, inputs_of
 from tasks.tables import csv_rows, open_text, tsv_rows
 from tasks.task import Data, Task

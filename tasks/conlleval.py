@@ -1,11 +1,9 @@
 """Entities in tags, counted as CoNLL-2000's conlleval counts them, illegal sequences included.
 
-    chunks(["B-PER", "I-PER", "O"])      # [("PER", 0, 2)]
-    counts = Counts()
-    counts.add(gold_tags, predicted_tags)   # of each sentence
-    print(counts.report())               # what conlleval prints
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
+chunks(["B-PER", "I-PER", "O"])      # [("PER", 0, 2)]
+counts = Counts()
+counts.add(gold_tags, predicted_tags)   # of each sentence
+print(counts.report())               # what conlleval prints
 """
 
 import collections

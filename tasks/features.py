@@ -1,10 +1,8 @@
 """Texts to inputs of a model, and inputs to batches of similar length.
 
-    features = encode([("A text.", None), ("A pair", "of texts.")], tokenizer, max_len=128)
-    batches = Batches(features, batch_size=32, seed=42)
-    input_ids, segment_ids, input_mask, labels = batches[0]  # (B, S) x 3, (B,)
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
+features = encode([("A text.", None), ("A pair", "of texts.")], tokenizer, max_len=128)
+batches = Batches(features, batch_size=32, seed=42)
+input_ids, segment_ids, input_mask, labels = batches[0]  # (B, S) x 3, (B,)
 """
 
 import array
@@ -17,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from packing import Packing
+from layers.packing import Packing
 from tokenization import FullTokenizer, truncate_pair
 from utils import UserError
 

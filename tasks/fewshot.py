@@ -8,8 +8,6 @@ The protocol of Scenic's BERT: vectors are standardised by the mean and standard
 examples, a constant is appended, and ridge regression to +-1 is solved in closed form for every
 strength. There the strength is chosen on dev; here on training examples that are held out, unless
 asked otherwise, and several fixed draws are made.
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import dataclasses
@@ -18,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from files import file_digest
+from system.files import file_digest
 from tasks.rows import read_examples
 from tasks.sentences import SentenceTask
 from utils import UserError, note

@@ -3,8 +3,6 @@
     accuracy(np.array([1, 0]), np.array([1, 1]))                # 0.5
 
 Where a metric is not defined (all predictions the same, say), its value is 0 and a warning says so.
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import warnings

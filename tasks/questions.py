@@ -5,8 +5,6 @@
     answers = task.answers(data, outputs)  # of every question, the best pieces
 
 Rules and names follow run_squad.py of google-research/bert.
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import array
@@ -21,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
-from files import read_json
+from system.files import read_json
 from tasks import squad_metrics
 from tasks.features import Features, most_context
 from tasks.squad_metrics import Question, stands_at

@@ -1,9 +1,7 @@
 """TFRecords that the official TensorFlow code wrote for a sentence task, as inputs of a model.
 
-    features = read_features(TASKS["mrpc"], Path("train.tf_record"), vocab_size=30522)
-    meta = read_meta_data("meta.json")  # the JSON beside it
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
+features = read_features(TASKS["mrpc"], Path("train.tf_record"), vocab_size=30522)
+meta = read_meta_data("meta.json")  # the JSON beside it
 """
 
 import dataclasses
@@ -11,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from files import read_json
+from formats.tfrecords import read_records
+from system.files import read_json
 from tasks.features import Features
 from tasks.rows import TableTask
-from tfrecords import read_records
 from utils import UserError, make, show
 
 # What an example has: our name, and others it goes by.

@@ -1,8 +1,6 @@
 """Results for people: the confusion matrix, the worst mistakes, seeds compared.
 
-    print(confusion_table(("0", "1"), confusion(predicted, labels, 2)))
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
+print(confusion_table(("0", "1"), confusion(predicted, labels, 2)))
 """
 
 import os
@@ -13,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from files import whole_file
+from system.files import whole_file
 from utils import UserError, short
 
 

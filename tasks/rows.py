@@ -1,10 +1,8 @@
 """Labelled rows of a table: which column is what, and each row as an Example with its line.
 
-    rows = read_rows(TASKS["mrpc"], "MRPC/train.tsv")
-    rows.examples[0]  # Example(line=2, text_a="Amrozi accused ...", text_b=..., label="1")
-    rows.describe()   # what was understood of the file, in a line
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
+rows = read_rows(TASKS["mrpc"], "MRPC/train.tsv")
+rows.examples[0]  # Example(line=2, text_a="Amrozi accused ...", text_b=..., label="1")
+rows.describe()   # what was understood of the file, in a line
 """
 
 import collections

@@ -1,10 +1,8 @@
 """Sentences and pairs with a class, several labels or a number: GLUE, SuperGLUE, and your own.
 
-    task = TASKS["mrpc"]
-    data = task.load("MRPC/dev.tsv", tokenizer)
-    answers = task.answers(data, scores)  # [Prediction(answer="1", probabilities=[.1, .9]), ...]
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
+task = TASKS["mrpc"]
+data = task.load("MRPC/dev.tsv", tokenizer)
+answers = task.answers(data, scores)  # [Prediction(answer="1", probabilities=[.1, .9]), ...]
 """
 
 import dataclasses
@@ -19,14 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
-from files import file_digest, read_json
-from loading import Checkpoint, settings_beside
+from formats.loading import Checkpoint, settings_beside
+from formats.tfrecords import RECORDS
+from system.files import file_digest, read_json
 from tasks.features import LONG, encode
 from tasks.metrics import METRICS, NEEDS
 from tasks.records import read_features, read_meta_data
 from tasks.rows import Example, Rows, TableTask, open_rows, read_rows
 from tasks.task import CONFIG, Data
-from tfrecords import RECORDS
 from tokenization import FullTokenizer
 from utils import UserError, checked, nearest, note, short, show, typed
 

@@ -3,8 +3,6 @@
     evaluate(questions, {"56be4db0acb8001400a502ec": "Denver Broncos"})  # {"exact": 0.1, "f1": ...}
 
 Answers in other languages are compared by the rules of MLQA (Lewis et al., 1910.07475).
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import collections

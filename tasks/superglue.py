@@ -4,8 +4,6 @@
     # [{"sentence1": "a * bat *", "sentence2": ..., "label": False}]
 
 BoolQ, CB and RTE are plain tables, an object a row, and need no function here.
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 """
 
 from pathlib import Path

@@ -6,8 +6,6 @@
 A column is named by a header's name, in capitals or not, or by its number from 0. Where it goes by
 several, `|` stands between them, and the first row decides: if it names all wanted columns, it is a
 header; if it names none, it is a row, and numbers count.
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import csv
@@ -21,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from files import check_file, read_text
+from system.files import check_file, read_text
 from utils import UserError, nearest, parse_json, short, show
 
 FORMATS = ("tsv", "csv", "jsonl")

@@ -6,8 +6,6 @@
 
 The tag of a word is predicted at its first piece. What is longer than max_len is cut into windows
 that overlap, and each word is tagged in the one that gives it the most context.
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import array
@@ -22,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
-from loading import Checkpoint
-from packing import Packing
+from formats.loading import Checkpoint
+from layers.packing import Packing
 from tasks.conlleval import Counts, chunks
 from tasks.features import Batches, Features, inputs_of, window_starts
 from tasks.tables import open_text

@@ -6,8 +6,6 @@
     loss, _ = task.loss(model, Batches(data.features, batch_size=32, seed=42)[0])
 
 A kind of task is a class in a file of its own: sentences.py, questions.py, tags.py, choices.py.
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import abc
@@ -20,8 +18,8 @@ import numpy as np
 from torch import Tensor, nn
 
 import models
-from files import file_digest, read_json
-from loading import Checkpoint
+from formats.loading import Checkpoint
+from system.files import file_digest, read_json
 from tasks.features import Features
 from tokenization import FullTokenizer
 from utils import UserError, checked, nearest, note, show

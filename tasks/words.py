@@ -1,10 +1,8 @@
 """Files of words with a tag each: CoNLL-2003, CoNLL-U, GermEval, WikiANN, two columns.
 
-    for text in read_texts("train.txt"):
-        text.words, text.tags       # ["U.N.", "official"], ["B-ORG", "O"]
-    lines = with_column(text, ["B-ORG", "O"])   # the file's lines with a column added
-
-Row: data and loop. It imports only from rows below (ARCHITECTURE.md).
+for text in read_texts("train.txt"):
+    text.words, text.tags       # ["U.N.", "official"], ["B-ORG", "O"]
+lines = with_column(text, ["B-ORG", "O"])   # the file's lines with a column added
 """
 
 import dataclasses

@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models
 import train
-from cli import command
 from examples import sample as world
+from system.cli import command
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from test_checkpoint import tensorflow_checkpoint
 
 import checkpoint
 import models
-from files import write_json
+from system.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = "choose classify checkpoint corpus features pretrain squad tag tokenization".split()

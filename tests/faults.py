@@ -34,13 +34,13 @@ import torch
 
 import checkpoint
 import classify
-import files
 import pretrain
 import train
-from cli import command
 from examples import sample as world
-from formats import checkpoints_in, read_pt
-from runs import newest_state
+from formats.weights import checkpoints_in, read_pt
+from system import files
+from system.cli import command
+from training.runs import newest_state
 from utils import UserError
 
 torch.set_num_threads(1)

@@ -46,11 +46,12 @@ import pretrain
 import pretrained
 import squad
 import train
-from cli import command
-from formats import silent_stderr
+from formats.vocab import casing
+from formats.weights import silent_stderr
 from pretraining import instances, pairs, shards
 from pretraining.batches import PairBatches
 from pretraining.text import prepare_text
+from system.cli import command
 from tasks import ChoiceTask, QuestionTask, TagTask
 from tasks.conlleval import count_file
 from tasks.features import Batches
@@ -58,7 +59,6 @@ from tasks.sentences import task_of_meta_data
 from tasks.tags import IGNORED
 from tokenization import FullTokenizer
 from utils import UserError
-from vocab import casing
 
 SECONDS = 10  # of processor time for one file
 MEMORY = 6 * 2**30  # bytes for one file, above what the process has

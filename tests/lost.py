@@ -16,10 +16,10 @@ import torch
 from kinds import TASK_OF
 from processes import trainer
 
-import distributed
-import runs
 import train
-from cli import one_line_errors
+from system import distributed
+from system.cli import one_line_errors
+from training import runs
 from utils import UserError, rank
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from formats import write_pt
+from formats.weights import write_pt
 
 Mutation = Callable[[Path, Random], None]
 

@@ -19,16 +19,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import kinds
 import torch
 
-import distributed
 import models
 import pretrain
 import train
-from inference import Source
 from pretraining.batches import PairBatches
 from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
 from pretraining.text import prepare_text
+from system import distributed
 from tokenization import FullTokenizer
+from training.inference import Source
 from utils import Interrupted, size
 
 TORCHRUN = [

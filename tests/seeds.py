@@ -18,13 +18,13 @@ import torch
 import checkpoint
 import finetune
 import models
-import names
 import pretrained
 import train
 from examples import sample as world
-from files import write_json
-from formats import write_pt
+from formats import names
+from formats.weights import write_pt
 from pretraining.text import prepare_text
+from system.files import write_json
 from tasks import TASKS, SentenceTask, own_task
 
 VOCAB = world.vocabulary()

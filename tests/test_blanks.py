@@ -14,7 +14,7 @@ import torch
 import blanks
 import features
 import models
-from formats import write_pt
+from formats.weights import write_pt
 from utils import UserError
 
 COMMANDS = (features.extract, features.similar, features.fewshot, features.fill, features.score)

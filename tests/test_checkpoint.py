@@ -24,9 +24,9 @@ import transformers
 
 import checkpoint
 import models
-from files import read_json, write_json
-from formats import write_pt
+from formats.weights import write_pt
 from models import Classifier, Config, PretrainModel
+from system.files import read_json, write_json
 from utils import UserError
 
 

@@ -13,12 +13,12 @@ import choose
 import classify
 import corpus
 import features
-import flags
 import pretrain
 import squad
 import tag
 import tokenization
 import train
+from system import flags
 from utils import UserError
 
 COMMANDS = [

@@ -19,7 +19,7 @@ import torch
 import checkpoint
 import classify
 from examples import sample as world
-from files import whole_file
+from system.files import whole_file
 from tasks import SentenceTask
 from tasks.features import Batch
 from utils import UserError

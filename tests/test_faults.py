@@ -27,17 +27,17 @@ import torch
 
 import checkpoint
 import models
-import runs
 import train
 import utils
-from files import locked, whole_file, whole_folder
-from formats import checkpoints_in, read_pt, write_pt
+from formats.weights import checkpoints_in, read_pt, write_pt
 from pretraining import shards
 from pretraining.shards import Corpus
 from pretraining.text import prepare_text
+from system.files import locked, whole_file, whole_folder
 from tasks import TASKS
 from tasks.features import Batches
 from tokenization import FullTokenizer
+from training import runs
 from utils import Interrupted, Signals, UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -607,7 +607,7 @@ def test_a_file_that_grows_too_large_is_named_and_not_left(tmp_path: Path, size:
 
 HOLDER = """import sys, time
 from pathlib import Path
-import files
+from system import files
 with files.locked(Path(sys.argv[1]) / ".lock"):
     print("holds", flush=True)
     time.sleep(1000)

@@ -16,9 +16,9 @@ from sklearn.linear_model import Ridge
 import checkpoint
 import features
 import models
-import names
 import vectors
-from formats import write_pt
+from formats import names
+from formats.weights import write_pt
 from tasks import fewshot
 from tokenization import FullTokenizer
 

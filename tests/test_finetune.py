@@ -24,8 +24,8 @@ import models
 import pictures
 import pretrained
 import train
-from files import read_json
-from formats import checkpoints_in, write_pt
+from formats.weights import checkpoints_in, write_pt
+from system.files import read_json
 from tasks.features import Batches
 from tasks.sentences import TASKS, SentenceTask, own_task
 from tokenization import FullTokenizer

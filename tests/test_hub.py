@@ -15,10 +15,9 @@ import pytest
 import torch
 
 import checkpoint
-import hub
-import loading
 import models
-from files import read_json
+from formats import hub, loading
+from system.files import read_json
 from utils import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,12 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import inference
-import kernels
 import train
-from kernels import ACTIVATIONS, InferenceLinear, Linear, OneDNNLinear, linear, product
+from layers import kernels
+from layers.kernels import ACTIVATIONS, InferenceLinear, Linear, OneDNNLinear, linear, product
 from models import Classifier, Config
 from tasks.features import Batches, Features, PooledBatch, PooledBatches, cut_by_tokens
+from training import inference
 from utils import UserError
 
 available = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()

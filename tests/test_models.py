@@ -11,10 +11,10 @@ import torch
 from transformers import BertConfig, BertForPreTraining, BertForSequenceClassification, BertModel
 
 import checkpoint
-import kernels
-import loading
 import models
-from kernels import dropout, keep_mask
+from formats import loading
+from layers import kernels
+from layers.kernels import dropout, keep_mask
 from models import Classifier, Config, PretrainModel, Transformer
 from utils import UserError
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 import checkpoint
 import finetune
 import models
-import onnx_files
 import pretrained
 import train
+from formats import onnx as onnx_files
 from utils import UserError
 
 CONFIG = models.Config(70, 16, 2, 2, 32, max_len=24)

@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import inference
-import packing
 import train
+from layers import packing
+from layers.packing import Packing, attention_packed, size_step
 from models import BertModel, Classifier, Config, PretrainModel, QuestionAnswering
 from optim import BertAdam, parameter_groups
-from packing import Packing, attention_packed, size_step
 from tasks.features import Batches, Features
+from training import inference
 from utils import UserError
 
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]

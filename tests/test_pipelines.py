@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-import cards
 import checkpoint
 import classify
 import finetune
 import models
-import runs
 import train
-from files import read_json, write_json
-from flags import parse_arguments
+from formats import cards
+from system.files import read_json, write_json
+from system.flags import parse_arguments
 from tasks import KINDS, TASKS
 from tasks.sentences import find_task
+from training import runs
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(65))]
 CONFIG = models.Config(70, 16, 2, 2, 32, max_len=128)

@@ -21,17 +21,17 @@ from fixed_instances import make_arrays, write_records
 
 import checkpoint
 import classify
-import inference
 import models
 import pretrain
 import train
-from formats import checkpoints_in
+from formats.weights import checkpoints_in
 from optim import BertAdam, parameter_groups
 from pretraining.batches import PairBatches, PretrainBatch
 from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
 from pretraining.source import Source
 from pretraining.text import prepare_text
+from training import inference
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {"batch_size": 16, "n_epochs": 2, "lr": 1e-3, "save_steps": 5, "log_steps": 3}

@@ -14,12 +14,12 @@ import pytest
 import torch
 from processes import HALF, KINDS, RUNS, STEPS
 
-from files import locked
-from formats import read_pt
+from formats.weights import read_pt
 from pretraining.batches import PairBatches
 from pretraining.instances import FixedInstances, prepare_instances
 from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
+from system.files import locked
 from tasks.features import Batches
 
 ROOT = Path(__file__).resolve().parent.parent

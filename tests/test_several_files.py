@@ -12,11 +12,11 @@ import pytest
 import checkpoint
 import classify
 import models
-from cli import command
-from files import read_json
-from settings import Config
+from system.cli import command
+from system.files import read_json
 from tasks import TASKS, reports
 from tasks.sentences import find_task
+from training.settings import Config
 from utils import UserError
 
 WORDS = "anna sold the red lamp to boris".split()

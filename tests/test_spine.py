@@ -15,7 +15,7 @@ import models
 import pretrained
 import train
 from checkpoint import Checkpoint
-from formats import read_pt
+from formats.weights import read_pt
 from tasks import TASKS, Task
 from utils import UserError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import squad
-from files import read_json
+from system.files import read_json
 
 
 def write_squad(file: Path, answer: str, context: str) -> None:

@@ -9,9 +9,9 @@ import plain_tokenizer as plain
 import pytest
 
 import tokenization
+from formats.vocab import casing
 from tokenization import FullTokenizer
 from utils import UserError
-from vocab import casing
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 

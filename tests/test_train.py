@@ -16,14 +16,14 @@ import pytest
 import torch
 
 import checkpoint
-import kernels
-import runs
 import train
-from formats import checkpoints_in
+from formats.weights import checkpoints_in
+from layers import kernels
 from models import Classifier, Config
 from tasks import TASKS
 from tasks.features import Batches
 from tokenization import FullTokenizer
+from training import runs
 from utils import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

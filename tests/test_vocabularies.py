@@ -13,12 +13,12 @@ import torch
 import checkpoint
 import pretrained
 import tokenization
-from files import read_json, write_json
-from formats import write_pt
+from formats.vocab import casing, find_vocab_file, load_vocab, save_vocab, vocab_digest
+from formats.weights import write_pt
 from models import Config, PretrainModel
+from system.files import read_json, write_json
 from tokenization import FullTokenizer
 from utils import UserError
-from vocab import casing, find_vocab_file, load_vocab, save_vocab, vocab_digest
 
 TEXT = "Ünter Bäumen, THE cat 中国 naïve"
 PIECES = (

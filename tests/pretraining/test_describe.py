@@ -8,11 +8,11 @@ import pytest
 from prepared import TEXT, make
 
 from corpus import describe, prepare
+from formats.vocab import load_vocab
 from pretraining.describe import duplicates, look_into
 from pretraining.pairs import PairConfig
 from pretraining.shards import Corpus
 from pretraining.text import prepare_text
-from vocab import load_vocab
 
 
 def warned(found: Corpus, max_len: int = 64, max_pred: int | None = None) -> str:

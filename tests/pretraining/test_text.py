@@ -18,14 +18,14 @@ import pytest
 from prepared import TEXT, make
 
 from corpus import describe, prepare
-from files import find_files
+from formats.vocab import load_vocab
 from pretraining import shards
 from pretraining.sentences import Layout, layout, sentences
 from pretraining.shards import Corpus
 from pretraining.text import prepare_text
+from system.files import find_files
 from tokenization import FullTokenizer, learn
 from utils import UserError
-from vocab import load_vocab
 
 ROOT = Path(__file__).resolve().parents[2]
 

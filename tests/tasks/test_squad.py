@@ -16,9 +16,9 @@ import pytest
 import torch
 
 import models
-import names
 import squad
-from files import read_json
+from formats import names
+from system.files import read_json
 from tasks import questions as asked
 from tasks.features import Batch
 from tasks.questions import QuestionTask, most_context, read_squad, token_span

@@ -4,8 +4,6 @@
         command(main)
 
 A mistake of the user's ends in one line on stderr and exit status 2, before anything runs.
-
-Row: formats. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import contextlib
@@ -19,8 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import distributed
-from flags import command_list, help_text, name_of, parse_arguments
+from system import distributed
+from system.flags import command_list, help_text, name_of, parse_arguments
 from utils import STREAMS, Signals, UserError, drop_stdout, nearest, rank, short, size
 
 # ------------------------------------------------------------------------------------------ streams

@@ -11,8 +11,6 @@ has to know which token belongs to which example. It is computed in one of three
 - on a CPU for neighbours of the same length together, which needs neither padding nor a mask;
 - on a GPU for the padded batch with a mask;
 - or there by the flash kernel, which takes the list and where each example starts.
-
-Row: ground. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import functools
@@ -23,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels import attention
+from layers.kernels import attention
 from utils import UserError
 
 

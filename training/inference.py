@@ -3,8 +3,6 @@
     values = predict(model, batches, get_device(), dtype="bf16")  # (N, ...), in the data's order
 
 No training configuration is needed: evaluation, prediction, vectors and few shots all come here.
-
-Row: core. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import collections
@@ -24,9 +22,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import distributed
-import kernels
-import packing
+from layers import kernels, packing
+from system import distributed
 from utils import UserError, note, rank, size
 
 # A NamedTuple (or a tuple) of tensors whose first dimension is the example.

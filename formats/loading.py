@@ -1,10 +1,8 @@
 """The weights of a model: Google's TensorFlow checkpoints, Hugging Face's folders, our own .pt.
 
-    source = read("uncased_L-12_H-768_A-12")    # a Checkpoint: our names, float32
-    model = Classifier(source.config)
-    load(model, source, fresh=("classifier",))
-
-Row: weights and runs. It imports only from rows below (ARCHITECTURE.md).
+source = read("uncased_L-12_H-768_A-12")    # a Checkpoint: our names, float32
+model = Classifier(source.config)
+load(model, source, fresh=("classifier",))
 """
 
 import dataclasses
@@ -15,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import hub
-from files import read_json
-from formats import (
+from formats import hub
+from formats.names import CLASSIFIERS, HEADS, LABELLED, Row, table_rows
+from formats.onnx import OnnxFile
+from formats.weights import (
     WEIGHTS,
     check_tensors,
     checkpoints_in,
@@ -34,8 +33,7 @@ from models import (
     QuestionAnswering,
     Tagger,
 )
-from names import CLASSIFIERS, HEADS, LABELLED, Row, table_rows
-from onnx_files import OnnxFile
+from system.files import read_json
 from utils import UserError, short, typed
 
 # What a file is called in messages, and by which its names are told apart.

@@ -4,8 +4,6 @@
         rows["input_ids"]  # (n, length)
 
 It needs no torch, which takes seconds to load: corpora are prepared without it.
-
-Row: formats. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import os
@@ -16,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from files import check_file, check_regular
+from system.files import check_file, check_regular
 from utils import UserError
 
 RECORDS = re.compile(r"\.tf_?records?(\.gz)?(-\d+-of-\d+)?$")  # names of TFRecord files

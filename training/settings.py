@@ -1,8 +1,6 @@
 """How to train: the settings of a run, their ranges, from JSON and from flags.
 
-    cfg = Config.from_json("config/train_mrpc.json", lr=3e-5)
-
-Row: weights and runs. It imports only from rows below (ARCHITECTURE.md).
+cfg = Config.from_json("config/train_mrpc.json", lr=3e-5)
 """
 
 import dataclasses
@@ -10,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from files import read_config
 from optim import SCHEDULES
+from system.files import read_config
 from utils import UserError, nearest, show
 
 

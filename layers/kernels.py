@@ -9,8 +9,6 @@ On a GPU these are PyTorch's own. On a CPU three of them are slower than the pro
   which PyTorch ships for other types, is about twice as fast and just as exact.
 - F.dropout draws a float for every element and takes as long as a product.
 - The fused attention cannot drop.
-
-Row: base. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import functools

@@ -1,14 +1,11 @@
-"""What a folder for Hugging Face says of a model: its card, and how its scores are read.
-
-Row: formats. It imports only from rows below (ARCHITECTURE.md).
-"""
+"""What a folder for Hugging Face says of a model: its card, and how its scores are read."""
 
 import json
 import shlex
 from pathlib import Path
 from typing import Any
 
-from files import read_json
+from system.files import read_json
 
 # What the hub calls the task of each head.
 PIPELINES = {

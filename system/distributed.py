@@ -5,8 +5,6 @@
 A single process needs none of it: there, every function returns at once. What the processes agree
 on (flags, settings, numbers to print) travels between CPUs by gloo, so that no GPU has to wait for
 it; gradients by nccl where there are GPUs.
-
-Row: ground. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import contextlib

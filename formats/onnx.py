@@ -1,9 +1,7 @@
 """Models as ONNX, for programs without PyTorch.
 
-    difference = write(Path("model.onnx"), model, {"labels": '["0", "1"]'})
-    model = OnnxModel(OnnxFile(Path("model.onnx")))     # computed by onnxruntime
-
-Row: formats. It imports only from rows below (ARCHITECTURE.md).
+difference = write(Path("model.onnx"), model, {"labels": '["0", "1"]'})
+model = OnnxModel(OnnxFile(Path("model.onnx")))     # computed by onnxruntime
 """
 
 import contextlib
@@ -17,8 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from files import DIGEST_SIZE, append_digest, check_file, digest_matches, name_file, whole_file
-from packing import Packing
+from layers.packing import Packing
+from system.files import (
+    DIGEST_SIZE,
+    append_digest,
+    check_file,
+    digest_matches,
+    name_file,
+    whole_file,
+)
 from utils import UserError, short
 
 TOLERANCE = 1e-3  # of float32, PyTorch's numbers and onnxruntime's

@@ -3,8 +3,6 @@
 with held("runs/mrpc", settings):  # UserError where it is another run's, or in use
     writer.write(file, state, keep=3, best=file)  # while training continues
     log.write({"step": 10, "loss": 0.6})
-
-Row: weights and runs. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import concurrent.futures
@@ -19,9 +17,9 @@ from typing import Any, TextIO
 import torch
 from torch import nn
 
-import distributed
-from files import locked, name_file, read_json, whole_file, write_json
-from formats import checkpoints_in, read_pt, write_pt
+from formats.weights import checkpoints_in, read_pt, write_pt
+from system import distributed
+from system.files import locked, name_file, read_json, whole_file, write_json
 from utils import UserError, rank, say, short, show
 
 # Settings that may differ when a run is resumed: they change what is written, not what is computed.

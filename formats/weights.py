@@ -1,10 +1,8 @@
 """The bytes of other people's formats and of our .pt; what is in them loading.py knows.
 
-    tensors = read_weights(Path("model.safetensors"))   # {name: tensor}, or pytorch_model.bin
-    tensors = read_tensorflow(Path("bert_model.ckpt"))  # {variable: tensor}
-    write_pt("model_steps_345.pt", contents); contents = read_pt(Path("model_steps_345.pt"))
-
-Row: formats. It imports only from rows below (ARCHITECTURE.md).
+tensors = read_weights(Path("model.safetensors"))   # {name: tensor}, or pytorch_model.bin
+tensors = read_tensorflow(Path("bert_model.ckpt"))  # {variable: tensor}
+write_pt("model_steps_345.pt", contents); contents = read_pt(Path("model_steps_345.pt"))
 """
 
 import contextlib
@@ -21,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from files import (
+from system.files import (
     DIGEST_SIZE,
     append_digest,
     check_file,

@@ -1,10 +1,8 @@
 """Weights by name: from Hugging Face's hub, or out of a zip file as Google published them.
 
-    folder = fetch("bert-base-uncased")                         # in huggingface_hub's cache
-    folder = fetch("hf:owner/name@a-tag")                       # a branch, a tag or a commit
-    folder = unzipped(Path("uncased_L-12_H-768_A-12.zip"))      # in the user's cache
-
-Row: formats. It imports only from rows below (ARCHITECTURE.md).
+folder = fetch("bert-base-uncased")                         # in huggingface_hub's cache
+folder = fetch("hf:owner/name@a-tag")                       # a branch, a tag or a commit
+folder = unzipped(Path("uncased_L-12_H-768_A-12.zip"))      # in the user's cache
 """
 
 import os
@@ -13,7 +11,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from files import file_digest, locked, whole_folder
+from system.files import file_digest, locked, whole_folder
 from utils import UserError, nearest, note, short
 
 # Name, where it is on the hub, layers x width, casing, languages, what for.

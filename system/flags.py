@@ -1,11 +1,9 @@
 """A function's signature is its flags, its docstring the text of --help.
 
-    def main(task: str, max_len: int = 128) -> None: ...
+def main(task: str, max_len: int = 128) -> None: ...
 
-    parse_arguments(main, ["--task", "mrpc", "--max_len", "64"])  # {"task": "mrpc", "max_len": 64}
-    print(help_text("script.py", main))
-
-Row: ground. It imports only from rows below (ARCHITECTURE.md).
+parse_arguments(main, ["--task", "mrpc", "--max_len", "64"])  # {"task": "mrpc", "max_len": 64}
+print(help_text("script.py", main))
 """
 
 import contextlib

@@ -3,8 +3,6 @@
 cfg = read_config(Config, "config/train_mrpc.json")  # an unknown key names the nearest known one
 with whole_file("out/model.pt") as f:  # renamed into place once everything is on the disk
     f.write(...)
-
-Row: ground. It imports only from rows below (ARCHITECTURE.md).
 """
 
 import contextlib

@@ -1,10 +1,8 @@
 """The files of a vocabulary: vocab.txt or tokenizer.json, and the rules stated beside it.
 
-    vocab = load_vocab("bert/vocab.txt")        # {token: id}
-    lower_case = casing("bert/vocab.txt")       # whether its tokenizer lower-cases
-    save_vocab("bert/vocab.txt", Path("runs/mrpc"), lower_case)
-
-Row: formats. It imports only from rows below (ARCHITECTURE.md).
+vocab = load_vocab("bert/vocab.txt")        # {token: id}
+lower_case = casing("bert/vocab.txt")       # whether its tokenizer lower-cases
+save_vocab("bert/vocab.txt", Path("runs/mrpc"), lower_case)
 """
 
 import dataclasses
@@ -13,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from files import check_regular, read_json, read_text, whole_file, write_json
+from system.files import check_regular, read_json, read_text, whole_file, write_json
 from utils import UserError, show, typed
 
 UNKNOWN = "[UNK]"

@@ -1,9 +1,7 @@
 """The parameters of BERT and what they are called elsewhere: one table for all formats.
 
-    table_rows(12)[0].ours              # "transformer.embedding.token.weight"
-    table_rows(12)[0].hugging_face      # ["bert.embeddings.word_embeddings.weight"]
-
-Row: formats. It imports only from rows below (ARCHITECTURE.md).
+table_rows(12)[0].ours              # "transformer.embedding.token.weight"
+table_rows(12)[0].hugging_face      # ["bert.embeddings.word_embeddings.weight"]
 """
 
 import dataclasses

@@ -1,0 +1,1 @@
+"""Names and bytes of other people's files, and of ours."""

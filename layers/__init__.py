@@ -1,0 +1,1 @@
+"""What makes a product, dropout or attention fast, and leaves padding out."""

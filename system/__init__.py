@@ -1,0 +1,1 @@
+"""Processes, streams, command lines and whole files: what is not about BERT."""

@@ -1,0 +1,1 @@
+"""How to train: settings, a model on a device, a run's folder."""
