@@ -107,7 +107,7 @@ def integers(flag: str, text: str) -> list[int]:
 def read_lines(file: str) -> Iterator[str]:
     """The lines of a file, without their ends."""
     # A text with tabs is one text: form "tsv" only says how lines end.
-    for line in open_text(file, "tsv")[1]:
+    for line in open_text(file, "tsv", "lines")[1]:
         yield line.rstrip("\n").removesuffix("\r")
 
 

@@ -157,7 +157,7 @@ def count_file(file: str | Path) -> Counts:
 def columns(file: str | Path) -> Iterator[tuple[int, list[str]]]:
     """The line numbers and fields of a file, between tabs if its first line has one."""
     separator = None
-    for number, line in enumerate(open_text(file, "tsv")[1], start=1):
+    for number, line in enumerate(open_text(file, "tsv", "tags")[1], start=1):
         line = line.rstrip("\r\n")
         if separator is None and line.strip(BLANK):
             separator = "\t" if "\t" in line else " "

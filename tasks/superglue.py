@@ -103,7 +103,7 @@ def read_record(file: str | Path) -> tuple[list[Question], list[str]]:
     And the answers, in words, that do not stand where the file says; these start at -1.
     """
     questions, misplaced = list[Question](), list[str]()
-    name, lines = open_text(file, "jsonl")
+    name, lines = open_text(file, "jsonl", "questions")
     for number, line in enumerate(lines, start=1):
         # A file often ends in an empty line.
         if not line.strip():

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from system import forms
 from system.files import check_file, read_text
 from utils import UserError, nearest, parse_json, short, show
 
@@ -163,8 +164,12 @@ def find_column(alternatives: list[str], fields: list[str], header: bool) -> int
     return numbers[0] % len(fields) if -len(fields) <= numbers[0] < len(fields) else None
 
 
-def open_text(file: str | Path, form: str) -> tuple[str, Iterator[str]]:
-    """The name of a file for messages, and its lines with their ends, without a byte order mark."""
+def open_text(file: str | Path, form: str, reader: str = "") -> tuple[str, Iterator[str]]:
+    """The name of a file for messages, and its lines with their ends, without a byte order mark.
+
+    `reader`: who asks, of forms.EXPECTED, if it is no reader of tables. UserError where the file
+    has another form than it reads.
+    """
     # The csv module needs line ends as they are, since a quoted field may contain some. In a tsv
     # only "\n" ends a row: a lone "\r" may be part of a text.
     newline = "" if form == "csv" else "\n"
@@ -176,6 +181,7 @@ def open_text(file: str | Path, form: str) -> tuple[str, Iterator[str]]:
         stream = io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig", newline=newline)
         return "standard input", lines(stream, None)
     check_file(file, "a table or a text")
+    forms.check(file, reader or ("jsonl" if form == "jsonl" else "table"))
     return str(file), lines(open(file, encoding="utf-8-sig", newline=newline), file)
 
 

@@ -201,7 +201,7 @@ def read_texts(
 def blocks(file: str | Path) -> Iterator[tuple[int, list[str]]]:
     """The lines of a file up to each blank one, with the number of the first of them."""
     rows, first = list[str](), 1
-    for number, line in enumerate(open_text(file, "tsv")[1], start=1):
+    for number, line in enumerate(open_text(file, "tsv", "tags")[1], start=1):
         rows.append(line.rstrip("\n").removesuffix("\r"))
         if len(rows) > LONGEST:
             raise UserError(
