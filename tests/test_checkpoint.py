@@ -432,8 +432,8 @@ def test_a_write_that_fails_leaves_the_earlier_file_and_no_rest(ours: Path) -> N
     # larger one
     code = (
         "import resource, signal, torch; signal.signal(signal.SIGXFSZ, "
-        "signal.SIG_IGN);resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));from system.cli import "
-        "one_line_errors\nfrom formats.weights import write_pt\n"
+        "signal.SIG_IGN);resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+        "from system.cli import one_line_errors\nfrom formats.weights import write_pt\n"
         f"file = {str(ours / 'model_steps_5.pt')!r}\n"
         "with one_line_errors('p'): write_pt(file, {'x': torch.zeros(99999)})"
     )
