@@ -8,6 +8,7 @@ word: markup that is trained on as text, keys of JSON as words with tags.
 """
 
 import json
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -151,7 +152,7 @@ def check(file: str | Path, reader: str) -> None:
     of_reader = READERS.get(reader, {})
     remedy = of_reader[form] if form in of_reader else FORMS[form].remedy
     if remedy is not None:
-        remedy = remedy.replace("FILE", str(file))
+        remedy = remedy.replace("FILE", shlex.quote(str(file)))
         raise UserError(f"{file} is {FORMS[form].words}; expected {EXPECTED[reader]}; {remedy}")
 
 

@@ -131,6 +131,7 @@ class TagTask(Task):
     head: ClassVar[str] = "tags"
     fresh: ClassVar[tuple[str, ...]] = ("tags",)
     settings = ("labels", "column", "context", "max_len")
+    input_columns: ClassVar[tuple[str, ...]] = ("tokens|words|text",)  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         if self.context not in CONTEXTS:

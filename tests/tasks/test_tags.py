@@ -328,7 +328,7 @@ def test_what_would_be_tagged_wrongly_is_refused(tmp_path: Path, text: str, mess
         list(read_texts(written(tmp_path, text), labelled=False))
 
 
-@pytest.mark.parametrize("given", [None, 5, b"abc", {"words": ["a"]}, [1]])
+@pytest.mark.parametrize("given", [None, 5, b"abc", {"words": 5}, [1]])
 def test_inputs_of_another_form_are_refused(trained: Path, given: object) -> None:
     with pytest.raises(UserError, match="expected a text or its words"):
         finetune.load(trained).predict([given])
