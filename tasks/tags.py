@@ -28,7 +28,6 @@ from tasks.features import Batches, Features, inputs_of, window_starts
 from tasks.tables import open_text
 from tasks.task import Data, Task
 from tasks.words import (
-    BIO,
     Text,
     are_entities,
     hyphenated,
@@ -65,6 +64,18 @@ def count(names: collections.Counter[str]) -> str:
     if len(names) > LISTED:
         shown.append("...")
     return ", ".join(shown)
+
+
+def places(texts: list[Text], tags: list[str]) -> str:
+    """The lines of some tags, the first of them.  "'0' in line 3, 'PER' in line 9 and 2 more" """
+    found = [
+        f"{show(tag, 30)} in line {text.line_of(i)}"
+        for text in texts
+        for i, tag in enumerate(text.tags)
+        if tag in tags
+    ]
+    more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
+    return ", ".join(found[:LISTED]) + more
 
 
 # ------------------------------------------------------------------------------------------ batches
@@ -220,22 +231,18 @@ class TagTask(Task):
         tags = collections.Counter(tag for text in texts for tag in text.tags)
         if not (notation := notation_of(tags)):
             return texts
-        if notation not in BIO:
-            note(f"{file}: its tags are written as {notation}; they are read as B-PER")
         bio = {tag: hyphenated(tag, notation) for tag in tags}
         # What a model was trained with stays as it is.
         if not training:
             bio |= {tag: tag for tag in tags if tag in self.labels}
-        if strays := [
-            f"{show(tag, 30)} in line {text.line_of(i)}"
-            for text in texts
-            for i, tag in enumerate(text.tags)
-            if bio[tag] is None
-        ]:
-            more = f" and {len(strays) - LISTED} more" if len(strays) > LISTED else ""
+        if any(new not in (None, tag) for tag, new in bio.items()):
+            note(f"{file}: its tags are written as {notation}; they are read as B-PER")
+        strays = [tag for tag, new in bio.items() if new is None]
+        if strays:
+            n = sum(tags[tag] for tag in strays)
             message = (
-                f"{file}: {len(strays)} of {tags.total()} tags mark no entity: "
-                f"{', '.join(strays[:LISTED])}{more}; expected O or {notation} as the others"
+                f"{file}: {n} of {tags.total()} tags mark no entity: "
+                f"{places(texts, strays)}; expected O or {notation} as the others"
             )
             if training:
                 raise UserError(f"{message}; mend these lines")

@@ -99,6 +99,15 @@ def test_tags_of_other_notations_are_read_as_bio(
     assert (said in capsys.readouterr().err) == (notation != "B-PER")
 
 
+def test_a_model_that_has_learnt_another_notation_keeps_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = written(tmp_path, NAMES.replace("-PER", "_PER"))
+    (text, *_) = TagTask(labels=("B_PER", "I_PER", "O")).read(file)
+    assert text.tags == ["B_PER", "I_PER", "O", "O"]
+    assert not capsys.readouterr().err
+
+
 def test_what_marks_no_entities_is_left_as_it_is() -> None:
     # Prefixes alone mark chunks where there is an O; without one they are letters.
     assert are_entities(["B", "I", "O"])
