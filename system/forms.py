@@ -175,11 +175,12 @@ def check_tagged(file: str | Path, rows: list[str]) -> None:
     if separator := sentence_a_line(rows):
         remedy = "write each word and its tag into a line"
         if separator != " ":
-            remedy = f"sed 's/$/\\n/' {file} | tr ' {separator}' '\\n\\t' > NEW"
+            remedy = f"awk '{{print $0 RS}}' {file} | tr ' {separator}' '\\n\\t' > NEW"
         raise UserError(
             f"{file} has a sentence a line, {show(rows[0], 40)}; expected {expected}; {remedy}"
         )
-    for separator in ",;":
+    # Where all rows have as many spaces, a comma is part of a word: "1,000 O".
+    for separator in "" if one_separator(rows, "\t ") else ",;":
         if csv_width(rows, separator) > 1:
             raise UserError(
                 f"{file} is a csv, with {separator!r} between its columns; expected {expected}; "

@@ -315,8 +315,8 @@ def read_texts(
     """The sentences of a file, one by one; or its documents.
 
     Args:
-        column: of the tags, by number from 0 or by name; None: upos of CoNLL-U, the outer tags of
-            GermEval, else the last one.
+        column: of the tags, by number from 0 or by name, usual or the file's own; None: upos of
+            CoNLL-U, the outer tags of GermEval, else the last one.
         by_document: join the sentences up to the next -DOCSTART- or `# newdoc`, some thousand words
             of them at most.
     """

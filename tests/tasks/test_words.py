@@ -236,6 +236,7 @@ def test_a_file_of_another_layout_is_named(
 def test_brackets_commas_and_slashes_are_words(tmp_path: Path) -> None:
     text = '[ O\n{ O\n, O\n\n" O\n/ O\nand/or X-/Y\n\na|b O\n'
     assert [len(rows) for rows in rows_of(written(tmp_path, text))] == [3, 3, 1]
+    assert rows_of(written(tmp_path, ", O\n1,000 O\n")) == [[(",", "O"), ("1,000", "O")]]
 
 
 # ----------------------------------------------------------------------------------- summary, words
