@@ -48,7 +48,7 @@ from models import Config
 from system.cli import command
 from system.files import read_json, whole_file, whole_folder, write_json
 from tasks.sentences import task_of_labels
-from utils import UserError, note, typed
+from utils import UserError, in_a_line, note, typed
 
 # ------------------------------------------------------------------------------------------ writing
 
@@ -279,7 +279,7 @@ def inspect(file: str) -> None:
     kind, path, tensors, extra = read_raw(file)
     for name, t in tensors.items():
         shape, dtype = "x".join(map(str, t.shape)), str(t.dtype).removeprefix("torch.")
-        print(f"{name:55} {shape:>12}  {dtype}")
+        print(f"{in_a_line(name):55} {shape:>12}  {dtype}")
     heads = set()
     for row in table_rows(1):
         first = {OURS: row.ours, HUGGING_FACE: row.hugging_face[0], TENSORFLOW: row.tensorflow[0]}

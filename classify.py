@@ -34,7 +34,7 @@ from tasks.superglue import FILES, file_in
 from tasks.task import Data
 from training import inference, runs
 from training.settings import TRAINING_FLAGS
-from utils import UserError, note, rank, say, size
+from utils import UserError, note, rank, say, size, visible
 
 SAMPLE = Path("runs/sample")
 WORST = 100  # mistakes that are written down
@@ -194,8 +194,8 @@ def fit(flags: SimpleNamespace) -> None:
     if flags.plots:
         # matplotlib may be missing. Better to learn that now than after a day of training.
         pictures.new((1, 1))
-    results = fit_seeds(run, flags)
-    modes.say_next("classify.py", results[0].file.parent)
+    results, best = fit_seeds(run, flags)
+    modes.say_next("classify.py", best.file.parent)
     # All processes return the same results; one of them writes the pictures.
     if flags.plots and rank() == 0:
         for result in results:
@@ -235,12 +235,16 @@ def with_length(task: SentenceTask, flags: SimpleNamespace) -> SentenceTask:
     return dataclasses.replace(task, **changes)
 
 
-def fit_seeds(run: Run, flags: SimpleNamespace) -> list[Result]:
-    """Train from one seed, or from several and compare them; returns what each came to."""
+def fit_seeds(run: Run, flags: SimpleNamespace) -> tuple[list[Result], Result]:
+    """Train from one seed, or from several and compare them.
+
+    Returns what each came to, and the best of them.
+    """
     folder = Path(flags.save_dir or f"runs/{run.task.name}")
     log_dir, parallel, shard = flags.log_dir, flags.data_parallel, flags.shard
     if flags.seeds is None or flags.seeds == 1:
-        return [run.fit(folder, log_dir, parallel, shard)]
+        result = run.fit(folder, log_dir, parallel, shard)
+        return [result], result
     # The table of seeds has a column for each metric, so without an evaluation it would be empty.
     if not run.eval_data:
         raise UserError("--seeds compares evaluations; name an --eval_file or a --data_dir")
@@ -275,7 +279,7 @@ def fit_seeds(run: Run, flags: SimpleNamespace) -> list[Result]:
     text, summary = reports.over_seeds(outcomes, task.metric_names[0], constant)
     write_json(folder / "results.json", summary)
     print(f"{text}\nSaved {folder / 'results.json'}")
-    return results
+    return results, results[outcomes.index(summary["best"])]
 
 
 def run_sample(flags: SimpleNamespace) -> None:
@@ -391,7 +395,7 @@ def evaluate(
         if len(task.labels) <= 10:
             print(reports.confusion_table(task.labels, matrix))
         if plots:
-            title = f"{task.name}, {data.file.name}"
+            title = f"{task.name}, {visible(data.file.name)}"
             pictures.save(
                 pictures.confusion(task.labels, matrix, title), folder / f"{stem}_confusion.png"
             )

@@ -28,7 +28,7 @@ from tasks import fewshot as few
 from tasks import get_task, own_task
 from tasks.superglue import file_in
 from tasks.tables import open_text
-from utils import UserError
+from utils import UserError, data_stream, json_text
 
 FORMATS = ("jsonl", "npz", "safetensors")
 
@@ -118,12 +118,13 @@ def as_json(number: int, text: vectors.Vectors, layers: list[int]) -> str:
     rounded = np.round(text.values.astype(np.float64), 6).tolist()
     # Pooled: a vector for each layer, and no tokens.
     if text.values.ndim == 2:
-        return json.dumps({"linex_index": number, "layers": numbered(layers, rounded)})
+        line: dict[str, Any] = {"linex_index": number, "layers": numbered(layers, rounded)}
+        return json_text(line, f"text {number}")
     features = [
         {"token": token, "layers": numbered(layers, values)}
         for token, values in zip(text.tokens, rounded, strict=True)
     ]
-    return json.dumps({"linex_index": number, "features": features})
+    return json_text({"linex_index": number, "features": features}, f"text {number}")
 
 
 def numbered(layers: list[int], values: list) -> list[dict[str, Any]]:
@@ -231,7 +232,7 @@ def similar(
     )
     scores = cosine(found[1:], found[:1])
     for i in np.argsort(-scores, kind="stable")[: n or None]:
-        print(f"{scores[i]:.4f}\t{lines[i]}")
+        print(f"{scores[i]:.4f}\t{lines[i]}", file=data_stream())
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -352,7 +353,8 @@ def fill(
     for index, masks in enumerate(found):
         for mask, best in enumerate(masks):
             for word, probability in best:
-                print(f"{index}\t{mask}\t{word}\t{probability:.6f}")
+                line = f"{index}\t{mask}\t{word}\t{probability:.6f}"
+                print(line, file=data_stream())
         # Whoever reads the other end of a pipe need not wait.
         sys.stdout.flush()
 
@@ -388,7 +390,8 @@ def score(
     for index, found in enumerate(scorer.score(texts or read_lines("-"))):
         # A tab or a line's end in a text would look like the table's.
         text = " ".join(found.text.split())
-        print(f"{index}\t{found.score:.6f}\t{found.n_tokens}\t{text}", flush=True)
+        line = f"{index}\t{found.score:.6f}\t{found.n_tokens}\t{text}"
+        print(line, file=data_stream(), flush=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import models
 import pretrained
@@ -34,12 +33,13 @@ from system.files import (
     whole_file,
     write_json,
 )
+from system.progress import progress
 from tasks import KINDS, reports
 from tasks.features import Batches, PooledBatches
 from tasks.inputs import inputs_of
 from tasks.task import Data, Task
 from training import inference, runs
-from utils import UserError, rank, say, show
+from utils import UserError, rank, say, show, visible
 
 CHUNK = 64  # batches of examples that are predicted at a time
 
@@ -153,7 +153,7 @@ class Run:
                 shown = ", ".join(f"{metric} {value:.4f}" for metric, value in found.items())
                 say(f"{name}: {shown}")
                 # The names of the first file's are plain: they decide which checkpoint is best.
-                suffix = f" ({Path(name).with_suffix('')})" if results else ""
+                suffix = f" ({visible(str(Path(name).with_suffix('')))})" if results else ""
                 results |= {metric + suffix: value for metric, value in found.items()}
             return results
 
@@ -362,8 +362,7 @@ class Saved:
         if not waiting:
             chunks = inference.available(examples, most)
         n, truncation = 0, np.zeros(3, int)
-        hidden = None if bar and rank() == 0 else True  # None: shown on a terminal
-        with tqdm(total=total, unit=" inputs", delay=3, disable=hidden) as shown:
+        with progress(bar and rank() == 0, total=total, unit=" inputs", delay=3) as shown:
             for chunk in chunks:
                 data = self.task.encode_examples(file, chunk, self.start.tokenizer)
                 yield data, self.task.answers(data, self.outputs(data, bar=False))

@@ -23,7 +23,7 @@ from system.flags import check_mode
 from tasks import reports
 from tasks.task import Data, Task
 from training.settings import TRAINING_FLAGS
-from utils import UserError, note, say, size
+from utils import UserError, data_stream, note, say, size
 
 # Which modes of a command have a use for a flag; those that are not here are for all.
 USED_IN = {
@@ -164,7 +164,8 @@ def write_answers(lines: Iterable[str], out: str | None) -> None:
         return
     if sys.stdout is None:
         raise UserError("standard output is closed; name a file with --out")
+    out_stream = data_stream()
     # Flushing after each part lets a program that reads the other end go on at once.
     for line in lines:
-        sys.stdout.write(line)
-        sys.stdout.flush()
+        out_stream.write(line)
+        out_stream.flush()

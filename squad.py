@@ -6,7 +6,6 @@ $ python squad.py --mode eval --predict_file dev-v1.1.json --model_file runs/squ
 $ python squad.py --question "Who won?" --context_file report.txt --model_file runs/squad
 """
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +20,7 @@ from tasks import QuestionTask
 from tasks.questions import read_squad
 from tasks.squad_metrics import check_language, evaluate
 from training.settings import INFERENCE, TRAINING_FLAGS
-from utils import UserError, note
+from utils import UserError, data_stream, json_text, note
 
 # Which modes have a use for a flag; those that are not here are for all. Scoring is --mode eval of
 # answers that were made before.
@@ -186,7 +185,7 @@ def answer_question(saved: Saved, flags: SimpleNamespace) -> None:
     answer = saved.predict([(flags.question, text)])[0]
     # On stderr, so that stdout has the answer alone.
     note(saved.describe())
-    print(saved.task.chosen(answer) or "(no answer)")
+    print(saved.task.chosen(answer) or "(no answer)", file=data_stream())
 
 
 def answer_file(saved: Saved, flags: SimpleNamespace, evaluating: bool) -> None:
@@ -234,8 +233,9 @@ def score(flags: SimpleNamespace) -> None:
 def write(file: Path, values: dict) -> None:
     """A dict as JSON, as the official code writes it."""
     # indent=4 and the final line end are those of run_squad.py, so that files can be compared.
+    text = json_text(values, file, indent=4)
     with whole_file(file) as f:
-        f.write((json.dumps(values, indent=4) + "\n").encode())
+        f.write(f"{text}\n".encode())
 
 
 def print_results(results: dict[str, float]) -> None:

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from formats.weights import checkpoints_in
 from optim import BertAdam, parameter_groups
 from system import distributed
+from system.progress import progress
 from training.inference import (
     Batch,
     Outputs,
@@ -40,7 +41,7 @@ from training.inference import (
     scores,
     wrap,
 )
-from training.runs import MetricsLog, Writer, newest_state, snapshot
+from training.runs import MetricsLog, Writer, drop_optimizer, newest_state, snapshot
 from training.settings import Config
 from utils import Interrupted, Signals, UserError, nearest, rank, say, size
 
@@ -239,6 +240,7 @@ class Trainer:
                 reason = f"stopped after {self.cfg.patience} checks without a better "
                 reason += state.best["metric"]
             say(f"{self.file} is there already, {reason}")
+            self.shrink_best()  # where the run was killed before it could
             return self.file
         self.log = MetricsLog(
             self.save_dir,
@@ -268,6 +270,7 @@ class Trainer:
         if self.out_of_patience:
             say(f"Stopped: {self.cfg.patience} checks without a better {state.best['metric']}")
         say(f"Saved {self.file}")
+        self.shrink_best()
         return self.file
 
     def run_updates(self, get_loss: GetLoss, evaluation: Evaluation) -> None:
@@ -315,7 +318,7 @@ class Trainer:
         """The bar of an epoch."""
         done = self.state.step - start
         # The first update adds its loss to the title.
-        return tqdm(total=end - start, initial=done, desc="Iter", disable=rank() > 0)
+        return progress(rank() == 0, total=end - start, initial=done, desc="Iter")
 
     # ---------------------------------------------------------------------------------- an update
 
@@ -570,6 +573,11 @@ class Trainer:
         if rank() == 0:
             best = self.best_file if state.best else self.file
             self.writer.write(self.file, saved, self.cfg.keep_checkpoints, best)
+
+    def shrink_best(self) -> None:
+        """At the end of a run, leave of its best checkpoint the model; the last one ends it."""
+        if rank() == 0 and self.best_file != self.file and self.best_file.is_file():
+            drop_optimizer(self.best_file)
 
     def resume(self) -> None:
         """Take the state of the newest whole checkpoint, which the first process reads."""

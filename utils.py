@@ -8,16 +8,18 @@ import contextlib
 import dataclasses
 import difflib
 import json
+import math
 import os
+import re
 import signal
 import sys
 import threading
 import time
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 T = TypeVar("T")
 
@@ -45,6 +47,33 @@ def short(text: str, limit: int = 60) -> str:
     kept = limit - len("...")
     # Two thirds of the beginning and one of the end, where names of files differ.
     return text[: kept - kept // 3] + "..." + text[len(text) - kept // 3 :]
+
+
+# What is no character to see, but steers a terminal: controls (but for tab and line feed), marks
+# that turn the direction of writing round, Unicode's line ends; and half characters, as Python has
+# them for the bytes of a file's name that are no UTF-8.
+STEERING = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+HALVES = re.compile("[\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """A text that may come from anywhere as a terminal can show it: its looks are all it has.
+
+    visible("\\x1b[2J") -> '\\\\x1b[2J'
+    """
+    return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def is_text(name: str | Path) -> bool:
+    """Whether the name of a file is UTF-8, as some libraries expect it."""
+    return not HALVES.search(str(name))
+
+
+def in_a_line(text: str) -> str:
+    """The same for a cell of a table or a part of a line, which tabs and line feeds would cut."""
+    return visible(text).replace("\t", "\\t").replace("\n", "\\n")
 
 
 def show(value: object, limit: int = 60) -> str:
@@ -102,6 +131,36 @@ def strings_of(value: Any) -> str:
     if isinstance(value, list):
         return "".join(map(strings_of, value))
     return value if isinstance(value, str) else ""
+
+
+def json_text(value: Any, where: str | Path, **form: Any) -> str:
+    """A value as JSON text, in the form that json.dumps is told.
+
+    UserError names `where` and the key of a number that is not finite. Bytes of a file's name that
+    are no UTF-8 become what visible() shows, where `form` does not ask for ASCII.
+    """
+    try:
+        text = json.dumps(value, allow_nan=False, **form)
+    except ValueError:
+        key, number = next(not_finite(value))
+        raise UserError(
+            f"{where}: {in_a_line(key)} is {number}, and JSON has finite numbers alone; look at "
+            "the model and the data that it came from"
+        ) from None
+    # Within a JSON text a backslash is written twice.
+    return HALVES.sub(lambda half: "\\" + visible(half[0]), text)
+
+
+def not_finite(value: Any, key: str = "a value") -> Iterator[tuple[str, float]]:
+    """The numbers of a value that are NaN or infinite, each with its key."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield key, value
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from not_finite(item, str(name))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from not_finite(item, key)
 
 
 def convert(value: Any, kind: Any) -> Any:
@@ -194,11 +253,11 @@ def make(cls: type[T], values: dict[str, Any], source: str | Path) -> T:
 
 
 def note(text: str) -> None:
-    """Tell the user something on stderr, where it disturbs no output."""
+    """Tell the user something in a line on stderr, where it disturbs no output."""
     if rank() == 0:
         # A closed stderr raises ValueError, a full disk OSError; a note is not worth the work.
         with contextlib.suppress(OSError, ValueError):
-            print(text, file=sys.stderr, flush=True)
+            print(in_a_line(text), file=sys.stderr, flush=True)
 
 
 @dataclasses.dataclass
@@ -218,10 +277,15 @@ def say(text: str) -> None:
     that error, in STREAMS.lost, when its work is done.
     """
     try:
-        print(text, flush=True)
+        print(visible(text), flush=True)
     except OSError as error:
         STREAMS.lost = error
         drop_stdout()
+
+
+def data_stream() -> TextIO:
+    """stdout for what a command was asked to output: as it is, unless a terminal shows it."""
+    return getattr(sys.stdout, "plain", sys.stdout)
 
 
 def drop_stdout() -> None:

@@ -30,6 +30,7 @@ from pretraining.shards import Corpus
 from pretraining.text import prepare_text
 from system import distributed
 from system.cli import command
+from system.progress import progress
 from utils import rank, size
 
 SHAPES = {"mini": (256, 4, 4), "base": (768, 12, 12), "large": (1024, 24, 16)}
@@ -58,7 +59,7 @@ def worker(how: str, corpus: str, shape: str, batch_size: int, steps: int) -> No
             replicas = trainer.wrapped
         trainer.signals = train.Signals()
         trainer.log = train.MetricsLog(Path(folder), 0, False, None, {})
-        with train.tqdm(disable=True) as bar:
+        with progress(shown=False) as bar:
 
             def step() -> None:
                 trainer.update(replicas, pretrain.get_loss, bar)

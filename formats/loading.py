@@ -33,8 +33,8 @@ from models import (
     QuestionAnswering,
     Tagger,
 )
-from system.files import read_json
-from utils import UserError, short, typed
+from system.files import check_file, read_json
+from utils import UserError, note, short, typed
 
 # What a file is called in messages, and by which its names are told apart.
 OURS = "pytorchic-bert checkpoint"
@@ -329,15 +329,33 @@ def find_in_folder(folder: Path) -> Path:
     )
     if by_step:
         return by_step[-1].with_suffix("")
-    # The folder of several seeds holds no model itself, and the message names one that does.
+    # The folder of several seeds holds no model itself.
     if seeds := sorted(folder.glob("seed-*/run.json")):
-        raise UserError(
-            f"{folder} holds the runs of {len(seeds)} seeds; name one, such as {seeds[0].parent}"
-        )
+        return best_of_seeds(folder, seeds[0].parent)
     raise UserError(
         f"{folder} has no checkpoint; expected model.safetensors, pytorch_model.bin, "
         "model_steps_N.pt or NAME.ckpt.index in it"
     )
+
+
+def best_of_seeds(folder: Path, one: Path) -> Path:
+    """The checkpoint that the results.json of several seeds calls the best; which it is is said."""
+    results = folder / "results.json"
+    if not results.is_file():
+        raise UserError(
+            f"{folder} holds the runs of several seeds, and no results.json that says which is the "
+            f"best: they have not ended; name one, such as {one}"
+        )
+    best = typed(read_json(results).get("best"), dict[str, Any], f"{results}: best")
+    seed, name = (
+        typed(best.get(key), kind, f"{results}: best: {key}")
+        for key, kind in (("seed", int), ("best_file", str))
+    )
+    # The folder may have been moved since; the names in it stay.
+    file = folder / f"seed-{seed}" / Path(name).name
+    check_file(file, f"the best of the seeds, as {results} says")
+    note(f"{folder} holds the runs of several seeds; the best is {file.parent}")
+    return file
 
 
 def best_of(files: list[Path]) -> Path:

@@ -24,7 +24,7 @@ from system.files import (
     name_file,
     whole_file,
 )
-from utils import UserError, short
+from utils import UserError, is_text, short
 
 TOLERANCE = 1e-3  # of float32, PyTorch's numbers and onnxruntime's
 
@@ -107,9 +107,11 @@ class OnnxFile:
         options = onnxruntime.SessionOptions()
         # As many cores as PyTorch would use, and errors alone on stderr.
         options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+        # It takes a name as UTF-8 alone, or the contents.
+        model = file if is_text(file) else file.read_bytes()
         try:
             self.session = onnxruntime.InferenceSession(
-                file, options, providers=["CPUExecutionProvider"]
+                model, options, providers=["CPUExecutionProvider"]
             )
             metadata: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
         except Exception as error:

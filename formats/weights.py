@@ -26,7 +26,7 @@ from system.files import (
     digest_matches,
     whole_file,
 )
-from utils import UserError, short
+from utils import UserError, is_text, short
 
 # safetensors and the three endings that torch.save's files have.
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
@@ -82,10 +82,10 @@ def silent_stderr() -> Iterator[None]:
 def read_weights(file: Path) -> dict[str, Tensor]:
     """{name: tensor} of safetensors or of what torch.save has written, old format or new."""
     if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
+        from safetensors.torch import load, load_file
 
         try:
-            tensors = load_file(file)
+            tensors = load_file(file) if is_text(file) else load(file.read_bytes())
         except Exception as error:
             # The library raises several exceptions for a damaged file.
             raise_unreadable(file, error)

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from formats.tfrecords import RECORDS, read_records
 from pretraining.batches import PretrainBatch
 from pretraining.shards import FORMAT, ArrayFile, Corpus, write_shard
 from system.files import check_regular, file_digest, locked, whole_folder
-from utils import UserError, short
+from system.progress import progress
+from utils import UserError, short, visible
 
 FIXED = re.compile(rf"{RECORDS.pattern}|\.npz$")  # names of files with fixed instances
 
@@ -171,7 +171,7 @@ def prepare_instances(files: list[Path], out: str | Path) -> Path:
         "format": FORMAT,
         "kind": "instances",
         "shard": [0, 1],
-        "text": [[file.name, file_digest(file)] for file in files],
+        "text": [[visible(file.name), file_digest(file)] for file in files],
     }
     # Two runs that begin at once prepare once: the second one waits, and finds the file.
     if not (folder / "shard.json").is_file():
@@ -200,7 +200,7 @@ def write_instances(files: list[Path], folder: Path, made_from: dict) -> None:
         }
         arrays["instances"].append([0])
         arrays["slots"].append([0])
-        for file in tqdm(files, desc="Preparing", unit="file"):
+        for file in progress(iterable=files, desc="Preparing", unit="file"):
             for rows in read_npz(file) if file.suffix == ".npz" else read_records(file, FEATURES):
                 check_instances(file, rows)
                 # max_len is one number for the whole corpus.

@@ -13,7 +13,7 @@ from pretraining.instances import FIXED, prepare_instances
 from pretraining.shards import Corpus, is_prepared
 from pretraining.text import cores, prepare_text, source_settings
 from system.files import file_digest, find_files
-from utils import UserError
+from utils import UserError, visible
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Source:
             raise UserError(f"{records[0]} has fixed instances, {other} text; train on one kind")
         # Ids and masks come from the files alone: no vocabulary or casing changes them.
         if records:
-            digests = {"text": [[file.name, file_digest(file)] for file in files]}
+            digests = {"text": [[visible(file.name), file_digest(file)] for file in files]}
             folder = cache / folder_name(digests)
             prepare_instances(files, folder)
         else:

@@ -27,14 +27,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from formats.vocab import UNKNOWN, save_vocab, stated_rules, vocab_digest
 from pretraining.sentences import Layout, check_splitter, layout, sentences
 from pretraining.shards import FORMAT, ArrayFile, id_type, write_shard
 from system.files import file_digest, locked, read_json, whole_folder
+from system.progress import progress
 from tokenization import FullTokenizer
-from utils import UserError
+from utils import UserError, visible
 
 JOB = 2**20  # bytes of text that a worker takes at a time
 BLANK = re.compile(rb"\n(?:[ \t\r]*\n)+")
@@ -350,7 +350,7 @@ def write_text(
     with whole_folder(folder) as partial:
         save_vocab(vocab, partial, do_lower_case, everywhere=True)
         shard = TextShard(partial, vocab, do_lower_case)
-        with tqdm(total=n_bytes, unit="B", unit_scale=True, desc="Preparing") as bar:
+        with progress(total=n_bytes, unit="B", unit_scale=True, desc="Preparing") as bar:
             results = run_jobs(jobs, workers, vocab, do_lower_case, language)
             for job, done in zip(jobs, results, strict=True):
                 shard.append(done)
@@ -385,7 +385,7 @@ def source_settings(
     """What a prepared text follows from; nothing else changes its arrays."""
     rules = dataclasses.replace(stated_rules(vocab)[0], do_lower_case=do_lower_case)
     return {
-        "text": [[file.name, file_digest(file)] for file in files],
+        "text": [[visible(file.name), file_digest(file)] for file in files],
         "vocab": vocab_digest(vocab),
         "do_lower_case": do_lower_case,
         "split_sentences": language,

@@ -19,7 +19,7 @@ from typing import Any
 
 from system import distributed
 from system.flags import command_list, help_text, name_of, parse_arguments
-from utils import STREAMS, Signals, UserError, drop_stdout, nearest, rank, short, size
+from utils import STREAMS, Signals, UserError, drop_stdout, nearest, rank, short, size, visible
 
 # ------------------------------------------------------------------------------------------ streams
 
@@ -46,9 +46,29 @@ class Forgiving:
         return getattr(self.stream, name)
 
 
+class Visible:
+    """A stream that shows what would steer a terminal.
+
+    `plain` is for what a command was asked to output: the stream as it is, unless it is a terminal.
+    """
+
+    def __init__(self, stream: Any):
+        self.stream = stream
+        self.plain = self if stream.isatty() else stream
+
+    def write(self, text: str) -> int:
+        self.stream.write(visible(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 @contextlib.contextmanager
 def sound_streams() -> Iterator[None]:
     """Streams that a command can rely on: UTF-8 on stdout as in files, an stderr that never fails.
+
+    What is printed is visible().
 
     A standard stream that is closed is opened on nothing, or the next file would get its number.
     """
@@ -61,9 +81,10 @@ def sound_streams() -> Iterator[None]:
             os.open(os.devnull, os.O_RDWR)
     # In another locale Python would encode what it prints in another way, or fail.
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    stdout: Any = Visible(sys.stdout) if sys.stdout else None
     stderr = Forgiving(sys.stderr) if sys.stderr else open(os.devnull, "w")
-    with contextlib.redirect_stderr(stderr):
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
         yield
 
 
@@ -108,7 +129,7 @@ def one_line_errors(program: str) -> Iterator[None]:
         number = getattr(error, "number", signal.SIGINT)
         # Every process got the signal; one line is enough.
         if rank() == 0:
-            print(f"\n{program}: {SIGNALLED[number]} {error}".rstrip(), file=sys.stderr)
+            print(visible(f"\n{program}: {SIGNALLED[number]} {error}".rstrip()), file=sys.stderr)
         # A shell expects 128 plus the signal's number.
         leave(128 + number)
     except Exception as error:
@@ -158,7 +179,7 @@ def words_of(error: BaseException) -> str:
 def report(program: str, message: str) -> None:
     """Print why this process ends, unless another one has reported it."""
     # Messages of libraries may have many lines.
-    message = short(" ".join(message.split()), LONGEST_MESSAGE)
+    message = short(visible(" ".join(message.split())), LONGEST_MESSAGE)
     if not distributed.leave_reason(message):
         return
     if rank():

@@ -8,7 +8,6 @@ with whole_file("out/model.pt") as f:  # renamed into place once everything is o
 import contextlib
 import glob
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -18,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from utils import UserError, make, parse_json, rank, short, typed
+from utils import UserError, json_text, make, parse_json, rank, short, typed
 
 T = TypeVar("T")
 
@@ -279,8 +278,9 @@ def locked(file: Path, wait: bool = True) -> Iterator[None]:
 
 def write_json(file: str | Path, values: dict, everywhere: bool = False) -> None:
     """A dict as readable JSON, whole or not at all."""
+    text = json_text(values, file, indent=2, ensure_ascii=False)
     with whole_file(file, everywhere) as f:
-        f.write((json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
+        f.write(f"{text}\n".encode())
 
 
 def file_digest(file: str | Path) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from system.files import whole_file
-from utils import UserError, short
+from utils import UserError, in_a_line, short
 
 
 def confusion_table(names: Sequence[str], matrix: np.ndarray) -> str:
@@ -24,6 +24,8 @@ def confusion_table(names: Sequence[str], matrix: np.ndarray) -> str:
 
 def aligned(rows: list[list[str]]) -> str:
     """Rows of cells as text, the first column to the left, the others to the right."""
+    # Names of labels and files are other people's.
+    rows = [[in_a_line(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *others in rows:

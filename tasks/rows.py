@@ -19,7 +19,7 @@ import numpy as np
 from tasks import superglue, tables
 from tasks.labels import BITS, in_places, listed
 from tasks.task import Task
-from utils import UserError, nearest, note, short, show
+from utils import UserError, in_a_line, nearest, note, short, show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +218,7 @@ def labels_in_words(labels: collections.Counter[str]) -> str:
             numbers = [float(name) for name in labels]
             return f"{min(numbers):g} to {max(numbers):g}"
     shown = sorted(labels) if len(labels) <= 10 else sorted(labels)[:3]
-    text = ", ".join(f"{short(name, 30)} {labels[name]}" for name in shown)
+    text = ", ".join(f"{short(in_a_line(name), 30)} {labels[name]}" for name in shown)
     if len(shown) < len(labels):
         text += f" and {len(labels) - len(shown)} more labels"
     return text

@@ -1,8 +1,9 @@
 """What the tests share: a small sample, a small model, the real data where there is some."""
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Models in tests are too small to gain from threads, and threads wait for each other where cores
@@ -19,6 +20,8 @@ import models
 import train
 from examples import sample as world
 from system.cli import command
+
+ROOT = Path(train.__file__).parent
 
 
 @pytest.fixture(scope="session")
@@ -53,11 +56,39 @@ def padded_batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable:
+def signals() -> Iterator[None]:
+    """Signals as a command in the foreground has them.
+
+    nohup has SIGHUP ignored, and a script what it starts with & SIGINT; both are inherited.
+    """
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def words_of(line: str, *folders: Path) -> list[str]:
+    """The words of a command line; spaces in the names of folders divide none."""
+    for i, folder in enumerate(folders):
+        line = line.replace(str(folder), f"\0{i}")
+    words = line.split()
+    for i, folder in enumerate(folders):
+        words = [word.replace(f"\0{i}", str(folder)) for word in words]
+    return words
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable:
     """Run functions as a command line: run("--max_len 8", main) -> (status, stdout, stderr)."""
 
     def call(line: str, *functions: Callable) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["prog.py", *line.split()])
+        words = words_of(line, tmp_path_factory.getbasetemp(), ROOT)
+        monkeypatch.setattr(sys, "argv", ["prog.py", *words])
         capsys.readouterr()
         try:
             command(*functions, settings=train.Config if functions[0].__name__ == "main" else None)

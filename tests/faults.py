@@ -61,7 +61,8 @@ KINDS = {
 
 def flags(kind: str, sample: Path, folder: Path, **more: object) -> list[str]:
     """The flags of a short run that saves often; later ones instead of earlier."""
-    words = KINDS[kind][1].format(s=sample).split()
+    # A folder's name may have a space.
+    words = [word.format(s=sample) for word in KINDS[kind][1].split()]
     given = dict(zip(words[::2], words[1::2], strict=True))
     given |= {
         "--save_dir": str(folder),

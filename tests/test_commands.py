@@ -19,6 +19,7 @@ import torch
 import checkpoint
 import classify
 from examples import sample as world
+from system import progress
 from system.files import whole_file
 from tasks import SentenceTask
 from tasks.features import Batch
@@ -46,11 +47,12 @@ def test_the_built_in_sample_is_learnt_and_the_next_step_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(progress, "SECONDS", 0)
     status, out, err = run("", classify.main)
     assert status == 0
     assert re.search(r"^cpu \(\d+ cores?\)$|^cuda \(\d+ GPUs?\)$", out, re.MULTILINE)
     assert re.search(r"^Epoch 3/3 : Average Loss \d\.\d{3}$", out, re.MULTILINE)
-    assert re.search(r"Iter \(loss=[ \d.]+\): 100%\|.*\| 125/125", err)
+    assert re.search(r"^Iter \(loss=[ \d.]+\): 100% 125/125 \[", err, re.MULTILINE)
     majority = float(re.search(r"most frequent label would give an accuracy of ([\d.]+)", out)[1])
     learnt = float(re.search(r"^Accuracy: ([\d.]+)$", out, re.MULTILINE)[1])
     assert learnt > majority + 0.1
@@ -324,6 +326,7 @@ def test_subcommands_are_checked_too(run: Callable, tmp_path: Path) -> None:
         (signal.SIGHUP, 129, "hung up"),
     ],
 )
+@pytest.mark.usefixtures("signals")
 def test_a_signal_saves_and_says_how_to_go_on(
     run: Callable,
     monkeypatch: pytest.MonkeyPatch,

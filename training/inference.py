@@ -20,10 +20,10 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from layers import kernels, packing
 from system import distributed
+from system.progress import progress
 from utils import UserError, note, rank, size
 
 # A NamedTuple (or a tuple) of tensors whose first dimension is the example.
@@ -315,7 +315,7 @@ def infer(
         rows = batches.rows(n) if n < n_batches else None
         return rows, prepare(batches[min(n, n_batches - 1)], device, packed, rounded)
 
-    bar_of = tqdm(total=len(numbers), desc="Iter", disable=not bar or rank() > 0)
+    bar_of = progress(bar and rank() == 0, total=len(numbers), desc="Iter")
     with bar_of, contextlib.closing(ahead(make, numbers)) as made:
         for rows, batch in made:
             before_batch()

@@ -20,7 +20,7 @@ from torch import nn
 from formats.weights import checkpoints_in, read_pt, write_pt
 from system import distributed
 from system.files import locked, name_file, read_json, whole_file, write_json
-from utils import UserError, rank, say, short, show
+from utils import UserError, json_text, rank, say, short, show
 
 # Settings that may differ when a run is resumed: they change what is written, not what is computed.
 # Of weights by name the digest is compared, not the name.
@@ -39,6 +39,9 @@ USUAL: dict[str, tuple] = {
     "attention": ("sdpa",),
     "cuda_graphs": (False,),
 }
+
+# What of a checkpoint only resuming needs: two thirds of its size.
+RESUMING = ("optimizer", "sums", "due")
 
 # Files that say that a folder holds a model.
 # Any of them tells that somebody keeps a model here, which a run would mix with its own.
@@ -175,6 +178,18 @@ class Writer:
             # Forgotten before it is asked, or an error would be raised again by every later call.
             written, self.written = self.written, None
             written.result()
+
+
+def drop_optimizer(file: Path) -> None:
+    """Leave of a checkpoint what the last one of a run has: the model alone.
+
+    A file that cannot be read or written stays as it is: a finished run needs the model alone.
+    """
+    # A full disk is no reason to fail after training: the file before is whole.
+    with contextlib.suppress(OSError, UserError):
+        state = read_pt(file)
+        if state and "optimizer" in state:
+            write_pt(file, {name: state[name] for name in state if name not in RESUMING})
 
 
 def newest_state(folder: Path, total_steps: int) -> dict[str, Any] | None:
@@ -321,8 +336,9 @@ def open_metrics(file: Path, step: int, evaluation_pending: bool) -> TextIO:
 
 def write_line(file: TextIO, values: dict[str, float]) -> None:
     """Write a line of metrics and flush it. An OSError names the file."""
+    line = json_text(values, file.name)
     try:
-        file.write(json.dumps(values) + "\n")
+        file.write(f"{line}\n")
         file.flush()
     except OSError as error:
         name_file(error, file.name)
