@@ -10,6 +10,12 @@ from pathlib import Path
 # are shared. PyTorch reads this when it is imported, here and in the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# What a scheduler, or who runs the tests, has set for other commands.
+os.environ.pop("RANK", None)
+os.environ.pop("LOCAL_RANK", None)
+os.environ.pop("WORLD_SIZE", None)
+os.environ.pop("BERT_TIMEOUT", None)
+os.environ.pop("TQDM_DISABLE", None)
 
 import pytest
 import torch
@@ -68,27 +74,30 @@ def signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def words_of(line: str, *folders: Path) -> list[str]:
-    """The words of a command line; spaces in the names of folders divide none."""
-    for i, folder in enumerate(folders):
-        line = line.replace(str(folder), f"\0{i}")
-    words = line.split()
-    for i, folder in enumerate(folders):
-        words = [word.replace(f"\0{i}", str(folder)) for word in words]
-    return words
+@pytest.fixture(scope="session")
+def words_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]:
+    """The words of a command line; spaces in the names of the folders of tests divide none."""
+    folders = {"\0T": str(tmp_path_factory.getbasetemp()), "\0R": str(ROOT)}
+
+    def call(line: str) -> list[str]:
+        for mark, folder in folders.items():
+            line = line.replace(folder, mark)
+        words = line.split()
+        for mark, folder in folders.items():
+            words = [word.replace(mark, folder) for word in words]
+        return words
+
+    return call
 
 
 @pytest.fixture
 def run(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
-    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, words_of: Callable
 ) -> Callable:
     """Run functions as a command line: run("--max_len 8", main) -> (status, stdout, stderr)."""
 
     def call(line: str, *functions: Callable) -> tuple[int, str, str]:
-        words = words_of(line, tmp_path_factory.getbasetemp(), ROOT)
-        monkeypatch.setattr(sys, "argv", ["prog.py", *words])
+        monkeypatch.setattr(sys, "argv", ["prog.py", *words_of(line)])
         capsys.readouterr()
         try:
             command(*functions, settings=train.Config if functions[0].__name__ == "main" else None)

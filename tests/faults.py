@@ -440,7 +440,7 @@ NOT_FINITE = (
 OTHER = r"lost\.py: (process 1: )?process 1 has other "
 SILENT = r"lost\.py: process 1 of 2 did not answer within 6 seconds; see what it does, or set "
 LOST = {
-    "nan": NOT_FINITE + r"the last checkpoint is \S+/model_steps_5\.pt",
+    "nan": NOT_FINITE + r"the last checkpoint is .+/model_steps_5\.pt",
     "infinite": NOT_FINITE,
     "hang": SILENT + "BERT_TIMEOUT",
     "die": r"lost\.py: process 1 of 2 has ended without a word \(killed\?\); the same command "

@@ -576,7 +576,7 @@ def test_a_disk_that_is_full_keeps_what_was_saved_and_is_named(
     kept = checkpoints_in(small_disk / "run")
     assert (status, len(kept) > 0) == (2, True)
     assert re.fullmatch(
-        r"prog\.py: \S+/model_steps_\d+\.pt could not be written whole; is the disk full\? Make "
+        r"prog\.py: .+/model_steps_\d+\.pt could not be written whole; is the disk full\? Make "
         r"room and "
         r"start the same command again: what was saved before is intact",
         err.splitlines()[-1],

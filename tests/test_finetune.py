@@ -25,7 +25,7 @@ import pictures
 import pretrained
 import train
 from formats.weights import checkpoints_in, write_pt
-from system.files import read_json
+from system.files import read_json, write_json
 from tasks.features import Batches
 from tasks.sentences import TASKS, SentenceTask, own_task
 from tokenization import FullTokenizer
@@ -275,7 +275,7 @@ def test_what_the_same_answer_always_scores() -> None:
 
 
 def test_predictions_need_no_label_and_come_in_order_from_every_source(
-    shape: Path, trained: finetune.Result, tmp_path: Path, run: Callable
+    shape: Path, trained: finetune.Result, tmp_path: Path, run: Callable, words_of: Callable
 ) -> None:
     model = f"--mode predict --model_file {trained.file}"
     whole = run(f"{model} --data_file {shape}/dev.csv", classify.main)[1]
@@ -302,7 +302,7 @@ def test_predictions_need_no_label_and_come_in_order_from_every_source(
         (" --task csv", (shape / "dev.csv").read_text()),
     ):
         done = subprocess.run(
-            [sys.executable, str(ROOT / "classify.py"), *f"{model} --data_file -{more}".split()],
+            [sys.executable, str(ROOT / "classify.py"), *words_of(f"{model} --data_file -{more}")],
             input=content,
             capture_output=True,
             text=True,
@@ -586,8 +586,27 @@ def test_several_seeds_are_compared_and_runs_that_failed_to_learn_counted(
     assert f"Failed to learn: {len(failed)} of 3 runs" in out
     for seed in (42, 43, 44):  # each is a run of its own
         assert checkpoints_in(tmp_path / f"run/seed-{seed}")
+    # The best of them is what is named at the end, and what their folder stands for.
+    best = Path(results["best"]["best_file"])
+    assert [word for word in out.split() if word.startswith(f"{tmp_path}/run/seed-")][-4:] == [
+        str(best),
+        *[str(best.parent)] * 3,
+    ]
     status, out, _ = run(line, classify.main)  # all is there already
     assert (status, out.count("Epoch"), read_json(tmp_path / "run/results.json")) == (0, 0, results)
+    # The folder may be moved; results.json decides.
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    for chosen in [results["best"], *results["runs"]]:
+        write_json(moved / "results.json", {**results, "best": chosen})
+        line = f"--mode eval --model_file {moved} --data_file {shape}/dev.csv --out {tmp_path}/eval"
+        status, out, err = run(line, classify.main)
+        file = moved / f"seed-{chosen['seed']}" / Path(chosen["best_file"]).name
+        assert (status, out.split(" (")[0]) == (0, f"pytorchic-bert checkpoint {file}")
+        said = f"{moved} holds the runs of several seeds; the best is {file.parent}\n"
+        assert err == said
+    (moved / "results.json").unlink()
+    status, _, err = run(line, classify.main)
+    assert (status, f"they have not ended; name one, such as {moved}/seed-42" in err) == (2, True)
     line = flags(shape, tmp_path / "lame", eval_file=shape / "dev.csv", seeds=2, lr=0.0)
     status, out, _ = run(line, classify.main)
     values = [r["best"]["Accuracy"] for r in read_json(tmp_path / "lame/results.json")["runs"]]

@@ -315,13 +315,13 @@ def test_the_corpus_is_prepared_once_and_a_prepared_one_gives_the_same_run(
 
 
 def test_killed_at_any_moment_and_started_again_gives_the_same_bits(
-    flags: dict, sample: Path, tmp_path: Path
+    flags: dict, sample: Path, tmp_path: Path, words_of: Callable
 ) -> None:
     flags["train_cfg"].write_text(json.dumps(SETTINGS | {"n_epochs": 3, "save_steps": 4}))
     command = [
         sys.executable,
         "pretrain.py",
-        *line(flags, eval_file=sample / "held_out.txt").split(),
+        *words_of(line(flags, eval_file=sample / "held_out.txt")),
     ]
     rng, kills = random.Random(1), 0
     for i in range(3):
@@ -341,7 +341,7 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_bits(
     for folder in ("run", "whole"):
         again = [
             *command[:2],
-            *line(flags, eval_file=sample / "held_out.txt", save_dir=tmp_path / folder).split(),
+            *words_of(line(flags, eval_file=sample / "held_out.txt", save_dir=tmp_path / folder)),
         ]
         done = subprocess.run(again, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

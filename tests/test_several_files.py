@@ -103,7 +103,7 @@ def test_a_model_without_a_task_has_the_max_len_of_the_task_that_is_named(
 
 
 @pytest.fixture(scope="module")
-def xnli(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def xnli(sample: Path, tmp_path_factory: pytest.TempPathFactory, words_of: Callable) -> Path:
     """A folder with a model, and files of three languages without a header."""
     folder = tmp_path_factory.mktemp("xnli")
     labels = ("contradiction", "entailment", "neutral")
@@ -116,7 +116,7 @@ def xnli(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(folder / "de.tsv", folder / "de,fr.tsv")
     task = train(sample, folder / "run", "xnli", f"--data_file {folder}/zh.tsv")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["classify.py", *task.split()])
+        patch.setattr("sys.argv", ["classify.py", *words_of(task)])
         command(classify.main, settings=Config)
     return folder
 

@@ -37,7 +37,8 @@ def test_record_trains_and_is_evaluated(sample: Path, tmp_path: Path, run: Calla
     # The run has said how it is evaluated.
     line = re.search(r"^Evaluate it:  python squad.py (--mode eval .*)$", out, re.MULTILINE)
     assert line
-    status, out, err = run(line[1].replace("FILE", str(file)), squad.main)
+    # It is quoted for a shell.
+    status, out, err = run(line[1].replace("'", "").replace("FILE", str(file)), squad.main)
     assert status == 0, err
     assert "\ntotal: 1\n" in out
     assert read_json(tmp_path / "run/predictions/predictions.json").keys() == {"3"}

@@ -17,9 +17,10 @@ import torch
 
 import checkpoint
 import train
-from formats.weights import checkpoints_in
+from formats.weights import checkpoints_in, read_pt
 from layers import kernels
 from models import Classifier, Config
+from system import progress
 from tasks import TASKS
 from tasks.features import Batches
 from tokenization import FullTokenizer
@@ -76,8 +77,9 @@ def interrupted_at(step: int, error: type[BaseException] = KeyboardInterrupt) ->
 
 
 def test_total_steps_follow_from_the_data_and_name_the_last_file(
-    make: Callable, capsys: pytest.CaptureFixture
+    make: Callable, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(progress, "SECONDS", 0)
     trainer = make()  # 200 rows: 7 batches, the last of 8 rows
     assert trainer.total_steps == 21
     assert trainer.train(MRPC.loss).name == "model_steps_21.pt"
@@ -309,6 +311,45 @@ def test_pruning_never_leaves_a_damaged_checkpoint_alone(make: Callable) -> None
         "model_steps_6.pt",
     ]
     assert make(save_steps=1, keep_checkpoints=1).train(MRPC.loss).name == "model_steps_21.pt"
+
+
+def test_a_finished_run_needs_no_optimizer_for_its_best_checkpoint(
+    make: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    accuracy = {7: 0.9, 14: 0.5, 21: 0.4}
+
+    def run(get_loss: train.GetLoss = MRPC.loss) -> Path:
+        trainer = make(keep_checkpoints=1)
+        evaluation = train.Evaluation(lambda: {"Accuracy": accuracy[trainer.state.step]}, True)
+        return trainer.train(get_loss, evaluation)
+
+    # Stopped after the best evaluation, it resumes from a later checkpoint.
+    with pytest.raises(KeyboardInterrupt):
+        run(interrupted_at(16))
+    best = make().save_dir / "model_steps_7.pt"
+    before, content = read_pt(best), best.read_bytes()
+    assert before["optimizer"]
+    assert run().name == "model_steps_21.pt"
+    files = [file.name for file in checkpoints_in(best.parent)]
+    assert files == ["model_steps_7.pt", "model_steps_21.pt"]
+    # What is left is whole: read_pt compares the digest.
+    after = read_pt(best)
+    assert set(after) == {"step", "model", "best"} == set(read_pt(best.parent / files[1]))
+    assert same(after["model"], before["model"])
+    assert (after["step"], after["best"]) == (7, before["best"])
+    assert best.stat().st_size < len(content) / 2
+    # Again there is nothing to do, and nothing is done.
+    times = {file: file.stat().st_mtime_ns for file in best.parent.iterdir()}
+    assert run().name == "model_steps_21.pt"
+    assert {file: file.stat().st_mtime_ns for file in best.parent.iterdir()} == times
+    # Killed before the file had its name: the same command does what is left.
+    best.write_bytes(content)
+    (best.parent / ".model_steps_7.pt.part").write_bytes(content[:100])
+    capsys.readouterr()
+    run()
+    assert "model_steps_21.pt is there already, with all 21 steps" in capsys.readouterr().out
+    assert set(read_pt(best)) == set(after)
+    assert not list(best.parent.glob(".*"))
 
 
 def test_curves_are_written_where_a_log_dir_is_given(make: Callable, tmp_path: Path) -> None:

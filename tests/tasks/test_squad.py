@@ -519,7 +519,7 @@ def test_a_mistake_ends_in_one_line(
     )
     more = " ".join(
         part
-        for part in re.findall(r"--\S+ \S+", flags(shape, tmp_path / "run"))
+        for part in re.findall(r"--\S+ .+?(?= --|$)", flags(shape, tmp_path / "run"))
         if not part.startswith("--train_file") and part.split()[0] not in re.findall(r"--\w+", line)
     )
     status, out, err = run(line.format(bad=tmp_path, own=shape, more=more), squad.main)
