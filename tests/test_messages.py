@@ -82,12 +82,23 @@ def test_a_command_shows_foreign_text_whichever_way_it_is_told(run: Callable) ->
 def test_data_on_stdout_stay_as_they_are_but_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
-    stream = Terminal() if terminal else io.StringIO()
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding="ascii")
+    monkeypatch.setattr(stream, "isatty", lambda: terminal)
     monkeypatch.setattr(sys, "stdout", stream)
     with cli.sound_streams():
         print(HOSTILE, file=utils.data_stream())
         print(HOSTILE)
-    assert stream.getvalue() == f"{SHOWN if terminal else HOSTILE}\n{SHOWN}\n"
+    stream.flush()
+    # Half a character is none in UTF-8.
+    data = SHOWN if terminal else HOSTILE.replace("\udce9", r"\udce9")
+    assert written.getvalue().decode() == f"{data}\n{SHOWN}\n"
+
+
+def test_messages_in_a_notebook_are_shown_too(capsys: pytest.CaptureFixture) -> None:
+    say(HOSTILE)
+    note(HOSTILE)
+    assert capsys.readouterr() == (f"{SHOWN}\n", f"{SHOWN}\n")
 
 
 def test_labels_and_columns_of_a_file_reach_no_terminal_raw(
