@@ -180,7 +180,7 @@ PREPARE = [corpus.prepare, corpus.describe]
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The seconds that progress sees."""
     seen = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(progress.time, "monotonic", lambda: seen.now)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: seen.now))
     monkeypatch.setattr(progress.Lines, "shown_at", seen.now)
     return seen
 
