@@ -146,7 +146,7 @@ def test_several_files_are_compared_in_a_table_with_their_mean(xnli: Path, run: 
 
 
 def test_files_of_the_same_name_are_told_apart_by_their_folders(xnli: Path, run: Callable) -> None:
-    files = f"{xnli}/de/test.tsv, {xnli}/fr/test.tsv".replace(" ", "")
+    files = f"{xnli}/de/test.tsv,{xnli}/fr/test.tsv"
     model = f"--mode eval --model_file {xnli}/run --out {xnli}/folders --data_file "
     status, out, err = run(model + files, classify.main)
     assert status == 0, err
