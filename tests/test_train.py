@@ -385,7 +385,7 @@ def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
         ('{"lr": "2e-5"}', "lr is '2e-5'; expected float"),
         ('{"lr": -1}', "lr=-1; expected 0 or more"),
         ('{"dtype": "fp16"}', "dtype='fp16'; expected fp32 or bf16"),
-        ('{"schedule": "cosine"}', "schedule='cosine'.*expected one of warmup_linear"),
+        ('{"schedule": "cosines"}', "schedule='cosines'.*expected one of warmup_linear"),
         ('{"warmup": 100}', "warmup=100; expected a share"),
         ('{"total_steps": 0}', "total_steps=0; expected at least 1"),
         ('{"gradient_accumulation": 64}', "gradient_accumulation=64 is more than batch_size=32"),
