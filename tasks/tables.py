@@ -24,6 +24,7 @@ from system.files import check_file, read_text
 from utils import UserError, nearest, parse_json, short, show
 
 FORMATS = ("tsv", "csv", "jsonl")
+LONGEST = 2**26  # characters of a line, or a field; what has no end must not fill the memory
 Row = tuple[int, list[str]]  # line of the file, from 1, and fields
 # A JSON object and its place, for messages -> rows of keys and values.
 Flatten = Callable[[dict[str, Any], str], list[dict[str, Any]]]
@@ -190,8 +191,13 @@ def lines(stream: TextIO, file: str | Path | None) -> Iterator[str]:
     n = 0
     try:
         with stream:
-            for line in stream:
+            while line := stream.readline(LONGEST):
                 n += 1
+                if len(line) == LONGEST:
+                    raise UserError(
+                        f"{file or 'standard input'}, line {n}: more than {LONGEST:,} characters; "
+                        "expected shorter lines"
+                    )
                 yield line
     except UnicodeDecodeError:
         # A file can be read again as a whole, which finds the line of the bad byte; a pipe cannot.
@@ -212,7 +218,7 @@ def tsv_rows(stream: Iterator[str]) -> Iterator[Row]:
 def csv_rows(stream: Iterator[str], name: str) -> Iterator[Row]:
     """Fields by the rules of csv; a blank line is no row."""
     # A field may be a whole document, and the limit is 128 kB otherwise.
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(LONGEST)
     # strict, so that a quote that is never closed is an error and does not swallow the file.
     reader = csv.reader(stream, strict=True)
     while True:

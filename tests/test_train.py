@@ -398,6 +398,31 @@ def test_a_wrong_setting_is_named(tmp_path: Path, text: str, message: str) -> No
 
 
 @pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 8}, "gradient_accumulation=32 is more than batch_size=8; set gradient_acc"),
+        ({"batch_size": 0}, "batch_size=0; expected at least 1"),
+        ({"attention": "flash"}, "attention=flash is computed in bf16, and dtype=fp32; set dtype"),
+        ({"learning": 1}, "the settings: unknown key 'learning'"),
+    ],
+)
+def test_a_flag_that_clashes_is_named_and_not_the_usual_file(
+    tmp_path: Path, settings: dict, message: str
+) -> None:
+    file = tmp_path / "usual.json"
+    file.write_text('{"batch_size": 64, "gradient_accumulation": 32}')
+    with pytest.raises(UserError) as error:
+        train.Config.from_flags(None, settings, file)
+    assert str(error.value).startswith(message)
+    # What the file itself has wrong is still the file's.
+    file.write_text('{"batch_size": 64, "gradient_accumulation": 65}')
+    with pytest.raises(UserError, match=r"usual\.json: gradient_accumulation=65"):
+        train.Config.from_flags(None, {"lr": 1e-3}, file)
+    # Flags may mend what a file has.
+    assert train.Config.from_flags(None, {"batch_size": 65}, file).batch_size == 65
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"lr": math.inf}, "lr=inf; expected 0 or more, and at most 2"),

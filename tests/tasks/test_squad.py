@@ -713,3 +713,141 @@ def test_flags_that_could_do_nothing_are_refused(
 ) -> None:
     status, _, err = run(line.format(own=shape), squad.main)
     assert (status, message in err) == (2, True), err
+
+
+# ------------------------------------------------------------------------------------ other forms
+
+FLAT = [
+    {"id": "7", "title": "t", "context": "the red cat ran", "question": "who ran ?", "answers": a}
+    for a in (
+        {"text": ["cat", "red cat"], "answer_start": [8, 4]},
+        {"text": [], "answer_start": []},
+    )
+]
+FLAT[1]["id"] = "8"
+IS_FLAT = "has the flat form of Hugging Face's datasets, a question and its context in one object"
+
+
+def json_of(**changes: object) -> str:
+    """SQuAD's JSON with a question, some of it replaced; "": left out."""
+    answers = [{"text": "cat", "answer_start": 8}]
+    entry = {"id": "7", "question": "who ran ?", "answers": answers} | changes
+    entry = {name: value for name, value in entry.items() if value != ""}
+    return json.dumps({"data": [{"paragraphs": [{"context": "the red cat ran", "qas": [entry]}]}]})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.jsonl", "\n".join(map(json.dumps, FLAT)), IS_FLAT),
+        ("a.json", "\n".join(map(json.dumps, FLAT)), IS_FLAT),
+        ("a.jsonl", json.dumps(FLAT[0]), IS_FLAT),
+        ("a.json", json.dumps(FLAT[0], indent=1), IS_FLAT),
+        ("a.json", json.dumps(FLAT), IS_FLAT),
+        ("a.jsonl", json.dumps(FLAT, indent=1), IS_FLAT),
+        ("a.json", json.dumps({"version": "2", "data": FLAT}), IS_FLAT),
+        ("a.json", "[1, 2]", "expected SQuAD's JSON"),
+        ("a.csv", "question,context,answer\nwho ?,the cat,cat\n", "a.csv is a table; expected SQ"),
+        ("a.json", json_of(id=7), "qas[0]: 'id' is 7; expected a text in quotes"),
+        (
+            "a.json",
+            json_of(id=""),
+            "has no 'id', its keys are question, answers; expected a question {",
+        ),
+        ("a.json", json_of(answers=None), "qas[0]: 'answers' is null; expected a list, [...]"),
+        (
+            "a.json",
+            json_of(answers=[{"text": "cat"}]),
+            "has no 'answer_start', its keys are text; expec",
+        ),
+        (
+            "a.json",
+            json_of(is_impossible="false"),
+            "'is_impossible' is 'false'; expected true or false",
+        ),
+    ],
+)
+def test_a_file_of_another_form_is_named_in_a_line(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError) as error:
+        read_squad(tmp_path / name)
+    assert message in str(error.value)
+    assert "SuperGLUE" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_lines_of_the_documentation_convert_the_flat_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "questions.md").read_text()
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert code
+    monkeypatch.chdir(tmp_path)
+    Path("flat.jsonl").write_text("\n".join(map(json.dumps, [*FLAT, FLAT[0] | {"id": 9}])))
+    exec(code[1], {})
+    found = read_squad("squad.json")
+    assert [(q.id, q.impossible) for q in found] == [("7", False), ("8", True), ("9", False)]
+    assert found[0].answers == (("cat", 8), ("red cat", 4))
+    assert (found[1].text, found[1].context) == ("who ran ?", "the red cat ran")
+
+
+@pytest.mark.parametrize("name", ["twice.json", "twice.jsonl"])
+def test_an_id_that_occurs_twice_is_refused(tmp_path: Path, name: str) -> None:
+    data = json.loads(json_of())
+    data["data"] *= 2
+    record = {"passage": {"text": "a cat"}, "qas": [{"idx": 7, "query": "@placeholder ?"}]}
+    lines = json.dumps(record) + "\n" + json.dumps(record)
+    (tmp_path / name).write_text(lines if name.endswith("l") else json.dumps(data))
+    with pytest.raises(UserError, match=f"{name}: 2 questions have the id '7', and predictions"):
+        read_squad(tmp_path / name)
+
+
+def test_one_text_that_gives_most_windows_and_long_questions_are_told(
+    tokenizer: FullTokenizer, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    def write(*contexts: str) -> Path:
+        paragraphs = [
+            {"context": text, "qas": [{"id": str(i), "question": "who ran on the mat ?"}]}
+            for i, text in enumerate(contexts)
+        ]
+        (tmp_path / "x.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+        return tmp_path / "x.json"
+
+    task = QuestionTask(max_len=16, doc_stride=4, max_query_len=4)
+    # [CLS] four tokens [SEP] ... [SEP]: nine tokens of the text, the next four tokens on.
+    data = task.load(write("the cat ran", "the cat " * 20, "a bird"), tokenizer)
+    assert len(data.features) == 2 + 9
+    cut, joined = capsys.readouterr().err.splitlines()
+    assert cut.endswith(
+        "3 questions are longer than max_query_len=4; 6 of their tokens are cut off"
+    )
+    assert "one text of 160 characters" in joined
+    assert "gives 9 of the 11 windows" in joined
+    for contexts in (["the cat " * 20], ["the cat " * 20, "the bird " * 20]):
+        QuestionTask(max_len=24, doc_stride=4, max_query_len=8).load(write(*contexts), tokenizer)
+        assert capsys.readouterr().err == ""
+    list(task.examples_of([]))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        None,
+        float("nan"),
+        3,
+        "a text",
+        ("q", None),
+        ("q",),
+        ["q", "c", "d"],
+        {"q": 1, "c": 2},
+        b"ab",
+    ],
+)
+def test_an_input_that_is_no_question_and_context_is_named(given: object) -> None:
+    task = QuestionTask()
+    with pytest.raises(UserError, match=r"input 2 is .*; expected a question"):
+        list(task.examples_of([("who ?", "a cat"), given]))
+    text = np.str_("who ?")
+    assert list(task.examples_of([[text, "a cat"]])) == [Question("0", "who ?", "a cat")]
