@@ -291,4 +291,4 @@ def load(
     inference.lay_out(model, device, dtype)
     name = str(start.source.file)
     model.to(device).eval()
-    return Blanks(model, start.tokenizer, max_len, device, batch_size, dtype, name)
+    return Blanks(model, start.tokenizer, max_len, device, batch_size, dtype, name=name)

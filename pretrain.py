@@ -25,7 +25,7 @@ from formats.vocab import casing, check_size, find_vocab
 from layers.packing import Packing
 from pretrained import Pretrained
 from pretraining.batches import Instances, PairBatches, PretrainBatch
-from pretraining.describe import look_into
+from pretraining.describe import look_for_faults
 from pretraining.instances import FixedInstances
 from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus, is_prepared
@@ -538,13 +538,10 @@ def describe(instances: Instances) -> None:
 
 
 def warn(instances: Instances, batch_size: int) -> None:
-    """Say what looks wrong with a text, as `corpus.py describe` does.
-
-    It goes through an epoch, which takes a fraction of a second for 10 MB.
-    """
+    """Say what looks wrong with a text, as `corpus.py describe` does."""
     if not isinstance(instances, Pairs) or rank():
         return
-    for warning in look_into(instances.corpus, instances.config, batch_size).warnings:
+    for warning in look_for_faults(instances, batch_size):
         note(f"warning: {warning}")
 
 

@@ -168,4 +168,4 @@ def load(
     inference.lay_out(model, device, dtype)
     name = str(start.source.file)
     model.to(device).eval()
-    return Encoder(model, start.tokenizer, max_len, device, batch_size, dtype, name)
+    return Encoder(model, start.tokenizer, max_len, device, batch_size, dtype, name=name)

@@ -13,6 +13,7 @@ import dataclasses
 import io
 import itertools
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -266,7 +267,15 @@ def jsonl_rows(
                 raise UserError(
                     f"{where}: no {missing[0]!r}; expected {', '.join(keys)} as in the first row"
                 )
+            for key in needed & row.keys():
+                check_number(row[key], f"{where}: {key!r}")
             yield number, [as_text(row.get(key), joint) for key in keys]
+
+
+def check_number(value: object, where: str) -> None:
+    """UserError for what is no number in JSON, though Python reads it: NaN, or 1e400."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where} is {value}; expected a finite number, a text or null")
 
 
 def as_text(value: object, joint: str) -> str:

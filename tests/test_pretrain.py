@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -579,7 +580,11 @@ def test_training_warns_of_what_describe_warns_of_unless_it_resumes(
     described = run(
         f"describe {prepared} {settings}", corpus_command.prepare, corpus_command.describe
     )[1]
-    assert found == [text for text in described.splitlines() if text.startswith("warning: ")]
+    expected = [text for text in described.splitlines() if text.startswith("warning: ")]
+    # The pairs of another seed give slightly other figures.
+    assert [re.sub("[0-9.]+%", "", x) for x in found] == [
+        re.sub("[0-9.]+%", "", x) for x in expected
+    ]
     assert "most documents are a single sentence" in " ".join(found)
     assert "max_pred=2 masks" in " ".join(found)
     assert "warning" not in run(given, pretrain.main)[2]

@@ -254,6 +254,11 @@ def test_the_command_evaluates_and_predicts(
         ("x.jsonl", json.dumps(OWN | {"label": 3}), "right choice is 3; expected one of 0, 1, 2"),
         ("x.jsonl", json.dumps({**OWN, "label": None}), "not said which choice is right; expected"),
         ("x.jsonl", json.dumps(ARC | {"answerKey": "C"}), "choice is 'C'; expected one of 1, 2"),
+        (
+            "x.jsonl",
+            json.dumps(ARC).replace('"label": "1"', '"label": NaN'),
+            "a choice is called nan; expected a letter",
+        ),
         ("x.jsonl", json.dumps(OWN | {"choices": "b c"}), "expected a context and a list of texts"),
         ("x.jsonl", json.dumps(OWN | {"choices": ["b", 1]}), "a context and a list of texts"),
         ("x.jsonl", json.dumps({"premise": "b"}), "line 1: found premise; expected rows of SWAG"),

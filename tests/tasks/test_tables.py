@@ -153,3 +153,16 @@ def test_what_has_no_end_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     rows = tables.csv_rows(tables.open_text(tmp_path / "x.csv", "csv")[1], "x.csv")
     with pytest.raises(UserError, match=r"x.csv, line 2: not csv \(field larger"):
         list(rows)
+
+
+@pytest.mark.parametrize("number", ["NaN", "1e400", "-Infinity"])
+def test_a_number_that_json_does_not_have_is_no_label(tmp_path: Path, number: str) -> None:
+    file = write(tmp_path, f'{{"text": "a", "label": 1, "n": {number}}}\n' * 2, "x.jsonl")
+    assert rows(file, "jsonl", a="text", b="label") == [(1, ["a", "1"]), (2, ["a", "1"])]
+    for use in ("text", "label"):
+        values = {"text": '"a"', "label": "1"} | {use: number}
+        line = ", ".join(f'"{name}": {value}' for name, value in values.items())
+        file.write_text('{"text": "a", "label": 1}\n{' + line + "}\n")
+        message = f"x.jsonl, line 2: {use!r} is -?(nan|inf); expected a finite number"
+        with pytest.raises(UserError, match=message):
+            rows(file, "jsonl", a="text", b="label")
