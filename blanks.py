@@ -62,6 +62,7 @@ class Blanks:
     device: torch.device
     batch_size: int = 32
     dtype: str = "fp32"
+    name: str = "the model"  # of it in messages: the file of its weights
 
     def fill(
         self, texts: Iterable[str], top: int = 5, words: list[str] | None = None
@@ -194,7 +195,7 @@ class Blanks:
             found = [np.empty(0)] * len(inputs)
             batches = Batches(as_features(inputs), self.batch_size)
             for rows, output in inference.infer(
-                self.model, batches, self.device, self.dtype, outputs
+                self.model, batches, self.device, self.dtype, outputs, name=self.name
             ):
                 # The [MASK]s of a batch come as one array, cut where the next input's begin.
                 ends = np.cumsum([inputs[row].n_masks for row in rows])
@@ -288,4 +289,6 @@ def load(
     # Nothing reads these two here, and transformers' BertForMaskedLM has neither.
     loading.load(model, start.source, fresh=("pooler", "next_sentence"))
     inference.lay_out(model, device, dtype)
-    return Blanks(model.to(device).eval(), start.tokenizer, max_len, device, batch_size, dtype)
+    name = str(start.source.file)
+    model.to(device).eval()
+    return Blanks(model, start.tokenizer, max_len, device, batch_size, dtype, name=name)

@@ -9,6 +9,7 @@
     $ python features.py score --pretrain_file FOLDER "A text."
 """
 
+import functools
 import json
 import shutil
 import sys
@@ -79,7 +80,7 @@ def extract(
     # Flags are checked before the weights are loaded, layers after it: they depend on the model.
     encoder = vectors.load(pretrain_file, model_cfg, vocab, max_len, batch_size, dtype)
     encoder.check_layers(chosen)
-    found = encoder.extract(read_lines(input_file), chosen, pooling)
+    found = encoder.extract(read_lines(input_file), chosen, pooling, input_file)
     if output_file == "-":
         # Each line is written as it is done, so that a program at the other end need not wait.
         for i, text in enumerate(found):
@@ -227,9 +228,8 @@ def similar(
     if not lines:
         raise UserError(f"{input_file} has no lines; expected a text a line")
     # The query is the first text, so that one pass serves all.
-    found = np.stack(
-        [text.values[0] for text in encoder.extract([query, *lines], [layer], pooling)]
-    )
+    texts = encoder.extract([query, *lines], [layer], pooling, f"--query and {input_file}")
+    found = np.stack([text.values[0] for text in texts])
     scores = cosine(found[1:], found[:1])
     for i in np.argsort(-scores, kind="stable")[: n or None]:
         print(f"{scores[i]:.4f}\t{lines[i]}", file=data_stream())
@@ -304,7 +304,8 @@ def fewshot(
         raise UserError("fewshot needs --data_dir, or --data_file and --eval_file")
     judge = few.Judge(kind, data_file, eval_file, wanted, draws, select)
     encoder = vectors.load(pretrain_file, model_cfg, vocab, max_len, head="pooler")
-    results = judge(encoder.pool)
+    files = f"{data_file} and {eval_file}"
+    results = judge(functools.partial(encoder.pool, file=files))
     for result in results:
         print(f"{result.k:5} of each class: {result.mean:.4f} +- {result.spread:.4f}")
     if out:

@@ -311,9 +311,9 @@ class Saved:
 
     def outputs(self, data: Data, bar: bool = True) -> np.ndarray:
         """(N, ...): the model's outputs for every input."""
-        batches = data.features.batches(self.batch_size)
+        batches, name = data.features.batches(self.batch_size), f"{self.file} on {data.file}"
         return inference.predict(
-            self.model, batches, self.device, self.dtype, self.task.outputs, bar
+            self.model, batches, self.device, self.dtype, self.task.outputs, bar, name=name
         )
 
     def evaluate(self, file: str | Path) -> dict[str, float]:

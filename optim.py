@@ -25,6 +25,8 @@ SCHEDULES: dict[str, Callable[[int, int, int], float]] = {
     "warmup_linear": lambda s, w, T: 1 - s / T,  # Google's: it falls to 1 - w/T at s = w
     "linear": lambda s, w, T: (T - s) / max(1, T - w),  # from 1 at s = w to 0 at T
     "warmup_cosine": lambda s, w, T: (1 + math.cos(math.pi * s / T)) / 2,
+    # transformers': from 1 at s = w to 0 at T
+    "cosine": lambda s, w, T: (1 + math.cos(math.pi * (s - w) / max(1, T - w))) / 2,
     "warmup_constant": lambda s, w, T: 1.0,
 }
 

@@ -7,7 +7,7 @@
 """
 
 import dataclasses
-import math
+import functools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,9 +25,10 @@ from formats.vocab import casing, check_size, find_vocab
 from layers.packing import Packing
 from pretrained import Pretrained
 from pretraining.batches import Instances, PairBatches, PretrainBatch
+from pretraining.describe import look_for_faults
 from pretraining.instances import FixedInstances
 from pretraining.pairs import PairConfig, Pairs
-from pretraining.shards import Corpus
+from pretraining.shards import Corpus, is_prepared
 from pretraining.source import Source
 from pretraining.text import language_of
 from system import distributed
@@ -40,7 +41,7 @@ from tasks.superglue import file_in
 from tokenization import FullTokenizer
 from training import inference, runs
 from training.settings import TRAINING_FLAGS
-from utils import UserError, checked, note, say, show
+from utils import UserError, checked, note, rank, say, show
 from vectors import Encoder
 
 SAMPLE = Path("runs/sample")
@@ -326,6 +327,9 @@ class PretrainRun:
         """
         model, folder = self.model(), self.save_dir
         describe(self.instances)
+        # A run that resumes has been warned when it began.
+        if not (folder / "run.json").is_file():
+            warn(self.instances, self.cfg.batch_size)
         batches = PairBatches(self.instances, self.cfg.batch_size, self.cfg.seed)
         contents = {"config": dataclasses.asdict(self.start.config)}
         trainer = train.Trainer(
@@ -363,9 +367,11 @@ class PretrainRun:
             assert judge
             tokenizer, max_len = self.start.tokenizer, self.pairs.max_len
             encoder = Encoder(model, tokenizer, max_len, trainer.device, dtype=self.cfg.dtype)
+            # What is cut off is the same each time, and told the first time.
+            file = "the few shots" if trainer.state.step <= judge_steps else None
             # A sharded model's parts are gathered once, since the judge calls its methods directly.
             with distributed.gathered(model):
-                shots = judge(encoder.pool)
+                shots = judge(functools.partial(encoder.pool, file=file))
             shown = ", ".join(f"{shot.k}: {shot.mean:.4f}" for shot in shots)
             say(f"Step {trainer.state.step}, few shots: {shown}")
             return {f"fewshot_{shot.k}": shot.mean for shot in shots}
@@ -413,6 +419,9 @@ def prepare(
     if source.vocab or file:
         # Preparing a long text takes hours; a vocabulary that does not fit is noticed before.
         check_size(find_vocab(source.vocab, file), config.vocab_size)
+    # The second text is looked at before the first one is prepared.
+    if eval_file and not is_prepared(eval_file):
+        source.find(eval_file)
     corpus = source.prepare(data_file, save_dir, file)
     start = with_vocabulary(corpus, source, config, found)
     # Ready-made instances have their masks already, so flags about masking would have no effect.
@@ -521,19 +530,19 @@ def describe(instances: Instances) -> None:
     """Say what will be trained on."""
     if not isinstance(instances, Pairs):
         return
-    counts, pairs = instances.corpus.counts, instances.config
+    counts = instances.corpus.counts
     say(
         f"{counts['documents']} documents, {counts['sentences']} sentences, {counts['tokens']} "
         "tokens"
     )
-    # Google's max_pred of 20 masks 3.9% of 512 tokens: the model would see much less to learn from.
-    max_pred, wanted = pairs.max_pred or 0, pairs.max_len * pairs.mask_prob
-    if max_pred < 0.9 * wanted:
-        say(
-            f"max_pred={max_pred} masks {max_pred / pairs.max_len:.1%} of an input of "
-            f"{pairs.max_len} tokens, not {pairs.mask_prob:.0%}: leave --max_pred out for "
-            f"{math.ceil(wanted)}"
-        )
+
+
+def warn(instances: Instances, batch_size: int) -> None:
+    """Say what looks wrong with a text, as `corpus.py describe` does."""
+    if not isinstance(instances, Pairs) or rank():
+        return
+    for warning in look_for_faults(instances, batch_size):
+        note(f"warning: {warning}")
 
 
 # --------------------------------------------------------------------------------------- evaluating
@@ -593,7 +602,8 @@ def evaluate(
     # Only DataParallel needs a wrapper; inference.predict moves a plain model to its device itself.
     runs_on = inference.wrap(model, device, cfg.dtype, n_gpus) if n_gpus > 1 else model
     batches = evaluation_batches(corpus, pairs, cfg.batch_size)
-    answers = inference.predict(runs_on, batches, device, cfg.dtype, outputs, bar=True)
+    name = f"{found.file} on {data_file}"
+    answers = inference.predict(runs_on, batches, device, cfg.dtype, outputs, bar=True, name=name)
     results = metrics(answers, pairs.next_sentence)
     # A checkpoint from elsewhere does not know its step.
     return report(results, int(found.extra.get("step", 0)), folder)

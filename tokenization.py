@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from formats.vocab import SPECIAL, UNKNOWN, load_vocab, stated_casing, stated_rules
+from system import forms
 from system.cli import command
 from system.files import find_files, read_json, whole_file, write_json
 from utils import UserError, show
@@ -33,7 +34,7 @@ LONGEST_WORD = 200  # characters; a longer word is [UNK]
 LONGEST_REMEMBERED = 40  # characters; a longer piece seldom comes twice
 MEMO_SIZE = 2**18  # entries of each of the three memos, 65-85 MB when full; a full one is emptied
 
-SEPARATOR = "|||"  # between the two texts of a line
+PAIR = re.compile(r"(.*) \|\|\| (.*)", re.DOTALL)  # a line with two texts
 
 # The blocks of Chinese characters in Google's code; Japanese kana and Korean Hangul are not among
 # them.
@@ -53,12 +54,14 @@ PIECE = re.compile(rf"(?:\S|[{DROPPED_SPACES}])+")
 
 
 def split_line(line: str) -> tuple[str, str | None]:
-    """The text or the pair of texts that a line has.
+    """The text or the pair of texts that a line has, as Google's extract_features.py has it.
 
-    'a ||| b' -> ('a', 'b')      'a' -> ('a', None)
+    The last ` ||| ` separates, with a space on both sides.
+
+    'a ||| b' -> ('a', 'b')      'a|||b' -> ('a|||b', None)
     """
-    a, found, b = line.partition(SEPARATOR)
-    return a.strip(), b.strip() if found else None
+    match = PAIR.fullmatch(line.strip())
+    return (match[1], match[2]) if match else (line.strip(), None)
 
 
 def is_dropped(char: str) -> bool:
@@ -344,7 +347,10 @@ def learn(texts: list[str], *, out: str, vocab_size: int = 30522, lower_case: bo
         raise UserError(
             f"{target if target.exists() else beside} exists already; name another --out"
         )
-    words = count_words(find_files(",".join(texts)), lower_case)
+    files = find_files(",".join(texts))
+    for file in files:
+        forms.check(file, "corpus")
+    words = count_words(files, lower_case)
     if not words:
         raise UserError(f"{', '.join(texts)}: no text to learn from")
     vocab = train_vocab(words, vocab_size)

@@ -20,7 +20,7 @@ import pretrained
 import train
 from formats import loading
 from layers.packing import Packing
-from tasks.features import Batch, Batches, encode
+from tasks.features import Batch, Batches, encode, report_truncation
 from tokenization import FullTokenizer, split_line
 from training import inference
 from utils import UserError
@@ -47,6 +47,7 @@ class Encoder:
     device: torch.device
     batch_size: int = 32
     dtype: str = "fp32"
+    name: str = "the encoder"  # of it in messages: the file of its weights
 
     def check_layers(self, layers: list[int]) -> None:
         """UserError where a layer is none of the model's."""
@@ -58,12 +59,16 @@ class Encoder:
             )
 
     def extract(
-        self, lines: Iterable[str], layers: list[int], pooling: str = "none"
+        self,
+        lines: Iterable[str],
+        layers: list[int],
+        pooling: str = "none",
+        file: str | Path = "the lines",
     ) -> Iterator[Vectors]:
         """The vectors of each line, in order; a line is a text, or two with ` ||| ` between them.
 
         Only some thousand lines are in memory at a time, sorted by length, so that little is
-        padded.
+        padded. At the end a note says how much of the lines was cut off; `file` is their name.
         """
         self.check_layers(layers)
 
@@ -71,15 +76,16 @@ class Encoder:
         def outputs(model: Any, batch: Batch) -> Tensor:
             return layer_outputs(model.transformer, batch, layers, pooling)
 
-        rest = iter(lines)
+        rest, n, truncation = iter(lines), 0, np.zeros(3, int)
         # As many lines as are sorted by length together: memory stays the same, and little is
         # padded.
         while chunk := list(islice(rest, CHUNK * self.batch_size)):
             texts = encode([split_line(line) for line in chunk], self.tokenizer, self.max_len)
+            n, truncation = n + len(chunk), truncation + texts.truncation
             found = [np.empty(0)] * len(chunk)
             batches = Batches(texts, self.batch_size)
             for rows, output in inference.infer(
-                self.model, batches, self.device, self.dtype, outputs
+                self.model, batches, self.device, self.dtype, outputs, name=self.name
             ):
                 values = output.float().cpu().numpy()
                 parts = list(values)
@@ -93,15 +99,26 @@ class Encoder:
             for i, values in enumerate(found):
                 ids = texts.ids[texts.starts[i] : texts.starts[i + 1]].tolist()
                 yield Vectors(self.tokenizer.convert_ids_to_tokens(ids), values)
+        report_truncation(file, n, truncation, self.max_len)
 
-    def pool(self, texts: Sequence[tuple[str, str | None]]) -> np.ndarray:
-        """(N, D): what a sentence head reads of texts and pairs."""
-        batches = Batches(encode(texts, self.tokenizer, self.max_len), self.batch_size)
+    def pool(
+        self, texts: Sequence[tuple[str, str | None]], file: str | Path | None = "the texts"
+    ) -> np.ndarray:
+        """(N, D): what a sentence head reads of texts and pairs.
+
+        A note says how much of them was cut off; `file` is their name, None: no note.
+        """
+        inputs = encode(texts, self.tokenizer, self.max_len)
+        if file is not None:
+            report_truncation(file, len(inputs), inputs.truncation, self.max_len)
+        batches = Batches(inputs, self.batch_size)
 
         def outputs(model: Any, batch: Batch) -> Tensor:
             return model.pool(**batch.inputs)
 
-        return inference.predict(self.model, batches, self.device, self.dtype, outputs)
+        return inference.predict(
+            self.model, batches, self.device, self.dtype, outputs, name=self.name
+        )
 
 
 def layer_outputs(
@@ -149,4 +166,6 @@ def load(
     # A masked-LM checkpoint has no pooler, and token vectors need none.
     loading.load(model, start.source, fresh=("pooler",))
     inference.lay_out(model, device, dtype)
-    return Encoder(model.to(device).eval(), start.tokenizer, max_len, device, batch_size, dtype)
+    name = str(start.source.file)
+    model.to(device).eval()
+    return Encoder(model, start.tokenizer, max_len, device, batch_size, dtype, name=name)

@@ -6,9 +6,9 @@ found.figures["tokens"], found.warnings
 
 import dataclasses
 import hashlib
-import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, pairwise
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from formats.vocab import UNKNOWN, count_capitals
 from pretraining.batches import PairBatches
 from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
+
+SAMPLE = 200  # blocks, some 13 million tokens, that look_for_faults() goes through at most
 
 
 @dataclasses.dataclass
@@ -33,6 +35,7 @@ class Statistics:
     instances: int
     instance_tokens: int  # of all instances, [CLS] and [SEP] included
     used_tokens: int  # of the text that are in an instance of their own document
+    seen_tokens: int  # of the text that was looked at
     random: int  # instances whose B is text from another document
     single: int  # those that have one since a single sentence made the chunk
     steps: int
@@ -67,13 +70,25 @@ def describe_instances(corpus: Corpus, batch_size: int) -> Description:
     return Description(figures, [])
 
 
+def look_for_faults(pairs: Pairs, batch_size: int) -> list[str]:
+    """The warnings of look_into(), of a large text from a sample of its blocks: in seconds."""
+    places = np.linspace(0, pairs.n_blocks - 1, min(pairs.n_blocks, SAMPLE), dtype=int)
+    return list(warnings(pairs, measure(pairs, batch_size, places.tolist())))
+
+
 # ----------------------------------------------------------------------------------------- measures
 
 
-def measure(pairs: Pairs, batch_size: int) -> Statistics:
-    """Go through the first epoch, block by block, and build about 20 of its batches."""
+def measure(pairs: Pairs, batch_size: int, blocks: Sequence[int] | None = None) -> Statistics:
+    """Go through the first epoch, block by block, and build about 20 of its batches.
+
+    Args:
+        blocks: those to look at; None: all.
+    """
+    blocks = range(pairs.n_blocks) if blocks is None else blocks
+    edges = [(pairs.edge(block), pairs.edge(block + 1)) for block in blocks]
     instances = instance_tokens = used_tokens = random = single = 0
-    for block in range(pairs.n_blocks):
+    for block in blocks:
         plan = pairs.plan(np.array([block]), epoch=0)
         instances += len(plan)
         instance_tokens += int(pairs.lengths(plan).sum())
@@ -84,6 +99,8 @@ def measure(pairs: Pairs, batch_size: int) -> Statistics:
         if pairs.config.next_sentence:
             # Without pairs there are no chunks, and a single sentence is no problem.
             single += sum(chunk.end - chunk.start == 1 for chunk in pairs.chunks(block, epoch=0))
+    sentences = pairs.corpus.sentences
+    seen_tokens = sum(int(sentences[past] - sentences[first]) for first, past in edges)
     batches = PairBatches(pairs, batch_size, seed=0)
     n_masked = n_seen = 0
     # About 20 batches from all over the epoch, or all if there are fewer.
@@ -95,11 +112,12 @@ def measure(pairs: Pairs, batch_size: int) -> Statistics:
         instances,
         instance_tokens,
         used_tokens,
+        seen_tokens,
         random,
         single,
         steps=len(batches),
         masked=n_masked / n_seen,
-        same=duplicates(pairs.corpus),
+        same=duplicates(pairs.corpus, edges),
         sentence_lengths=sample_lengths(pairs.corpus),
     )
 
@@ -111,15 +129,20 @@ def sample_lengths(corpus: Corpus) -> np.ndarray:
     return np.sort(np.concatenate([np.diff(corpus.sentences[a : a + 1001]) for a in places]))
 
 
-def duplicates(corpus: Corpus, most: int = 2**20) -> float:
+def duplicates(
+    corpus: Corpus, parts: Iterable[tuple[int, int]] | None = None, most: int = 2**20
+) -> float:
     """The share of sentences that are the same as an earlier one.
+
+    Of those in some parts of the text, each from a first sentence up to another one; None: all.
 
     Exact up to `most` different sentences; of a larger corpus, those whose hash falls in a part of
     all hashes are counted, so memory stays the same.
     """
     seen: set[int] = set()
     part, counted = 1, 0  # the sentences whose hash is a multiple of `part` are counted
-    for value in sentence_hashes(corpus):
+    parts = [(0, len(corpus.sentences) - 1)] if parts is None else parts
+    for value in chain.from_iterable(sentence_hashes(corpus, *part) for part in parts):
         if value % part:
             continue
         counted += 1
@@ -134,15 +157,14 @@ def duplicates(corpus: Corpus, most: int = 2**20) -> float:
     return 1 - len(seen) / max(1, counted)
 
 
-def sentence_hashes(corpus: Corpus) -> Iterator[int]:
+def sentence_hashes(corpus: Corpus, start: int, past: int) -> Iterator[int]:
     """64 bits of each sentence's tokens."""
-    n_sentences = len(corpus.sentences) - 1
     # 16,384 sentences at a time, so that few pages are in memory.
-    for first in range(0, n_sentences, 2**14):
-        starts = corpus.sentences[first : min(first + 2**14, n_sentences) + 1]
+    for first in range(start, past, 2**14):
+        starts = corpus.sentences[first : min(first + 2**14, past) + 1]
         tokens = corpus.tokens[int(starts[0]) : int(starts[-1])]
         content = tokens.tobytes()
-        for a, b in itertools.pairwise(((starts - starts[0]) * tokens.itemsize).tolist()):
+        for a, b in pairwise(((starts - starts[0]) * tokens.itemsize).tolist()):
             # Python's own hash is salted, and would give other figures in every run.
             yield int.from_bytes(hashlib.blake2b(content[a:b], digest_size=8).digest(), "little")
         corpus.release()
@@ -223,7 +245,7 @@ def document_warnings(corpus: Corpus, found: Statistics) -> Iterator[str]:
         )
     # Paragraphs on a line: long, and often one alone fills an instance.
     if per_document >= 2 and single > 0.1 and length > 40:
-        cut_off = 1 - found.used_tokens / counts["tokens"]
+        cut_off = 1 - found.used_tokens / found.seen_tokens
         yield (
             f"lines seem to be paragraphs ({length:.0f} tokens on average): {single:.0%} of the "
             f"pairs have a random second text only since one line fills them, and {cut_off:.0%} of "

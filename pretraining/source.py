@@ -11,7 +11,7 @@ from pathlib import Path
 from formats.vocab import casing, find_vocab, find_vocab_file, load_vocab
 from pretraining.instances import FIXED, prepare_instances
 from pretraining.shards import Corpus, is_prepared
-from pretraining.text import cores, prepare_text, source_settings
+from pretraining.text import check_texts, cores, prepare_text, source_settings
 from system.files import file_digest, find_files
 from utils import UserError, visible
 
@@ -33,15 +33,11 @@ class Source:
         """
         if is_prepared(names):
             return self.open(names, weights)
+        files, are_records = self.find(names)
         # Prepared text belongs to the run unless a folder is named that several runs share.
-        files, cache = find_files(names), Path(self.cache_dir or save_dir)
-        records = [file for file in files if FIXED.search(file.name)]
-        # Text and ready-made instances cannot be batched together.
-        if records and records != files:
-            other = next(file for file in files if file not in records)
-            raise UserError(f"{records[0]} has fixed instances, {other} text; train on one kind")
+        cache = Path(self.cache_dir or save_dir)
         # Ids and masks come from the files alone: no vocabulary or casing changes them.
-        if records:
+        if are_records:
             digests = {"text": [[visible(file.name), file_digest(file)] for file in files]}
             folder = cache / folder_name(digests)
             prepare_instances(files, folder)
@@ -54,6 +50,21 @@ class Source:
             folder = cache / folder_name(made_from)
             prepare_text(files, vocab, folder, lower_case, cores(), language=self.language)
         return Corpus(folder)
+
+    def find(self, names: str) -> tuple[list[Path], bool]:
+        """The files to prepare, and whether they have fixed instances; nothing is prepared yet.
+
+        UserError where they are neither text nor fixed instances, or some of each.
+        """
+        files = find_files(names)
+        records = [file for file in files if FIXED.search(file.name)]
+        # Text and ready-made instances cannot be batched together.
+        if records and records != files:
+            other = next(file for file in files if file not in records)
+            raise UserError(f"{records[0]} has fixed instances, {other} text; train on one kind")
+        if not records:
+            check_texts(files)
+        return files, bool(records)
 
     def open(self, folder: str, weights: Path | None) -> Corpus:
         """A corpus prepared earlier; UserError where it was prepared otherwise than asked for."""

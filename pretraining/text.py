@@ -31,6 +31,7 @@ import numpy as np
 from formats.vocab import UNKNOWN, save_vocab, stated_rules, vocab_digest
 from pretraining.sentences import Layout, check_splitter, layout, sentences
 from pretraining.shards import FORMAT, ArrayFile, id_type, write_shard
+from system import forms
 from system.files import file_digest, locked, read_json, whole_folder
 from system.progress import progress
 from tokenization import FullTokenizer
@@ -281,6 +282,12 @@ class TextShard:
         return {"tokens": self.tokens, "sentences": self.sentences, "documents": self.documents}
 
 
+def check_texts(files: list[Path]) -> None:
+    """UserError names the first file that is no plain text: markup, JSON, something compressed."""
+    for file in files:
+        forms.check(file, "corpus")
+
+
 def prepare_text(
     files: list[Path],
     vocab: str | Path,
@@ -302,6 +309,7 @@ def prepare_text(
         language: split lines into sentences by this language's rules ("en").
     """
     (i, n), vocab = shard, Path(vocab)
+    check_texts(files)
     if not 0 <= i < n:
         raise UserError(
             f"--shard {i}/{n}: expected 0/{n} to {n - 1}/{n}, since shards count from 0"

@@ -50,6 +50,15 @@ def check_file(file: str | Path, expected: str = "a file") -> None:
         raise UserError(
             f"{path} {'is a folder' if folder else 'does not exist'}; expected {expected}"
         )
+    # /dev/zero and /dev/urandom never end. A terminal does, and pipes are no such devices.
+    if path.is_char_device() and not path.samefile(os.devnull) and not is_terminal(path):
+        raise UserError(f"{path} is a device, which may have no end; expected {expected}")
+
+
+def is_terminal(path: Path) -> bool:
+    """Whether somebody types what is read of a path."""
+    with open(path, "rb", buffering=0) as f:
+        return f.isatty()
 
 
 def check_regular(file: str | Path) -> None:

@@ -295,9 +295,13 @@ def question(
 ) -> Question:
     """A question, checked."""
     if not isinstance(choices, list) or not all(isinstance(x, str) for x in (context, *choices)):
-        raise UserError(f"{where}: {show(choices, 40)}; expected a context and a list of texts")
+        wrong = choices if isinstance(context, str) else context
+        raise UserError(f"{where}: {show(wrong, 40)}; expected a context and a list of texts")
     if len(choices) < 2:
         raise UserError(f"{where}: {len(choices)} choices; expected at least 2")
+    # A NaN, or 1e400, names nothing.
+    if odd := [name for name in names or [] if type(name) not in (str, int)]:
+        raise UserError(f"{where}: a choice is called {show(odd[0], 40)}; expected a letter")
     names = [str(name) for name in names or range(len(choices))]
     if not labelled:
         return Question(line, context, choices, names, None)

@@ -9,6 +9,7 @@ import array
 import dataclasses
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from layers.packing import Packing
 from tokenization import FullTokenizer, truncate_pair
-from utils import UserError
+from utils import UserError, note
 
 # What to do with texts of more than max_len tokens.
 LONG = ("truncate", "window")
@@ -212,6 +213,28 @@ def encode(
         n_truncated,
         n_lost,
     )
+
+
+def report_truncation(
+    file: str | Path, n_rows: int, truncation: np.ndarray, max_len: int, remedy: str = ""
+) -> None:
+    """Say how much of some texts was cut off, if anything was.
+
+    Args:
+        file: where the texts are from.
+        truncation: the Features' own.
+        remedy: what keeps it.
+    """
+    n_truncated, n_lost, n_kept = truncation
+    if not n_truncated:
+        return
+    message = (
+        f"{file}: {n_truncated} of {n_rows} rows are longer than max_len={max_len}; {n_lost} of "
+        f"their tokens are cut off, {n_lost / (n_lost + n_kept):.1%} of all"
+    )
+    if remedy:
+        message += f"; {remedy}"
+    note(message)
 
 
 # -------------------------------------------------------------------------------- inputs to batches

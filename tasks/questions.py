@@ -8,6 +8,7 @@ Rules and names follow run_squad.py of google-research/bert.
 """
 
 import array
+import collections
 import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,15 +20,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
-from system.files import read_json
+from system import forms
+from system.files import check_file, read_json
 from tasks import squad_metrics
 from tasks.features import Features, most_context
 from tasks.squad_metrics import Question, stands_at
-from tasks.superglue import read_record
+from tasks.superglue import check_not_flat, read_record
 from tasks.task import Data, Task
 from tokenization import FullTokenizer
 from utils import UserError, note, short, show
 
+FORMS = "SQuAD's JSON, or ReCoRD's JSON lines in a file .jsonl"
 N_BEST = 20  # starts and ends of a window that are looked at, and answers that are written
 
 
@@ -75,7 +78,7 @@ class QuestionTask(Task):
     version_2_with_negative: bool | None = None
     keep_outside: bool = False  # train on windows without the answer in 1.1 too
     max_answer_len: int = 30  # tokens
-    n_best: int = N_BEST  # answers of a question
+    n_best: int = N_BEST  # answers of a question; in 2.0 no answer may come behind them
     # There is no answer where its score beats the best one's by more than this.
     null_score_diff_threshold: float = 0.0
     language: str = "en"  # of the answers, one of squad_metrics.ARTICLES
@@ -106,6 +109,7 @@ class QuestionTask(Task):
     ) -> QuestionData:
         """SQuAD's JSON, or ReCoRD's JSON lines."""
         data = self.make_windows(read_squad(file), tokenizer)
+        self.report(file, data)
         summary = f"{file}: {len(data.examples)} questions, {len(data.features)} windows"
         return dataclasses.replace(data, file=Path(file), summary=summary)
 
@@ -133,6 +137,7 @@ class QuestionTask(Task):
                 f"{file}: none of its {len(questions)} questions has an answer in its text; "
                 "nothing to learn"
             )
+        self.report(file, data)
         summary = f"{file}: {len(kept)} of {len(questions)} questions, "
         summary += f"{len(data.features)} windows"
         return task, dataclasses.replace(data, file=Path(file), summary=summary)
@@ -144,7 +149,8 @@ class QuestionTask(Task):
     def examples_of(self, inputs: Iterable[Any]) -> Iterator[Question]:
         """Pairs of a question and a context."""
         for i, given in enumerate(inputs):
-            if isinstance(given, str) or len(given) != 2:
+            is_pair = isinstance(given, list | tuple) and len(given) == 2
+            if not is_pair or not all(isinstance(text, str) for text in given):
                 raise UserError(
                     f"input {i + 1} is {show(given, 40)}; expected a question and a context"
                 )
@@ -173,6 +179,7 @@ class QuestionTask(Task):
         contexts: dict[str, tuple[list[int], np.ndarray]] = {}
         ids, labels = array.array("i"), array.array("i")
         windows: list[tuple[int, ...]] = []  # end, shift, question, start, size
+        n_truncated = n_lost = 0
         for number, question in enumerate(questions):
             if question.context not in contexts:
                 tokens, pairs = tokenizer.encode_with_offsets(question.context)
@@ -180,7 +187,10 @@ class QuestionTask(Task):
                 contexts[question.context] = tokens, spans
             context, spans = contexts[question.context]
             # A question that is longer than max_query_len loses its end, as in run_squad.py.
-            query = tokenizer.encode(question.text)[: self.max_query_len]
+            query = tokenizer.encode(question.text)
+            if (over := len(query) - self.max_query_len) > 0:
+                n_truncated, n_lost = n_truncated + 1, n_lost + over
+                query = query[: self.max_query_len]
             # [CLS] question [SEP] comes before the piece, and a [SEP] after it.
             shift, room = len(query) + 2, self.max_len - len(query) - 3
             first, last = -1, -1
@@ -205,7 +215,32 @@ class QuestionTask(Task):
         # (windows, 5) -> five columns; the reshape keeps this true of no windows at all.
         spans_of = {context: spans for context, (_, spans) in contexts.items()}
         features, made = assemble(ids, labels, windows, spans_of)
+        features = dataclasses.replace(features, n_truncated=n_truncated, n_lost=n_lost)
         return QuestionData(Path("the inputs"), features, questions, windows=made)
+
+    def report(self, file: str | Path, data: QuestionData) -> None:
+        """Say what was cut off, and where one text outweighs all others."""
+        self.report_truncation(file, len(data.features), data.features.truncation)
+        texts = [data.examples[number].context for number in data.windows.question.tolist()]
+        ((longest, n),) = collections.Counter(texts).most_common(1) or [("", 0)]
+        asked = sum(question.context == longest for question in data.examples)
+        # A short text with many questions is nothing unusual, nor is a file with a single text.
+        if len(texts) / 2 < n < len(texts) and n > asked:
+            note(
+                f"{file}: one text of {len(longest)} characters, {short(longest, 40)!r}, gives {n} "
+                f"of the {len(texts)} windows; are several texts joined in it?"
+            )
+
+    def report_truncation(
+        self, file: str | Path, n_rows: int, truncation: np.ndarray, remedy: str = ""
+    ) -> None:
+        """Say how much of the questions was cut off; of their texts nothing is."""
+        n_truncated, n_lost, _ = truncation
+        if n_truncated:
+            note(
+                f"{file}: {n_truncated} questions are longer than "
+                f"max_query_len={self.max_query_len}; {n_lost} of their tokens are cut off"
+            )
 
     def check_windows(self) -> None:
         """UserError where windows have no room, or leave out tokens between them."""
@@ -251,8 +286,10 @@ class QuestionTask(Task):
         values = F.pad(found.values, missing, value=-torch.inf)
         positions = F.pad(found.indices, missing)
         best = [values[..., 0], positions[..., 0], values[..., 1], positions[..., 1]]
-        # The scores of [CLS], (B, 2), which stand for no answer, in the last two columns.
-        return torch.cat([*best, scores[:, 0]], dim=1)
+        # The scores of [CLS], (B, 2), which stand for no answer, in the last two columns. They are
+        # never padding: what is infinite among them is no number.
+        null = scores[:, 0].where(scores[:, 0].isfinite(), torch.nan)
+        return torch.cat([*best, null], dim=1)
 
     # ---------------------------------------------------------------------------------- answers
 
@@ -275,8 +312,7 @@ class QuestionTask(Task):
             best = pieces[0] if pieces else Piece("", 0.0, 0.0)
             null = self.null_piece(scores, rows)
             if self.with_null:
-                # No answer has a place of its own among the n_best.
-                pieces = sorted([*pieces[: self.n_best - 1], null], key=lambda p: -p.total)
+                pieces = with_null_piece(pieces, null, self.n_best)
             n_best = with_probabilities(pieces or [Piece("", 0.0, 0.0)])
             found.append(Answer(question.id, n_best, best.text, null.total - best.start - best.end))
         return found
@@ -361,11 +397,25 @@ def read_squad(file: str | Path) -> list[Question]:
     UserError names what is missing, and where. Answers that do not stand in the text where the file
     says are reported.
     """
-    is_record = Path(file).suffix == ".jsonl"
+    check_file(file, "SQuAD's JSON")
+    suffix, form = Path(file).suffix, forms.recognise(file)
+    if suffix in (".csv", ".tsv"):
+        raise UserError(f"{file} is a table; expected {FORMS}; docs/questions.md converts it")
+    # An array may have the flat form, which a message of its own names.
+    if form != "json array":
+        forms.check(file, "questions")
+    is_record = form == "json lines" or (suffix == ".jsonl" and form != "json array")
     questions, misplaced = read_record(file) if is_record else squad_questions(file)
     if not questions:
         raise UserError(
             f"{file} has no questions; expected SQuAD's JSON, or ReCoRD's in a file .jsonl"
+        )
+    ids = collections.Counter(question.id for question in questions)
+    name, n = ids.most_common(1)[0]
+    if n > 1:
+        raise UserError(
+            f"{file}: {n} questions have the id {show(name)}, and predictions.json can hold one of "
+            "them; give each question an id of its own"
         )
     if misplaced:
         note(
@@ -377,9 +427,12 @@ def read_squad(file: str | Path) -> list[Question]:
 
 def squad_questions(file: str | Path) -> tuple[list[Question], list[str]]:
     """SQuAD's questions, and their misplaced answers in words."""
-    data = read_json(file)
+    data = read_json(file, Any)
     questions: list[Question] = []
     misplaced: list[str] = []
+    # The flat form is a list of questions, or one under SQuAD's own "data".
+    articles = data.get("data") if isinstance(data, dict) else data
+    check_not_flat(articles[0] if isinstance(articles, list) and articles else data, file)
     for i, article in enumerate(member(data, "data", list, f"{file}")):
         paragraphs = member(article, "paragraphs", list, f"{file}: data[{i}]")
         for j, paragraph in enumerate(paragraphs):
@@ -399,7 +452,10 @@ def read_question(entry: Any, context: str, where: str) -> tuple[Question, list[
     name, text = member(entry, "id", str, where), member(entry, "question", str, where)
     if not text.strip():
         raise UserError(f"{where}: the question {name} is empty; expected a text")
-    impossible = bool(entry.get("is_impossible")) or entry.get("answers") == []
+    impossible = entry.get("answers") == []
+    if entry.get("is_impossible") is not None:
+        # A text such as "false" counts as true to Python.
+        impossible |= member(entry, "is_impossible", bool, where)
     answers: list[tuple[str, int]] = []
     misplaced: list[str] = []
     if not impossible and "answers" in entry:
@@ -414,12 +470,29 @@ def read_question(entry: Any, context: str, where: str) -> tuple[Question, list[
     return Question(name, text, context, tuple(answers), impossible), misplaced
 
 
+# What a value of SQuAD's JSON has to be, in words.
+EXPECTED = {
+    str: "a text in quotes",
+    int: "a whole number",
+    bool: "true or false",
+    list: "a list, [...]",
+}
+# What a question that lacks something should look like.
+QUESTION = '{"id": text, "question": text, "answers": [{"text": text, "answer_start": number}]}'
+
+
 def member(values: Any, key: str, kind: type, where: str) -> Any:
     """A value of a JSON object; UserError where it is missing or of another type."""
-    if not isinstance(values, dict) or key not in values:
-        raise UserError(f"{where} has no {key!r}; expected SQuAD's JSON")
-    if not isinstance(values[key], kind):
-        raise UserError(f"{where}: {key!r} is {show(values[key], 40)}; expected {kind.__name__}")
+    if not isinstance(values, dict):
+        raise UserError(f"{where} is {show(values, 40)}; expected SQuAD's JSON, an object {{...}}")
+    if key not in values:
+        keys = short(", ".join(values)) or "none"
+        expected = f"a question {QUESTION}" if ".qas[" in where else "SQuAD's JSON"
+        raise UserError(f"{where} has no {key!r}, its keys are {keys}; expected {expected}")
+    # type() rather than isinstance(), since a bool is an int to Python.
+    if type(values[key]) is not kind:
+        value = "null" if values[key] is None else show(values[key], 40)
+        raise UserError(f"{where}: {key!r} is {value}; expected {EXPECTED[kind]}")
     return values[key]
 
 
@@ -503,6 +576,12 @@ class WindowScores(NamedTuple):
         starts = (self.starts >= first) & (self.starts < past) & np.isfinite(self.start_scores)
         ends = (self.ends >= first) & (self.ends < past) & np.isfinite(self.end_scores)
         return starts, ends
+
+
+def with_null_piece(pieces: list[Piece], null: Piece, n_best: int) -> list[Piece]:
+    """The n_best pieces, no answer being one of them; else it comes behind them, as one more."""
+    ranked = sorted([*pieces, null], key=lambda piece: -piece.total)[:n_best]
+    return ranked if null in ranked else [*ranked, null]
 
 
 def with_probabilities(pieces: list[Piece]) -> list[dict[str, Any]]:

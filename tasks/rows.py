@@ -21,6 +21,8 @@ from tasks.labels import BITS, in_places, listed
 from tasks.task import Task
 from utils import UserError, in_a_line, nearest, note, short, show
 
+LARGEST = float(np.finfo(np.float32).max)  # of the labels that are numbers
+
 
 @dataclasses.dataclass(frozen=True)
 class TableTask(Task):
@@ -113,11 +115,15 @@ class TableTask(Task):
         """UserError where a label is none of the task's, or not a number where one is wanted."""
         hint = hint and f". {hint}"
         if self.number:
+            expected = "a number"
             # float() takes "nan" and "inf" too, from which no gradient follows.
             with contextlib.suppress(ValueError):
-                if math.isfinite(float(label)):
+                number = float(label)
+                if abs(number) <= LARGEST:
                     return
-            raise UserError(f"{where}: label {show(label)}; expected a number{hint}")
+                if not math.isnan(number):
+                    expected = f"a number from {-LARGEST:.6g} to {LARGEST:.6g}"
+            raise UserError(f"{where}: label {show(label)}; expected {expected}{hint}")
         # The labels are still to be found in this very file.
         if self.lacks_labels:
             return

@@ -15,6 +15,7 @@ import dataclasses
 import io
 import itertools
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from utils import UserError, nearest, parse_json, short, show
 
 FORMATS = ("tsv", "csv", "jsonl")
 DELIMITERS = ",;\t|"  # of a csv, the usual one first
+LONGEST = 2**26  # characters of a line, or a field; what has no end must not fill the memory
 Row = tuple[int, list[str]]  # line of the file, from 1, and fields
 # A JSON object and its place, for messages -> rows of keys and values.
 Flatten = Callable[[dict[str, Any], str], list[dict[str, Any]]]
@@ -209,8 +211,13 @@ def lines(stream: TextIO, file: str | Path | None) -> Iterator[str]:
     n = 0
     try:
         with stream:
-            for line in stream:
+            while line := stream.readline(LONGEST):
                 n += 1
+                if len(line) == LONGEST:
+                    raise UserError(
+                        f"{file or 'standard input'}, line {n}: more than {LONGEST:,} characters; "
+                        "expected shorter lines"
+                    )
                 yield line
     except UnicodeDecodeError:
         # A file can be read again as a whole, which finds the line of the bad byte; a pipe cannot.
@@ -231,7 +238,7 @@ def tsv_rows(stream: Iterator[str]) -> Iterator[Row]:
 def csv_rows(stream: Iterator[str], name: str, delimiter: str = ",") -> Iterator[Row]:
     """Fields by the rules of csv; a blank line is no row, and neither is Excel's `sep=;`."""
     # A field may be a whole document, and the limit is 128 kB otherwise.
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(LONGEST)
     # strict, so that a quote that is never closed is an error and does not swallow the file.
     reader = csv.reader(stream, strict=True, delimiter=delimiter)
     while True:
@@ -333,18 +340,24 @@ def jsonl_rows(
                 raise UserError(
                     f"{where}: no {missing[0]!r}; expected {', '.join(keys)} as in the first row"
                 )
-            if lists := [key for key in texts if isinstance(row.get(key), list | dict)]:
-                raise UserError(
-                    f"{where}: {lists[0]!r} is {show(row[lists[0]], 40)}; expected a text"
-                )
-            # Spans, say: [[0, 13, "ORG"]].
-            for key in needed & row.keys():
-                if isinstance(row[key], list) and any(isinstance(x, list | dict) for x in row[key]):
-                    raise UserError(
-                        f"{where}: {key!r} is {show(row[key], 40)}; expected a label or a list of "
-                        "labels"
-                    )
+            check_values(row, needed, texts, where)
             yield number, [as_text(row.get(key)) for key in keys]
+
+
+def check_values(row: dict[str, Any], needed: set[str], texts: set[str], where: str) -> None:
+    """UserError for a value that is neither a text nor, of labels, a list of some."""
+    for key in needed & row.keys():
+        value, expected = row[key], ""
+        # Python reads NaN and 1e400, which JSON does not have.
+        if isinstance(value, float) and not math.isfinite(value):
+            expected = "a finite number, a text or null"
+        elif isinstance(value, list | dict) and key in texts:
+            expected = "a text"
+        # Spans, say: [[0, 13, "ORG"]].
+        elif isinstance(value, list) and any(isinstance(item, list | dict) for item in value):
+            expected = "a label or a list of labels"
+        if expected:
+            raise UserError(f"{where}: {key!r} is {show(value, 40)}; expected {expected}")
 
 
 def as_text(value: object) -> str:

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 import models
 from formats.loading import Checkpoint
 from system.files import file_digest, read_json
-from tasks.features import Features
+from tasks.features import Features, report_truncation
 from tokenization import FullTokenizer
-from utils import UserError, checked, nearest, note, show
+from utils import UserError, checked, nearest, show
 
 CONFIG = Path(__file__).parent.parent / "config"
 
@@ -89,22 +89,8 @@ class Task(abc.ABC):
     def report_truncation(
         self, file: str | Path, n_rows: int, truncation: np.ndarray, remedy: str = ""
     ) -> None:
-        """Say how much of a file was cut off, if anything was.
-
-        Args:
-            truncation: the Features' own.
-            remedy: what keeps it.
-        """
-        n_truncated, n_lost, n_kept = truncation
-        if not n_truncated:
-            return
-        message = (
-            f"{file}: {n_truncated} of {n_rows} rows are longer than max_len={self.max_len}; "
-            f"{n_lost} of their tokens are cut off, {n_lost / (n_lost + n_kept):.1%} of all"
-        )
-        if remedy:
-            message += f"; {remedy}"
-        note(message)
+        """Say how much of a file was cut off; the arguments are those of features."""
+        report_truncation(file, n_rows, truncation, self.max_len, remedy)
 
     # ------------------------------------------------------------------------------------ model
 

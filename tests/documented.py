@@ -178,6 +178,9 @@ def write_others(folder: Path, words: list[list[str]]) -> None:
         )
     write_lines(folder / "ReCoRD/train.jsonl", queries)
     write_lines(folder / "ReCoRD/val.jsonl", queries)
+    found = {"text": ["cat"], "answer_start": [4]}
+    flat = {"id": "1", "context": "the cat", "question": "who ?", "answers": found}
+    write_lines(folder / "flat.jsonl", [flat])
     # Padded as the official code pads for --max_seq_length 128.
     padding = {"input_ids", "input_mask", "segment_ids"}
     arrays = {

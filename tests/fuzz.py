@@ -46,6 +46,7 @@ import pretrain
 import pretrained
 import squad
 import train
+import vectors
 from formats.vocab import casing
 from formats.weights import silent_stderr
 from pretraining import instances, pairs, shards
@@ -226,6 +227,58 @@ def read_text(file: Path) -> None:
     prepare_text([folder / "corpus.txt"], folder / "vocab.txt", folder / "prepared", True)
 
 
+def read_folder(file: Path) -> None:
+    """Predict with the weights in a folder, and take vectors from them."""
+    folder = file.parent.parent if file.parent.name == "1_Pooling" else file.parent
+    refusals = list[UserError]()
+    for use in (predict_two, take_vectors):
+        try:
+            use(folder)
+        except UserError as error:
+            refusals.append(error)
+    if refusals:
+        raise refusals[0]
+
+
+def predict_two(folder: Path) -> None:
+    """Two answers of a classifier."""
+    saved = finetune.load(folder)
+    text = "anna sold it"
+    answers = saved.predict([text if saved.task.text_b is None else (text, "again")] * 2)
+    expect(len(answers) == 2, "an answer for each text")
+    expect(all(map(math.isfinite, numbers_in(answers))), "finite probabilities")
+
+
+def take_vectors(folder: Path) -> None:
+    """The vectors of two lines."""
+    encoder = vectors.load(folder, max_len=16)
+    found = list(encoder.extract(["anna sold it", "again"], [-1], "mean"))
+    expect(all(np.isfinite(text.values).all() for text in found), "finite vectors")
+
+
+def numbers_in(value: object) -> Iterator[float]:
+    """All numbers of nested answers."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from numbers_in(part)
+    elif isinstance(value, int | float):
+        yield value
+
+
+def read_objects(file: Path) -> None:
+    """Predict odd objects, which follow from the number in a file, with the model beside it."""
+    rng = random.Random(file.read_text())
+    saved = finetune.load(file.parent)
+    inputs, n = change.odd_inputs(seeds.INPUTS[file.parent.name], rng)
+    answers = list(saved.predict(inputs))
+    expect(n in (None, len(answers)), "an answer for each input")
+    expect(all(map(math.isfinite, numbers_in(answers))), "finite probabilities")
+
+
 @dataclasses.dataclass(frozen=True)
 class Reader:
     """Something that reads files."""
@@ -281,6 +334,20 @@ PRETRAINED = each(change.JSON, "pretrain.json", "config.json")
 INSTANCES = each(change.NPZ, "mask.npz", "lengths.npz")
 WORDS = each(change.TEXT, *seeds.WORDS)
 CHOICES = each(change.TEXT, "swag.csv", "openbook.tsv") | each(change.JSON_LINES, "arc.jsonl")
+FOLDER_FILES = (
+    "config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "modules.json",
+    "1_Pooling/config.json",
+)
+FOLDERS = each(change.FOLDER, *(f"whole/{name}" for name in FOLDER_FILES))
+FOLDERS |= each(change.FOLDER, "shards/model.safetensors.index.json", "shards/config.json")
+FOLDERS |= each(change.WEIGHTS, "whole/model.safetensors")
+FOLDERS |= each(change.WEIGHTS, "shards/model-00001-of-00002.safetensors")
+OBJECTS = each((change.draw_again,), *(f"{kind}/draw.txt" for kind in seeds.INPUTS))
 RECORDS = each(change.RECORDS, "train.tf_record") | each(change.JSON, "meta.json")
 
 READERS = {
@@ -301,6 +368,8 @@ READERS = {
     "shards": Reader(60, seeds.corpus_folder, read_shard, SHARD),
     "text": Reader(30, seeds.sample, read_text, each(change.TEXT, "corpus.txt", "vocab.txt")),
     "records": Reader(20, seeds.records, read_records, RECORDS),
+    "folders": Reader(100, seeds.weights, read_folder, FOLDERS),
+    "objects": Reader(100, seeds.kinds, read_objects, OBJECTS),
     "tensorflow": Reader(10, seeds.tensorflow, read_checkpoint, TENSORFLOW),
 }
 NEED_TENSORFLOW = ("records", "tensorflow")

@@ -1,4 +1,4 @@
-"""What can be wrong with a file: damage to its bytes, its text, its JSON, its tensors, its arrays.
+"""What can be wrong with a file: its bytes, text, JSON, tensors, arrays; and with objects.
 
     mutate = random.Random(7).choice(JSON)
     mutate(Path("config.json"), random.Random(7))               # the file is another one now
@@ -8,7 +8,9 @@ JSON ... list what may happen to files of a kind; what stands in one several tim
 likely.
 """
 
+import collections
 import hashlib
+import importlib.util
 import io
 import json
 import re
@@ -306,6 +308,127 @@ TORCH = (change_contents,) * 24 + BYTES * 2
 SAFETENSORS = (change_header, change_safetensors) * 10 + BYTES
 
 
+# ------------------------------------------------------------------------------- folders of weights
+
+# Values of the right type that contradict the weights, or another file of their folder.
+CONTRADICTIONS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "config.json": {
+        "vocab_size": (1, 5, 20, 10**9),
+        "hidden_size": (2, 4, 12),
+        "num_hidden_layers": (2, 3),
+        "num_attention_heads": (1, 3, 4),
+        "intermediate_size": (8, 24),
+        "max_position_embeddings": (4, 5, 31, 512),
+        "type_vocab_size": (1, 3),
+        "hidden_act": ("silu", "relu", "gelu_new"),
+        "position_embedding_type": ("relative_key", "absolute"),
+        "model_type": ("roberta", "bert", "distilbert"),
+        "is_decoder": (True, False),
+        "add_cross_attention": (True,),
+        "architectures": (["BertForMaskedLM"], ["BertForTokenClassification"], ["GPT2"], []),
+        "problem_type": ("regression", "multi_label_classification"),
+        "id2label": ({"0": "a"}, {"0": "a", "1": "a"}, {"1": "a", "2": "b"}, {"a": "0", "b": "1"}),
+        "label2id": ({"a": 7}, {"no": 1, "yes": 0}, {"no": 0, "yes": 0}),
+        "num_labels": (1, 3),
+        "pad_token_id": (-1, 3, 10**9),
+        "classifier_dropout": (0.9, 1.0, 2.0, -1.0),
+        "torch_dtype": ("float16", "int8"),
+    },
+    "tokenizer_config.json": {
+        "do_lower_case": (False, True),
+        "strip_accents": (True, False),
+        "tokenize_chinese_chars": (False,),
+        "tokenizer_class": ("RobertaTokenizer", "BertTokenizer", "BertJapaneseTokenizer"),
+        "model_max_length": (0, 4, 10**30, 1e30),
+        "unk_token": ("anna", "nobody", ""),
+        "cls_token": ("[SEP]", "nobody"),
+        "mask_token": ("<mask>", "[CLS]"),
+        "never_split": (["anna"], []),
+        "added_tokens_decoder": (
+            {"0": {"content": "anna", "special": True}},
+            {"7": {"content": "[E1]", "special": False}},
+            {"1000000000": {"content": "[E1]", "special": True}},
+            {"-1": {"content": "x"}},
+        ),
+    },
+    "tokenizer.json": {
+        "normalizer": (None, {"type": "Lowercase"}, {"type": "BertNormalizer", "lowercase": False}),
+        "pre_tokenizer": (None, {"type": "Whitespace"}),
+        "model": ({"type": "BPE", "vocab": {}, "merges": []}, {"type": "WordPiece", "vocab": {}}),
+        "added_tokens": ([{"id": 0, "content": "anna"}], [{"id": 10**9, "content": "[E1]"}]),
+    },
+    "special_tokens_map.json": {
+        "unk_token": ("anna", "nobody", {"content": "[UNK]"}, {"content": 3}),
+        "sep_token": ("[CLS]", "nobody"),
+        "additional_special_tokens": (["[E1]"], [{"content": "anna"}], "[E1]"),
+    },
+    "added_tokens.json": {"[E1]": (0, 7, -1, 10**9), "anna": (0, 3), "": (5,)},
+    "modules.json": {
+        "type": ("sentence_transformers.models.Dense", "os.system", "Pooling"),
+        "path": ("", "../..", "/", "2_Dense"),
+    },
+    "1_Pooling": {
+        "pooling_mode_cls_token": (True, False),
+        "pooling_mode_mean_tokens": (True, False),
+        "pooling_mode_max_tokens": (True,),
+        "word_embedding_dimension": (7, 0),
+    },
+    "model.safetensors.index.json": {
+        "weight_map": (
+            {},
+            {"bert.pooler.dense.bias": "model-00001-of-00002.safetensors"},
+            {"bert.pooler.dense.bias": "../whole/model.safetensors"},
+            {"bert.pooler.dense.bias": "model-00009-of-00002.safetensors"},
+            {"bert.pooler.dense.bias": "config.json"},
+        ),
+        "metadata": ({"total_size": 1}, {}),
+    },
+}
+
+
+def contradict(file: Path, rng: Random) -> None:
+    """One or two values in a JSON file that another file, or the weights, contradict."""
+    known = CONTRADICTIONS[file.name if file.parent.name != "1_Pooling" else "1_Pooling"]
+    tree = json.loads(file.read_text(encoding="utf-8"))
+    # modules.json is a list of objects.
+    holder = rng.choice(tree) if isinstance(tree, list) else tree
+    for key in rng.sample(list(known), min(len(known), rng.randint(1, 2))):
+        holder[key] = rng.choice(known[key])
+    file.write_text(json.dumps(tree))
+
+
+def leave_out(file: Path, rng: Random) -> None:
+    """The file is missing."""
+    file.unlink()
+
+
+def exchange(file: Path, rng: Random) -> None:
+    """The file and another one, of its folder or the one around it, have each other's names."""
+    nearby = [*file.parent.iterdir(), *file.parent.parent.iterdir()]
+    other = rng.choice([f for f in sorted(nearby) if f.is_file() and f != file])
+    contents = file.read_bytes(), other.read_bytes()
+    other.write_bytes(contents[0])
+    file.write_bytes(contents[1])
+
+
+def poison(file: Path, rng: Random) -> None:
+    """A weight, or all of a tensor's, that are no numbers, or too large to compute with."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(file)
+    name = rng.choice(list(tensors))
+    value = rng.choice((float("nan"), float("inf"), float("-inf"), 3e38, -3e38))
+    if rng.random() < 0.5:
+        tensors[name] = torch.full_like(tensors[name], value)
+    else:
+        tensors[name].view(-1)[rng.randrange(tensors[name].numel())] = value
+    save_file(tensors, file)
+
+
+FOLDER = (change_json, contradict) * 20 + (leave_out, exchange) * 4 + TEXT
+WEIGHTS = (poison,) * 20 + (leave_out, exchange) * 4 + SAFETENSORS
+
+
 # ------------------------------------------------------------------------------------------- arrays
 
 ARRAY_TYPES = ("i1", "u1", "u8", ">i4", "f2", "f8", "c8", "?", "S3", "U3", "O", "M8[s]", "i4,i4")
@@ -422,3 +545,95 @@ def change_record(file: Path, rng: Random) -> None:
 
 
 RECORDS = (change_record,) * 16 + BYTES
+
+
+# ------------------------------------------------------------------------------------------ objects
+# What a notebook may hand over instead of texts. They are made anew for each run: some are used up.
+
+
+def draw_again(file: Path, rng: Random) -> None:
+    """Another number in the file, from which odd objects follow."""
+    file.write_text(str(rng.random()))
+
+
+class Odd:
+    """An object whose length and items do not agree, or cannot be had."""
+
+    def __init__(self, length: Any, items: Any):
+        self.length, self.items = length, items
+
+    def __len__(self) -> Any:
+        if isinstance(self.length, Exception):
+            raise self.length
+        return self.length
+
+    def __iter__(self) -> Any:
+        if isinstance(self.items, Exception):
+            raise self.items
+        return iter(self.items)
+
+
+class Text(str):
+    """A text of a class of its own."""
+
+
+def itself() -> list[Any]:
+    """A list that is its own item."""
+    a: list[Any] = []
+    a.append(a)
+    return a
+
+
+def odd_object(rng: Random) -> Any:
+    """Something that is no text, or an odd one."""
+    kind = rng.choice((*"?bhilqBHILQefdgFDGSUOmM", "i4,i4"))
+    array = np.zeros(rng.choice(((), 0, 2, (2, 2))), kind)
+    plain = (None, float("nan"), float("inf"), 3, -1, True, 10**400, 1e400, 1j, ..., object, print)
+    texts = ("", " ", "\0", "\ud800", "\n\n", "[MASK]", "a" * 300, "a " * 300, Text("anna"))
+    numpy = (np.str_("anna"), np.float32("nan"), np.int64(3), np.bool_(True), array, [array])
+    numpy += (np.array(["anna", "sold"]), np.array([["anna", "sold"]]), np.array("anna"))
+    lists = ([], [[]], [["anna"]], (), ("anna",), ("a", "b", "c"), ("a", None), ("a", ["b", None]))
+    lists += (["a", 3], ("a", float("nan")), ("a", ["b"]), ("a", []), itself())
+    others = (b"anna", bytearray(b"a"), {}, {"text": "anna"}, {1: 2}, {"a", "b"}, range(2))
+    others += (iter(["a", "b"]), (x for x in "ab"), Odd(2, ["a"]), Odd(-1, "ab"), Odd("2", "ab"))
+    others += (Odd(2, TypeError("no items")), Odd(ValueError("no length"), ["a", "b"]))
+    return rng.choice(rng.choice((plain, texts, numpy, lists, others)))
+
+
+def changed(value: Any, rng: Random) -> Any:
+    """A valid input with an odd object instead of it or of a part of it."""
+    if not isinstance(value, list | tuple) or rng.random() < 0.3:
+        return odd_object(rng)
+    i = rng.randrange(len(value))
+    parts = [changed(part, rng) if i == j else part for j, part in enumerate(value)]
+    return rng.choice((type(value), list, tuple))(parts)
+
+
+def object_array(items: list[Any]) -> np.ndarray:
+    """Objects as a NumPy array with one dimension."""
+    array = np.empty(len(items), object)
+    for i, item in enumerate(items):
+        array[i] = item
+    return array
+
+
+def odd_inputs(valid: Any, rng: Random) -> tuple[Any, int | None]:
+    """What to predict, and how many answers it has to have; None: it is refused, or none knows."""
+    if rng.random() < 0.1:
+        return odd_object(rng), None
+    items = [valid] * rng.randint(0, 3)
+    for _ in range(rng.choice((0, 1, 1, 1, 2))):
+        items.insert(rng.randint(0, len(items)), changed(valid, rng))
+    containers: list[Callable[[list[Any]], Any]] = [list, tuple, iter, collections.deque]
+    containers += [object_array, lambda items: (item for item in items), lambda items: [*items]]
+    containers += [lambda items: Odd(len(items), items), lambda items: Odd(7, items)]
+    # Neither is a list of inputs: a table of columns, and a mapping.
+    tables = [lambda items: {str(i): item for i, item in enumerate(items)}]
+    if importlib.util.find_spec("pandas"):
+        import pandas as pd
+
+        containers.append(lambda items: pd.Series(items, dtype=object))
+        tables.append(lambda items: pd.DataFrame({"text": object_array(items)}))
+    if rng.random() < 0.1:
+        return rng.choice(tables)(items), None
+    return rng.choice(containers)(items), len(items)

@@ -97,6 +97,69 @@ def hugging_face(folder: Path) -> None:
         write(tensors, folder / name / "pytorch_model.bin")
 
 
+def weights(folder: Path) -> None:
+    """A classifier as Hugging Face's and sentence-transformers' folders, whole and in shards."""
+    from safetensors.torch import load_file, save_file
+
+    hugging_face(folder)
+    for name in ("zip", "legacy", "ours"):
+        shutil.rmtree(folder / name)
+    whole, shards = folder / "whole", folder / "shards"
+    (folder / "safetensors").rename(whole)
+    vocabulary(folder / "made")
+    shutil.copy(folder / "made" / "tokenizer.json", whole)
+    shutil.rmtree(folder / "made")
+    special = {"unk_token": "[UNK]", "cls_token": {"content": "[CLS]"}, "pad_token": "[PAD]"}
+    write_json(whole / "special_tokens_map.json", special)
+    write_json(whole / "added_tokens.json", {})
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    made = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(modules)
+    ]
+    (whole / "modules.json").write_text(json.dumps(made))
+    pooling = {"word_embedding_dimension": TINY.dim, "pooling_mode_mean_tokens": True}
+    write_json(whole / "1_Pooling" / "config.json", pooling)
+    shutil.copytree(whole, shards)
+    tensors = load_file(whole / "model.safetensors")
+    (shards / "model.safetensors").unlink()
+    names_of = [sorted(tensors)[::2], sorted(tensors)[1::2]]
+    index: dict[str, str] = {}
+    for number, own in enumerate(names_of, start=1):
+        file = f"model-0000{number}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in own}, shards / file, {"format": "pt"})
+        index |= dict.fromkeys(own, file)
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    index_file = shards / "model.safetensors.index.json"
+    write_json(index_file, {"metadata": {"total_size": size}, "weight_map": index})
+
+
+# What a model of each kind of task is asked, in the folder of the kind's name.
+INPUTS: dict[str, Any] = {
+    "sentences": "anna sold it .",
+    "pairs": ("anna sold it .", "boris sold it ."),
+    "numbers": "anna sold it .",
+    "questions": ("anna sold ?", "anna sold the red lamp to boris ."),
+    "tags": ["anna", "sold", "it"],
+    "choices": ("anna sold", ["it .", "the lamp ."]),
+}
+
+
+def kinds(folder: Path) -> None:
+    """A model of each kind of task, and a number in a file beside it."""
+    own = {"task": "csv", "text_a": "text", "labels": ["no", "yes"], "max_len": 24}
+    model(folder / "sentences", models.Classifier(TINY, 2), task=own)
+    model(folder / "pairs", models.Classifier(TINY, 2), task=own | {"text_b": "other"})
+    model(folder / "numbers", models.Classifier(TINY, 1), task=own | {"labels": None})
+    sizes = {"max_len": 32, "doc_stride": 4, "max_query_len": 8, "version_2_with_negative": True}
+    model(folder / "questions", models.QuestionAnswering(TINY), squad=sizes)
+    tags = {"labels": ["B-A", "I-A", "O"], "max_len": 12}
+    model(folder / "tags", models.Tagger(TINY, 3), task=tags)
+    model(folder / "choices", models.MultipleChoice(TINY), task={"max_len": 24})
+    for kind in INPUTS:
+        (folder / kind / "draw.txt").write_text("0")
+
+
 def write_legacy(tensors: dict[str, torch.Tensor], file: Path) -> None:
     """PyTorch's format before 1.6, always the same bytes.
 

@@ -305,3 +305,33 @@ def test_vectors_stream_to_a_pipe(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"good\na bad film\n")))
     status, out, _ = run(f"extract {weights} - - --pooling cls --layers=-1", *COMMANDS)
     assert (status, [json.loads(row)["linex_index"] for row in out.splitlines()]) == (0, [0, 1])
+
+
+def test_what_is_cut_off_is_told_once_for_a_command(
+    weights: Path, tmp_path: Path, run: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # More than one chunk, so that the counts of all of them are added.
+    monkeypatch.setattr(vectors, "CHUNK", 1)
+    lines = ["the film was good", "the film " * 50, "good", "bad book ||| " + "fine " * 30]
+    file = tmp_path / "lines.txt"
+    file.write_text("\n".join(lines) + "\n")
+    usual = f"--pretrain_file {weights} --input_file {file} --max_len 20"
+    extract = f"extract {usual} --batch_size 2 --output_file {tmp_path}/out.jsonl --layers=-1"
+    # Of 20 tokens 18 are the text's, 17 of a pair; in all 6 + 102 + 3 + 35 before they are cut.
+    cut = "2 of {} rows are longer than max_len=20; {} of their tokens are cut off, {} of all"
+    assert run(extract, *COMMANDS)[2].splitlines() == [
+        f"{file}: " + cut.format(4, 97, f"{97 / 146:.1%}")
+    ]
+    similar = f"similar {usual} --query book"
+    assert run(similar, *COMMANDS)[2].splitlines() == [
+        f"--query and {file}: " + cut.format(5, 97, f"{97 / 149:.1%}")
+    ]
+    rows = [f"{'good ' * 30}\t1", f"{'bad ' * 3}\t0"] * 4
+    (tmp_path / "train.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
+    own = f"--data_file {tmp_path}/train.tsv --eval_file {tmp_path}/train.tsv"
+    few = f"fewshot --pretrain_file {weights} --task sst2 {own} --shots 1 --draws 1 --max_len 20"
+    told = [line for line in run(few, *COMMANDS)[2].splitlines() if "cut off" in line]
+    assert len(told) == 1
+    assert f"{tmp_path}/train.tsv and {tmp_path}/train.tsv: " in told[0]
+    nothing = extract.replace("--max_len 20", "--max_len 128")
+    assert run(nothing, *COMMANDS)[2] == ""

@@ -158,6 +158,7 @@ def test_rates_fall_from_block_to_block_and_the_head_has_its_own() -> None:
     [
         ("warmup_linear", {0: 0.0, 5: 0.5, 10: 0.9, 50: 0.5, 99: 0.01, 100: 0.0, 150: 0.0}),
         ("linear", {0: 0.0, 5: 0.5, 10: 1.0, 55: 0.5, 100: 0.0, 150: 0.0}),
+        ("cosine", {0: 0.0, 5: 0.5, 10: 1.0, 55: 0.5, 100: 0.0, 150: 0.0}),
         ("warmup_cosine", {0: 0.0, 5: 0.5, 50: 0.5, 100: 0.0, 150: 0.0}),
         ("warmup_constant", {0: 0.0, 5: 0.5, 10: 1.0, 99: 1.0, 150: 1.0}),
     ],
@@ -167,6 +168,20 @@ def test_schedules_by_hand(schedule: str, expected: dict[int, float]) -> None:
         assert rate(schedule, step, 10, 100) == pytest.approx(share, abs=1e-12), step
     assert rate(schedule, 0, 0, 100) == 1.0  # without a warm-up the first step has the whole rate
     assert rate(schedule, 1, 1, 1) in (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("warmup", "total"), [(0, 7), (3, 20), (1, 1), (10, 100)])
+def test_linear_and_cosine_are_the_schedules_of_transformers(warmup: int, total: int) -> None:
+    transformers = pytest.importorskip("transformers")
+    for name in ("linear", "cosine"):
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
+        theirs = transformers.get_scheduler(name, optimizer, warmup, total)
+        for step in range(total + 1):
+            assert rate(name, step, warmup, total) == pytest.approx(
+                theirs.get_last_lr()[0], abs=1e-12
+            )
+            optimizer.step()
+            theirs.step()
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])

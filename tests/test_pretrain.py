@@ -2,9 +2,11 @@
 its users expect.
 """
 
+import gzip
 import json
 import math
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -21,8 +23,10 @@ from fixed_instances import make_arrays, write_records
 
 import checkpoint
 import classify
+import corpus as corpus_command
 import models
 import pretrain
+import tokenization
 import train
 from formats.weights import checkpoints_in
 from optim import BertAdam, parameter_groups
@@ -522,6 +526,68 @@ def test_every_mistake_is_one_line_and_nothing_is_left(
         run(line(flags, data_file=tmp_path / "single.txt", next_sentence=False), pretrain.main)[0]
         == 0
     )
+
+
+NO_TEXT = {  # what is in a file, and what a message calls it
+    "articles.txt": ('\n<doc id="1" title="Lamps">\nLamps\n</doc>\n', "WikiExtractor's output"),
+    "page.txt": ("<!DOCTYPE html>\n<p>A lamp.</p>\n", "is HTML"),
+    "lamps.xml": ("<?xml version='1.0'?>\n<lamps/>\n", "is XML"),
+    "lines.txt": ('{"text": "A lamp."}\n{"text": "A map."}\n', "is JSON lines"),
+    "one.txt": ('{"text": "A lamp."}\n', "is a JSON object"),
+    "corpus.txt.gz": (gzip.compress(b"A lamp.\n"), "is compressed by gzip"),
+}
+
+
+@pytest.mark.parametrize("name", NO_TEXT)
+def test_a_corpus_that_is_no_plain_text_is_refused_before_anything_is_written(
+    flags: dict, tmp_path: Path, run: Callable, name: str
+) -> None:
+    content, message = NO_TEXT[name]
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "a.txt").write_text("A lamp.\nA map.\n\nA tent.\n")
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    before = sorted(tmp_path.rglob("*"))
+    prepare_line = f"prepare {folder} --vocab {flags['vocab']} --out {tmp_path}/ids"
+    for command_line, *functions in (
+        (line(flags, data_file=folder), pretrain.main),
+        # Not even the text to train on, which is fine, is prepared.
+        (line(flags, eval_file=folder), pretrain.main),
+        (prepare_line, corpus_command.prepare, corpus_command.describe),
+        (f"{folder} --out {tmp_path}/learnt.txt --vocab_size 99", tokenization.learn),
+    ):
+        status, _, err = run(command_line, *functions)
+        assert (status, len(err.strip().splitlines())) == (2, 1), err
+        assert f"{folder / name} " in err
+        assert message in err
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_training_warns_of_what_describe_warns_of_unless_it_resumes(
+    flags: dict, tmp_path: Path, run: Callable
+) -> None:
+    words = "anna boris lamp map tent red blue sold bought it".split()
+    rng = random.Random(0)
+    lines = [" ".join(rng.choices(words, k=6)) for _ in range(60)]
+    (tmp_path / "lines.txt").write_text("\n\n".join(lines) + "\n")
+    given = line(flags, data_file=tmp_path / "lines.txt", n_epochs=1, max_pred=2)
+    status, out, err = run(given, pretrain.main)
+    found = [text for text in err.splitlines() if text.startswith("warning: ")]
+    assert status == 0
+    assert "60 documents, 60 sentences" in out
+    (prepared,) = (tmp_path / "run").glob("corpus-*")
+    settings = "--max_len 48 --max_pred 2 --batch_size 16"
+    described = run(
+        f"describe {prepared} {settings}", corpus_command.prepare, corpus_command.describe
+    )[1]
+    expected = [text for text in described.splitlines() if text.startswith("warning: ")]
+    # The pairs of another seed give slightly other figures.
+    assert [re.sub("[0-9.]+%", "", x) for x in found] == [
+        re.sub("[0-9.]+%", "", x) for x in expected
+    ]
+    assert "most documents are a single sentence" in " ".join(found)
+    assert "max_pred=2 masks" in " ".join(found)
+    assert "warning" not in run(given, pretrain.main)[2]
 
 
 def test_a_folder_of_another_run_is_refused_before_text_is_prepared(

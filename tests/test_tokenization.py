@@ -1,6 +1,7 @@
 """Tokenization: Google's rule to the letter, whatever is remembered; offsets; casing."""
 
 import random
+import re
 import sys
 import unicodedata
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 import tokenization
 from formats.vocab import casing
-from tokenization import FullTokenizer
+from tokenization import FullTokenizer, split_line
 from utils import UserError
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -277,3 +278,28 @@ def test_called_it_gives_the_batch_that_a_model_takes(sample: Path) -> None:
             assert row == expected[name_there] + [0] * (len(row) - n)
     with pytest.raises(UserError, match="expected a text or a pair of texts"):
         FullTokenizer(sample / "vocab.txt")([("a", "b", "c")])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("line", "texts"),
+    [
+        ("a ||| b", ("a", "b")),
+        ("a ||| b ||| c", ("a ||| b", "c")),
+        ("a|||b ||| c", ("a|||b", "c")),
+        ("  a  |||  b  ", ("a ", " b")),
+        (" ||| b", ("||| b", None)),
+        ("a ||| ", ("a |||", None)),
+        ("a|||b", ("a|||b", None)),
+        ("a\t|||\tb", ("a\t|||\tb", None)),
+        ("a ||||| b", ("a ||||| b", None)),
+        ("a ||| ||| b", ("a |||", "b")),
+        ("", ("", None)),
+    ],
+)
+def test_a_line_is_a_pair_where_google_s_extract_features_sees_one(
+    line: str, texts: tuple[str, str | None]
+) -> None:
+    # Its regular expression, on the stripped line.
+    match = re.match(r"^(.*) \|\|\| (.*)$", line.strip())
+    assert texts == (match.groups() if match else (line.strip(), None))
+    assert split_line(line) == texts

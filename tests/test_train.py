@@ -426,7 +426,7 @@ def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
         ('{"lr": "2e-5"}', "lr is '2e-5'; expected float"),
         ('{"lr": -1}', "lr=-1; expected 0 or more"),
         ('{"dtype": "fp16"}', "dtype='fp16'; expected fp32 or bf16"),
-        ('{"schedule": "cosine"}', "schedule='cosine'.*expected one of warmup_linear"),
+        ('{"schedule": "cosines"}', "schedule='cosines'.*expected one of warmup_linear"),
         ('{"warmup": 100}', "warmup=100; expected a share"),
         ('{"total_steps": 0}', "total_steps=0; expected at least 1"),
         ('{"gradient_accumulation": 64}', "gradient_accumulation=64 is more than batch_size=32"),
@@ -436,6 +436,31 @@ def test_a_wrong_setting_is_named(tmp_path: Path, text: str, message: str) -> No
     (tmp_path / "t.json").write_text(text)
     with pytest.raises(UserError, match=message):
         train.Config.from_json(tmp_path / "t.json")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 8}, "gradient_accumulation=32 is more than batch_size=8; set gradient_acc"),
+        ({"batch_size": 0}, "batch_size=0; expected at least 1"),
+        ({"attention": "flash"}, "attention=flash is computed in bf16, and dtype=fp32; set dtype"),
+        ({"learning": 1}, "the settings: unknown key 'learning'"),
+    ],
+)
+def test_a_flag_that_clashes_is_named_and_not_the_usual_file(
+    tmp_path: Path, settings: dict, message: str
+) -> None:
+    file = tmp_path / "usual.json"
+    file.write_text('{"batch_size": 64, "gradient_accumulation": 32}')
+    with pytest.raises(UserError) as error:
+        train.Config.from_flags(None, settings, file)
+    assert str(error.value).startswith(message)
+    # What the file itself has wrong is still the file's.
+    file.write_text('{"batch_size": 64, "gradient_accumulation": 65}')
+    with pytest.raises(UserError, match=r"usual\.json: gradient_accumulation=65"):
+        train.Config.from_flags(None, {"lr": 1e-3}, file)
+    # Flags may mend what a file has.
+    assert train.Config.from_flags(None, {"batch_size": 65}, file).batch_size == 65
 
 
 @pytest.mark.parametrize(

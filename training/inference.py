@@ -288,10 +288,12 @@ def infer(
     outputs: Outputs = scores,
     bar: bool = False,
     before_batch: Callable[[], None] = lambda: None,
+    name: str = "the model",
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """One pass over the data without dropout: of each batch its examples and its `outputs`.
 
-    Several processes take turns, a batch each.
+    Several processes take turns, a batch each. At the end of the pass a UserError says so where an
+    output is no number; `name` is what it says of the model.
     """
     # A sharded model is where it belongs already, and cannot be moved any more.
     if next(model.parameters()).device != device:
@@ -316,14 +318,29 @@ def infer(
         return rows, prepare(batches[min(n, n_batches - 1)], device, packed, rounded)
 
     bar_of = progress(bar and rank() == 0, total=len(numbers), desc="Iter")
+    # Of each batch, on the device. Asked once, at the end: asking waits for a GPU.
+    finite = list[Tensor]()
     with bar_of, contextlib.closing(ahead(make, numbers)) as made:
         for rows, batch in made:
             before_batch()
             with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16"):
                 output = outputs(model, batch)
             bar_of.update()
+            finite.append(are_numbers(output))
             if rows is not None:
                 yield rows, output
+    if finite and not torch.stack(finite).all():
+        remedy = "use other weights" if dtype == "fp32" else f"compute in fp32, not in {dtype}"
+        raise UserError(f"{name} gives scores that are no numbers (NaN or infinite); {remedy}")
+
+
+def are_numbers(output: Tensor) -> Tensor:
+    """(B, ...) -> (): whether no output is a NaN or infinite, on the device.
+
+    Minus infinity is what some are padded with, but not all of a row.
+    """
+    # The largest value of a row is a NaN where one is among them.
+    return output.reshape(len(output), output[:1].numel()).amax(1).isfinite().all()
 
 
 def predict(
@@ -334,6 +351,7 @@ def predict(
     outputs: Outputs = scores,
     bar: bool = False,
     before_batch: Callable[[], None] = lambda: None,
+    name: str = "the model",
 ) -> np.ndarray:
     """(N, ...): a model's outputs for every example, in the order of the data, in every process.
 
@@ -343,9 +361,10 @@ def predict(
         outputs: what is wanted of a batch, a row an example.
         bar: whether to show progress.
         before_batch: called before each batch; it may raise.
+        name: what a UserError calls the model, where an output is no number.
     """
     rows, found = [], []
-    for row, output in infer(model, batches, device, dtype, outputs, bar, before_batch):
+    for row, output in infer(model, batches, device, dtype, outputs, bar, before_batch, name):
         rows.append(row)
         found.append(output)
     mine = None

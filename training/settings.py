@@ -10,7 +10,7 @@ from typing import Any
 
 from optim import SCHEDULES
 from system.files import read_config
-from utils import UserError, nearest, show
+from utils import UserError, checked, nearest, show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,9 @@ class Config:
             )
         # Its kernel takes nothing else.
         if self.attention == "flash" and self.dtype != "bf16":
-            raise UserError(f"attention=flash is computed in bf16, and dtype={self.dtype}")
+            raise UserError(
+                f"attention=flash is computed in bf16, and dtype={self.dtype}; set dtype=bf16"
+            )
         if self.cuda_graphs and not self.compile:
             raise UserError("cuda_graphs=true is a way of compiling; add compile=true")
         # A graph writes over the gradients, or the activations, that it gave before.
@@ -67,7 +69,8 @@ class Config:
         if self.gradient_accumulation > self.batch_size:
             raise UserError(
                 f"gradient_accumulation={self.gradient_accumulation} is more than "
-                f"batch_size={self.batch_size}"
+                f"batch_size={self.batch_size}; set gradient_accumulation to {self.batch_size} or "
+                "less"
             )
 
     def check_trainable(self) -> None:
@@ -79,13 +82,19 @@ class Config:
     def from_json(cls, file: str | Path, **instead: Any) -> "Config":
         """Read a JSON file, some of its settings replaced; an unknown key is an error.
 
-        An n_epochs that is given replaces the file's total_steps too, which would overrule it.
+        An n_epochs that is given replaces the file's total_steps too, which would overrule it. An
+        error names the file only where the file alone is wrong.
         """
         check_length_settings(instead)
         # total_steps overrules n_epochs: a file's total_steps would make --n_epochs useless.
         if instead.get("n_epochs") is not None:
             instead["total_steps"] = None
-        return read_config(cls, file, **instead)
+        try:
+            return read_config(cls, file, **instead)
+        except UserError:
+            alone = read_config(cls, file)
+        # Nobody may have named the file: it is the usual one of a command.
+        return dataclasses.replace(alone, **checked(cls, instead, "the settings"))
 
     @classmethod
     def from_flags(

@@ -1,5 +1,6 @@
 """What pre-training will see of a corpus is told, and what looks wrong is warned of."""
 
+import re
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,8 @@ from prepared import TEXT, make
 
 from corpus import describe, prepare
 from formats.vocab import load_vocab
-from pretraining.describe import duplicates, look_into
-from pretraining.pairs import PairConfig
+from pretraining.describe import duplicates, look_for_faults, look_into
+from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
 from pretraining.text import prepare_text
 
@@ -75,6 +76,28 @@ def test_describe_warns_of_what_looks_wrong(tmp_path: Path, vocab: Path) -> None
     )
     found = make(tmp_path, cased, TEXT, name="casing")
     assert "do_lower_case=True, and 50 of the vocabulary's" in warned(found)
+
+
+def test_a_sample_of_a_large_text_gives_the_warnings_of_the_whole(
+    tmp_path: Path, vocab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pretraining.pairs.BLOCK", 600)
+    monkeypatch.setattr("pretraining.describe.SAMPLE", 5)
+    event = "the red lamp was sold at the market on monday morning . "
+    texts = {"paragraphs": ((event * 6 + "\n") * 20 + "\n") * 40, "fine": TEXT * 9}
+    for name, text in texts.items():
+        pairs = Pairs(make(tmp_path, vocab, text, name=name), PairConfig(64), seed=3)
+        assert pairs.n_blocks > 10
+        whole = look_into(pairs.corpus, pairs.config, batch_size=8).warnings
+        sampled = look_for_faults(pairs, batch_size=8)
+        # The figures in them may differ a little.
+        assert [re.sub("[0-9]+", "", line) for line in sampled] == [
+            re.sub("[0-9]+", "", line) for line in whole
+        ]
+        assert len(whole) == (2 if name == "paragraphs" else 1)
+    edges = [(0, 20), (100, 120)]
+    # All of the 20 are the same sentence, and so are the others.
+    assert duplicates(Corpus(tmp_path / "paragraphs"), edges) == pytest.approx(39 / 40)
 
 
 def test_hard_wrapped_lines_are_warned_of(tmp_path: Path, vocab: Path) -> None:

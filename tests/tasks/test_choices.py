@@ -167,6 +167,18 @@ def test_scores_are_compared_within_a_question(sample: Path) -> None:
     assert float(loss) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [None, float("nan"), 3, "ab", ("q", None), ("q", "ab"), (None, ["a", "b"]), ("q", ["a", None])]
+    + [("q", ["a"]), ("q",), {"q": 1, "c": ["a", "b"]}, ("q", ["a", 3]), (3.5, ["a", "b"])],
+)
+def test_an_input_that_is_no_context_with_choices_is_named(given: object) -> None:
+    with pytest.raises(UserError, match="input 2"):
+        list(ChoiceTask().examples_of([("anna", ("a", "b")), given]))
+    (found,) = ChoiceTask().examples_of([[np.str_("anna"), [np.str_("a"), "b"]]])
+    assert (found.context, found.choices, found.names) == ("anna", ["a", "b"], ["0", "1"])
+
+
 def test_the_head_is_that_of_transformers(
     tiny: models.Config, padded_batch: tuple, tmp_path: Path
 ) -> None:
@@ -242,6 +254,11 @@ def test_the_command_evaluates_and_predicts(
         ("x.jsonl", json.dumps(OWN | {"label": 3}), "right choice is 3; expected one of 0, 1, 2"),
         ("x.jsonl", json.dumps({**OWN, "label": None}), "not said which choice is right; expected"),
         ("x.jsonl", json.dumps(ARC | {"answerKey": "C"}), "choice is 'C'; expected one of 1, 2"),
+        (
+            "x.jsonl",
+            json.dumps(ARC).replace('"label": "1"', '"label": NaN'),
+            "a choice is called nan; expected a letter",
+        ),
         ("x.jsonl", json.dumps(OWN | {"choices": "b c"}), "expected a context and a list of texts"),
         ("x.jsonl", json.dumps(OWN | {"choices": ["b", 1]}), "a context and a list of texts"),
         ("x.jsonl", json.dumps({"premise": "b"}), "line 1: found premise; expected rows of SWAG"),

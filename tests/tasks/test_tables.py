@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from system.files import read_text
 from tasks import tables
+from tasks.questions import read_squad
 from utils import UserError
 
 
@@ -182,3 +184,36 @@ def test_standard_input_is_read_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_field_may_be_longer_than_csv_s_limit(tmp_path: Path) -> None:
     file = write(tmp_path, "word " * 50_000 + ",x\n")
     assert len(rows(file, "csv", a="0", b="1")[0][1][0]) == 250_000
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no /dev/zero")
+def test_what_has_no_end_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for read in (
+        lambda: tables.open_text("/dev/zero", "tsv", "lines"),
+        lambda: read_text("/dev/zero"),
+        lambda: read_squad("/dev/zero"),
+    ):
+        with pytest.raises(UserError, match="/dev/zero is a device, which may have no end"):
+            read()
+    assert list(tables.open_text("/dev/null", "tsv", "lines")[1]) == []
+    # A pipe may have a line without an end.
+    monkeypatch.setattr(tables, "LONGEST", 1000)
+    with open("/dev/zero") as endless, pytest.raises(UserError, match="line 1: more than 1,000 ch"):
+        list(tables.lines(endless, None))
+    (tmp_path / "x.csv").write_text('text\n"' + "a\n" * 600)
+    rows = tables.csv_rows(tables.open_text(tmp_path / "x.csv", "csv")[1], "x.csv")
+    with pytest.raises(UserError, match=r"x.csv, line 2: not csv \(field larger"):
+        list(rows)
+
+
+@pytest.mark.parametrize("number", ["NaN", "1e400", "-Infinity"])
+def test_a_number_that_json_does_not_have_is_no_label(tmp_path: Path, number: str) -> None:
+    file = write(tmp_path, f'{{"text": "a", "label": 1, "n": {number}}}\n' * 2, "x.jsonl")
+    assert rows(file, "jsonl", a="text", b="label") == [(1, ["a", "1"]), (2, ["a", "1"])]
+    for use in ("text", "label"):
+        values = {"text": '"a"', "label": "1"} | {use: number}
+        line = ", ".join(f'"{name}": {value}' for name, value in values.items())
+        file.write_text('{"text": "a", "label": 1}\n{' + line + "}\n")
+        message = f"x.jsonl, line 2: {use!r} is -?(nan|inf); expected a finite number"
+        with pytest.raises(UserError, match=message):
+            rows(file, "jsonl", a="text", b="label")

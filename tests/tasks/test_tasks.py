@@ -214,6 +214,12 @@ def test_several_labels_of_a_text_are_split_at_the_separator(tmp_path: Path) -> 
         ({"labels": "number"}, "a,1\nb,one\n", "line 2: label 'one'; expected a number"),
         ({"labels": "number"}, "a,1\nb,nan\n", "line 2: label 'nan'; expected a number"),
         (
+            {"labels": "number"},
+            "a,3.4e38\nb,-1e308\n",
+            "line 2: label '-1e308'; expected a number from -3.40282e.38 to 3.40282e.38",
+        ),
+        ({"labels": "number"}, "a,1\nb,1e400\n", "line 2: label '1e400'; expected a number from"),
+        (
             {"labels": "neg,pos"},
             "a,neg\nb,poss\n",
             r"line 2: unknown label 'poss' \(did you mean pos\?\); the labels of csv are ",
