@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import models
 from layers.packing import Packing
 from tasks.features import Batches, Features, encode, inputs_of
-from tasks.tables import csv_rows, open_text, tsv_rows
+from tasks.tables import csv_rows, find_delimiter, open_text, tsv_rows
 from tasks.task import Data, Task
 from tokenization import FullTokenizer
 from utils import UserError, parse_json, short, show
@@ -326,7 +326,10 @@ def read_objects(file: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     form = Path(file).suffix[1:] if str(file) != "-" else "jsonl"
     if form in ("csv", "tsv"):
         name, stream = open_text(file, form)
-        rows = csv_rows(stream, name) if form == "csv" else tsv_rows(stream)
+        if form == "csv":
+            rows = csv_rows(stream, name, find_delimiter(file, set(FORMS)))
+        else:
+            rows = tsv_rows(stream)
         header = next(rows, (0, []))[1]
         if len(set(header)) < len(header):
             raise UserError(f"{name}: two columns have the same name; expected each once")

@@ -67,6 +67,11 @@ OWN = {"context": "a", "choices": ["b", "c", "d"], "label": 2}
             '{"sent1": "a", "sent2": "b", "ending1": "d", "ending0": "c", "label": 0}',
             ("a", ["b c", "b d"], 0),
         ),
+        (
+            "excel.csv",
+            "sent1;sent2;ending0;ending1;label\na;b;c, d;e;1\n",
+            ("a", ["b c, d", "b e"], 1),
+        ),
         ("own.jsonl", json.dumps(OWN | {"question": "x"}), ("a x", ["b", "c", "d"], 2)),
         ("own.jsonl", "\n" + json.dumps(OWN) + "\n\n", ("a", ["b", "c", "d"], 2)),
     ],
