@@ -376,7 +376,7 @@ def read_squad(file: str | Path) -> list[Question]:
 
 def squad_questions(file: str | Path) -> tuple[list[Question], list[str]]:
     """SQuAD's questions, and their misplaced answers in words."""
-    data = read_json(file)
+    data = read_json(file, pipe=True)
     questions: list[Question] = []
     misplaced: list[str] = []
     for i, article in enumerate(member(data, "data", list, f"{file}")):
