@@ -46,7 +46,7 @@ from formats.vocab import (
 from formats.weights import write_pt
 from models import Config
 from system.cli import command
-from system.files import read_json, whole_file, whole_folder, write_json
+from system.files import locked, read_json, whole_file, whole_folder, write_json
 from tasks.sentences import task_of_labels
 from utils import UserError, in_a_line, note, typed
 
@@ -202,9 +202,8 @@ def write_with_vocab(out: Path, source: Checkpoint, vocab: Path, lower_case: boo
         contents = {"config": dataclasses.asdict(source.config), "model": source.tensors}
         write_pt(out, contents)
     except BaseException:
-        # The file may have its name already, when flushing the folder to the disk has failed.
-        out.unlink(missing_ok=True)
-        for path in new:
+        # A .pt that is there, as flushing the folder to the disk alone has failed, keeps its own.
+        for path in [] if out.exists() else new:
             path.unlink(missing_ok=True)
         raise
 
@@ -213,6 +212,14 @@ def write_with_vocab(out: Path, source: Checkpoint, vocab: Path, lower_case: boo
 
 # Endings of files that are not written here; a folder may have any other in its name.
 OTHER_FILES = ".bin .safetensors .pth .ckpt .h5 .msgpack .tflite .pb .npz .zip .json".split()
+
+
+def check_free(out: Path) -> None:
+    """UserError where something is there already, but for an empty folder where one is written."""
+    # The working folder is not replaced: the shell would be left in a folder that is gone.
+    is_empty_folder = out.is_dir() and not any(out.iterdir()) and not out.samefile(".")
+    if out.exists() and not (is_empty_folder and out.suffix.lower() not in (".pt", ".onnx")):
+        raise UserError(f"{out} exists already; name another target")
 
 
 def convert(
@@ -240,10 +247,7 @@ def convert(
     ending = out.suffix.lower()
     if int8 and ending != ".onnx":
         raise UserError(f"{target}: --int8 is for a .onnx; leave it out")
-    # The working folder is not replaced: the shell would be left in a folder that is gone.
-    is_empty_folder = out.is_dir() and not any(out.iterdir()) and not out.samefile(".")
-    if out.exists() and not (is_empty_folder and ending not in (".pt", ".onnx")):
-        raise UserError(f"{target} exists already; name another target")
+    check_free(out)
     if ending in OTHER_FILES:
         raise UserError(
             f"{target}: files ending in {out.suffix} are not written here; expected a name ending "
@@ -255,7 +259,10 @@ def convert(
     lower_case = casing(vocab_file, found.file)
     left_out, more = list[str](), ""
     if ending == ".pt":
-        write_with_vocab(out, found, vocab_file, lower_case)
+        # The files of two models that are written at once would mix, each of them whole.
+        with locked(out.parent / ".convert.lock"):
+            check_free(out)
+            write_with_vocab(out, found, vocab_file, lower_case)
     elif ending == ".onnx":
         note("Exporting and checking, which takes up to a minute")
         left_out, more = write_onnx(out, found, vocab_file, lower_case, int8)

@@ -24,7 +24,7 @@ from finetune import Result, Run, Saved
 from formats.tfrecords import RECORDS
 from system import distributed
 from system.cli import command
-from system.files import named_files, write_json
+from system.files import check_output, named_files, write_json
 from system.flags import check_mode, check_sample
 from tasks import TASKS, SentenceTask, get_task, own_task, reports
 from tasks.metrics import confusion
@@ -346,8 +346,9 @@ def evaluate_files(flags: SimpleNamespace) -> None:
         files = in_folder(flags.data_dir, saved.task.dev)
     else:
         files = named_files(flags.data_file)
-    results = {}
-    for name, file in zip(reports.short_names(files), files, strict=True):
+    results, names = {}, reports.short_names(files)
+    modes.check_reports(flags, folder, names, ("_errors.tsv",))
+    for name, file in zip(names, files, strict=True):
         results[name] = evaluate(saved, file, folder, flags.plots, name, titled=len(files) > 1)
     if len(files) > 1:
         text, summary = reports.over_files(results)
@@ -384,7 +385,7 @@ def evaluate(
         print(f"{name}:")
     for metric, value in results.items():
         print(f"{metric}: {value}")
-    stem = str(Path(name).with_suffix("")).replace("/", "_")
+    stem = modes.report_name(name)
     report: dict[str, Any] = {"model_file": str(saved.file), "data_file": data_file}
     report |= {"examples": len(labels), **results}
     # Only with one label a text are label and prediction the row and column of a matrix.
@@ -452,6 +453,8 @@ def predict_files(flags: SimpleNamespace) -> None:
         )
     if flags.data_dir and not flags.out:
         raise UserError("--data_dir is predicted into a folder; name it with --out")
+    if flags.out and not flags.data_dir:
+        modes.check_outputs(flags, [flags.out])
     saved = load(flags)
     if flags.data_dir:
         # GLUE's site expects file names of its own, one for each test file of the task.
@@ -462,6 +465,7 @@ def predict_files(flags: SimpleNamespace) -> None:
             if Path(file).is_file() or name == saved.task.test[0]:
                 # RTE is SuperGLUE's too, whose file is none for GLUE's site.
                 target = target if file.endswith(name) else name
+                check_output(f"{flags.out}/{target}", [file])
                 predict_into(saved, file, f"{flags.out}/{target}")
         return
     # Lines typed or piped have no columns, unless the user says of which task they are.

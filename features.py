@@ -24,7 +24,7 @@ import numpy as np
 import blanks
 import vectors
 from system.cli import command
-from system.files import whole_file, write_json
+from system.files import check_output, whole_file, write_json
 from tasks import fewshot as few
 from tasks import get_task, own_task
 from tasks.superglue import file_in
@@ -77,6 +77,8 @@ def extract(
         raise UserError(f"--pooling {pooling}: expected one of {', '.join(vectors.POOLING)}")
     if output_file == "-" and format != "jsonl":
         raise UserError(f"--format {format} needs an --output_file")
+    if output_file != "-":
+        check_output(output_file, (input_file, pretrain_file, model_cfg, vocab))
     # Flags are checked before the weights are loaded, layers after it: they depend on the model.
     encoder = vectors.load(pretrain_file, model_cfg, vocab, max_len, batch_size, dtype)
     encoder.check_layers(chosen)
@@ -302,6 +304,8 @@ def fewshot(
         data_file, eval_file = file_in(data_dir, "train.tsv"), file_in(data_dir, kind.dev[0])
     if not data_file or not eval_file:
         raise UserError("fewshot needs --data_dir, or --data_file and --eval_file")
+    if out:
+        check_output(out, (data_file, eval_file, pretrain_file, model_cfg, vocab))
     judge = few.Judge(kind, data_file, eval_file, wanted, draws, select)
     encoder = vectors.load(pretrain_file, model_cfg, vocab, max_len, head="pooler")
     files = f"{data_file} and {eval_file}"

@@ -18,7 +18,7 @@ import pretrained
 import train
 from finetune import Saved
 from formats.cards import COMMANDS
-from system.files import named_files, whole_file, write_json
+from system.files import check_output, named_files, whole_file, write_json
 from system.flags import check_mode
 from tasks import reports
 from tasks.task import Data, Task
@@ -57,7 +57,34 @@ def run(
             f"--data_file -: {size()} processes cannot share standard input; start one, without "
             "torchrun"
         )
+    if flags.mode == "predict" and flags.out:
+        check_outputs(flags, [flags.out])
     modes[flags.mode](flags)
+
+
+def check_outputs(flags: SimpleNamespace, outputs: Iterable[str | Path]) -> None:
+    """UserError where a file to write is one that a flag names, or a part of a model."""
+    inputs = [
+        value
+        for name, value in vars(flags).items()
+        if isinstance(value, str) and name not in ("out", "save_dir", "log_dir")
+    ]
+    for file in outputs:
+        check_output(file, inputs)
+
+
+def report_name(file: str) -> str:
+    """How the names of a file's reports begin: report_name("a/dev.tsv") -> "a_dev"."""
+    return Path(file).with_suffix("").as_posix().replace("/", "_")
+
+
+def check_reports(
+    flags: SimpleNamespace, folder: Path, names: Iterable[str], endings: tuple[str, ...]
+) -> None:
+    """check_outputs() of all that evaluating files writes into a folder."""
+    stems = [folder / report_name(name) for name in names]
+    found = [f"{stem}{ending}" for stem in stems for ending in (".json", *endings)]
+    check_outputs(flags, [*found, folder / "all_files.json"])
 
 
 def fit(task: Task, flags: SimpleNamespace, file_flag: str = "data_file") -> None:
@@ -105,22 +132,29 @@ def given(flags: SimpleNamespace, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}
 
 
-def evaluate(saved: Saved, flags: SimpleNamespace) -> Iterator[tuple[Data, list[Any], Path]]:
+def evaluate(
+    saved: Saved, flags: SimpleNamespace, endings: tuple[str, ...] = ()
+) -> Iterator[tuple[Data, list[Any], Path]]:
     """Print and write the metrics of each file of --data_file, of several a table at the end.
 
     Yields each file's data and answers, and the path of further files about it, without a suffix.
+
+    Args:
+        endings: of the further files that the caller writes.
     """
     say(saved.describe())
     files, results = named_files(flags.data_file), {}
     folder = Path(flags.out or saved.folder / "eval")
-    for name, file in zip(reports.short_names(files), files, strict=True):
+    names = reports.short_names(files)
+    check_reports(flags, folder, names, endings)
+    for name, file in zip(names, files, strict=True):
         data = saved.load(file)
         say(data.summary)
         outputs = saved.outputs(data)
         results[name] = saved.task.metrics(data, outputs)
         for metric, value in results[name].items():
             print(f"{metric}: {value}")
-        stem = folder / str(Path(name).with_suffix("")).replace("/", "_")
+        stem = folder / report_name(name)
         report = {"model_file": str(saved.file), "data_file": file, "examples": len(data.examples)}
         write_json(Path(f"{stem}.json"), report | results[name])
         yield data, saved.task.answers(data, outputs), stem

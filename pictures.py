@@ -67,7 +67,7 @@ def confusion(names: Sequence[str], matrix: np.ndarray, title: str) -> "Figure":
 
 def learning(metrics_file: str | Path) -> "Figure":
     """The learning curve in a metrics.jsonl: the loss while training, and each evaluation."""
-    lines = [json.loads(line) for line in Path(metrics_file).read_text().splitlines()]
+    lines = [json.loads(line) for line in Path(metrics_file).read_text("utf-8").splitlines()]
     # metrics.jsonl mixes lines of training and of evaluations, which differ in their keys.
     training = [(line["step"], line["loss"]) for line in lines if "loss" in line]
     checks = [line for line in lines if "eval_loss" in line]

@@ -14,7 +14,7 @@ import modes
 import train
 from finetune import Saved
 from system.cli import command
-from system.files import read_json, read_text, whole_file
+from system.files import locked, read_json, read_text, whole_file
 from system.flags import check_mode, given_flags
 from tasks import QuestionTask
 from tasks.questions import read_squad
@@ -190,15 +190,19 @@ def answer_question(saved: Saved, flags: SimpleNamespace) -> None:
 
 def answer_file(saved: Saved, flags: SimpleNamespace, evaluating: bool) -> None:
     """Write the answers to --predict_file, and print how good they are."""
+    folder = Path(flags.out or saved.folder / "predictions")
+    names = ("predictions.json", "nbest_predictions.json", "null_odds.json")
+    modes.check_outputs(flags, [folder / name for name in names])
     task, data = saved.task, saved.load(flags.predict_file)
     answers = task.answers(data, saved.outputs(data))
     note(saved.describe())
-    folder = Path(flags.out or saved.folder / "predictions")
     # The three files have the names and the form of run_squad.py, for SQuAD's official evaluation.
-    write(folder / "predictions.json", {a.id: task.chosen(a) for a in answers})
-    write(folder / "nbest_predictions.json", {a.id: a.n_best for a in answers})
-    if task.with_null:
-        write(folder / "null_odds.json", {a.id: a.null_odds for a in answers})
+    # All of them are this model's, even if another one answers at the same time.
+    with locked(folder / ".lock"):
+        write(folder / "predictions.json", {a.id: task.chosen(a) for a in answers})
+        write(folder / "nbest_predictions.json", {a.id: a.n_best for a in answers})
+        if task.with_null:
+            write(folder / "null_odds.json", {a.id: a.null_odds for a in answers})
     print(f"Saved {folder}/predictions.json")
     # The official evaluation takes each question's best text and its odds; predictions.json has the
     # threshold applied already.
@@ -223,8 +227,8 @@ def score(flags: SimpleNamespace) -> None:
             "no --null_odds, which is needed with --null_score_diff_threshold; see --help"
         )
     check_language(flags.language)
-    answers = read_json(flags.predictions, dict[str, str])
-    odds = read_json(flags.null_odds, dict[str, float]) if flags.null_odds else None
+    answers = read_json(flags.predictions, dict[str, str], pipe=True)
+    odds = read_json(flags.null_odds, dict[str, float], pipe=True) if flags.null_odds else None
     questions = read_squad(flags.predict_file)
     threshold = flags.null_score_diff_threshold
     print_results(evaluate(questions, answers, odds, threshold, flags.language))

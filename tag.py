@@ -82,7 +82,7 @@ def load(flags: SimpleNamespace) -> Saved:
 def evaluate(flags: SimpleNamespace) -> None:
     """--mode eval"""
     saved = load(flags)
-    for data, answers, stem in modes.evaluate(saved, flags):
+    for data, answers, stem in modes.evaluate(saved, flags, (".tsv",)):
         # What conlleval prints has the entities of each type.
         if saved.task.is_entities:
             print(saved.task.count(data.examples, answers).report())

@@ -355,7 +355,8 @@ def learn(texts: list[str], *, out: str, vocab_size: int = 30522, lower_case: bo
         raise UserError(f"{', '.join(texts)}: no text to learn from")
     vocab = train_vocab(words, vocab_size)
     write_json(beside, settings)
-    with whole_file(target) as f:
+    # Another process may have written it since.
+    with whole_file(target, replace=False) as f:
         f.write("".join(f"{token}\n" for token in vocab).encode())
     print(f"{target}: {len(vocab)} tokens")
 

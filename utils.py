@@ -12,6 +12,7 @@ import math
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -310,7 +311,16 @@ class Interrupted(KeyboardInterrupt):
         Interrupted.raised = True
 
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# By number; Windows has no SIGHUP.
+ENDING = {
+    getattr(signal, name): word
+    for name, word in (
+        ("SIGINT", "interrupted"),
+        ("SIGTERM", "terminated"),
+        ("SIGHUP", "hung up"),
+    )
+    if hasattr(signal, name)
+}
 
 
 class Signals:
@@ -326,9 +336,9 @@ class Signals:
 
     def __init__(self, at_once: bool = False):
         self.at_once, self.number = at_once, 0
-        # The handlers before, by signal, and the pipe that watch() reads; 0: none.
+        # The handlers before, by signal, and what watch() reads from and Python writes to, if so.
         self.before: dict[int, Any] = {}
-        self.pipe = 0
+        self.wakeup: tuple[socket.socket, socket.socket] | None = None
 
     def handle(self, number: int, frame: types.FrameType | None) -> None:
         """Python calls this between two of its instructions."""
@@ -342,22 +352,21 @@ class Signals:
         Interrupted.raised = False
         # Python handles signals in its main thread alone, and refuses handlers elsewhere.
         if threading.current_thread() is threading.main_thread():
-            # nohup has SIGHUP ignored, so that a command survives the end of its terminal.
-            ignored = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else []
             self.before = {
                 number: signal.signal(number, self.handle)
-                for number in ENDING
-                if number not in ignored
+                for number, word in ENDING.items()
+                # nohup has SIGHUP ignored, so that a command survives the end of its terminal.
+                if word != "hung up" or signal.getsignal(number) != signal.SIG_IGN
             }
-            # Python writes each signal's number to this pipe, even while it waits in C code, where
-            # no handler runs.
+            # Python writes each signal's number to this socket, even while it waits in C code,
+            # where no handler runs. Windows lets sockets alone be written to without waiting.
             if (outer := signal.set_wakeup_fd(-1)) >= 0:  # somebody watches already
                 signal.set_wakeup_fd(outer)
             else:
-                read, self.pipe = os.pipe()
-                # The handler of the system must not block on a full pipe.
-                os.set_blocking(self.pipe, False)
-                signal.set_wakeup_fd(self.pipe)
+                self.wakeup = read, write = socket.socketpair()
+                # The handler of the system must not block where nobody reads.
+                write.setblocking(False)
+                signal.set_wakeup_fd(write.fileno())
                 threading.Thread(target=watch, args=(read,), daemon=True).start()
         return self
 
@@ -365,15 +374,15 @@ class Signals:
         # A notebook gets its own handlers back.
         for number, handler in self.before.items():
             signal.signal(number, handler)
-        if self.pipe:
+        if self.wakeup:
             signal.set_wakeup_fd(-1)
-            os.close(self.pipe)
+            self.wakeup[1].close()
 
 
-def watch(signals: int) -> None:
+def watch(signals: socket.socket) -> None:
     """End the process on a second signal, whatever it is at."""
     since = 0.0
-    while data := os.read(signals, 1):  # until nobody writes any more
+    while data := signals.recv(1):  # until nobody writes any more
         if data[0] not in ENDING:  # any signal that Python handles comes this way
             continue
         # The same end, sent twice by torchrun and a scheduler, comes within a second.
@@ -381,4 +390,4 @@ def watch(signals: int) -> None:
             # Without cleaning up: who sends a second signal does not want to wait.
             os._exit(128 + data[0])
         since = since or time.monotonic()
-    os.close(signals)
+    signals.close()

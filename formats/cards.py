@@ -90,7 +90,7 @@ def settings(file: Path) -> dict[str, Any]:
 def evaluation(file: Path, step: int | None) -> dict[str, float]:
     """The evaluation that a metrics.jsonl has of a step."""
     found: dict[str, float] = {}
-    for line in file.read_text().splitlines() if file.is_file() else ():
+    for line in file.read_text("utf-8").splitlines() if file.is_file() else ():
         values = json.loads(line)
         if values["step"] == step:
             # SQuAD's total is no score.

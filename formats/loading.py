@@ -33,7 +33,7 @@ from models import (
     QuestionAnswering,
     Tagger,
 )
-from system.files import check_file, read_json
+from system.files import check_file, check_model_files, read_json
 from utils import UserError, note, short, typed
 
 # What a file is called in messages, and by which its names are told apart.
@@ -373,6 +373,7 @@ def best_of(files: list[Path]) -> Path:
 def read_raw(source: str | Path) -> tuple[str, Path, dict[str, Tensor], dict[str, Any]]:
     """A checkpoint's kind, file, tensors under their names there, and what else our .pt holds."""
     file = find_weights(source)
+    check_model_files(file.parent)
     # A .pt may be torch.save's file from elsewhere, for which read_pt() gives None.
     if file.suffix == ".pt" and (contents := read_pt(file)) is not None:
         weights = contents.get("model") if isinstance(contents, dict) else None

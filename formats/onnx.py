@@ -88,7 +88,8 @@ def write(file: Path, model: Any, metadata: dict[str, str], int8: bool = False) 
             f"{file} is not written: onnxruntime's numbers differ from PyTorch's by {worst:.1e}; "
             "try another version of onnxruntime or onnxscript"
         )
-    with whole_file(file) as f:
+    # Exporting takes a minute, in which another process may have written the file.
+    with whole_file(file, replace=False) as f:
         f.write(contents + DIGEST_FIELD)
         append_digest(f)
     return worst

@@ -76,6 +76,7 @@ def vocab_text(file: str | Path) -> bytes:
     # The same tokens give the same digest in both forms.
     if Path(file).suffix == ".json":
         return "".join(f"{token}\n" for token in load_vocab(file)).encode()
+    check_regular(file)
     return Path(file).read_bytes()
 
 

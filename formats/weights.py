@@ -6,6 +6,7 @@ write_pt("model_steps_345.pt", contents); contents = read_pt(Path("model_steps_3
 """
 
 import contextlib
+import glob
 import os
 import re
 import sys
@@ -23,6 +24,7 @@ from system.files import (
     DIGEST_SIZE,
     append_digest,
     check_file,
+    check_regular,
     digest_matches,
     whole_file,
 )
@@ -40,6 +42,9 @@ TENSORFLOW_STATE = re.compile(r"(^|/)(adam_[mv]|Adam(_1)?|global_step|beta[12]_p
 
 def read_tensorflow(prefix: Path) -> dict[str, Tensor]:
     """{variable: tensor} of a TensorFlow checkpoint, without the optimizer's state."""
+    # TensorFlow would wait for a pipe for ever.
+    for part in prefix.parent.glob(f"{glob.escape(prefix.name)}.*"):
+        check_regular(part)
     try:
         # TensorFlow greets on stderr, whatever it is told.
         with silent_stderr():
@@ -201,6 +206,7 @@ def write_pt(file: str | Path, contents: dict[str, Any]) -> None:
 
 def read_pt(file: Path) -> dict[str, Any] | None:
     """The contents of a .pt of ours, its digest checked; None if it is something else."""
+    check_regular(file)
     with open(file, "rb") as f:
         start = f.read(2)
         size = f.seek(0, os.SEEK_END)

@@ -5,6 +5,7 @@ instances = FixedInstances(Corpus("examples-ids"), max_len=128)
 batches = PairBatches(instances, batch_size=32, seed=42)
 """
 
+import contextlib
 import math
 import re
 import zipfile
@@ -193,9 +194,9 @@ def write_instances(files: list[Path], folder: Path, made_from: dict) -> None:
         "order": "u1",
     }
     length, most = 0, 0
-    with whole_folder(folder) as partial:
+    with whole_folder(folder) as partial, contextlib.ExitStack() as stack:
         arrays = {
-            name: ArrayFile(partial / f"{name}.bin", np.dtype(dtype))
+            name: stack.enter_context(ArrayFile(partial / f"{name}.bin", np.dtype(dtype)))
             for name, dtype in types.items()
         }
         arrays["instances"].append([0])

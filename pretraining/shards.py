@@ -8,6 +8,7 @@ Shards made apart, on other machines, are one corpus when they lie in one folder
 describes the files.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -46,6 +47,14 @@ class ArrayFile:
         self.file.write(data)
         self.digest.update(data)
         self.size += len(data) // self.dtype.itemsize
+
+    def __enter__(self) -> "ArrayFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Windows removes no file that is open, and a shard that fails is removed.
+        with contextlib.suppress(OSError):
+            self.file.close()
 
     def close(self) -> dict[str, Any]:
         """Put everything on the disk; what shard.json says of the file."""
@@ -354,6 +363,7 @@ class Corpus:
 
     def release(self) -> None:
         """Give the pages that were looked at back to the system: memory does not grow."""
-        for mapped in self._maps:
+        # Windows has no such call, and takes the pages of a file when others need the memory.
+        for mapped in self._maps if hasattr(mmap, "MADV_DONTNEED") else []:
             # The data stay on the disk, and in its cache while there is room.
             mapped.madvise(mmap.MADV_DONTNEED)

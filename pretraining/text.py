@@ -12,6 +12,7 @@ import codecs
 import collections
 import concurrent.futures
 import concurrent.futures.process
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -205,6 +206,9 @@ def run_jobs(
     work_on = functools.partial(work, vocab, do_lower_case, language)
     # fork starts a worker in milliseconds, where importing numpy anew takes longer than small texts
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+    # Windows waits for no more than 63 at a time, of which the pool has two.
+    if sys.platform == "win32":
+        workers = min(workers, 61)
     with concurrent.futures.ProcessPoolExecutor(workers, context, start_worker) as executor:
         # two jobs for each worker: none waits, and results do not pile up in memory
         queue = iter(jobs)
@@ -355,9 +359,11 @@ def write_text(
     # The i-th of n parts of the jobs, so that parts are about equal in bytes.
     jobs = jobs[len(jobs) * i // n : len(jobs) * (i + 1) // n]
     n_bytes = sum(job.end - job.start for job in jobs)
-    with whole_folder(folder) as partial:
+    with whole_folder(folder) as partial, contextlib.ExitStack() as stack:
         save_vocab(vocab, partial, do_lower_case, everywhere=True)
         shard = TextShard(partial, vocab, do_lower_case)
+        for file in shard.arrays().values():
+            stack.enter_context(file)
         with progress(total=n_bytes, unit="B", unit_scale=True, desc="Preparing") as bar:
             results = run_jobs(jobs, workers, vocab, do_lower_case, language)
             for job, done in zip(jobs, results, strict=True):

@@ -19,7 +19,18 @@ from typing import Any
 
 from system import distributed
 from system.flags import command_list, help_text, name_of, parse_arguments
-from utils import STREAMS, Signals, UserError, drop_stdout, nearest, rank, short, size, visible
+from utils import (
+    ENDING,
+    STREAMS,
+    Signals,
+    UserError,
+    drop_stdout,
+    nearest,
+    rank,
+    short,
+    size,
+    visible,
+)
 
 # ------------------------------------------------------------------------------------------ streams
 
@@ -79,9 +90,10 @@ def sound_streams() -> Iterator[None]:
         except OSError:
             # The system gives the lowest free number, which is the one that was just missing.
             os.open(os.devnull, os.O_RDWR)
-    # In another locale Python would encode what it prints in another way, or fail.
+    # In another locale Python would encode what it prints in another way, or fail; on Windows it
+    # would write "\r\n".
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="\n")
     stdout: Any = Visible(sys.stdout) if sys.stdout else None
     stderr = Forgiving(sys.stderr) if sys.stderr else open(os.devnull, "w")
     with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
@@ -91,11 +103,6 @@ def sound_streams() -> Iterator[None]:
 # ------------------------------------------------------------------------------------------- errors
 
 LONGEST_MESSAGE = 300  # characters
-SIGNALLED = {
-    signal.SIGINT: "interrupted",
-    signal.SIGTERM: "terminated",
-    signal.SIGHUP: "hung up",
-}
 
 
 @contextlib.contextmanager
@@ -129,7 +136,7 @@ def one_line_errors(program: str) -> Iterator[None]:
         number = getattr(error, "number", signal.SIGINT)
         # Every process got the signal; one line is enough.
         if rank() == 0:
-            print(visible(f"\n{program}: {SIGNALLED[number]} {error}".rstrip()), file=sys.stderr)
+            print(visible(f"\n{program}: {ENDING[number]} {error}".rstrip()), file=sys.stderr)
         # A shell expects 128 plus the signal's number.
         leave(128 + number)
     except Exception as error:

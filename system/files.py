@@ -6,20 +6,42 @@ with whole_file("out/model.pt") as f:  # renamed into place once everything is o
 """
 
 import contextlib
+import errno
+import functools
 import glob
 import hashlib
 import os
 import re
 import shutil
 import socket
+import stat
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, NoReturn, TypeVar
 
 from utils import UserError, json_text, make, parse_json, rank, short, typed
 
 T = TypeVar("T")
+
+# What a model's folder holds beside its weights: results replace none of it, and none is a pipe.
+MODEL_FILES = (
+    "config.json",
+    "bert_config.json",
+    "vocab.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "task.json",
+    "squad.json",
+    "pretrain.json",
+    "run.json",
+    "metrics.jsonl",
+    "times.jsonl",
+)
+WEIGHTS = re.compile(
+    r".*\.(pt|pth|onnx)|(pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)|.*\.ckpt\..*"
+)
 
 # ------------------------------------------------------------------------------------------ reading
 
@@ -69,11 +91,23 @@ def check_regular(file: str | Path) -> None:
         )
 
 
+def check_model_files(folder: Path) -> None:
+    """UserError where a pipe or a device has the name of a model's file: it may have no end."""
+    for name in MODEL_FILES:
+        check_regular(folder / name)
+
+
+LONGEST_PIPE = 2**28  # bytes; /dev/zero has no end
+
+
 def read_text(file: str | Path) -> str:
     """The UTF-8 text of a file or a pipe without a byte order mark, its line ends as they are."""
     path = Path(file)
     check_file(path, "a text file")
-    content = path.read_bytes()
+    with open(path, "rb") as f:
+        content = f.read() if path.is_file() else f.read(LONGEST_PIPE)
+    if len(content) == LONGEST_PIPE and not path.is_file():
+        raise UserError(f"{file} does not end within {LONGEST_PIPE >> 20} MB; expected a text file")
     # utf-8-sig drops a byte order mark, which Windows programs write.
     try:
         return content.decode("utf-8-sig")
@@ -82,8 +116,13 @@ def read_text(file: str | Path) -> str:
         raise UserError(f"{path}, line {line}: not UTF-8 text; convert the file to UTF-8") from None
 
 
-def read_json(file: str | Path, kind: Any = dict[str, Any]) -> Any:
-    """The JSON value in a file, of an annotated type: by default an object."""
+def read_json(file: str | Path, kind: Any = dict[str, Any], pipe: bool = False) -> Any:
+    """The JSON value in a file, of an annotated type: by default an object.
+
+    Settings are in files; `pipe`: data, which may come through one.
+    """
+    if not pipe:
+        check_regular(file)
     return typed(parse_json(read_text(file), str(file), lines=True), kind, file)
 
 
@@ -122,14 +161,52 @@ def find_files(names: str) -> list[Path]:
 # ------------------------------------------------------------------------------------------ writing
 
 
+def check_output(out: str | Path, inputs: Iterable[str | Path | None] = ()) -> None:
+    """UserError where writing a file would destroy one that is read, or a part of a model.
+
+    A file is known by what it is: by links and other spellings of its name, too.
+
+    Args:
+        inputs: what is read: files, several with commas between them, `-`; None: nothing.
+    """
+    path = Path(out)
+    # A terminal may be read and written at the same time.
+    if is_stream(path):
+        return
+    for names in filter(None, inputs):
+        for name in {str(names), *str(names).split(",")}:
+            # A shell may have opened the file as standard input, whose number is 0.
+            if same_file(path, 0 if name == "-" else name.strip()):
+                raise UserError(f"{out} is read by this command; name another file to write")
+    path = Path(os.path.realpath(path))
+    # One that is missing would be taken for the model's from then on.
+    in_use = path.exists() or any((path.parent / name).exists() for name in MODEL_FILES)
+    if in_use and (path.name in MODEL_FILES or WEIGHTS.fullmatch(path.name)):
+        raise UserError(f"{out} belongs to the model in {path.parent}; name another file to write")
+
+
+def same_file(path: Path, other: str | int) -> bool:
+    """Whether two names, or a name and the number of an open file, are of one file that exists."""
+    # What no file can be called is no file's name.
+    with contextlib.suppress(OSError, ValueError):
+        return os.path.samefile(path, other)
+    return False
+
+
 @contextlib.contextmanager
-def whole_file(file: str | Path, everywhere: bool = False) -> Iterator[BinaryIO]:
+def whole_file(
+    file: str | Path, everywhere: bool = False, replace: bool = True
+) -> Iterator[BinaryIO]:
     """A file to write into that gets its name only when it is complete and on the disk.
 
     Else nothing is left.
 
     Only a file is replaced, also one that a link points to; a device or a pipe is written to as it
-    is. Of several processes the first alone writes, unless `everywhere`. An OSError names the file.
+    is. UserError where another process has written the file meanwhile: it stays as it is, and the
+    message names the file beside it that was written here. Unless `replace`, a file that was there
+    before stays too.
+
+    Of several processes the first alone writes, unless `everywhere`. An OSError names the file.
     """
     # Every process runs the same code, so that those which do not write get a file that leads
     # nowhere.
@@ -148,10 +225,18 @@ def whole_file(file: str | Path, everywhere: bool = False) -> Iterator[BinaryIO]
     # A link stays a link, and the file it points to is replaced.
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, since renaming does not work from one disk to another. The dot hides it.
-    partial = path.with_name(f".{path.name}.part")
+    remove_left_overs(path)
+    before = state_of(path)
+    # A file that others may not read stays so while it is written and when it is replaced.
+    mode = stat.S_IMODE(before.st_mode) & 0o777 if before else 0o666
+    partial = partial_name(path)
     try:
-        f = open(partial, "w+b")
+        # "x" opens no file that is there, nor what a link points to.
+        f = open(partial, "x+b", opener=functools.partial(os.open, mode=mode))
+    except OSError as error:
+        error.filename = str(file)
+        raise
+    try:
         try:
             yield f
             # Without fsync a power cut may leave the new name and none of the contents.
@@ -162,13 +247,105 @@ def whole_file(file: str | Path, everywhere: bool = False) -> Iterator[BinaryIO]
             # error.
             with contextlib.suppress(OSError):
                 f.close()
-        os.replace(partial, path)
+        put_in_place(partial, path, before if replace else None)
     except BaseException as error:
         # Ctrl-C, too, must leave nothing behind.
         partial.unlink(missing_ok=True)
         name_file(error, file)
         raise
     sync_folder(path.parent)
+
+
+def state_of(path: Path) -> os.stat_result | None:
+    """What the system knows of a file or a folder; None where there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat()
+    return None
+
+
+def put_in_place(partial: Path, path: Path, before: os.stat_result | None) -> None:
+    """Give a complete file its name, if what had that name is as it was `before`, or gone."""
+    with contextlib.ExitStack() as stack:
+        # Looking and renaming are one step to all who write here, as far as they can be.
+        with contextlib.suppress(OSError, UserError):
+            stack.enter_context(locked(path.with_name(f".{path.name}.lock")))
+        now = state_of(path)
+        if now and not (before and is_as_before(now, before)):
+            raise_kept(partial, path, "was written by another process meanwhile")
+        try:
+            os.replace(partial, path)
+        except PermissionError:
+            # Windows replaces no file that a program has open.
+            raise_kept(partial, path, "cannot be replaced (is it open?)")
+
+
+def is_as_before(now: os.stat_result, before: os.stat_result) -> bool:
+    """Whether nobody has written or replaced a file."""
+    # A file that replaces one is another inode, even if its size and its time are the same.
+    return all(getattr(now, x) == getattr(before, x) for x in ("st_ino", "st_size", "st_mtime_ns"))
+
+
+def raise_kept(partial: Path, path: Path, why: str) -> NoReturn:
+    """Leave a complete file or folder beside the one that it does not replace, and say so."""
+    kept = path.with_name(f"{path.stem}-{os.urandom(4).hex()}{path.suffix}")
+    os.replace(partial, kept)
+    raise UserError(f"{path} {why} and is left as it is; what this command has written is {kept}")
+
+
+# --------------------------------------------------------------------------------- unfinished files
+
+
+def partial_name(path: Path) -> Path:
+    """Where to write what is to be called `path`: a name that no other writer has.
+
+    It is in the same folder, since renaming does not work from one disk to another. The dot hides
+    it.
+    """
+    return path.with_name(f"{partial_prefix(path)}{os.getpid()}-{os.urandom(4).hex()}.part")
+
+
+def partial_prefix(path: Path) -> str:
+    """How the names of a file's unfinished copies begin that this machine writes."""
+    # A system allows names of 255 bytes, and characters have up to four.
+    machine = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:40]
+    return f".{path.name[:40]}.{machine}-"
+
+
+def remove_left_overs(path: Path) -> None:
+    """Remove what killed processes of this machine have left of a file or folder."""
+    # Windows has no such question: os.kill would end the process.
+    if os.name == "nt":
+        return
+    prefix = partial_prefix(path)
+    for other in path.parent.glob(f"{glob.escape(prefix)}*.part"):
+        process = re.fullmatch(r"(\d{1,9})-[0-9a-f]{8}\.part", other.name.removeprefix(prefix))
+        if process and has_ended(int(process[1])):
+            remove(other)
+
+
+def has_ended(process: int) -> bool:
+    """Whether a process of this machine is no more."""
+    # Signal 0 is sent to nobody. One that may not be sent has somebody to get it.
+    with contextlib.suppress(PermissionError):
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+    return False
+
+
+def remove(path: Path) -> bool:
+    """Remove a file or folder that nobody needs; whether it is gone."""
+    with contextlib.suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        return True
+    return False
+
+
+# ------------------------------------------------------------------------------- names and folders
 
 
 def name_file(error: BaseException, file: str | Path) -> None:
@@ -193,9 +370,12 @@ OPEN_FILE = re.compile(r"/dev/(stdin|stdout|stderr|fd/\d+)|/proc/[^/]+/fd/\d+")
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk."""
-    # A folder is opened as a file is, which only POSIX allows; fsync then keeps its new names.
-    number = os.open(folder, os.O_RDONLY)
+    """Put the names in a folder on the disk, where the system has a way to."""
+    # A folder is opened as a file is, and fsync keeps its new names. Windows opens no folder.
+    try:
+        number = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
     try:
         os.fsync(number)
     except OSError as error:
@@ -207,28 +387,43 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def whole_folder(folder: str | Path) -> Iterator[Path]:
-    """A folder to fill that gets its name only when it is complete.
+    """A folder to fill that gets its name only when it is complete, and the name is free.
 
-    Else nothing is left, or at most what the next one to write it removes. Files in it are put on
-    the disk by whoever writes them. An OSError names a file.
+    Else nothing is left. An empty folder of that name is replaced. UserError where another process
+    has filled it meanwhile; the message names the folder beside it that was written here.
+
+    Files in it are put on the disk, and closed, by whoever writes them. An OSError names a file.
     """
     path = Path(os.path.realpath(folder))
-    partial = path.with_name(f".{path.name}.part")
-    # A process that was killed may have left its unfinished folder.
-    shutil.rmtree(partial, ignore_errors=True)
     # Only folders that were made here are removed when something fails.
     new = [parent for parent in path.parents if not parent.exists()]
-    partial.mkdir(parents=True)
+    remove_left_overs(path)
+    before = state_of(path)
+    partial = partial_name(path)
+    partial.mkdir(stat.S_IMODE(before.st_mode) | stat.S_IRWXU if before else 0o777, parents=True)
     try:
         yield partial
         sync_folder(partial)
-        os.replace(partial, path)
+        put_folder_in_place(partial, path)
     except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove(partial)
         remove_empty(new)
         name_file(error, folder)
         raise
     sync_folder(path.parent)
+
+
+def put_folder_in_place(partial: Path, path: Path) -> None:
+    """Give a complete folder its name, unless something else has it."""
+    try:
+        # Windows renames a folder to free names alone.
+        with contextlib.suppress(FileNotFoundError):
+            path.rmdir()
+        os.replace(partial, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise_kept(partial, path, "was written by another process meanwhile")
 
 
 def remove_empty(folders: list[Path]) -> None:
@@ -245,44 +440,90 @@ def locked(file: Path, wait: bool = True) -> Iterator[None]:
     The lock file names the process.
 
     The system frees the lock of a process that has ended, however that was. Unless `wait`, a lock
-    that is held is a UserError with the holder's name.
+    that is held is a UserError with the holder's name, and a disk that knows no locks an OSError.
     """
-    # fcntl exists on POSIX alone, and nothing else in this module needs it.
-    import fcntl
-
     new = [parent for parent in file.parents if not parent.exists()]
-    while True:
+    number = None
+    while number is None:
         # The last holder removes the folders that it has made, perhaps just now; then it all begins
         # anew.
         with contextlib.suppress(FileNotFoundError):
             file.parent.mkdir(parents=True, exist_ok=True)
-            # "a+" makes the file where it is missing and leaves the name of a holder in it.
-            f = open(file, "a+")
-            try:
-                fcntl.flock(f, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                f.seek(0)
-                holder = f.read(200).strip() or "another process"
-                f.close()
-                raise UserError(
-                    f"{file.parent} is in use by {holder}; wait for it to end, or name another "
-                    "folder"
-                ) from None
-            # The file may have been removed between opening and locking; a lock on it would protect
-            # nothing.
-            if os.fstat(f.fileno()).st_ino == file.stat().st_ino:
-                break
-            f.close()
+            number = open_lock(file, wait)
     try:
-        f.truncate(0)
-        f.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        f.flush()
+        os.ftruncate(number, 0)
+        os.lseek(number, 0, os.SEEK_SET)
+        os.write(number, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
     finally:
         # Removed while it is still locked: whoever waits for it sees by the inode that it has gone.
-        file.unlink(missing_ok=True)
-        f.close()
+        # Windows removes it when it is closed, unless the next one has opened it by then.
+        removed = remove(file)
+        os.close(number)
+        if not removed:
+            remove(file)
         remove_empty(new)
+
+
+def open_lock(file: Path, wait: bool) -> int | None:
+    """The number of a lock file, open and locked; None where it is another file by then."""
+    # A link is not followed, as the file that it points to would be emptied.
+    if file.is_symlink():
+        raise UserError(f"{file} is a link; remove it")
+    number = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    try:
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            raise UserError(f"{file} is no file; remove it")
+        while not try_lock(number, needed=not wait):
+            if not wait:
+                holder = os.read(number, 200).decode(errors="replace").strip()
+                raise UserError(
+                    f"{file.parent} is in use by {holder or 'another process'}; wait for it to "
+                    "end, or name another folder"
+                )
+            time.sleep(0.01)
+        # The file may have been removed between opening and locking; a lock on it would protect
+        # nothing.
+        is_there = os.path.samestat(os.fstat(number), file.lstat())
+    except BaseException:
+        os.close(number)
+        raise
+    if is_there:
+        return number
+    os.close(number)
+    return None
+
+
+# Windows lets nobody read bytes that are locked, so the one that is lies far behind the text.
+LOCKED_BYTE = 2**30
+
+
+def try_lock(number: int, needed: bool) -> bool:
+    """Lock an open file, unless somebody else has; the system frees it when its process ends.
+
+    OSError where a disk knows no locks; unless `needed`, the file counts as locked there.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        import msvcrt
+
+        os.lseek(number, LOCKED_BYTE, os.SEEK_SET)
+        try:
+            msvcrt.locking(number, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        except PermissionError:
+            return False
+        finally:
+            os.lseek(number, 0, os.SEEK_SET)
+        return True
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if needed or error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    return True
 
 
 def write_json(file: str | Path, values: dict, everywhere: bool = False) -> None:

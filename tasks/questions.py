@@ -427,7 +427,7 @@ def read_squad(file: str | Path) -> list[Question]:
 
 def squad_questions(file: str | Path) -> tuple[list[Question], list[str]]:
     """SQuAD's questions, and their misplaced answers in words."""
-    data = read_json(file, Any)
+    data = read_json(file, Any, pipe=True)
     questions: list[Question] = []
     misplaced: list[str] = []
     # The flat form is a list of questions, or one under SQuAD's own "data".

@@ -538,8 +538,9 @@ def test_what_takes_its_name_is_on_the_disk_before_and_its_name_after(
     monkeypatch.setattr(os, "replace", rename)
     with whole_file(tmp_path / "a/file") as f:
         f.write(b"x")
-    a = tmp_path / "a"
-    assert done == [("sync", str(a / ".file.part")), ("rename", str(a / "file")), ("sync", str(a))]
+    a, unfinished = tmp_path / "a", Path(f.name)
+    assert done == [("sync", str(unfinished)), ("rename", str(a / "file")), ("sync", str(a))]
+    assert unfinished.parent == a
     done.clear()
     with whole_folder(tmp_path / "b/folder") as partial:
         array = shards.ArrayFile(partial / "x.bin", np.dtype("<i8"))
@@ -547,8 +548,8 @@ def test_what_takes_its_name_is_on_the_disk_before_and_its_name_after(
         array.close()
     b = tmp_path / "b"
     assert done == [
-        ("sync", str(b / ".folder.part/x.bin")),
-        ("sync", str(b / ".folder.part")),
+        ("sync", str(partial / "x.bin")),
+        ("sync", str(partial)),
         ("rename", str(b / "folder")),
         ("sync", str(b)),
     ]

@@ -19,7 +19,14 @@ from torch import nn
 
 from formats.weights import checkpoints_in, read_pt, write_pt
 from system import distributed
-from system.files import locked, name_file, read_json, whole_file, write_json
+from system.files import (
+    check_model_files,
+    locked,
+    name_file,
+    read_json,
+    whole_file,
+    write_json,
+)
 from utils import UserError, json_text, rank, say, short, show
 
 # Settings that may differ when a run is resumed: they change what is written, not what is computed.
@@ -43,9 +50,8 @@ USUAL: dict[str, tuple] = {
 # What of a checkpoint only resuming needs: two thirds of its size.
 RESUMING = ("optimizer", "sums", "due")
 
-# Files that say that a folder holds a model.
-# Any of them tells that somebody keeps a model here, which a run would mix with its own.
-MODEL_FILES = (
+# Any of these tells that somebody keeps a model here, which a run would mix with its own.
+TAKEN = (
     "config.json",
     "bert_config.json",
     "vocab.txt",
@@ -61,7 +67,7 @@ MODEL_FILES = (
 def check_free(save_dir: str | Path) -> None:
     """UserError if a folder holds a model that is no run's."""
     folder = Path(save_dir)
-    taken = [name for name in MODEL_FILES if (folder / name).exists()]
+    taken = [name for name in TAKEN if (folder / name).exists()]
     taken += [str(file) for file in checkpoints_in(folder)]
     if taken and not (folder / "run.json").is_file():
         raise UserError(
@@ -94,6 +100,7 @@ def held(save_dir: str | Path, settings: dict[str, Any]) -> Iterator[None]:
 
 def check_own(save_dir: str | Path, settings: dict[str, Any]) -> None:
     """UserError where a folder belongs to a run with other settings, or holds a model."""
+    check_model_files(Path(save_dir))
     file = Path(save_dir) / "run.json"
     if not file.is_file():
         check_free(save_dir)
@@ -167,8 +174,10 @@ class Writer:
             # Files of later steps are damaged: newest_state() has passed over them.
             older = files[: 1 + files.index(file)]
             for old in older[:-keep] if keep else []:
+                # Windows removes none that is read just now; the next call tries again.
                 if old != best:
-                    old.unlink()
+                    with contextlib.suppress(PermissionError):
+                        old.unlink()
 
         self.written = self.thread.submit(work)
 
@@ -198,7 +207,7 @@ def newest_state(folder: Path, total_steps: int) -> dict[str, Any] | None:
     A damaged one is reported and passed over.
     """
     # A process that was killed while writing leaves a part that no other one needs.
-    for part in folder.glob(".model_steps_*.pt.part"):
+    for part in folder.glob(".model_steps_*.pt.*part"):
         say(f"{part} was not written to its end and is removed")
         part.unlink()
     files = checkpoints_in(folder)
@@ -331,7 +340,8 @@ def open_metrics(file: Path, step: int, evaluation_pending: bool) -> TextIO:
             dropped = evaluation_pending and is_evaluation
             if values["step"] < step or (values["step"] == step and not dropped):
                 f.write(line.encode())
-    return open(file, "a", encoding="utf-8")
+    # Windows would write "\r\n", and the same run has to write the same bytes.
+    return open(file, "a", encoding="utf-8", newline="\n")
 
 
 def write_line(file: TextIO, values: dict[str, float]) -> None:
@@ -348,7 +358,7 @@ def write_line(file: TextIO, values: dict[str, float]) -> None:
 def read_evaluations(file: Path) -> dict[int, dict[str, float]]:
     """The metrics of each evaluation of a run, by its step."""
     found = {}
-    for line in file.read_text().splitlines(keepends=True):
+    for line in file.read_text("utf-8").splitlines(keepends=True):
         values = parse_metrics(line) or {}
         # Their prefix tells evaluations from the means of training.
         names = [name for name in values if name.startswith("eval_")]
