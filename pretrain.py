@@ -327,7 +327,7 @@ class PretrainRun:
         model, folder = self.model(), self.save_dir
         describe(self.instances)
         batches = PairBatches(self.instances, self.cfg.batch_size, self.cfg.seed)
-        contents = {"config": dataclasses.asdict(self.start.config)}
+        contents = {"config": self.start.config.to_json()}
         trainer = train.Trainer(
             self.cfg, model, batches, folder, contents, data_parallel, log_dir, shard
         )
@@ -407,12 +407,14 @@ def prepare(
     pairs = PairConfig(**changes)
     check_stopping(cfg, eval_file, pairs.next_sentence)
     config.check_length(pairs.max_len)
+    if pairs.next_sentence:
+        config.check_pairs()
     # Preparing text writes into the folder, so another model's folder is refused before.
     runs.check_free(save_dir)
     file = found.file if found else None
     if source.vocab or file:
         # Preparing a long text takes hours; a vocabulary that does not fit is noticed before.
-        check_size(find_vocab(source.vocab, file), config.vocab_size)
+        check_size(find_vocab(source.vocab, file), config.vocab_size, trained=found is not None)
     corpus = source.prepare(data_file, save_dir, file)
     start = with_vocabulary(corpus, source, config, found)
     # Ready-made instances have their masks already, so flags about masking would have no effect.
@@ -453,7 +455,7 @@ def with_vocabulary(
     # The vocabulary in the prepared corpus comes last, after the one named and the one of the
     # weights.
     vocab = find_vocab(source.vocab, found.file if found else None, corpus.vocab_file)
-    check_size(vocab, config.vocab_size)
+    check_size(vocab, config.vocab_size, trained=found is not None)
     # Tokens were cased by the rule of their preparation. GluonNLP's and TensorFlow's files do not
     # state it.
     lower_case = corpus.about.get("do_lower_case")
@@ -575,8 +577,10 @@ def evaluate(
             f"{found.file} has no {', '.join(missing)}; evaluate a model that was pre-trained"
         )
     config.check_length(pairs.max_len)
+    if pairs.next_sentence:
+        config.check_pairs()
     vocab = find_vocab(source.vocab, found.file)
-    check_size(vocab, config.vocab_size)
+    check_size(vocab, config.vocab_size, trained=True)
     folder = Path(save_dir or found.file.parent)
     corpus = dataclasses.replace(source, vocab=str(vocab)).prepare(data_file, folder, found.file)
     if corpus.kind == "instances":

@@ -78,6 +78,11 @@ class Features:
         return f"<{len(self)} inputs of {len(self.ids)} tokens>"
 
     @property
+    def has_pairs(self) -> bool:
+        """Whether an input has a second text."""
+        return bool((self.second < self.lengths).any())
+
+    @property
     def lengths(self) -> np.ndarray:
         """(N,) tokens of each input."""
         return np.diff(self.starts)

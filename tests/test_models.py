@@ -36,7 +36,7 @@ def copy(model: torch.nn.Module, source: torch.nn.Module) -> None:
     tied = re.compile(r"position_ids$|^cls\.predictions\.decoder\.")
     tensors = {name: t for name, t in tensors.items() if not tied.search(name)}
     cfg = model.transformer.cfg
-    found, problems = loading.to_ours(tensors, checkpoint.HUGGING_FACE, cfg, "classifier")
+    found, problems = loading.to_ours(tensors, loading.HUGGING_FACE, cfg, "classifier")
     assert problems == []
     assert checkpoint.load(model, checkpoint.Checkpoint("", Path("memory"), cfg, found)) == []
     model.to(next(source.parameters()).dtype)
@@ -84,7 +84,7 @@ def test_gradients_equal_transformers(tiny: Config, padded_batch: Batch) -> None
     torch.nn.functional.cross_entropy(ours, labels).backward()
     assert (ours - logits).abs().max() <= 1e-10
     gradients = {name: p.grad for name, p in reference.named_parameters()}
-    expected, _ = loading.to_ours(gradients, checkpoint.HUGGING_FACE, cfg, "classifier")
+    expected, _ = loading.to_ours(gradients, loading.HUGGING_FACE, cfg, "classifier")
     for name, parameter in model.named_parameters():
         assert torch.allclose(parameter.grad.float(), expected[name], atol=1e-6, rtol=1e-5), name
 
