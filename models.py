@@ -178,6 +178,9 @@ class Config:
         known = {RELEASED_NAMES[k]: v for k, v in values.items() if k in RELEASED_NAMES}
         if isinstance(name := known.get("hidden_act"), str):
             known["hidden_act"] = ACTIVATION_NAMES.get(name, name)
+        # The same probability is nothing of its own; runs were begun before it was read.
+        if known.get("p_drop_classifier") == known.get("p_drop_hidden", cls.p_drop_hidden):
+            del known["p_drop_classifier"]
         return make(cls, known, source)
 
     def to_json(self) -> dict[str, Any]:

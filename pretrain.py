@@ -404,6 +404,9 @@ def prepare(
     cfg.check_trainable()
     # The shape comes first: it decides whether max_len and the vocabulary fit, which takes no time.
     config, found = pretrained.read_config_and_weights(*weights)
+    # Training would go on with a fresh head in the place of the one that was trained.
+    if found and "masked_lm" in found.unusable:
+        raise UserError(f"{found.file}: {found.unusable['masked_lm']}; use other weights")
     pairs = PairConfig(**changes)
     check_stopping(cfg, eval_file, pairs.next_sentence)
     config.check_length(pairs.max_len)

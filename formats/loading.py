@@ -165,7 +165,7 @@ def read(
     beside, settings = settings_beside(file)
     if config is None:
         config = stated_config(file, extra, beside, settings)
-    strange, unusable = list[str](), dict[str, str]()
+    names, strange, unusable = list(theirs), list[str](), dict[str, str]()
     if kind != OURS:
         theirs, strange = without_strange(theirs, kind)
     # Nothing is read from a tensor before it is known to be made of plain numbers.
@@ -189,7 +189,7 @@ def read(
         problems += [f"{name} is missing" for name in encoder if name not in tensors]
     problems += differences(tensors, expected)
     problems += [f"{short(name)} is left over" for name in sorted(tensors.keys() - expected.keys())]
-    if problems and (others := foreign_prefixes(theirs)):
+    if problems and (others := foreign_prefixes(names)):
         raise UserError(
             f"{file}: the names of its word embeddings begin with {others}; expected one encoder, "
             "with the names of a BertModel"
@@ -251,9 +251,6 @@ def load(model: nn.Module, source: Checkpoint, fresh: tuple[str, ...] = ()) -> l
     used = {name: t for name, t in source.tensors.items() if name in own}
     missing = [name for name in own if name not in used]
     new = sorted({name.split(".")[0] for name in missing} & set(fresh))
-    # A fresh one in the place of the head that the weights were trained with is another model.
-    if "masked_lm" in new and "masked_lm" in source.unusable:
-        raise UserError(f"{source.file}: {source.unusable['masked_lm']}; use other weights")
     problems = [f"{name} is missing" for name in missing if name.split(".")[0] not in new]
     problems += differences(used, {name: tuple(t.shape) for name, t in own.items()})
     refuse_problems(f"{source.file} does not fit the {type(model).__name__}", problems)

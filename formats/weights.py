@@ -132,13 +132,15 @@ def read_shards(index: Path) -> dict[str, Tensor]:
     """The tensors of all files that an index names; UserError unless each is where it says."""
     where = typed(read_json(index).get("weight_map"), dict[str, str], f"{index}: weight_map")
     tensors: dict[str, Tensor] = {}
-    for name in sorted(set(where.values())):
+    names = sorted(set(where.values()))
+    for name in names:
         # A path, such as ../x, would lead out of the folder.
         if Path(name).name != name or Path(name).suffix not in WEIGHTS:
             raise UserError(f"{index}: weight_map names {show(name)}; expected files beside it")
-        file = index.with_name(name)
-        if not file.is_file():
+        if not index.with_name(name).is_file():
             raise UserError(f"{index} names {name}, which does not lie beside it; fetch it too")
+    for name in names:
+        file = index.with_name(name)
         found = read_weights(file)
         expected = {tensor for tensor, place in where.items() if place == name}
         if odd := sorted(found.keys() ^ expected):
