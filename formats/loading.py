@@ -198,7 +198,8 @@ def read(
     if finite:
         check_finite(tensors, file)
     if strange:
-        note(f"{file}: left out, since BERT has no such tensors: {listed(strange)}")
+        names = [short(name) for name in strange]
+        note(f"{file}: left out, since BERT has no such tensors: {listed(names)}")
     for name, reason in unusable.items():
         note(f"{file}: left out its {name}: {reason}")
     if labelled and labels and len(labels) != n_labels:
