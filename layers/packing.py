@@ -182,10 +182,6 @@ def attention_by_length(
     found = []
     parts = zip(groups, q.split(n_queries), k.split(n_tokens), v.split(n_tokens), strict=True)
     for (n, length), q_part, k_part, v_part in parts:
-        # Examples that are padding altogether have nothing to look at.
-        if not length:
-            found.append(torch.zeros_like(q_part))
-            continue
         shape = (n, length)  # (n * length, D) -> (n, length, D)
         q_part = q_part if some else q_part.unflatten(0, shape)
         k_part, v_part = k_part.unflatten(0, shape), v_part.unflatten(0, shape)

@@ -151,16 +151,21 @@ def test_padding_anywhere_gives_the_hidden_states_of_transformers(tiny: Config) 
             assert (model.pool(ids, segments, same) - pooled).abs().max() <= 1e-12
         pretrain = PretrainModel(tiny).double().eval()
         copy_of = pretrain.transformer(ids, segments, mask)
-        words, _ = pretrain(ids, segments, mask, first[:, None])
+        words, order = pretrain(ids, segments, mask, first[:, None])
         tokens = pretrain.transformer.embedding.token.weight
         there = pretrain.masked_lm(copy_of[torch.arange(4), first], tokens)
         assert (words[:, 0] - there).abs().max() <= 1e-12
+        follows = pretrain.next_sentence(pretrain.pooler(copy_of[torch.arange(4), first]))
+        assert (order - follows).abs().max() <= 1e-12
         # A row of padding alone gives zeros, and leaves the others as they are.
         mask[1] = 0
         without, found = model(ids, segments * mask, mask), model.pool(ids, segments * mask, mask)
         assert not without[0][1].any()
         assert (without[0] - hidden)[[0, 2, 3]].abs().max() <= 1e-12
         assert (found - without[1]).abs().max() <= 1e-12
+        assert found.isfinite().all()
+    torch.manual_seed(0)
+    assert model.train().pool(ids, segments * mask, mask).isfinite().all()
 
 
 def test_gradient_checkpointing_changes_no_bit(tiny: Config, padded_batch: Batch) -> None:

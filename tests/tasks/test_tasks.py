@@ -606,5 +606,5 @@ def test_a_record_without_a_token_is_refused() -> None:
     ids = np.ones((2, 4), np.int64)
     mask = np.array([[1, 1, 0, 0], [0, 0, 0, 0]])
     check_inputs(Path("x.tf_record"), ids[:1], mask[:1], ids[:1] * 0, 4)
-    with pytest.raises(UserError, match="x.tf_record: expected padding at the end"):
+    with pytest.raises(UserError, match=r"x\.tf_record: expected padding at the end"):
         check_inputs(Path("x.tf_record"), ids, mask, ids * 0, 4)
