@@ -79,6 +79,7 @@ def main(
     labels: str | None = None,
     header: bool | None = None,
     separator: str | None = None,
+    delimiter: str | None = None,
     long: str | None = None,
     meta_data_file: str | None = None,
     freeze_encoder: bool = False,
@@ -116,10 +117,12 @@ def main(
             text_b: column of a second text.
             label: column of the label; default: label, or the second.
             labels: the labels, with commas between them, or `number`; default: those of the
-                training data, sorted.
+                training data, sorted. Each may have a column of 0 and 1.
             header: whether the first row names the columns; default: if it has all columns named
                 here.
-            separator: what stands between several labels of one text; default: a text has one.
+            separator: what stands between several labels of one text; default: a text has one, or
+                a list of JSON.
+            delimiter: what stands between the fields of a csv; default: look.
         Training:
             train_cfg: JSON of train.Config; default: config/train_TASK.json, or train_own.json for
                 data of your own.
@@ -153,7 +156,7 @@ def main(
 
 def columns_of(flags: SimpleNamespace) -> dict[str, Any]:
     """The flags that say what the columns of a table are."""
-    names = ("text_a", "text_b", "label", "labels", "header", "separator")
+    names = ("text_a", "text_b", "label", "labels", "header", "separator", "delimiter")
     return {name: getattr(flags, name) for name in names}
 
 

@@ -36,6 +36,7 @@ from system.files import (
 )
 from tasks import KINDS, reports
 from tasks.features import Batches, PooledBatches
+from tasks.inputs import inputs_of
 from tasks.task import Data, Task
 from training import inference, runs
 from utils import UserError, rank, say, show
@@ -325,27 +326,24 @@ class Saved:
         return self.task.metrics(data, self.outputs(data))
 
     def predict(self, inputs: Iterable[Any] | Path) -> Any:
-        """An answer for each input, in order: a list of them for a list.
+        """An answer for each input, in order: a list of them for what has a length.
 
         Of any other iterable, such as a generator, and of a Path, a file of the task, answers come
         one by one, and memory does not grow. What takes long shows a bar.
 
         Args:
             inputs: of sentences texts or pairs, of questions (question, text), of tags texts or
-                lists of words, of choices (context, [choice, ...]).
+                lists of words, of choices (context, [choice, ...]); of a DataFrame, a Dataset, a
+                mapping of columns or mappings as rows, the task's columns are read.
         """
-        if isinstance(inputs, str):
-            raise UserError(
-                f"the inputs are one text, {show(inputs, 40)}; expected a list of them, or a Path"
-            )
         if isinstance(inputs, Path):
             parts = self.stream(inputs, self.task.read_unlabelled(inputs), bar=True)
         else:
             total = len(inputs) if isinstance(inputs, Sized) else None
-            examples = self.task.examples_of(inputs)
+            examples = self.task.examples_of(inputs_of(inputs, self.task.input_columns))
             parts = self.stream("the inputs", examples, bar=True, total=total)
         answers = (answer for _, found in parts for answer in found)
-        return list(answers) if isinstance(inputs, Sequence) else answers
+        return list(answers) if isinstance(inputs, Sized) else answers
 
     def stream(
         self,

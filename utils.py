@@ -50,7 +50,7 @@ def short(text: str, limit: int = 60) -> str:
 def show(value: object, limit: int = 60) -> str:
     """A value in a message, as Python writes it, its middle left out where it is long."""
     try:
-        return short(repr(value), limit)
+        return short(repr(value).replace("\n", " "), limit)  # a table's has several lines
     except (ValueError, RecursionError):  # more digits, or more levels, than Python writes
         return f"a very large {type(value).__name__}"
 

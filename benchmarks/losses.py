@@ -1,5 +1,5 @@
-"""The losses of 20 seeded steps of classify.py, squad.py and pretrain.py, to compare two versions
-of the code to the bit.
+"""The losses of 20 seeded steps of every command that trains, to compare two versions of the code
+to the bit.
 
     $ python benchmarks/losses.py > after.txt                   # here
     $ python benchmarks/losses.py ../before > before.txt        # in another checkout
@@ -25,8 +25,8 @@ MODEL |= {"p_drop_hidden": 0.1, "p_drop_attn": 0.1, "n_segments": 2}
 
 
 def write_inputs(folder: Path) -> None:
-    """A vocabulary, a model's shape, sentence pairs, questions and fixed instances, all from one
-    seed.
+    """A vocabulary, a model's shape, pairs, questions, tags, choices, instances and text: all from
+    one seed.
     """
     rng = random.Random(0)
     words = [f"w{i}" for i in range(300)]
@@ -70,6 +70,19 @@ def write_inputs(folder: Path) -> None:
         next_sentence_labels=draw.integers(0, 2, (n, 1)),
     )
 
+    rows = []
+    for _ in range(300):
+        tagged = [f"{word}\t{rng.choice(('O', 'O', 'B-A', 'B-B'))}" for word in text(20).split()]
+        rows += [*tagged, ""]
+    (folder / "tags.txt").write_text("\n".join(rows))
+    questions = [
+        {"context": text(12), "choices": [text(6) for _ in range(3)], "label": rng.randrange(3)}
+        for _ in range(300)
+    ]
+    (folder / "choices.jsonl").write_text("".join(f"{json.dumps(q)}\n" for q in questions))
+    documents = ["\n".join(text(12) for _ in range(12)) for _ in range(100)]
+    (folder / "corpus.txt").write_text("\n\n".join(documents) + "\n")
+
 
 def commands(made: Path, real: Path | None) -> dict[str, list[str]]:
     """What is run, by name."""
@@ -91,7 +104,12 @@ def commands(made: Path, real: Path | None) -> dict[str, list[str]]:
         "classify, made": ["classify.py", *pairs, *weights, "--max_len", "64", "--label", "label"],
         "squad, made": ["squad.py", *squad, *weights, "--max_len", "64"],
         "pretrain, made": ["pretrain.py", *instances, *weights],
+        "tag, made": ["tag.py", "--train_file", f"{made}/tags.txt", *weights, "--max_len", "32"],
+        "choose, made": ["choose.py", "--train_file", f"{made}/choices.jsonl", *weights],
+        "pretrain, text": ["pretrain.py", "--data_file", f"{made}/corpus.txt", *weights],
     }
+    found["choose, made"] += ["--max_len", "64"]
+    found["pretrain, text"] += ["--max_len", "48", "--batch_size", "32", "--mask_prob", "0.2"]
     if real:
         minilm = ["--pretrain_file", f"{real}/minilm"]
         mrpc = ["--task", "mrpc", "--data_file", f"{real}/glue/MRPC/train.tsv"]

@@ -7,11 +7,13 @@ A reader looks before it reads. Another form read as its own would give wrong re
 word: markup that is trained on as text, keys of JSON as words with tags.
 """
 
+import csv
 import json
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
-from utils import UserError
+from utils import UserError, show
 
 HEAD = 2**16  # bytes of a file that are looked at
 
@@ -151,7 +153,7 @@ def check(file: str | Path, reader: str) -> None:
     of_reader = READERS.get(reader, {})
     remedy = of_reader[form] if form in of_reader else FORMS[form].remedy
     if remedy is not None:
-        remedy = remedy.replace("FILE", str(file))
+        remedy = remedy.replace("FILE", shlex.quote(str(file)))
         raise UserError(f"{file} is {FORMS[form].words}; expected {EXPECTED[reader]}; {remedy}")
 
 
@@ -166,3 +168,47 @@ def one_separator(rows: list[str], separators: str) -> list[str]:
         if len(counts) == 1 and counts != {0}:
             found.append(separator)
     return found
+
+
+def check_tagged(file: str | Path, rows: list[str]) -> None:
+    """UserError where rows are sentences, or fields of a csv, instead of a word and its tag."""
+    expected = EXPECTED["tags"]
+    if separator := sentence_a_line(rows):
+        remedy = "write each word and its tag into a line"
+        if separator != " ":
+            remedy = f"awk '{{print $0 RS}}' {file} | tr ' {separator}' '\\n\\t' > NEW"
+        raise UserError(
+            f"{file} has a sentence a line, {show(rows[0], 40)}; expected {expected}; {remedy}"
+        )
+    # Where all rows have as many spaces, a comma is part of a word: "1,000 O".
+    for separator in "" if one_separator(rows, "\t ") else ",;":
+        if csv_width(rows, separator) > 1:
+            raise UserError(
+                f"{file} is a csv, with {separator!r} between its columns; expected {expected}; "
+                "write it so, with a tab between the columns"
+            )
+
+
+def sentence_a_line(rows: list[str]) -> str:
+    """What stands between a word and its tag where a row is a sentence of them; "": it is none.
+
+    "Ada|NNP|B-PER left|VBD|O" -> "|"      "Ada left<tab>B-PER O" -> " "
+    """
+    words = [row.split(" ") for row in rows]
+    if all(len(row) == 1 for row in words):
+        return ""
+    if found := one_separator([word for row in words for word in row if word], "|/_"):
+        return found[0]
+    # As many words between spaces in each field.
+    widths = [{len(field.split(" ")) for field in row.split("\t")} for row in rows]
+    as_many = all(len(width) == 1 and "\t" in row for width, row in zip(widths, rows, strict=True))
+    return " " if as_many else ""
+
+
+def csv_width(rows: list[str], separator: str) -> int:
+    """The number of fields that each row has as a csv; 0: not all have as many."""
+    try:
+        widths = {len(fields) for fields in csv.reader(rows, delimiter=separator)}
+    except csv.Error:
+        return 0
+    return widths.pop() if len(widths) == 1 else 0

@@ -119,6 +119,7 @@ class ChoiceTask(Task):
     fresh: ClassVar[tuple[str, ...]] = ("pooler", "choice")
     settings = ("max_len",)
     answer_columns = "index\tprediction\tchoice\tprobabilities"
+    input_columns: ClassVar[tuple[str, ...]] = ("context", "choices")  # type: ignore[misc]
     metric_names: ClassVar[tuple[str, ...]] = ("Accuracy", "loss")  # type: ignore[misc]
 
     # ------------------------------------------------------------------------------------- rows

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from system.files import file_digest
-from tasks.rows import read_examples
+from tasks.rows import read_examples, read_rows
 from tasks.sentences import SentenceTask
 from utils import UserError, note
 
@@ -143,10 +143,9 @@ class Judge:
         draws: int = 5,
         select: str = "train",
     ):
-        examples = read_examples(task, train_file)
+        rows = read_rows(task, train_file)
         # Data of one's own have no labels until they are read.
-        if task.lacks_labels:
-            task = task.with_labels(examples)
+        task, examples = task.of_training(rows), rows.examples
         if task.kind != "class":
             raise UserError(f"{task.name} has no classes; few shots are for one label a text")
         dev = read_examples(task, dev_file)

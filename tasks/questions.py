@@ -85,6 +85,7 @@ class QuestionTask(Task):
     settings_file: ClassVar[str] = "squad.json"
     settings = ("max_len", "doc_stride", "max_query_len", "version_2_with_negative")
     metric_names: ClassVar[tuple[str, ...]] = squad_metrics.METRICS  # type: ignore[misc]
+    input_columns: ClassVar[tuple[str, ...]] = ("question", "context")  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         for name in ("max_len", "doc_stride", "max_query_len", "max_answer_len", "n_best"):

@@ -17,13 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from tasks import superglue, tables
+from tasks.labels import BITS, in_places, listed
 from tasks.task import Task
 from utils import UserError, nearest, note, short, show
-
-HEADER_HINT = (
-    "If the first row is a header, name its columns with --text_a and --label; if not, add "
-    "--header False"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +44,7 @@ class TableTask(Task):
     no_text: str = ""  # what stands for a missing text: skip and report such rows
     # Column of the rows that answer one thing together; it counts within a line of the file.
     group: str | None = None
+    delimiter: str | None = None  # between the fields of a csv; None: look
 
     def __post_init__(self) -> None:
         if self.form not in (*tables.FORMATS, "lines"):
@@ -55,6 +52,8 @@ class TableTask(Task):
         # The order of the labels is the order of ids; one that occurs twice would have two.
         if len(set(self.labels)) < len(self.labels):
             raise UserError(f"labels={show(self.labels)}; expected each once")
+        if self.delimiter is not None and len(self.delimiter) != 1:
+            raise UserError(f"delimiter={show(self.delimiter)}; expected one character")
 
     def __repr__(self) -> str:
         return f"<task {self.name}: {self.describe_labels()}>"
@@ -92,10 +91,7 @@ class TableTask(Task):
 
     def split_label(self, label: str) -> list[str]:
         """The labels in a field: one, or where there is a separator any number."""
-        # Without a separator a comma or a space belongs to the label.
-        if not self.separator:
-            return [label]
-        return [part.strip() for part in label.split(self.separator) if part.strip()]
+        return split_label(label, self.separator)
 
     def label_array(self, labels: list[str | None]) -> np.ndarray:
         """What a model learns: numbers, ids, or rows of 0 and 1; those of None are 0."""
@@ -160,14 +156,18 @@ class Rows:
     examples: list[Example]
     columns: dict[str, str]  # text_a, text_b, label -> a header's name, or a number
     header: bool
+    delimiter: str  # between fields
+    separator: str  # between several labels of a text; "": a text has one
 
     def __repr__(self) -> str:
         return f"<{self.describe()}>"
 
     def describe(self) -> str:
         """What was understood: rows, which column is what, and the labels with their counts."""
-        labels = collections.Counter(e.label for e in self.examples if e.label is not None)
-        return describe_table(self.file, len(self.examples), self.columns, self.header, labels)
+        counts = count_labels(self.examples, self.separator)
+        return describe_table(
+            self.file, len(self.examples), self.columns, self.header, counts, self.delimiter
+        )
 
 
 def describe_table(
@@ -176,6 +176,7 @@ def describe_table(
     columns: dict[str, str],
     header: bool,
     labels: collections.Counter[str],
+    delimiter: str = "",
 ) -> str:
     """What was understood of a table of n rows, in a line."""
     words = {use: repr(name) if header else f"column {name}" for use, name in columns.items()}
@@ -184,13 +185,31 @@ def describe_table(
     if not header:
         # Whether there is a header was guessed, so it is reported.
         parts[0] += " without a header"
+    # Of the usual ones nothing need be said.
+    if delimiter not in ("", ",", "\t"):
+        parts.append(f"{delimiter!r} between fields")
     parts.append(f"{'texts' if len(texts) > 1 else 'text'}: {', '.join(texts)}")
-    if "label" in words and labels:
-        parts.append(f"label: {words['label']} ({count_labels(labels)})")
+    if labels:
+        where = f" {words['label']}" if "label" in words else " columns"
+        parts.append(f"label:{where} ({labels_in_words(labels)})")
     return "; ".join(parts)
 
 
-def count_labels(labels: collections.Counter[str]) -> str:
+def split_label(label: str, separator: str) -> list[str]:
+    """The labels in a field: one, or where there is a separator any number."""
+    # Without a separator a comma or a space belongs to the label.
+    if not separator:
+        return [label]
+    return [part.strip() for part in label.split(separator) if part.strip()]
+
+
+def count_labels(examples: list[Example], separator: str) -> collections.Counter[str]:
+    """How often each label occurs."""
+    fields = (example.label for example in examples if example.label is not None)
+    return collections.Counter(name for field in fields for name in split_label(field, separator))
+
+
+def labels_in_words(labels: collections.Counter[str]) -> str:
     """Labels and how often each occurs; of many the range or the first.  'neg 12, pos 8'"""
     if len(labels) > 10:
         # Many different labels are numbers, of which the range says more than a list; or names, of
@@ -210,19 +229,21 @@ def count_labels(labels: collections.Counter[str]) -> str:
 
 def read_rows(task: TableTask, file: str | Path, labelled: bool = True) -> Rows:
     """All rows of a file; UserError where its first row may be a header all the same."""
-    table, rows = open_rows(task, file, labelled)
+    table, task = open_table(task, file, labelled)
     # All rows at once, since labels have to be known before the first row is encoded.
-    examples = list(rows)
+    examples = list(parse_rows(task, table, labelled))
     if not examples:
         raise UserError(f"{file} has a header and no rows; expected rows of {task.name}")
     # Only where labels are sought can a header pass for a label: known labels are checked one by
     # one.
     if task.is_own and task.header is None and not table.header and labelled and task.lacks_labels:
-        check_first_label(task, file, examples)
-    return Rows(str(file), examples, table.names, table.header)
+        check_first_label(task, file, table.fields, examples)
+    return Rows(str(file), examples, table.names, table.header, table.delimiter, task.separator)
 
 
-def check_first_label(task: TableTask, file: str | Path, examples: list[Example]) -> None:
+def check_first_label(
+    task: TableTask, file: str | Path, fields: list[str], examples: list[Example]
+) -> None:
     """UserError where the first row's label is that of no other row, and the others have few."""
     first, *others = (task.split_label(example.label or "") for example in examples)
     known = collections.Counter(itertools.chain.from_iterable(others))
@@ -232,8 +253,17 @@ def check_first_label(task: TableTask, file: str | Path, examples: list[Example]
     if first and not known.keys() & set(first) and labels_repeat:
         raise UserError(
             f"{file}: is its first row a header? Its label, {show(examples[0].label)}, is that of "
-            f"no other row. {HEADER_HINT}"
+            f"no other row. {header_hint(fields)}"
         )
+
+
+def header_hint(fields: list[str]) -> str:
+    """What to do where a first row may be a header."""
+    names = short(", ".join(fields), 100)
+    return (
+        f"If the first row is a header, name its columns with --text_a and --label ({names}); if "
+        "not, add --header False"
+    )
 
 
 def read_examples(task: TableTask, file: str | Path, labelled: bool = True) -> list[Example]:
@@ -244,7 +274,15 @@ def read_examples(task: TableTask, file: str | Path, labelled: bool = True) -> l
 def open_rows(
     task: TableTask, file: str | Path, labelled: bool = True
 ) -> tuple[tables.Table, Iterator[Example]]:
-    """The table in a file, and its rows one by one; unless `labelled`, without their labels.
+    """The table in a file, and its rows one by one; unless `labelled`, without their labels."""
+    table, task = open_table(task, file, labelled)
+    return table, parse_rows(task, table, labelled)
+
+
+def open_table(
+    task: TableTask, file: str | Path, labelled: bool = True
+) -> tuple[tables.Table, TableTask]:
+    """The table in a file, and the task; with a separator where texts there have several labels.
 
     `-` is standard input. A task whose form is "lines" takes a text a line, of a pair a tab between
     the two; or a tsv with the task's header.
@@ -258,6 +296,11 @@ def open_rows(
     wanted = {"text_a": task.text_a, "text_b": task.text_b, "label": None, "group": None}
     if labelled:
         wanted |= {"label": task.label, "group": task.group}
+    # A column of 0 and 1 for each label.
+    has_columns = labelled and has_label_columns(task, file, form)
+    if has_columns:
+        wanted |= {"label": None, **label_columns(task)}
+        task = dataclasses.replace(task, separator=task.separator or SEPARATOR)
     header = task.header
     optional: tuple[str, ...] = ()
     if form == "lines":
@@ -268,23 +311,103 @@ def open_rows(
                 names = [name for name in column.split("|") if not tables.is_number(name)]
                 wanted[use] = "|".join([*names, str(i)])
     flatten = superglue.FLATTEN.get(task.name)
-    table = tables.read(file, form, wanted, header, task.separator or ",", optional, flatten)
+    table = tables.read(file, form, wanted, header, optional, flatten, task.delimiter)
     # A single column of text cannot be compared with anything.
     if task.text_b and table.columns["text_b"] is None:
         raise UserError(
             f"{table.name}, line 1: one text, and the model compares two; put a tab between them"
         )
-    return table, parse_rows(task, table, labelled, lines=form == "lines")
+    if labelled and task.is_own and not task.number and not has_columns:
+        task = with_lists(task, table)
+    return table, task
 
 
-def parse_rows(
-    task: TableTask, table: tables.Table, labelled: bool, lines: bool
-) -> Iterator[Example]:
+SEPARATOR = ","  # between labels that stand in a list
+
+
+def label_columns(task: TableTask) -> dict[str, str]:
+    """What the columns of 0 and 1 are for, and how they are named."""
+    return {f"label {label}": label for label in task.labels}
+
+
+def has_label_columns(task: TableTask, file: str | Path, form: str) -> bool:
+    """Whether a table of one's own has a column for each of the task's labels, and none of all."""
+    if not task.is_own or len(task.labels) < 2 or not Path(file).is_file():
+        return False
+    with contextlib.suppress(UserError):
+        return tables.read(file, form, {"label": task.label}, True) is None
+    with contextlib.suppress(UserError):
+        return tables.read(file, form, {**label_columns(task)}, True) is not None
+    return False
+
+
+def with_lists(task: TableTask, table: tables.Table) -> TableTask:
+    """The task with a separator, if the labels in a table are lists, as its first row shows."""
+    first = next(table.rows, None)
+    if first is None:
+        return task
+    table.rows = itertools.chain([first], table.rows)
+    line, fields = first
+    column = table.columns["label"]
+    assert column is not None
+    field = fields[column].strip() if column < len(fields) else ""
+    items = listed(field)
+    if items is None:
+        return task
+    where = f"{table.name}, line {line}: label {show(field)}"
+    if task.lacks_labels and items and all(item in BITS for item in items):
+        raise UserError(
+            f"{where} is a list of 0 and 1; name all labels in their order with --labels"
+        )
+    # A list of JSON is meant; one in a csv may have come from anywhere.
+    if task.lacks_labels and not task.separator and table.delimiter:
+        raise UserError(
+            f"{where} is a list of labels; if texts have several, add --separator {SEPARATOR} or "
+            "name all labels with --labels"
+        )
+    return dataclasses.replace(task, separator=task.separator or SEPARATOR)
+
+
+def label_in(task: TableTask, field: str, where: str) -> str:
+    """The label in a field; of a list the labels with the task's separator between them."""
+    items = listed(field) if task.is_own and not task.number else None
+    if items is None or field in task.labels:
+        return field
+    if not task.separator:
+        raise UserError(
+            f"{where}: label {show(field)} is a list, and that of the first row is none; expected "
+            "the same in all rows"
+        )
+    items = in_places(items, task.labels)
+    if odd := [item for item in items if task.separator in item]:
+        raise UserError(
+            f"{where}: the label {show(odd[0])} has {task.separator!r} in it, which stands between "
+            "labels; name another --separator"
+        )
+    return task.separator.join(items)
+
+
+def label_of_columns(task: TableTask, table: tables.Table, fields: list[str], where: str) -> str:
+    """The labels whose columns have a 1, with the task's separator between them."""
+    present = []
+    for name in task.labels:
+        column = table.columns[f"label {name}"]
+        assert column is not None
+        if (value := fields[column].strip().lower()) not in BITS:
+            raise UserError(f"{where}: {show(value)} in the column {name!r}; expected 0 or 1")
+        if BITS[value]:
+            present.append(name)
+    return task.separator.join(present)
+
+
+def parse_rows(task: TableTask, table: tables.Table, labelled: bool) -> Iterator[Example]:
     """The rows of a table as examples, checked; at the end notes of what was skipped."""
     uses = ("text_a", "text_b", "label", "group")
     a, b, label, group = (table.columns.get(use) for use in uses)
     assert a is not None
+    lines = task.form == "lines"
     aliases = dict(task.aliases)
+    has_columns = bool(task.labels) and label_columns(task).keys() <= table.columns.keys()
     short_rows, missing, empty = list[str](), list[int](), list[int]()
     # GLUE's forms are known. A wrong guess about one's own file would cost the first row, or train
     # on a header.
@@ -299,18 +422,21 @@ def parse_rows(
         where = f"{table.name}, line {line}"
         if whole_line:
             fields = ["\t".join(fields)]
-        elif len(fields) != table.width:
+        elif len(fields) != len(table.fields):
             if fields == [""]:  # a blank line
                 continue
             # Predictions keep the file's numbering, so that they skip nothing.
-            may_skip = task.short_rows and labelled and len(fields) < table.width
+            may_skip = task.short_rows and labelled and len(fields) < len(table.fields)
             if not may_skip:
                 raise UserError(
-                    f"{where}: {len(fields)} columns; expected {table.width} as in the first row; "
-                    "mend the line"
+                    f"{where}: {len(fields)} columns; expected {len(table.fields)} as in the first "
+                    "row; mend the line"
                 )
-            short_rows.append(f"line {line} has {len(fields)} columns, not {table.width}")
+            short_rows.append(f"line {line} has {len(fields)} columns, not {len(table.fields)}")
             continue
+        # Two files in one: of the second header a text and a label would be made.
+        elif table.header and [field.strip() for field in fields] == table.fields:
+            raise UserError(f"{where}: the header stands here once more; remove the line")
         texts = [fields[a].strip()] if b is None else [fields[a].strip(), fields[b].strip()]
         # Like short rows, they are predicted all the same.
         if task.no_text and labelled and task.no_text in texts:
@@ -320,10 +446,12 @@ def parse_rows(
         # Only the first row can be a header that was not recognised, so only there the message
         # suggests it.
         if label is not None:
-            name = fields[label].strip()
+            name = label_in(task, fields[label].strip(), where)
             name = aliases.get(name, name)
-            hint = HEADER_HINT if may_be_header and number == 0 else ""
+            hint = header_hint(table.fields) if may_be_header and number == 0 else ""
             task.check_label(name, where, hint)
+        elif has_columns:
+            name = label_of_columns(task, table, fields, where)
         # An empty text is legal, and all there is to learn from it is its label.
         if "" in texts:
             empty.append(line)
@@ -353,7 +481,9 @@ def check_first_row(task: TableTask, table: tables.Table) -> Iterator[tables.Row
     start = list(itertools.islice(table.rows, 2))
     if len(start) == 2 and looks_like_header(task, start[0][1], start[1][1]):
         names = short(", ".join(start[0][1]))
-        raise UserError(f"{table.name}: is its first row a header? {names}. {HEADER_HINT}")
+        raise UserError(
+            f"{table.name}: is its first row a header? {names}. {header_hint(table.fields)}"
+        )
     return itertools.chain(start, table.rows)
 
 

@@ -21,9 +21,10 @@ from formats.loading import Checkpoint, settings_beside
 from formats.tfrecords import RECORDS
 from system.files import file_digest, read_json
 from tasks.features import LONG, encode
+from tasks.labels import question
 from tasks.metrics import METRICS, NEEDS
 from tasks.records import read_features, read_meta_data
-from tasks.rows import Example, Rows, TableTask, open_rows, read_rows
+from tasks.rows import Example, Rows, TableTask, count_labels, open_rows, read_rows
 from tasks.task import CONFIG, Data
 from tokenization import FullTokenizer
 from utils import UserError, checked, nearest, note, short, show, typed
@@ -72,7 +73,10 @@ class SentenceTask(TableTask):
                 )
             features = read_features(self, Path(file), len(tokenizer.vocab), labelled)
             return Data(Path(file), features, [], f"{file}: {len(features)} records")
-        return self.encode_rows(read_rows(self, file, labelled), tokenizer)
+        rows = read_rows(self, file, labelled)
+        if rows.separator != self.separator:
+            raise UserError(f"{file}: its texts have several labels, and the model gives them one")
+        return self.encode_rows(rows, tokenizer)
 
     def load_training(
         self, file: str | Path, tokenizer: FullTokenizer
@@ -86,13 +90,18 @@ class SentenceTask(TableTask):
                 )
             return self, self.load(file, tokenizer)
         rows = read_rows(self, file)
+        task = self.of_training(rows)
+        return task, task.encode_rows(rows, tokenizer)
+
+    def of_training(self, rows: Rows) -> "SentenceTask":
+        """The task as the rows of its training data make it."""
         # The columns are fixed before the labels are sought, so that later files are read from the
         # same ones.
         task = self.with_columns(rows)
+        if rows.separator != task.separator:
+            task = own_task(task, separator=rows.separator)
         # The labels of the training data decide how many outputs the head has.
-        if task.lacks_labels:
-            task = task.with_labels(rows.examples)
-        return task, task.encode_rows(rows, tokenizer)
+        return task.with_labels(rows.examples) if task.lacks_labels else task
 
     def encode_rows(self, rows: Rows, tokenizer: FullTokenizer) -> Data:
         """All rows of a table; reports how much was truncated."""
@@ -114,13 +123,18 @@ class SentenceTask(TableTask):
         """The rows of a table."""
         return open_rows(self, file, labelled=False)[1]
 
+    @property
+    def input_columns(self) -> tuple[str, ...]:
+        """The columns of the texts."""
+        return (self.text_a,) if self.text_b is None else (self.text_a, self.text_b)
+
     def examples_of(self, inputs: Iterable[Any]) -> Iterator[Example]:
         """Texts, or pairs of texts."""
         n_texts = 1 if self.text_b is None else 2
         for line, given in enumerate(inputs, start=1):
-            # A string is a sequence too, so it is asked for first.
-            texts = (given,) if isinstance(given, str) else tuple(given)
-            if len(texts) != n_texts and not (self.any_texts and len(texts) in (1, 2)):
+            texts = given if isinstance(given, list | tuple) else (given,)
+            as_many = len(texts) == n_texts or (self.any_texts and len(texts) in (1, 2))
+            if not as_many or not all(isinstance(text, str) for text in texts):
                 expected = "a text" if n_texts == 1 else "a pair of texts"
                 raise UserError(f"input {line} is {show(given, 40)}; expected {expected}")
             yield Example(line, texts[0], texts[1] if len(texts) == 2 else None, None)
@@ -140,14 +154,16 @@ class SentenceTask(TableTask):
 
         Other files of the task then have to have them.
         """
-        columns: dict[str, Any] = rows.columns
+        uses = ("text_a", "text_b", "label")
+        columns: dict[str, Any] = {use: rows.columns[use] for use in uses if use in rows.columns}
         return dataclasses.replace(self, **columns) if self.is_own and rows.header else self
 
     def with_labels(self, examples: list[Example]) -> "SentenceTask":
         """With the labels that examples have, sorted; UserError where there can be none."""
         # Sorted, so that ids do not depend on the order of the rows. list(set(...)) would give
         # others in every run.
-        found = sorted({name for e in examples for name in self.split_label(e.label or "")})
+        counts = count_labels(examples, self.separator)
+        found = sorted(counts)
         column = f"the column {self.label.replace('|', ' or ')!r}"
         # With a separator one label is enough: a text may have it or not.
         if len(found) < 2 and not (self.separator and found):
@@ -168,6 +184,14 @@ class SentenceTask(TableTask):
             raise UserError(
                 f"{column} has the label {odd[0]!r}; expected no empty labels, and no tabs or line "
                 "ends in them"
+            )
+        asked, odd_label = question(counts)
+        if asked:
+            line = next(e.line for e in examples if odd_label in self.split_label(e.label or ""))
+            names = f" {','.join(found)}" if len(found) <= 20 else ""
+            raise UserError(
+                f"{column}, line {line}: {asked}; mend the file, or say that all of them are "
+                f"labels: --labels{names}"
             )
         return dataclasses.replace(self, labels=tuple(found))
 
@@ -623,6 +647,7 @@ def own_task(
     labels: str | None = None,
     header: bool | None = None,
     separator: str | None = None,
+    delimiter: str | None = None,
 ) -> SentenceTask:
     """A task whose columns or labels are others than usual.
 
@@ -630,6 +655,7 @@ def own_task(
         labels: with commas between them, or "number".
     """
     given = {"text_a": text_a, "text_b": text_b, "label": label, "header": header}
+    given |= {"delimiter": delimiter}
     changes: dict[str, Any] = {name: v for name, v in given.items() if v is not None}
     # "number" is a word of its own, which no list of at least two labels can be.
     if labels == "number":

@@ -6,6 +6,8 @@
 A column is named by a header's name, in capitals or not, or by its number from 0. Where it goes by
 several, `|` stands between them, and the first row decides: if it names all wanted columns, it is a
 header; if it names none, it is a row, and numbers count.
+
+A csv has commas between its fields, unless all rows of its beginning have another separator.
 """
 
 import csv
@@ -24,6 +26,7 @@ from system.files import check_file, read_text
 from utils import UserError, nearest, parse_json, short, show
 
 FORMATS = ("tsv", "csv", "jsonl")
+DELIMITERS = ",;\t|"  # of a csv, the usual one first
 Row = tuple[int, list[str]]  # line of the file, from 1, and fields
 # A JSON object and its place, for messages -> rows of keys and values.
 Flatten = Callable[[dict[str, Any], str], list[dict[str, Any]]]
@@ -34,10 +37,11 @@ class Table:
     """A table being read: its rows can be gone through once."""
 
     name: str  # of the file, for messages
-    width: int  # columns
+    fields: list[str]  # of the first row
     columns: dict[str, int | None]  # which column each of the wanted ones is
     names: dict[str, str]  # what it is called, by the header or by its number
     header: bool  # whether it has one
+    delimiter: str  # between fields; "" of JSON lines
     rows: Iterator[Row]
 
 
@@ -46,15 +50,15 @@ def read(
     form: str,
     wanted: dict[str, str | None],
     header: bool | None = None,
-    joint: str = ",",
     optional: tuple[str, ...] = (),
     flatten: Flatten | None = None,
+    delimiter: str | None = None,
 ) -> Table:
     """Open a table; `-` is standard input, read as it comes.
 
     In a tsv quotes are literal, and a row is a line. In a csv a quoted field may hold commas and
     line ends, and "" is a quote. Of JSON lines the first object's keys are the columns; values
-    become text, lists with `joint` between items.
+    become text, lists and objects as JSON has them.
 
     Args:
         wanted: what each column is for, and how it is named; None: not wanted. UserError if one is
@@ -64,6 +68,7 @@ def read(
         optional: columns that a row without a header may lack.
         flatten: of JSON lines, what makes an object and its place (for messages) into rows; None:
             an object is a row.
+        delimiter: of a csv; None: look.
     """
     name, stream = open_text(file, form)
     # The name as a whole comes first, then its parts: a header may contain a `|` itself.
@@ -71,11 +76,14 @@ def read(
     names = {alternative for alternatives in specs.values() for alternative in alternatives}
     # The keys of JSON lines are the columns, so that there is always a header.
     if form == "jsonl":
-        rows, header = jsonl_rows(stream, name, joint, names, flatten), True
+        texts = {spec for use, of_use in specs.items() if use != "label" for spec in of_use}
+        rows, header = jsonl_rows(stream, name, names, texts, flatten), True
+        delimiter = ""
     elif form == "csv":
-        rows = csv_rows(stream, name)
+        delimiter = delimiter or find_delimiter(file, names)
+        rows = csv_rows(stream, name, delimiter)
     else:
-        rows = tsv_rows(stream)
+        rows, delimiter = tsv_rows(stream), "\t"
     # The first row decides what the columns are, and is put back if it turns out to be data.
     first = next(rows, None)
     if first is None:
@@ -91,7 +99,7 @@ def read(
             names_of[use] = fields[column] if header else str(column)
     if not header:
         rows = itertools.chain([first], rows)
-    return Table(name, len(fields), columns, names_of, header, rows)
+    return Table(name, fields, columns, names_of, header, delimiter, rows)
 
 
 def choose_columns(
@@ -118,6 +126,15 @@ def choose_columns(
     unsure = header is None and 0 < len(named) < len(nameable)
     header = len(named) > 0 if header is None else header
     columns = {use: find_column(spec, fields, header) for use, spec in specs.items()}
+    for use, column in columns.items():
+        # By a number one of them can be meant.
+        if header and column is not None and not is_number(specs[use][0]):
+            same = [i for i, field in enumerate(fields) if field == fields[column]]
+            if len(same) > 1:
+                raise UserError(
+                    f"{name}: columns {' and '.join(map(str, same))} are both called "
+                    f"{show(fields[column])}; name one by its number, --{use} {same[0]}"
+                )
     missing = [use for use, column in columns.items() if column is None]
     # Predicting a line without a header may do without the second text; that is checked by the
     # caller.
@@ -139,6 +156,8 @@ def choose_columns(
     )
     if unsure:
         message += ", or if that row is no header, add --header False"
+    if len(fields) == 1 and (others := [d for d in DELIMITERS if d in fields[0]]):
+        message += f"; if its fields have {show(others[0])} between them, name it a .csv"
     raise UserError(message)
 
 
@@ -209,12 +228,12 @@ def tsv_rows(stream: Iterator[str]) -> Iterator[Row]:
         yield number, line.rstrip("\n").removesuffix("\r").split("\t")
 
 
-def csv_rows(stream: Iterator[str], name: str) -> Iterator[Row]:
-    """Fields by the rules of csv; a blank line is no row."""
+def csv_rows(stream: Iterator[str], name: str, delimiter: str = ",") -> Iterator[Row]:
+    """Fields by the rules of csv; a blank line is no row, and neither is Excel's `sep=;`."""
     # A field may be a whole document, and the limit is 128 kB otherwise.
     csv.field_size_limit(sys.maxsize)
     # strict, so that a quote that is never closed is an error and does not swallow the file.
-    reader = csv.reader(stream, strict=True)
+    reader = csv.reader(stream, strict=True, delimiter=delimiter)
     while True:
         # A row may span lines; it is named by its first one.
         number = reader.line_num + 1
@@ -223,21 +242,75 @@ def csv_rows(stream: Iterator[str], name: str) -> Iterator[Row]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise UserError(f"{name}, line {number}: not csv ({error}); mend the line") from None
-        if fields:
+            raise UserError(
+                f"{name}, line {number}: not csv ({error}); mend the line: a quote inside a quoted "
+                'field is written "", not \\"'
+            ) from None
+        is_hint = number == 1 and SEPARATOR_LINE.fullmatch(delimiter.join(fields))
+        if fields and not is_hint:
             yield number, fields
+
+
+# What Excel is told the separator by; split at a separator, which may be its own.
+SEPARATOR_LINE = re.compile(r"sep=(.)\s*")
+
+
+def find_delimiter(file: str | Path, names: set[str]) -> str:
+    """What stands between the fields of a csv; UserError where that may be one or another.
+
+    A separator that gives all rows the same number of columns, two or more; of several the one
+    whose first row has some of the `names` of columns; a comma where there is none, or in a pipe.
+    """
+    if not Path(file).is_file():
+        return ","
+    with open(file, encoding="utf-8-sig", errors="replace", newline="") as f:
+        head = f.read(forms.HEAD)
+        is_whole = not f.read(1)
+    if hint := SEPARATOR_LINE.fullmatch(head.partition("\n")[0]):
+        return hint[1]
+    found = {}
+    for delimiter in DELIMITERS:
+        rows = first_rows(head, delimiter, is_whole)
+        if len(rows) > 1 and len(rows[0]) > 1 and len({len(row) for row in rows}) == 1:
+            found[delimiter] = {field.strip().casefold() for field in rows[0]}
+    # A lone row, or rows of different lengths, say nothing.
+    if len(found) < 2:
+        return next(iter(found), ",")
+    lower = {name.casefold() for name in names if not is_number(name)}
+    named = [delimiter for delimiter, fields in found.items() if fields & lower]
+    if len(named) == 1:
+        return named[0]
+    ways = " and ".join(map(show, found))
+    raise UserError(
+        f"{file}: {ways} stand in each of its rows equally often; which of them is between the "
+        "fields? Name it with --delimiter"
+    )
+
+
+def first_rows(head: str, delimiter: str, is_whole: bool) -> list[list[str]]:
+    """The rows of a csv's beginning, but the last one, if it is cut off; none if it is no csv."""
+    rows = []
+    try:
+        for row in csv.reader(io.StringIO(head, newline=""), strict=True, delimiter=delimiter):
+            if row:
+                rows.append(row)
+    except csv.Error as error:
+        # The beginning may end inside a quoted field, of a row that is not counted.
+        ends_inside = not is_whole and "unexpected end" in str(error)
+        return rows if ends_inside else []
+    return rows if is_whole else rows[:-1]
 
 
 def jsonl_rows(
     stream: Iterator[str],
     name: str,
-    joint: str,
     needed: set[str],
+    texts: set[str],
     flatten: Flatten | None = None,
 ) -> Iterator[Row]:
     """First the keys of the first object, then each object's values under these keys.
 
-    Those that are `needed` may not be missing.
+    Those that are `needed` may not be missing, and those that are `texts` may be no lists.
     """
     keys: list[str] = []
     for number, line in enumerate(stream, start=1):
@@ -260,13 +333,22 @@ def jsonl_rows(
                 raise UserError(
                     f"{where}: no {missing[0]!r}; expected {', '.join(keys)} as in the first row"
                 )
-            yield number, [as_text(row.get(key), joint) for key in keys]
+            if lists := [key for key in texts if isinstance(row.get(key), list | dict)]:
+                raise UserError(
+                    f"{where}: {lists[0]!r} is {show(row[lists[0]], 40)}; expected a text"
+                )
+            # Spans, say: [[0, 13, "ORG"]].
+            for key in needed & row.keys():
+                if isinstance(row[key], list) and any(isinstance(x, list | dict) for x in row[key]):
+                    raise UserError(
+                        f"{where}: {key!r} is {show(row[key], 40)}; expected a label or a list of "
+                        "labels"
+                    )
+            yield number, [as_text(row.get(key)) for key in keys]
 
 
-def as_text(value: object, joint: str) -> str:
+def as_text(value: object) -> str:
     """A JSON value as the text of a field."""
-    if isinstance(value, list):
-        return joint.join(as_text(item, joint) for item in value)
     if isinstance(value, str):
         return value
     return "" if value is None else json.dumps(value, ensure_ascii=False)

@@ -9,6 +9,7 @@ that overlap, and each word is tagged in the one that gives it the most context.
 """
 
 import array
+import collections
 import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -26,12 +27,22 @@ from tasks.conlleval import Counts, chunks
 from tasks.features import Batches, Features, inputs_of, window_starts
 from tasks.tables import open_text
 from tasks.task import Data, Task
-from tasks.words import Text, are_entities, read_texts, split_words, to_bio, with_column
+from tasks.words import (
+    Text,
+    are_entities,
+    hyphenated,
+    notation_of,
+    read_texts,
+    split_words,
+    to_bio,
+    with_column,
+)
 from tokenization import FullTokenizer
 from utils import UserError, nearest, note, short, show
 
 CONTEXTS = ("sentence", "document")
 IGNORED = -100  # the label of a token that has no tag
+LISTED = 20  # tags, in a message
 
 
 class Tagged(NamedTuple):
@@ -45,6 +56,26 @@ class Tagged(NamedTuple):
     def entities(self) -> list[tuple[str, str]]:
         """The names among them: type, and words with spaces between them."""
         return [(kind, " ".join(self.words[a:b])) for kind, a, b in chunks(self.tags)]
+
+
+def count(names: collections.Counter[str]) -> str:
+    """Names and how often each occurs, the most frequent first.  'O 9, B-PER 3'"""
+    shown = [f"{short(name, 30) or 'no type'} {n}" for name, n in names.most_common(LISTED)]
+    if len(names) > LISTED:
+        shown.append("...")
+    return ", ".join(shown)
+
+
+def places(texts: list[Text], tags: list[str]) -> str:
+    """The lines of some tags, the first of them.  "'0' in line 3, 'PER' in line 9 and 2 more" """
+    found = [
+        f"{show(tag, 30)} in line {text.line_of(i)}"
+        for text in texts
+        for i, tag in enumerate(text.tags)
+        if tag in tags
+    ]
+    more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
+    return ", ".join(found[:LISTED]) + more
 
 
 # ------------------------------------------------------------------------------------------ batches
@@ -131,6 +162,7 @@ class TagTask(Task):
     head: ClassVar[str] = "tags"
     fresh: ClassVar[tuple[str, ...]] = ("tags",)
     settings = ("labels", "column", "context", "max_len")
+    input_columns: ClassVar[tuple[str, ...]] = ("tokens|words|text",)  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         if self.context not in CONTEXTS:
@@ -170,7 +202,7 @@ class TagTask(Task):
         self, file: str | Path, tokenizer: FullTokenizer
     ) -> tuple["TagTask", TagData]:
         """The task with the tags of its training data; and the data."""
-        texts = self.read(file)
+        texts = self.read(file, training=True)
         tags, n_words = {tag for t in texts for tag in t.tags}, sum(len(t.words) for t in texts)
         # Tags that hardly repeat are words or numbers: the wrong column was named.
         if len(tags) < 2 or len(tags) > max(10, n_words / 2):
@@ -189,10 +221,35 @@ class TagTask(Task):
             )
         return task, task.encode_file(file, texts, tokenizer)
 
-    def read(self, file: str | Path, labelled: bool = True) -> list[Text]:
-        """All texts of a file; the tags of chunks in BIO."""
+    def read(self, file: str | Path, labelled: bool = True, training: bool = False) -> list[Text]:
+        """All texts of a file; the tags of chunks in BIO.
+
+        Where most tags mark chunks, the others are mistakes: a UserError where they would be
+        learnt; where they are compared they count as O, and a note says so.
+        """
         by_document = self.context == "document"
         texts = list(read_texts(file, self.column, labelled, by_document))
+        tags = collections.Counter(tag for text in texts for tag in text.tags)
+        if not (notation := notation_of(tags)):
+            return texts
+        bio = {tag: hyphenated(tag, notation) for tag in tags}
+        # What a model was trained with stays as it is.
+        if not training:
+            bio |= {tag: tag for tag in tags if tag in self.labels}
+        if any(new not in (None, tag) for tag, new in bio.items()):
+            note(f"{file}: its tags are written as {notation}; they are read as B-PER")
+        strays = [tag for tag, new in bio.items() if new is None]
+        if strays:
+            n = sum(tags[tag] for tag in strays)
+            message = (
+                f"{file}: {n} of {tags.total()} tags mark no entity: "
+                f"{places(texts, strays)}; expected O or {notation} as the others"
+            )
+            if training:
+                raise UserError(f"{message}; mend these lines")
+            note(f"{message}; they count as O")
+        for text in texts:
+            text.tags = [bio[tag] or "O" for tag in text.tags]
         if are_entities({tag for text in texts for tag in text.tags}):
             for text in texts:
                 text.tags = [tag for tags in text.sentences(text.tags) for tag in to_bio(tags)]
@@ -201,10 +258,16 @@ class TagTask(Task):
     def encode_file(self, file: str | Path, texts: list[Text], tokenizer: FullTokenizer) -> TagData:
         """All texts of a file, and a line about them."""
         sentences = [tags for text in texts for tags in text.sentences(text.tags)]
+        tags = collections.Counter(tag for text in texts for tag in text.tags)
         summary = f"{file}: {len(sentences)} sentences, {sum(len(t.words) for t in texts)} words, "
-        summary += f"{len({tag for tags in sentences for tag in tags})} tags"
+        summary += f"{len(tags)} tags"
+        kinds = collections.Counter(kind for one in sentences for kind, _, _ in chunks(one))
         if self.is_entities:
-            summary += f", {sum(len(chunks(tags)) for tags in sentences)} entities"
+            summary += f", {kinds.total()} entities"
+        if texts and texts[0].layout:
+            summary += f"; {texts[0].layout.describe(count(tags))}"
+        if self.is_entities and kinds:
+            summary += f"; entities: {count(kinds)}"
         data = self.encode_examples(file, texts, tokenizer)
         return dataclasses.replace(data, summary=summary)
 
@@ -259,7 +322,7 @@ class TagTask(Task):
         """The id of a tag; UserError at one that the training data lack."""
         if tag in self.labels:
             return self.labels.index(tag)
-        line = text.line + text.at[text.tags.index(tag)] - text.at[0]
+        line = text.line_of(text.tags.index(tag))
         raise UserError(
             f"{file}, line {line}: the tag {show(tag)} is not in the training data"
             f"{nearest(tag, self.labels)}; their tags are {short(', '.join(self.labels), 100)}; is "
@@ -321,10 +384,10 @@ class TagTask(Task):
 
     def measure(self, counts: Counts) -> dict[str, float]:
         """metrics() of counted words."""
-        if not self.is_entities:
-            return {"Accuracy": counts.accuracy}
         precision, recall, f1 = counts.overall
-        return {"F1": f1, "Precision": precision, "Recall": recall, "Accuracy": counts.accuracy}
+        found = {"F1": f1, "Precision": precision, "Recall": recall, "Accuracy": counts.accuracy}
+        # Shares of the percentages that conlleval prints, so that both have the same digits.
+        return {name: found[name] / 100 for name in self.metric_names}
 
     @property
     def metric_names(self) -> tuple[str, ...]:

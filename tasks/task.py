@@ -71,6 +71,11 @@ class Task(abc.ABC):
     def read_unlabelled(self, file: str | Path) -> Iterator[Any]:
         """The examples of a file to predict, one by one."""
 
+    @property
+    @abc.abstractmethod
+    def input_columns(self) -> tuple[str, ...]:
+        """What is read of mappings and DataFrames to predict; `a|b` goes by either name."""
+
     @abc.abstractmethod
     def examples_of(self, inputs: Iterable[Any]) -> Iterator[Any]:
         """What a notebook has in hand, such as texts, as examples, one by one."""

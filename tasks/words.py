@@ -5,19 +5,23 @@ for text in read_texts("train.txt"):
 lines = with_column(text, ["B-ORG", "O"])   # the file's lines with a column added
 """
 
+import collections
 import dataclasses
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tasks.conlleval import BLANK, chunks, split_line
+from system import forms
+from tasks.conlleval import chunks, is_blank, split_line
 from tasks.tables import is_number, open_text
 from tokenization import CJK
 from utils import UserError, short
 
 LONGEST = 10_000  # words of a sentence; of a document that is read as a whole
-NEW_DOCUMENT = ("-DOCSTART-", "# newdoc")
+MARKS = ("-DOCSTART-", "###MEDLINE:")  # lines between documents
+NEW_DOCUMENT = (*MARKS, "# newdoc")
 
 # Columns that have names, by whether the first one numbers the words, and by how many there are.
 NAMES = {
@@ -25,27 +29,57 @@ NAMES = {
     (True, 4): ["index", "word", "outer", "inner"],  # GermEval
     (False, 4): ["word", "pos", "chunk", "ner"],  # CoNLL-2003
 }
-# The usual tags of numbered columns; of others they are in the last one.
-USUAL = {10: 3, 4: 2}
+USUAL = ("upos", "outer")  # the tags of numbered columns; of others they are in the last one
 
-# What a tag of a chunk begins with, and what IOBES and BILOU call the same in BIO.
-PREFIXES = "BIESLU"
-IOBES = {"S": "B", "U": "B", "E": "I", "L": "I"}
+# The names of columns, in a first row that has no words: of the words, and of others.
+WORD_NAMES = ("word", "words", "token", "tokens", "form", "text")
+OTHER_NAMES = (
+    "id index sentence lemma tag tags label labels ner ner_tag ner_tags entity iob bio pos pos_tag "
+    "upos xpos chunk feats head deprel deps misc outer inner predicted"
+).split()
+COLUMNS = "# global.columns = "  # what CoNLL-U Plus calls its columns
+
+# What a tag of a chunk begins with, and what IOBES, BILOU and BMES call the same in BIO.
+PREFIX = "(?P<prefix>[BIESLUM])"
+IOBES = {"S": "B", "U": "B", "E": "I", "L": "I", "M": "I"}
+# How tags of chunks are written, by an example.
+NOTATIONS = {
+    "B-PER": re.compile(f"O|{PREFIX}-(?P<type>.*)"),
+    "B": re.compile(f"O|{PREFIX}"),
+    "B_PER": re.compile(f"O|{PREFIX}_(?P<type>.+)"),
+    "PER-B": re.compile(f"O|(?P<type>.+)-{PREFIX}"),
+    "PER_B": re.compile(f"O|(?P<type>.+)_{PREFIX}"),
+    "b-per": re.compile("[Oo]|(?P<prefix>[bieslum])-(?P<type>.+)"),
+}
+BIO = ("B-PER", "B")  # those that are learnt; the others are read as B-PER
+MOSTLY = 0.95  # of a file's tags; the others are mistakes
 
 # A line that begins with the number of a word, of a range of words, or of an empty node.
 NUMBERED = re.compile(r"(\d+(?:[-.]\d+)?)\t.*\t")
+# A comment of CoNLL-U's, which may have as many columns as a word's line.
+COMMENT = re.compile(r"# (?:newdoc\b|newpar\b|\w[\w.:-]* = )")
 
-# Characters of a word that Python's \w lacks: marks on a letter, and the joiners between letters.
-MARKS = "".join(
-    re.escape(chr(code))
-    for code in range(0x300, 0x11000)
-    if unicodedata.category(chr(code)) in ("Mn", "Mc", "Me")
-)
-LETTER = rf"(?!{CJK.pattern})[\w{MARKS}\u200c\u200d]"
+
+def characters(*categories: str) -> str:
+    """The characters of some of Unicode's categories, for a set in a regular expression."""
+    found = [chr(code) for code in range(0x11000) if unicodedata.category(chr(code)) in categories]
+    return "".join(re.escape(char) for char in found if not char.isspace())
+
+
+# What Python's \w lacks of a word: marks on a letter.
+MARK = characters("Mn", "Mc", "Me")
+LETTER = rf"(?!{CJK.pattern})[\w{MARK}]"
+# Control and format characters, the letters of a flag's region among them: alone no word.
+INVISIBLE = characters("Cc", "Cf") + "\U000e0001-\U000e007f"
+# A symbol with what changes its look: a variation, a key's frame, a skin tone, a region.
+SYMBOL = rf"[^\w\s{INVISIBLE}][\ufe00-\ufe0f\u20e3\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]*"
+INSIDE = r"['’./@&-](?=\w)"
 # A Chinese character, an abbreviation, a number, a word with an apostrophe, a hyphen or a point
-# inside; all else by itself.
+# inside; a key, a flag, symbols that are joined to one; all else by itself.
 WORD = re.compile(
-    rf"{CJK.pattern}|(?:\w\.){{2,}}|\d+(?:[.,:]\d+)+|(?:{LETTER}|['’./@&-](?=\w))+|[^\w\s]"
+    rf"{CJK.pattern}|(?:\w\.){{2,}}|\d+(?:[.,:]\d+)+|[0-9]\ufe0f?\u20e3"
+    rf"|(?:{LETTER}|{INSIDE})(?:{LETTER}|{INSIDE}|[\u200c\u200d]|[{INVISIBLE}]+(?={LETTER}))*"
+    rf"|[\U0001f1e6-\U0001f1ff]{{2}}|{SYMBOL}(?:\u200d{SYMBOL})*"
 )
 
 
@@ -59,7 +93,17 @@ class Text:
     starts: list[int] = dataclasses.field(default_factory=list)  # a sentence's first word, each
     rows: list[str] = dataclasses.field(default_factory=list)  # lines without their ends
     at: list[int] = dataclasses.field(default_factory=list)  # in which of them each word stands
-    separator: str = "\t"  # of columns
+    layout: "Layout | None" = None  # of the file; None: words of a plain text
+
+    @property
+    def separator(self) -> str:
+        """What stands between columns."""
+        has_columns = self.layout is not None and self.layout.width > 1
+        return self.layout.separator if self.layout and has_columns else "\t"
+
+    def line_of(self, i: int) -> int:
+        """The line of a word, in the file."""
+        return self.line + self.at[i] - self.at[0]
 
     def sentences(self, tags: list[str]) -> Iterator[list[str]]:
         """The tags of each sentence."""
@@ -75,43 +119,92 @@ class Layout:
     file: str
     width: int  # columns
     separator: str
+    names: list[str]  # of the columns; []: they have none
+    header: str  # the line that names them, unless it is a comment; it may come again
     numbered: bool  # whether the first column counts the words; then lines of # are comments
     prefix: str  # of every word, as "en:"; "": none
+    word: int  # column of the words
     tag: int | None  # column of the tags; None: not wanted
 
     @classmethod
-    def of(cls, file: str, rows: list[str], column: str | None, labelled: bool) -> "Layout | None":
-        """As the first sentence of a file shows it; None of rows without a word."""
-        rows = [row for row in rows if row.strip(BLANK) and not row.startswith("-DOCSTART-")]
-        uncommented = [row for row in rows if not row.startswith("#")]
-        # A # begins a comment where words are numbered, and is a word as any other elsewhere.
-        numbers = [match[1] for row in uncommented if (match := NUMBERED.match(row))]
-        counted = [int(number) for number in numbers if number.isdecimal()]
-        numbered = len(numbers) == len(uncommented) and counted == [*range(1, len(counted) + 1)]
-        numbered = numbered and len(counted) > 0
-        if numbered:
-            rows = uncommented
-        elif not uncommented and all(row.startswith("# ") for row in rows):
+    def of(
+        cls, file: str, head: list[list[str]], column: str | None, labelled: bool
+    ) -> "Layout | None":
+        """As the first sentences of a file show it; None where they have no word."""
+        sentences = lines_of_words(head)
+        if not sentences:
             return None
-        separator = "\t" if "\t" in rows[0] else " "
-        width = len(split_line(rows[0], separator))
-        tag = find_column(file, column, width, numbered) if labelled else None
-        # WikiANN writes the language before each word.
-        languages = {row.partition(":")[0] for row in rows}
-        language, *others = languages
-        is_prefix = not others and re.fullmatch("[a-z]{2,3}(-[a-z]+)*|simple", language)
-        prefix = f"{language}:" if is_prefix and len(rows) > 1 and not numbered else ""
+        forms.check_tagged(file, [row for rows in sentences for row in rows])
+        separator = "\t" if "\t" in sentences[0][0] else " "
+        first = split_line(sentences[0][0], separator)
+        width, header = len(first), ""
+        lines = (row for rows in head for row in rows)
+        names = next((row[len(COLUMNS) :].split() for row in lines if row.startswith(COLUMNS)), [])
+        if is_header(first):
+            names, header = first, sentences[0].pop(0)
+            sentences = [rows for rows in sentences if rows]
+        if not sentences:
+            return None
+        numbered = are_numbered(sentences[0])
+        if len(names) != width:
+            names = NAMES.get((numbered, width), [])
+        is_word = [name.lower() in WORD_NAMES for name in names]
+        word = is_word.index(True) if True in is_word else int(numbered)
+        tag = find_column(file, column, width, numbered, names, word) if labelled else None
         # One line of many words is a text; of several, the second one has other columns.
-        if not labelled and len(rows) == 1 and separator == " " and width > 4:
+        if not labelled and len(sentences[0]) == 1 and separator == " " and width > 4:
             raise UserError(
                 f"{file}: its first sentence is a line of {width} columns; expected a word a "
                 f"line; plain text comes from standard input: --data_file - < {file}"
             )
-        return cls(file, width, separator, numbered, prefix, tag)
+        prefix = "" if numbered else language_of(sentences[0])
+        layout = cls(file, width, separator, names, header, numbered, prefix, word, tag)
+        layout.check_words([split_line(row, separator) for rows in sentences for row in rows])
+        return layout
 
-    def fields(self, number: int, row: str) -> list[str] | None:
+    def check_words(self, rows: list[list[str]]) -> None:
+        """UserError where tags stand in the column of the words."""
+        words = collections.Counter(row[self.word] for row in rows if len(row) == self.width)
+        if self.width == 1 or not notation_of(words):
+            return
+        example = next(word for word, _ in words.most_common() if word.upper() != "O")
+        remedy = "put each word before its tag"
+        if self.width == 2:
+            flag = "-F'\\t' " if self.separator == "\t" else ""
+            remedy += f": awk {flag}'{{print $2 FS $1}}' {self.file} > NEW"
+        raise UserError(
+            f"{self.file}: column {self.word} has tags, such as {short(example)}; expected words; "
+            f"{remedy}"
+        )
+
+    def block(self, number: int, rows: list[str]) -> list[list[str] | None]:
+        """The columns of each line up to a blank one; None where it has no word.
+
+        `number`: of the first line, for messages. UserError at another number of columns.
+        """
+        found = list[list[str] | None]()
+        begins = True
+        for i, row in enumerate(rows):
+            found.append(self.fields(number + i, row, begins))
+            begins = begins and not found[-1]
+        return found
+
+    def is_comment(self, row: str, begins: bool) -> bool:
+        """Whether a line is a comment; `begins`: no word comes before it in its sentence.
+
+        Where words are numbered each line of # is one. Elsewhere # is a word as any other; a
+        comment begins with "# ", stands before the first word, and has another number of columns
+        than the file, or is "# newdoc", "# newpar" or "# name = value".
+        """
+        if self.numbered:
+            return row.startswith("#")
+        if not begins or not row.startswith("# "):
+            return False
+        return len(split_line(row, self.separator)) != self.width or bool(COMMENT.match(row))
+
+    def fields(self, number: int, row: str, begins: bool = False) -> list[str] | None:
         """The columns of a line; None where it has no word. UserError at another number of them."""
-        if row.startswith("-DOCSTART-") or (self.numbered and row.startswith("#")):
+        if row.startswith(MARKS) or row == self.header or self.is_comment(row, begins):
             return None
         fields = split_line(row, self.separator)
         if fields and len(fields) != self.width:
@@ -127,35 +220,88 @@ class Layout:
                 f"{self.file}, line {number}: found {short(fields[0])}; expected a word's number "
                 "as in the first sentence"
             )
-        if not fields[1 if self.numbered else 0].startswith(self.prefix):
+        if not fields[self.word].startswith(self.prefix):
             raise UserError(
                 f"{self.file}, line {number}: no {self.prefix} before the word; expected it as in "
                 "the first sentence"
             )
         return fields
 
+    def describe(self, tags: str) -> str:
+        """Which columns were read, in words; `tags`: how often each tag occurs."""
+        parts = [f"words: {self.name_of(self.word)}"]
+        if self.tag is not None:
+            parts.append(f"tags: {self.name_of(self.tag)} ({tags})")
+        between = "tabs" if self.separator == "\t" else "spaces"
+        return "; ".join([*parts, f"{self.width} columns between {between}"])
 
-def find_column(file: str, column: str | None, width: int, numbered: bool) -> int:
+    def name_of(self, column: int) -> str:
+        """A column in a message: what the file's header calls it, or its number and usual name."""
+        name = self.names[column] if self.names else ""
+        if self.header:
+            return repr(name)
+        return f"column {column}, {name}" if name else f"column {column}"
+
+
+def lines_of_words(head: list[list[str]]) -> list[list[str]]:
+    """Of each sentence the lines that certainly have words, as far as it has some."""
+    found = [
+        [row for row in rows if not is_blank(row) and not row.startswith(("#", *MARKS))]
+        for rows in head
+    ]
+    # A # may be a word or begin a comment: it counts where there is nothing else.
+    if not any(found):
+        found = [
+            [row for row in rows if row.startswith("#") and not COMMENT.match(row)] for rows in head
+        ]
+    return [rows for rows in found if rows]
+
+
+def are_numbered(rows: list[str]) -> bool:
+    """Whether the first column of a sentence counts its words."""
+    numbers = [match[1] for row in rows if (match := NUMBERED.match(row))]
+    counted = [int(number) for number in numbers if number.isdecimal()]
+    return len(numbers) == len(rows) and counted == [*range(1, len(counted) + 1)] != []
+
+
+def language_of(rows: list[str]) -> str:
+    """What WikiANN writes before each word of a sentence, as "en:"; "": nothing."""
+    language, *others = {row.partition(":")[0] for row in rows}
+    is_one = not others and re.fullmatch("[a-z]{2,3}(-[a-z]+)*|simple", language)
+    return f"{language}:" if is_one and len(rows) > 1 else ""
+
+
+def is_header(fields: list[str]) -> bool:
+    """Whether the first line of a file names its columns.  ["WORD", "TAG"] -> True"""
+    names = {field.lower() for field in fields}
+    others = names - set(WORD_NAMES)
+    return len(fields) == len(names) > len(others) > 0 and others <= set(OTHER_NAMES)
+
+
+def find_column(
+    file: str, column: str | None, width: int, numbered: bool, names: list[str], word: int
+) -> int:
     """The number of the column that has the tags."""
-    names = NAMES.get((numbered, width), [])
-    first = 2 if numbered else 1
-    found = USUAL.get(width, first) if numbered else width - 1
+    free = [i for i in range(int(numbered), width) if i != word]
+    names = [name.lower() for name in names]
+    usual = [names.index(name) for name in USUAL if name in names]
+    found = (usual or free or [width])[0] if numbered else (free or [width])[-1]
     if column is not None and is_number(column):
         # The remainder turns -1 into the last column.
         found = int(column) % width if abs(int(column)) <= width else width
     elif column is not None:
         found = names.index(column.lower()) if column.lower() in names else width
-    if not first <= found < width:
+    if found not in free:
         wanted = "" if column is None else f"--column {short(column)}: "
-        known = f" or {', '.join(names[first:])}" if names else ""
-        if width <= first:
+        if not free:
             raise UserError(
                 f"{file} has words alone; expected their tags in a column beside them (--mode "
                 "predict needs none)"
             )
+        known = f" or {', '.join(names[i] for i in free)}" if names else ""
         raise UserError(
-            f"{wanted}{file} has {width} columns, numbered from 0; expected one of tags, {first} "
-            f"to {width - 1}{known}"
+            f"{wanted}{file} has {width} columns, numbered from 0; expected one of tags, "
+            f"{free[0]} to {free[-1]}{known}"
         )
     return found
 
@@ -169,19 +315,24 @@ def read_texts(
     """The sentences of a file, one by one; or its documents.
 
     Args:
-        column: of the tags, by number from 0 or by name; None: upos of CoNLL-U, the outer tags of
-            GermEval, else the last one.
+        column: of the tags, by number from 0 or by name, usual or the file's own; None: upos of
+            CoNLL-U, the outer tags of GermEval, else the last one.
         by_document: join the sentences up to the next -DOCSTART- or `# newdoc`, some thousand words
             of them at most.
     """
-    layout, text, before = None, None, list[str]()
-    starts_document = False
-    for number, rows in blocks(file):
+    lines = open_text(file, "tsv", "tags")[1]
+    # What the columns are is seen in the beginning, which is read twice.
+    head = list(itertools.islice(lines, LONGEST))
+    first_blocks = [rows for _, rows in blocks(file, head)]
+    layout = Layout.of(str(file), first_blocks, column, labelled)
+    if layout is None:
+        raise UserError(f"{file} has no words; expected a word a line, and its tag beside it")
+    text, before, starts_document = None, list[str](), False
+    for number, rows in blocks(file, itertools.chain(head, lines)):
         starts_document |= any(row.startswith(NEW_DOCUMENT) for row in rows)
-        layout = layout or Layout.of(str(file), rows, column, labelled)
-        found = [layout.fields(number + i, row) for i, row in enumerate(rows)] if layout else []
+        found = layout.block(number, rows)
         # Lines without words belong to what comes before them, or to the first text.
-        if not layout or not any(found):
+        if not any(found):
             (text.rows if text else before).extend(rows)
             continue
         if text and (starts_document or not by_document or len(text.words) >= LONGEST):
@@ -189,26 +340,24 @@ def read_texts(
             text = None
         if text is None:
             first = next(i for i, fields in enumerate(found) if fields)
-            separator = layout.separator if layout.width > 1 else "\t"
-            text = Text(number + first, rows=before, separator=separator)
+            text = Text(number + first, rows=before, layout=layout)
             before, starts_document = [], False
         add_sentence(text, layout, rows, found, number)
-    if text is None:
-        raise UserError(f"{file} has no words; expected a word a line, and its tag beside it")
-    yield text
+    if text:
+        yield text
 
 
-def blocks(file: str | Path) -> Iterator[tuple[int, list[str]]]:
+def blocks(file: str | Path, lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
     """The lines of a file up to each blank one, with the number of the first of them."""
     rows, first = list[str](), 1
-    for number, line in enumerate(open_text(file, "tsv", "tags")[1], start=1):
+    for number, line in enumerate(lines, start=1):
         rows.append(line.rstrip("\n").removesuffix("\r"))
         if len(rows) > LONGEST:
             raise UserError(
                 f"{file}, line {first}: a sentence of more than {LONGEST:,} lines; expected blank "
                 "lines between sentences"
             )
-        if not rows[-1].strip(BLANK):
+        if is_blank(rows[-1]):
             yield first, rows
             rows, first = [], number + 1
     if rows:
@@ -224,7 +373,7 @@ def add_sentence(
         if not fields:
             continue
         text.at.append(len(text.rows) + i)
-        text.words.append(fields[1 if layout.numbered else 0].removeprefix(layout.prefix))
+        text.words.append(fields[layout.word].removeprefix(layout.prefix))
         if layout.tag is not None:
             tag = fields[layout.tag].strip()
             if not tag:
@@ -248,7 +397,9 @@ def with_column(text: Text, tags: list[str]) -> Iterator[str]:
         # Every line has the same number of columns, also where no word stands.
         if row.startswith("-DOCSTART-"):
             more = "O"
-        elif not more and row.strip(BLANK) and not row.startswith("#"):
+        elif text.layout and row and row == text.layout.header:
+            more = "predicted"
+        elif not more and not is_blank(row) and not row.startswith("#"):
             more = "_"
         yield row + text.separator + more if more else row
 
@@ -256,12 +407,34 @@ def with_column(text: Text, tags: list[str]) -> Iterator[str]:
 # ------------------------------------------------------------------------------------------ schemes
 
 
+def notation_of(tags: collections.Counter[str], share: float = MOSTLY) -> str:
+    """The notation, one of NOTATIONS, that a share of some counted tags has; "": none."""
+    for name, pattern in NOTATIONS.items():
+        found = {tag: match["prefix"] for tag in tags if (match := pattern.fullmatch(tag))}
+        n_found = sum(tags[tag] for tag in found)
+        # Prefixes alone could be any letters, but where there is an O beside them.
+        if (
+            any(found.values())
+            and n_found >= share * tags.total()
+            and (name != "B" or "O" in found)
+        ):
+            return name
+    return ""
+
+
 def are_entities(tags: Iterable[str]) -> bool:
-    """Whether tags mark chunks, such as names: B-PER, I-PER, O, and no others."""
-    marked = [tag for tag in tags if tag != "O"]
-    return bool(marked) and all(
-        "-" in tag and tag[0] in PREFIXES and tag[1] == "-" for tag in marked
-    )
+    """Whether tags mark chunks, such as names: B-PER, I-PER, O, or B, I, O; and no others."""
+    return notation_of(collections.Counter(tags), share=1) in BIO
+
+
+def hyphenated(tag: str, notation: str) -> str | None:
+    """A tag of a notation with its prefix first, B-PER; None of one that is none of it."""
+    match = NOTATIONS[notation].fullmatch(tag)
+    if not match:
+        return None
+    if match["prefix"] is None:
+        return "O"
+    return tag if notation == "B" else f"{match['prefix'].upper()}-{match['type']}"
 
 
 def to_bio(tags: list[str]) -> list[str]:

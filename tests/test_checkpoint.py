@@ -440,11 +440,11 @@ def test_a_write_that_fails_leaves_the_earlier_file_and_no_rest(ours: Path) -> N
     # a process that may write 20 kB a file, as on a full disk, overwrites the checkpoint with a
     # larger one
     code = (
-        "import resource, signal, torch, formats; signal.signal(signal.SIGXFSZ, "
-        "signal.SIG_IGN);resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));from cli import "
-        "one_line_errors\n"
+        "import resource, signal, torch; signal.signal(signal.SIGXFSZ, "
+        "signal.SIG_IGN);resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+        "from system.cli import one_line_errors\nfrom formats.weights import write_pt\n"
         f"file = {str(ours / 'model_steps_5.pt')!r}\n"
-        "with one_line_errors('p'): formats.write_pt(file, {'x': torch.zeros(99999)})"
+        "with one_line_errors('p'): write_pt(file, {'x': torch.zeros(99999)})"
     )
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)

@@ -671,7 +671,7 @@ def test_a_second_signal_of_another_kind_ends_nothing() -> None:
 
 
 def test_results_are_utf_8_whatever_the_terminal_says() -> None:
-    code = "import cli\ndef main() -> None:\n    print('좋음')\ncli.command(main)"
+    code = "from system import cli\ndef main() -> None:\n    print('좋음')\ncli.command(main)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -330,7 +330,7 @@ def test_pairs_for_a_model_of_one_segment_are_refused_before_anything_is_written
     with pytest.raises(UserError, match=message):
         saved_model.predict([("w1", "w2")])
     rows = tmp_path / "rows.csv"
-    rows.write_text("text,b,label\nw1,w2,no\nw3,w4,yes\nw1,w2,perhaps\n" * 4)
+    rows.write_text("text,b,label\n" + "w1,w2,no\nw3,w4,yes\nw1,w2,perhaps\n" * 4)
     pairs = own_task(saved_model.task, text_a="text", text_b="b", label="label", header=True)
     with pytest.raises(UserError, match=message):
         finetune.prepare(pairs, rows, folder)
@@ -529,6 +529,7 @@ def test_weights_that_are_not_finite_are_refused_but_to_look_at(
 # ---------------------------------------------------------------------------- what a file is
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_what_is_no_weights_is_called_what_it_is(folder: Path, tmp_path: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 440\n"

@@ -69,17 +69,68 @@ def test_the_first_row_is_a_header_where_it_names_every_column(tmp_path: Path) -
     assert rows(write(tmp_path, "text\tlabel\n1\t2\n"), "tsv", a="text", b="1") == [(2, ["1", "2"])]
 
 
-def test_json_values_become_text_and_lists_are_joined(tmp_path: Path) -> None:
+def test_json_values_become_text_and_lists_of_labels_stay_lists(tmp_path: Path) -> None:
     file = write(
         tmp_path,
         '{"t": "x", "y": ["a", "b"], "n": 1.5}\n\n'
         '{"n": null, "t": "é", "y": []}\n{"y": true, "t": ""}\n',
     )
-    assert rows(file, "jsonl", a="t", b="y") == [
-        (1, ["x", "a,b"]),
-        (3, ["é", ""]),
+    assert rows(file, "jsonl", a="t", label="y") == [
+        (1, ["x", '["a", "b"]']),
+        (3, ["é", "[]"]),
         (4, ["", "true"]),
     ]
+    with pytest.raises(UserError, match=r"line 1: 'y' is \['a', 'b'\]; expected a text"):
+        rows(file, "jsonl", a="t", text_b="y")
+    spans = write(tmp_path, '{"t": "Ada left", "y": [[0, 3, "PER"]]}\n')
+    with pytest.raises(UserError, match=r"line 1: 'y' is \[\[0, .*expected a label or a list"):
+        rows(spans, "jsonl", a="t", label="y")
+
+
+def separated(folder: Path, content: str, **wanted: str) -> tuple[str, list[list[str]]]:
+    file = write(folder, content)
+    table = tables.read(file, "csv", wanted)
+    return table.delimiter, [[row[i] for i in table.columns.values()] for _, row in table.rows]
+
+
+def test_what_stands_between_the_fields_of_a_csv_is_seen_in_its_rows(tmp_path: Path) -> None:
+    columns = {"a": "text|0", "label": "label|1"}
+    body = [["good, fast", "pos"], ["slow", "neg"]]
+    for delimiter in ";\t|":
+        text = "\n".join(delimiter.join(row) for row in [["text", "label"], *body])
+        assert separated(tmp_path, text, **columns) == (delimiter, body)
+    # Quoted fields may hold the other separator, and Excel's first line names one.
+    assert separated(tmp_path, 'text;label\n"a; b";x\n"c, d";y\n', **columns) == (
+        ";",
+        [["a; b", "x"], ["c, d", "y"]],
+    )
+    assert separated(tmp_path, "sep=,\ntext,label\na;b,x\n", **columns) == (",", [["a;b", "x"]])
+    assert separated(tmp_path, "sep=;\r\na;x\r\n", **columns) == (";", [["a", "x"]])
+    # A comma where the others are part of some texts only.
+    assert separated(tmp_path, "a; b,x\nc,y\n", **columns) == (",", [["a; b", "x"], ["c", "y"]])
+    # Both in all rows: the one that makes a header of the first row.
+    both = "n,text;label\nfast, good;pos\nbad, slow;neg\n"
+    assert separated(tmp_path, both, label="label") == (";", [["pos"], ["neg"]])
+    # Beyond its beginning a file is not looked at.
+    long = "text;label\n" + "a, b;x\n" * 20_000
+    assert separated(tmp_path, long, **columns)[0] == ";"
+
+
+def test_a_separator_that_may_be_one_or_another_is_asked_about(tmp_path: Path) -> None:
+    file = write(tmp_path, "fast, good;pos\nslow, bad;neg\n", "rows.csv")
+    asked = r"rows.csv: ',' and ';' stand in each of its rows equally often; .* with --delimiter"
+    with pytest.raises(UserError, match=asked):
+        tables.read(file, "csv", {"a": "text|0"})
+    for delimiter, first in ((",", "fast"), (";", "fast, good")):
+        table = tables.read(file, "csv", {"a": "text|0"}, delimiter=delimiter)
+        assert next(table.rows)[1][0] == first
+
+
+def test_two_columns_of_one_name_are_asked_about(tmp_path: Path) -> None:
+    file = write(tmp_path, "text,label,label\na,x,1\n")
+    with pytest.raises(UserError, match=r"columns 1 and 2 are both called 'label'; .* --label 1$"):
+        rows(file, "csv", label="label")
+    assert rows(file, "csv", header=True, label="2") == [(2, ["1"])]
 
 
 @pytest.mark.parametrize(

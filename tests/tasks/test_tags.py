@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -144,16 +146,78 @@ def test_counts_by_hand() -> None:
     counts.add("B-A I-A O B-B".split(), "B-A I-A O B-A".split())
     counts.add(["B-A"], ["O"])
     # Of three chunks one is found, and another one is wrong.
-    assert counts.overall == pytest.approx((1 / 2, 1 / 3, 2 / 5))
-    assert counts.by_type()["A"] == pytest.approx((1 / 2, 1 / 2, 1 / 2))
+    assert counts.overall == pytest.approx((50, 100 / 3, 40))
+    assert counts.by_type()["A"] == pytest.approx((50, 50, 50))
     assert counts.by_type()["B"] == (0, 0, 0)
-    assert counts.accuracy == pytest.approx(3 / 5)
+    assert counts.accuracy == pytest.approx(60)
     assert counts.report().splitlines() == [
         "processed 5 tokens with 3 phrases; found: 2 phrases; correct: 1.",
         "accuracy:  60.00%; precision:  50.00%; recall:  33.33%; FB1:  40.00",
         "                A: precision:  50.00%; recall:  50.00%; FB1:  50.00  2",
         "                B: precision:   0.00%; recall:   0.00%; FB1:   0.00  0",
     ]
+
+
+def test_conlleval_rounds_percentages() -> None:
+    # 23 of 160 are 14.375%, which is written as 14.38; 100 times .14375 is less.
+    counts = Counts()
+    for i in range(160):
+        counts.add(["B-A"], ["B-A" if i < 23 else "B-B"])
+    line = "precision:  14.38%; recall:  14.38%; FB1:  14.38"
+    assert counts.report().splitlines()[1] == f"accuracy:  14.38%; {line}"
+
+
+@pytest.mark.parametrize(
+    ("n_gold", "n_found", "n_right"),
+    [(160, 160, 23), (63, 1, 1), (57, 7, 1), (56, 8, 5), (54, 10, 3), (53, 11, 9), (7, 9, 0)],
+)
+def test_metrics_have_the_digits_of_the_report(n_gold: int, n_found: int, n_right: int) -> None:
+    counts = Counts()
+    for i in range(n_gold):
+        counts.add(["B-A"], ["B-A" if i < n_right else "O"])
+    for _ in range(n_found - n_right):
+        counts.add(["O"], ["B-A"])
+    metrics = TagTask(labels=("B-A", "O")).measure(counts)
+    # The decimal that a metric is printed as, in percent and rounded as printf rounds.
+    names = ("Accuracy", "Precision", "Recall", "F1")
+    shown = [(Decimal(repr(metrics[name])) * 100).quantize(Decimal("0.01")) for name in names]
+    printed = re.findall(r"[\d.]+(?=%|$)", counts.report().splitlines()[1])
+    assert [f"{value}" for value in shown] == printed
+
+
+@pytest.mark.parametrize(
+    ("gold", "predicted", "n_gold", "n_found", "n_right"),
+    [
+        # A bracket is a chunk of its own, and so is what follows it, if it starts one.
+        ("[-A B-A [-A", "[-A B-A [-A", 2, 2, 2),
+        # It starts one while another is open; both end together, and count once where right.
+        ("B-A [-A", "B-A [-A", 2, 2, 1),
+        ("B-A [-A", "B-A I-A", 2, 1, 1),
+        ("B-A ]-A O", "O ]-A O", 2, 1, 1),
+        # Tags without a type.
+        ("[ ] O", "[ O ]", 2, 2, 1),
+        ("B I O B", "B O O B", 2, 2, 1),
+        ("B-A B", "B-A I", 2, 2, 2),
+    ],
+)
+def test_brackets_and_tags_without_a_type_by_hand(
+    gold: str, predicted: str, n_gold: int, n_found: int, n_right: int
+) -> None:
+    counts = Counts()
+    counts.add(gold.split(), predicted.split())
+    assert counts.report().splitlines()[0].partition("with ")[2] == (
+        f"{n_gold} phrases; found: {n_found} phrases; correct: {n_right}."
+    )
+
+
+def test_the_type_without_a_name_is_listed_twice() -> None:
+    counts = Counts()
+    counts.add("B I O B-A".split(), "B I O O".split())
+    listed = [line.partition(":")[0].strip() for line in counts.report().splitlines()[2:]]
+    assert listed == ["", "", "A"]
+    counts = Counts()
+    counts.add(["B"], ["O"])
+    assert len(counts.report().splitlines()) == 3
 
 
 @pytest.mark.real
@@ -328,7 +392,7 @@ def test_what_would_be_tagged_wrongly_is_refused(tmp_path: Path, text: str, mess
         list(read_texts(written(tmp_path, text), labelled=False))
 
 
-@pytest.mark.parametrize("given", [None, 5, b"abc", {"words": ["a"]}, [1]])
+@pytest.mark.parametrize("given", [None, 5, b"abc", {"words": 5}, [1]])
 def test_inputs_of_another_form_are_refused(trained: Path, given: object) -> None:
     with pytest.raises(UserError, match="expected a text or its words"):
         finetune.load(trained).predict([given])

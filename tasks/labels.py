@@ -1,0 +1,100 @@
+"""Labels as they stand in a file: lists of several, and what looks as if it were no label.
+
+    listed("['toxic', 'insult']")           # ["toxic", "insult"]
+    listed('{"toxic": 1, "insult": 0}')     # ["toxic"]
+    question({"5": 20, "5.0": 1, "1": 19})   # "'5' and '5.0' are the same number", "5.0"
+
+What is learnt from data of one's own follows from the labels that are found there. A placeholder, a
+misspelling or a list that is taken for a class would be learnt as one, without a word.
+"""
+
+import ast
+import collections
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from utils import show
+
+# What other programs write where there is no label, in lower case.
+PLACEHOLDERS = {"nan", "n/a", "#n/a", "na", "<na>", "none", "null", "nil", "?", "-", "--", "."}
+# With fewer rows than this each label may well occur once.
+FEW_ROWS = 10
+
+
+def listed(field: str) -> list[str] | None:
+    """The labels in a field that is a list, of JSON or of Python, or an object of 0 and 1.
+
+    None for any other field, which is a label itself. A list of 0 and 1 stays one; see in_places().
+    """
+    if field[:1] + field[-1:] not in ("[]", "{}"):
+        return None
+    try:
+        value = json.loads(field)
+    except ValueError:
+        try:
+            value = ast.literal_eval(field)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return None
+    except RecursionError:
+        return None
+    if isinstance(value, dict) and all(is_bit(item) for item in value.values()):
+        return [str(name) for name, item in value.items() if item]
+    # Spans, say, are lists of lists, which are no labels.
+    if not isinstance(value, list) or not all(isinstance(x, str | int | float) for x in value):
+        return None
+    return [item if isinstance(item, str) else json.dumps(item) for item in value]
+
+
+def is_bit(value: Any) -> bool:
+    """Whether a value says that a text has a label, or that it has not."""
+    return isinstance(value, bool | int | float) and value in (0, 1)
+
+
+BITS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+
+
+def in_places(items: list[str], labels: tuple[str, ...]) -> list[str]:
+    """The labels that a list names, or whose places have a 1: [0, 1, 0] of a, b, c -> [b]"""
+    is_list_of_bits = len(items) == len(labels) and all(item in BITS for item in items)
+    if is_list_of_bits and not set(items) <= set(labels):
+        return [label for item, label in zip(items, labels, strict=True) if BITS[item]]
+    return items
+
+
+def question(counts: Mapping[str, int]) -> tuple[str, str]:
+    """What is to be asked about labels that were found, with how often each occurs, and of which.
+
+    The rarest of them; "" where there is nothing to ask.
+    """
+    alike = collections.defaultdict[str, list[str]](list)
+    for label in sorted(counts, key=lambda label: -counts[label]):
+        alike[normal(label)].append(label)
+    for first, *others in alike.values():
+        if others:
+            what = "the same number" if is_number(first) else "alike but for capitals and blanks"
+            return f"the labels {show(first)} and {show(others[-1])} are {what}", others[-1]
+    missing = [label for label in counts if label.casefold() in PLACEHOLDERS]
+    if missing:
+        names = ", ".join(map(show, missing[:3]))
+        return f"the label {names} may stand for none", missing[0]
+    single = [label for label, n in counts.items() if n == 1]
+    # Of a few rows, nothing follows from that.
+    if single and sum(counts.values()) >= FEW_ROWS:
+        return f"the label {show(single[0])} occurs once", single[0]
+    return "", ""
+
+
+def normal(label: str) -> str:
+    """A label without what people write in different ways: capitals, blanks, forms of a number."""
+    if is_number(label):
+        return repr(float(label))
+    return " ".join(label.split()).casefold()
+
+
+def is_number(label: str) -> bool:
+    """Whether a label is a number in digits; "nan" and "infinity" are words."""
+    try:
+        return abs(float(label)) < float("inf")
+    except ValueError:
+        return False
