@@ -115,6 +115,9 @@ class Config:
             p = getattr(self, name)
             if p is not None and not 0 <= p < 1:
                 raise UserError(f"{name}={p}; expected a probability, 0 <= p < 1")
+        for name in ("init_std", "norm_eps"):
+            if (value := getattr(self, name)) <= 0:
+                raise UserError(f"{name}={value}; expected more than 0")
         if self.hidden_act not in ACTIVATIONS:
             raise UserError(
                 f"hidden_act={show(self.hidden_act)}; expected one of {', '.join(ACTIVATIONS)}"

@@ -365,6 +365,8 @@ def test_a_model_of_one_segment_refuses_a_second_text(padded_batch: Batch) -> No
             "only 'absolute' is BERT",
         ),
         ('{"n_layers": 0}', "n_layers=0; expected at least 1"),
+        ('{"init_std": 0}', "init_std=0; expected more than 0"),
+        ('{"hidden_size": 768, "layer_norm_eps": -1}', "norm_eps=-1; expected more than 0"),
         ("[1]", "expected a JSON object"),
         ('{"dim": 1,}', "line 1: not JSON"),
     ],
