@@ -11,8 +11,8 @@ source = read("uncased_L-12_H-768_A-12")    # loading.py's
 write_hugging_face(source, Path("my-model"), lower_case=True)
 """
 
-import dataclasses
 import json
+import math
 import re
 import sys
 import tempfile
@@ -23,13 +23,12 @@ from torch import Tensor
 
 from formats import cards, hub, onnx
 from formats.loading import (
-    HUGGING_FACE,
     MODELS,
     OURS,
-    TENSORFLOW,
     Checkpoint,
     head_of,
     load,
+    names_of,
     read,
     read_raw,
     settings_beside,
@@ -43,7 +42,7 @@ from formats.vocab import (
     save_vocab,
     stated_rules,
 )
-from formats.weights import write_pt
+from formats.weights import is_plain, write_pt
 from models import Config
 from system.cli import command
 from system.files import locked, read_json, whole_file, whole_folder, write_json
@@ -124,7 +123,7 @@ def write_onnx(
     with tempfile.TemporaryDirectory() as beside:
         folder = Path(beside)
         save_vocab(vocab, folder, lower_case)
-        write_json(folder / "config.json", dataclasses.asdict(source.config))
+        write_json(folder / "config.json", source.config.to_json())
         for settings_file, values in own_settings(source).items():
             write_json(folder / settings_file, values)
         metadata |= {file.name: file.read_bytes().decode() for file in folder.iterdir()}
@@ -199,7 +198,7 @@ def write_with_vocab(out: Path, source: Checkpoint, vocab: Path, lower_case: boo
         save_vocab(vocab, folder, lower_case)
         for name, values in settings.items():
             write_json(folder / name, values)
-        contents = {"config": dataclasses.asdict(source.config), "model": source.tensors}
+        contents = {"config": source.config.to_json(), "model": source.tensors}
         write_pt(out, contents)
     except BaseException:
         # A .pt that is there, as flushing the folder to the disk alone has failed, keeps its own.
@@ -255,7 +254,7 @@ def convert(
         )
     found = read(source, Config.from_json(model_cfg) if model_cfg else None)
     vocab_file = find_vocab(vocab, found.file)
-    check_size(vocab_file, found.config.vocab_size)
+    check_size(vocab_file, found.config.vocab_size, trained=True)
     lower_case = casing(vocab_file, found.file)
     left_out, more = list[str](), ""
     if ending == ".pt":
@@ -284,22 +283,26 @@ def inspect(file: str) -> None:
         file: a TensorFlow checkpoint, a Hugging Face folder or file, a .pt, or a folder.
     """
     kind, path, tensors, extra = read_raw(file)
+    n_odd = 0
     for name, t in tensors.items():
         shape, dtype = "x".join(map(str, t.shape)), str(t.dtype).removeprefix("torch.")
-        print(f"{in_a_line(name):55} {shape:>12}  {dtype}")
-    heads = set()
-    for row in table_rows(1):
-        first = {OURS: row.ours, HUGGING_FACE: row.hugging_face[0], TENSORFLOW: row.tensorflow[0]}
-        if first[kind] in tensors:
-            heads.add(row.head)
-    # Hugging Face calls several heads "classifier"; the class in config.json tells them apart.
-    if kind == HUGGING_FACE and "classifier" in heads:
+        # Sparse tensors and alike have no numbers to look at one by one.
+        odd = int((~t.isfinite()).sum()) if is_plain(t) else 0
+        n_odd += odd
+        print(
+            f"{in_a_line(name):55} {shape:>12}  {dtype}"
+            + (f"  {odd} NaN or infinite" if odd else "")
+        )
+    heads = {row.head for row in table_rows(1) if {*names_of(row, kind)[:1]} & tensors.keys()}
+    # Several heads are called "classifier" elsewhere; what lies beside it tells them apart.
+    if kind != OURS and "classifier" in heads:
         _, settings = settings_beside(path)
-        heads = heads - {"classifier"} | {head_of(settings)}
+        heads = heads - {"classifier"} | {head_of(settings, tensors, kind)}
     names = ", ".join(head for head in HEADS if head in heads) or "none"
     step = f", step {extra['step']}" if "step" in extra else ""
     total = sum(t.numel() for t in tensors.values())
-    print(f"{path}: {kind}{step}; heads: {names}; {total:,} parameters")
+    message = f"{path}: {kind}{step}; heads: {names}; {total:,} parameters"
+    print(message + (f", {n_odd:,} of them NaN or infinite" if n_odd else ""))
 
 
 def compare(a: str, b: str, tolerance: float = 0.0) -> None:
@@ -312,7 +315,7 @@ def compare(a: str, b: str, tolerance: float = 0.0) -> None:
         b: another one.
         tolerance: the largest difference that is none.
     """
-    left, right = read(a).tensors, read(b).tensors
+    left, right = read(a, finite=False).tensors, read(b, finite=False).tensors
     worst, alone = 0.0, 0
     for name in left | right:
         if name not in left or name not in right:
@@ -323,8 +326,8 @@ def compare(a: str, b: str, tolerance: float = 0.0) -> None:
             print(f"{name:45} of two shapes")
         else:
             difference = (left[name].double() - right[name].double()).abs().max().item()
-            # A NaN compares with nothing, and counts as the largest difference.
-            worst = difference if not difference <= worst else worst
+            # A NaN compares with nothing, and stays the largest difference.
+            worst = difference if not (difference <= worst or math.isnan(worst)) else worst
             print(f"{name:45} {difference:.3e}")
     print(f"largest difference {worst:.3e}, {alone} tensors without a partner")
     if alone or not worst <= tolerance:

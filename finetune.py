@@ -120,7 +120,7 @@ class Run:
             )
         folder, model = Path(save_dir), self.model()
         batches = self.data.features.batches(self.cfg.batch_size, self.cfg.seed)
-        config = dataclasses.asdict(self.start.config)
+        config = self.start.config.to_json()
         trainer = train.Trainer(
             self.cfg, model, batches, folder, {"config": config}, data_parallel, log_dir, shard
         )
@@ -218,6 +218,8 @@ def prepare(
         source = task.fit_weights(start.source, training=True)
         start = dataclasses.replace(start, source=source)
     for read in (data, *eval_data):
+        if read.features.has_pairs:
+            start.config.check_pairs()
         say(read.summary)
     # A digest of each file in run.json: the same path with other contents is another run.
     settings = {**task.run_settings(data_file), **dataclasses.asdict(tuning)}
@@ -311,6 +313,8 @@ class Saved:
 
     def outputs(self, data: Data, bar: bool = True) -> np.ndarray:
         """(N, ...): the model's outputs for every input."""
+        if data.features.has_pairs:
+            self.start.config.check_pairs()
         batches, name = data.features.batches(self.batch_size), f"{self.file} on {data.file}"
         return inference.predict(
             self.model, batches, self.device, self.dtype, self.task.outputs, bar, name=name

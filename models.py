@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -47,6 +46,14 @@ RELEASED_NAMES = {
     "hidden_act": "hidden_act",
     "initializer_range": "init_std",
     "layer_norm_eps": "norm_eps",
+    "classifier_dropout": "p_drop_classifier",
+}
+
+# Other words of transformers for the same functions.
+ACTIVATION_NAMES = {
+    "gelu_python": "gelu",
+    "gelu_fast": "gelu_new",
+    "gelu_pytorch_tanh": "gelu_new",
 }
 
 # A released configuration that says otherwise describes another model.
@@ -87,6 +94,7 @@ class Config:
     hidden_act: str = "gelu"  # gelu (exact), gelu_new (tanh) or relu
     init_std: float = 0.02  # of the truncated normal that fresh weights are drawn from
     norm_eps: float = 1e-12  # inside the root of LayerNorm
+    p_drop_classifier: float | None = None  # before a classifier's scores; None: p_drop_hidden
 
     def __post_init__(self) -> None:
         for name, most in LARGEST.items():
@@ -103,13 +111,22 @@ class Config:
             raise UserError(
                 f"dim={self.dim} is not divisible by n_heads={self.n_heads}; change one of them"
             )
-        for name in ("p_drop_hidden", "p_drop_attn"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)}; expected a probability, 0 <= p < 1")
+        for name in ("p_drop_hidden", "p_drop_attn", "p_drop_classifier"):
+            p = getattr(self, name)
+            if p is not None and not 0 <= p < 1:
+                raise UserError(f"{name}={p}; expected a probability, 0 <= p < 1")
+        for name in ("init_std", "norm_eps"):
+            if (value := getattr(self, name)) <= 0:
+                raise UserError(f"{name}={value}; expected more than 0")
         if self.hidden_act not in ACTIVATIONS:
             raise UserError(
                 f"hidden_act={show(self.hidden_act)}; expected one of {', '.join(ACTIVATIONS)}"
             )
+
+    @property
+    def p_drop_head(self) -> float:
+        """Probability of dropping an element of what a classifier reads."""
+        return self.p_drop_hidden if self.p_drop_classifier is None else self.p_drop_classifier
 
     @property
     def n_parameters(self) -> int:
@@ -123,6 +140,14 @@ class Config:
             raise UserError(
                 f"max_len={max_len} is more than the {self.max_len} positions of the model; lower "
                 "--max_len"
+            )
+
+    def check_pairs(self) -> None:
+        """UserError where the model cannot tell the second text of a pair from the first."""
+        if self.n_segments < 2:
+            raise UserError(
+                "the model has one segment (type_vocab_size, n_segments), and pairs of texts need "
+                "two; join the two texts to one, or name weights with two segments"
             )
 
     @classmethod
@@ -141,16 +166,35 @@ class Config:
                 raise UserError(
                     f"{source}: {key} is {show(values[key])}; only {expected!r} is BERT"
                 )
+        # Without a model_type the class alone says what it is: RobertaModel, say.
+        classes = values.get("architectures")
+        unsure = isinstance(classes, list) and "model_type" not in values
+        if unsure and classes and not any(str(name).startswith("Bert") for name in classes):
+            raise UserError(
+                f"{source}: architectures is {show(classes)}; only classes of BERT, such as "
+                "BertModel, are read"
+            )
         # Released files have many other keys, so that only one which looks misspelt is an error.
         for key in values.keys() - RELEASED_NAMES.keys():
             if hint := nearest(key, RELEASED_NAMES, cutoff=0.9):
                 raise UserError(f"{source}: unknown key {key!r}{hint}")
         known = {RELEASED_NAMES[k]: v for k, v in values.items() if k in RELEASED_NAMES}
+        if isinstance(name := known.get("hidden_act"), str):
+            known["hidden_act"] = ACTIVATION_NAMES.get(name, name)
+        # The same probability is nothing of its own; runs were begun before it was read.
+        if known.get("p_drop_classifier") == known.get("p_drop_hidden", cls.p_drop_hidden):
+            del known["p_drop_classifier"]
         return make(cls, known, source)
 
-    def to_released(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
+        """The settings under our names, without those that are not set."""
+        # Files of earlier versions, and runs that were begun by them, lack these.
+        return {name: v for name, v in dataclasses.asdict(self).items() if v is not None}
+
+    def to_released(self) -> dict[str, Any]:
         """The same settings under the names of Google and Hugging Face."""
-        return {theirs: getattr(self, ours) for theirs, ours in RELEASED_NAMES.items()}
+        ours = self.to_json()
+        return {theirs: ours[name] for theirs, name in RELEASED_NAMES.items() if name in ours}
 
 
 # -------------------------------------------------------------------------------------- the encoder
@@ -169,6 +213,25 @@ class Module(nn.Module):
         if len(ours) < len(named):
             raise TypeError(f"{', '.join(named)}: two names of the same input")
         return super().__call__(*inputs, **ours)
+
+
+def packing_of(segment_ids: Tensor, input_mask: Mask) -> Packing:
+    """The packing of a mask; UserError where mask and segments stand in each other's place.
+
+    transformers takes the segments third. On a GPU the error comes later, so that nothing waits.
+    """
+    # A packing, or a graph that is being made, has been checked by whoever made the batch.
+    if isinstance(input_mask, Tensor) and not torch.compiler.is_compiling():
+        # Segments begin with 0; a mask begins with 1, unless padding stands on the left.
+        swapped = (segment_ids[:, :1] != 0) & (input_mask[:, :1] == 0)  # (B, 1)
+        if swapped.device.type == "cuda":
+            torch._assert_async(~swapped.any(), "input_mask and segment_ids are exchanged")
+        elif swapped.any():
+            raise UserError(
+                "segment_ids begin with 1 and input_mask with 0; the order is model(input_ids, "
+                "segment_ids, input_mask), or name them: attention_mask=, token_type_ids="
+            )
+    return Packing.of(input_mask)
 
 
 class Embedding(nn.Module):
@@ -276,6 +339,8 @@ class Transformer(Module):
     ) -> Tensor:
         """(B, S) token ids, segment ids, mask (1: real, 0: padding) -> (B, S, D), zeros if padded.
 
+        Padding may be anywhere; a token's position is its column, as in transformers.
+
         Args:
             positions: (B, M) tokens of each example whose vectors are wanted: -> (B, M, D). The
                 last block then computes no others, since nothing after it mixes tokens.
@@ -284,8 +349,11 @@ class Transformer(Module):
             outputs: gets what the embeddings and each block give, (T, D), the real tokens one after
                 the other.
         """
-        packing = Packing.of(input_mask)
+        packing = packing_of(segment_ids, input_mask)
         ids, segments = packing.pack(input_ids), packing.pack(segment_ids)
+        # Looking at the segments would make a GPU wait, which other models need not.
+        if self.cfg.n_segments == 1 and not torch.compiler.is_compiling() and segments.any():
+            self.cfg.check_pairs()
         x = self.embedding(ids, packing.positions, segments)  # (T,) x 3 -> (T, D)
         last = len(self.blocks) - 1
         for i, block in enumerate(self.blocks):
@@ -363,14 +431,22 @@ class BertModel(Module):
         initialise(self, cfg.init_std)
 
     def forward(self, input_ids: Tensor, segment_ids: Tensor, input_mask: Mask) -> Any:
-        """(B, S) x 3 -> the hidden states (B, S, D) and the pooled vectors (B, D)."""
-        hidden = self.transformer(input_ids, segment_ids, input_mask)
-        return hidden, self.pooler(hidden[:, 0])
+        """(B, S) x 3 -> the hidden states (B, S, D) and the pooled vectors (B, D).
+
+        What is pooled is the first real token, [CLS]. transformers pools position 0, which is [PAD]
+        where a row is padded on the left.
+        """
+        packing = packing_of(segment_ids, input_mask)
+        hidden = self.transformer(input_ids, segment_ids, packing)
+        first = packing.first[..., None].expand(-1, -1, hidden.shape[-1])  # (B, 1, D)
+        cls = hidden.gather(1, first)
+        return hidden, self.pooler(cls.squeeze(1))
 
     def pool(self, input_ids: Tensor, segment_ids: Tensor, input_mask: Mask) -> Tensor:
         """(B, S) x 3 -> (B, D), without computing what only other tokens need."""
-        cls = input_ids.new_zeros(input_ids.shape[0], 1)  # [CLS] is position 0
-        return self.pooler(self.transformer(input_ids, segment_ids, input_mask, cls).squeeze(1))
+        packing = packing_of(segment_ids, input_mask)
+        cls = self.transformer(input_ids, segment_ids, packing, packing.first)  # (B, 1, D)
+        return self.pooler(cls.squeeze(1))
 
     @property
     def encoder_parts(self) -> list[nn.Module]:
@@ -422,7 +498,7 @@ class Classifier(BertModel):
             if input_ids is None or segment_ids is None or input_mask is None:
                 raise UserError("a classifier needs input_ids, segment_ids and input_mask")
             pooled = self.pool(input_ids, segment_ids, input_mask)
-        return self.classifier(dropout(pooled, self.cfg.p_drop_hidden, self.training))
+        return self.classifier(dropout(pooled, self.cfg.p_drop_head, self.training))
 
 
 class QuestionAnswering(BertModel):
@@ -436,7 +512,7 @@ class QuestionAnswering(BertModel):
 
     def forward(self, input_ids: Tensor, segment_ids: Tensor, input_mask: Mask) -> Tensor:
         """(B, S) x 3 -> (B, S, 2), minus infinity for padding."""
-        packing = Packing.of(input_mask)
+        packing = packing_of(segment_ids, input_mask)
         scores = self.answer(self.transformer(input_ids, segment_ids, packing))
         # Padding can be neither a start nor an end, in the loss as in the answers.
         return scores.masked_fill(~packing.real[..., None], -torch.inf)
@@ -453,7 +529,7 @@ class Tagger(BertModel):
     def forward(self, input_ids: Tensor, segment_ids: Tensor, input_mask: Mask) -> Tensor:
         """(B, S) x 3 -> (B, S, tags)"""
         hidden = self.transformer(input_ids, segment_ids, input_mask)
-        return self.tags(dropout(hidden, self.cfg.p_drop_hidden, self.training))
+        return self.tags(dropout(hidden, self.cfg.p_drop_head, self.training))
 
 
 class MultipleChoice(BertModel):
@@ -467,7 +543,7 @@ class MultipleChoice(BertModel):
     def forward(self, input_ids: Tensor, segment_ids: Tensor, input_mask: Mask) -> Tensor:
         """(N, S) x 3, an input for each choice, -> (N,) scores, to compare within a question."""
         pooled = self.pool(input_ids, segment_ids, input_mask)
-        return self.choice(dropout(pooled, self.cfg.p_drop_hidden, self.training)).squeeze(1)
+        return self.choice(dropout(pooled, self.cfg.p_drop_head, self.training)).squeeze(1)
 
 
 class PretrainModel(BertModel):
@@ -489,8 +565,9 @@ class PretrainModel(BertModel):
         masked_positions: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """(B, S) x 3, (B, P) -> scores of the words there (B, P, V) and of the order (B, 2)."""
-        positions = F.pad(masked_positions, (1, 0))  # [CLS] is position 0
-        x = self.transformer(input_ids, segment_ids, input_mask, positions)
+        packing = packing_of(segment_ids, input_mask)
+        positions = torch.cat([packing.first, masked_positions], 1)  # [CLS] before them
+        x = self.transformer(input_ids, segment_ids, packing, positions)
         words = self.masked_lm(x[:, 1:], self.transformer.embedding.token.weight)
         return words, self.next_sentence(self.pooler(x[:, 0]))
 

@@ -331,7 +331,7 @@ class PretrainRun:
         if not (folder / "run.json").is_file():
             warn(self.instances, self.cfg.batch_size)
         batches = PairBatches(self.instances, self.cfg.batch_size, self.cfg.seed)
-        contents = {"config": dataclasses.asdict(self.start.config)}
+        contents = {"config": self.start.config.to_json()}
         trainer = train.Trainer(
             self.cfg, model, batches, folder, contents, data_parallel, log_dir, shard
         )
@@ -410,15 +410,20 @@ def prepare(
     cfg.check_trainable()
     # The shape comes first: it decides whether max_len and the vocabulary fit, which takes no time.
     config, found = pretrained.read_config_and_weights(*weights)
+    # Training would go on with a fresh head in the place of the one that was trained.
+    if found and "masked_lm" in found.unusable:
+        raise UserError(f"{found.file}: {found.unusable['masked_lm']}; use other weights")
     pairs = PairConfig(**changes)
     check_stopping(cfg, eval_file, pairs.next_sentence)
     config.check_length(pairs.max_len)
+    if pairs.next_sentence:
+        config.check_pairs()
     # Preparing text writes into the folder, so another model's folder is refused before.
     runs.check_free(save_dir)
     file = found.file if found else None
     if source.vocab or file:
         # Preparing a long text takes hours; a vocabulary that does not fit is noticed before.
-        check_size(find_vocab(source.vocab, file), config.vocab_size)
+        check_size(find_vocab(source.vocab, file), config.vocab_size, trained=found is not None)
     # The second text is looked at before the first one is prepared.
     if eval_file and not is_prepared(eval_file):
         source.find(eval_file)
@@ -462,7 +467,7 @@ def with_vocabulary(
     # The vocabulary in the prepared corpus comes last, after the one named and the one of the
     # weights.
     vocab = find_vocab(source.vocab, found.file if found else None, corpus.vocab_file)
-    check_size(vocab, config.vocab_size)
+    check_size(vocab, config.vocab_size, trained=found is not None)
     # Tokens were cased by the rule of their preparation. GluonNLP's and TensorFlow's files do not
     # state it.
     lower_case = corpus.about.get("do_lower_case")
@@ -584,8 +589,10 @@ def evaluate(
             f"{found.file} has no {', '.join(missing)}; evaluate a model that was pre-trained"
         )
     config.check_length(pairs.max_len)
+    if pairs.next_sentence:
+        config.check_pairs()
     vocab = find_vocab(source.vocab, found.file)
-    check_size(vocab, config.vocab_size)
+    check_size(vocab, config.vocab_size, trained=True)
     folder = Path(save_dir or found.file.parent)
     corpus = dataclasses.replace(source, vocab=str(vocab)).prepare(data_file, folder, found.file)
     if corpus.kind == "instances":

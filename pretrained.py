@@ -55,7 +55,7 @@ class Pretrained:
         Args:
             settings: all that shapes the result, beside what is known here.
         """
-        config = dataclasses.asdict(self.config)
+        config = self.config.to_json()
         recorded = {f"model_cfg.{name}": value for name, value in config.items()}
         for name, value in settings.items():
             # As JSON has it, to compare with what was recorded.
@@ -98,7 +98,7 @@ def find(
         raise UserError(lacking(source, head, weights))
     file = source.folder / source.file.name if source else None
     vocab_file = find_vocab(vocab, file)
-    check_size(vocab_file, config.vocab_size)
+    check_size(vocab_file, config.vocab_size, trained=source is not None)
     # The weights' name may say how a vocabulary is cased that was copied from them.
     lower_case = casing(vocab_file, *([file] if file else []))
     return Pretrained(config, source, vocab_file, FullTokenizer(vocab_file, lower_case))
@@ -120,7 +120,9 @@ def lacking(source: loading.Checkpoint, head: str, weights: str | Path | None) -
         remedy = "name weights that pretrain.py or Google made, which"
     elif source.onnx:
         remedy = "name models that"
-    return f"{source.file} has no {head}; {remedy} have one"
+    # It may have one that is not like BERT's.
+    what = f": {source.unusable[head]}" if head in source.unusable else f" has no {head}"
+    return f"{source.file}{what}; {remedy} have one"
 
 
 def read_config_and_weights(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from system.files import read_json
+from utils import note
 
 # What the hub calls the task of each head.
 PIPELINES = {
@@ -88,12 +89,26 @@ def settings(file: Path) -> dict[str, Any]:
 
 
 def evaluation(file: Path, step: int | None) -> dict[str, float]:
-    """The evaluation that a metrics.jsonl has of a step."""
+    """The evaluation that a metrics.jsonl has of a step.
+
+    Lines that are damaged are passed over with a note: a card without figures is none the worse.
+    """
     found: dict[str, float] = {}
-    for line in file.read_text("utf-8").splitlines() if file.is_file() else ():
-        values = json.loads(line)
-        if values["step"] == step:
+    damaged = []
+    # Damaged bytes are replaced, and then found to be no JSON.
+    lines = file.read_text("utf-8", "replace").splitlines() if file.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            values = json.loads(line)
+            at = values["step"]
             # SQuAD's total is no score.
             names = [name for name in values if name.startswith("eval_") and name != "eval_total"]
-            found |= {name.removeprefix("eval_"): values[name] for name in names}
+            figures = {name.removeprefix("eval_"): float(values[name]) for name in names}
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            damaged.append(number)
+            continue
+        if at == step:
+            found |= figures
+    if damaged:
+        note(f"{file}, line {damaged[0]}: no line of metrics; the card is written without it")
     return found

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import zipfile
+import zlib
 from pathlib import Path
 
 from system.files import file_digest, locked, whole_folder
@@ -31,9 +32,27 @@ bert-base-german-cased  google-bert  12 x 768  cased  German  German
 SMALL = re.compile(r"google/bert_uncased_L-(2|4|6|8|10|12)_H-(128|256|512|768)_A-(2|4|8|12)")
 SMALL_LINE = "google/bert_uncased_L-2_H-128_A-2 to google/bert_uncased_L-12_H-768_A-12"
 
-# What is fetched; of two kinds of weights the one that cannot run code.
-BESIDE = ("config.json", "tokenizer_config.json", "vocab.txt")
+# What is fetched: whatever says how texts become ids and vectors, and of two kinds of weights the
+# one that cannot run code, in one file or in several with an index.
+BESIDE = (
+    "config.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+)
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+REVISION = re.compile(r"refs(/[\w.+-]+)+|[\w.+-]+")
+
+# What is taken out of a zip file, by the last part of its name.
+IN_ZIP = re.compile(r"(bert_)?config\.json|vocab\.txt|\w[\w.-]*\.ckpt.*")
+# Weights hardly compress: what claims many times the size of its zip file would fill the disk.
+MOST_RATIO, MOST_MORE = 20, 2**26
 
 
 def family() -> list[list[str]]:
@@ -53,17 +72,27 @@ def repository(name: str) -> tuple[str, str | None] | None:
     """
     if name.startswith("hf:"):
         repo, at, revision = name.removeprefix("hf:").partition("@")
-        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo) or (at and not revision):
+        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo) or ".." in repo or (at and not revision):
             raise UserError(f"{name}: expected hf:owner/name or hf:owner/name@revision")
-        return repo, revision or None
+        return repo, checked_revision(name, revision)
     # What lies here comes before what could be downloaded.
     if Path(name).exists():
         return None
     plain, at, revision = name.partition("@")
     for short_name, owner, *_ in family():
         if plain in (short_name, f"{owner}/{short_name}"):
-            return f"{owner}/{short_name}", revision or None
-    return (plain, revision or None) if SMALL.fullmatch(plain) else None
+            return f"{owner}/{short_name}", checked_revision(name, revision)
+    return (plain, checked_revision(name, revision)) if SMALL.fullmatch(plain) else None
+
+
+def checked_revision(name: str, revision: str) -> str | None:
+    """A revision, None where there is none; UserError for a path, which the cache would follow."""
+    if revision and (".." in revision or not REVISION.fullmatch(revision)):
+        raise UserError(
+            f"{name}: the revision is {short(revision)!r}; expected a branch, a tag, a commit, or "
+            "refs/pr/N"
+        )
+    return revision or None
 
 
 def fetch(name: str) -> Path | None:
@@ -75,7 +104,7 @@ def fetch(name: str) -> Path | None:
     if (found := repository(name)) is None:
         return None
     repo, revision = found
-    by_hand = f"download {BESIDE[0]}, {BESIDE[2]} and {WEIGHTS[0]} of {repo} into a folder"
+    by_hand = f"download config.json, vocab.txt and {WEIGHTS[0]} of {repo} into a folder"
     try:
         from huggingface_hub import errors, snapshot_download
     except ImportError:
@@ -84,12 +113,11 @@ def fetch(name: str) -> Path | None:
             f"{by_hand} and name that"
         ) from None
     try:
-        folder = Path(
-            snapshot_download(repo, revision=revision, allow_patterns=[*BESIDE, WEIGHTS[0]])
-        )
-        if not (folder / WEIGHTS[0]).exists():
+        first, second = map(patterns, WEIGHTS)
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*BESIDE, *first]))
+        if not any((folder / file).exists() for file in first):
             # Of the same commit, even if the branch has moved meanwhile.
-            snapshot_download(repo, revision=folder.name, allow_patterns=[*BESIDE, WEIGHTS[1]])
+            snapshot_download(repo, revision=folder.name, allow_patterns=[*BESIDE, *second])
     except errors.GatedRepoError:
         reason = "its owner wants you to accept terms first; do so, and set HF_TOKEN"
     except errors.RepositoryNotFoundError:
@@ -107,10 +135,19 @@ def fetch(name: str) -> Path | None:
         # Its client raises many of Python's exceptions for a network that fails.
         reason = f"{short(str(error).splitlines()[0], 100)}; try again, or {by_hand} and name that"
     else:
-        if any((folder / file).exists() for file in WEIGHTS):
+        if any((folder / file).exists() for file in (*first, *second)):
             return folder
         reason = f"the hub has neither {' nor '.join(WEIGHTS)} of it; {by_hand} and name that"
     raise UserError(f"{name}: {reason}")
+
+
+def patterns(weights: str) -> tuple[str, str, str]:
+    """The names of weights in one file, of an index, and of the files that it names.
+
+    patterns("a.bin") -> ("a.bin", "a.bin.index.json", "a-*.bin")
+    """
+    stem, _, ending = weights.partition(".")
+    return weights, f"{weights}.index.json", f"{stem}-*.{ending}"
 
 
 def origin(file: Path) -> str | None:
@@ -127,18 +164,20 @@ def origin(file: Path) -> str | None:
 def unzipped(file: Path) -> Path:
     """The folder with what is in one of Google's zip files, in the user's cache.
 
-    It is named by the file's digest, and made once. Only a checkpoint, its configuration and its
-    vocabulary are taken out.
+    It is named by the file's digest, and made once, and again where it was altered. Only a
+    checkpoint, its configuration and its vocabulary are taken out.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pytorchic-bert"
     folder = cache / f"{file.stem}-{file_digest(file)[:16]}"
-    if folder.is_dir():
-        return folder
     by_hand = f"unpack it yourself and name the folder, or set XDG_CACHE_HOME (now {cache.parent})"
     try:
+        if is_unpacked(file, folder):
+            return folder
         # All processes of torchrun are here at the same time, and one has to unpack.
         with locked(cache / ".lock"):
-            if not folder.is_dir():
+            if not is_unpacked(file, folder):
+                # Altered, or half of what it was.
+                shutil.rmtree(folder, ignore_errors=True)
                 unpack(file, folder)
     except UserError:
         raise
@@ -156,11 +195,54 @@ def unzipped(file: Path) -> Path:
 def unpack(file: Path, folder: Path) -> None:
     """Take a checkpoint and what belongs to it out of a zip file, whole or not at all."""
     with zipfile.ZipFile(file) as archive, whole_folder(folder) as partial:
-        for entry in archive.infolist():
-            # The last part of its name alone: no file is written outside of the folder.
-            name = Path(entry.filename).name
-            if re.fullmatch(r"(bert_)?config\.json|vocab\.txt|[\w.-]+\.ckpt.*", name):
-                with archive.open(entry) as there, open(partial / name, "wb") as here:
-                    shutil.copyfileobj(there, here)
-        if not any(partial.glob("*.ckpt*")):
+        found = entries(archive, file)
+        if not any(".ckpt" in name for name in found):
             raise UserError(f"{file} has no TensorFlow checkpoint, NAME.ckpt.index, in it")
+        # No more than an entry claims is read of it: zipfile then finds another checksum.
+        claimed, size = sum(entry.file_size for entry in found.values()), file.stat().st_size
+        if claimed > MOST_RATIO * size + MOST_MORE:
+            raise UserError(
+                f"{file} would become {claimed:,} bytes, {claimed // size} times its size; weights "
+                "do not compress like that: fetch it again"
+            )
+        for name, entry in found.items():
+            with archive.open(entry) as there, open(partial / name, "wb") as here:
+                shutil.copyfileobj(there, here)
+
+
+def entries(archive: zipfile.ZipFile, file: Path) -> dict[str, zipfile.ZipInfo]:
+    """What is taken out of a zip file, by the last part of its name.
+
+    No file is written outside of a folder then; UserError where two would be the same.
+    """
+    found: dict[str, zipfile.ZipInfo] = {}
+    for entry in archive.infolist():
+        name = Path(entry.filename).name
+        if IN_ZIP.fullmatch(name) and not entry.is_dir():
+            if name in found:
+                raise UserError(
+                    f"{file} has two files {name}, {found[name].filename} and {entry.filename}; "
+                    "unpack the right one and name its folder"
+                )
+            found[name] = entry
+    return found
+
+
+def is_unpacked(file: Path, folder: Path) -> bool:
+    """Whether a folder holds what unpack() makes of a zip file, to the checksum."""
+    if not folder.is_dir():
+        return False
+    with zipfile.ZipFile(file) as archive:
+        found = entries(archive, file)
+    if {path.name for path in folder.iterdir()} != found.keys():
+        return False
+    return all(checksum(folder / name) == entry.CRC for name, entry in found.items())
+
+
+def checksum(file: Path) -> int:
+    """CRC-32 of a file, as zip files have it."""
+    crc = 0
+    with open(file, "rb") as f:
+        while block := f.read(2**20):
+            crc = zlib.crc32(block, crc)
+    return crc

@@ -1,5 +1,7 @@
 """The weights of a model: Google's TensorFlow checkpoints, Hugging Face's folders, our own .pt.
 
+And those of github.com/dhlee347/pytorchic-bert, whose names are others.
+
 source = read("uncased_L-12_H-768_A-12")    # a Checkpoint: our names, float32
 model = Classifier(source.config)
 load(model, source, fresh=("classifier",))
@@ -7,6 +9,7 @@ load(model, source, fresh=("classifier",))
 
 import dataclasses
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,9 @@ from formats import hub
 from formats.names import CLASSIFIERS, HEADS, LABELLED, Row, table_rows
 from formats.onnx import OnnxFile
 from formats.weights import (
+    INDEX,
     WEIGHTS,
+    check_finite,
     check_tensors,
     checkpoints_in,
     read_pt,
@@ -40,7 +45,28 @@ from utils import UserError, note, short, typed
 OURS = "pytorchic-bert checkpoint"
 HUGGING_FACE = "Hugging Face weights"
 TENSORFLOW = "TensorFlow checkpoint"
+DHLEE347 = "checkpoint of dhlee347/pytorchic-bert"
 ONNX = "ONNX model"
+
+# How the names of an encoder and of pre-training's heads begin; what begins otherwise and is in no
+# row of the table belongs to something else that was trained on top of BERT.
+BERTS_OWN = {
+    HUGGING_FACE: ("bert.", "cls.predictions.", "cls.seq_relationship."),
+    TENSORFLOW: ("bert/", "cls/predictions/", "cls/seq_relationship/"),
+    DHLEE347: ("transformer.",),
+}
+# The word embeddings, and a copy of them that some files have, since models share the two.
+WORDS = {
+    HUGGING_FACE: ("bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"),
+    DHLEE347: ("transformer.embed.tok_embed.weight", "decoder.weight"),
+}
+# What stands before all names where a model was saved within another object: DataParallel,
+# torch.compile, Lightning, sentence-transformers, a class of one's own.
+WRAPPERS = re.compile(r"((module|_orig_mod|model|auto_model|bert_model|encoder|bert|\d+)\.)*")
+WORD_EMBEDDINGS = re.compile(
+    r"(.*?)(?:bert\.)?(embeddings\.word_embeddings|transformer\.embed\.tok_embed"
+    r"|transformer\.embedding\.token)\.weight"
+)
 
 # The model of each kind that ONNX files are of, and its heads; the first that a checkpoint fills.
 MODELS: dict[str, tuple[type[BertModel], set[str]]] = {
@@ -79,6 +105,7 @@ class Checkpoint:
     labels: list[str] | None = None  # of the classifier, where known
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)  # of a .pt: step, best ...
     onnx: OnnxFile | None = None  # what computes a .onnx; `tensors` then are shapes
+    unusable: dict[str, str] = dataclasses.field(default_factory=dict)  # heads left out, and why
 
     @property
     def folder(self) -> Path:
@@ -113,15 +140,22 @@ class Checkpoint:
         return f"{self.kind} {self.file} (the best of its run: {measured})"
 
 
-def read(source: str | Path, config: Config | None = None, predicting: bool = False) -> Checkpoint:
+def read(
+    source: str | Path,
+    config: Config | None = None,
+    predicting: bool = False,
+    finite: bool = True,
+) -> Checkpoint:
     """Weights from a TensorFlow checkpoint (its prefix), a Hugging Face file, a .pt, or a folder.
 
-    UserError lists every tensor that is missing, left over or of another shape.
+    UserError lists every tensor that is missing, left over or of another shape. What is no part of
+    BERT is left out, and a note names it.
 
     Args:
         config: what the weights must fit; None: what config.json or bert_config.json beside them
             says.
         predicting: a .onnx will do, whose weights cannot be had.
+        finite: UserError where a number is NaN or infinite.
     """
     if predicting and is_onnx(Path(source)):
         if config is not None:
@@ -131,6 +165,9 @@ def read(source: str | Path, config: Config | None = None, predicting: bool = Fa
     beside, settings = settings_beside(file)
     if config is None:
         config = stated_config(file, extra, beside, settings)
+    names, strange, unusable = list(theirs), list[str](), dict[str, str]()
+    if kind != OURS:
+        theirs, strange = without_strange(theirs, kind)
     # Nothing is read from a tensor before it is known to be made of plain numbers.
     check_tensors(theirs, file)
     if kind == OURS:
@@ -138,7 +175,9 @@ def read(source: str | Path, config: Config | None = None, predicting: bool = Fa
         # Our task.json and Hugging Face's id2label are two places for the same names.
         labels = saved_labels(file.parent)
     else:
-        tensors, problems = to_ours(theirs, kind, config, head_of(settings))
+        head = head_of(settings, theirs, kind)
+        theirs, unusable = without_unusable(theirs, kind, config, head)
+        tensors, problems = to_ours(theirs, kind, config, head)
         labels = released_labels(settings, beside) if beside else None
     labelled = next((head for head in LABELLED if f"{head}.bias" in tensors), None)
     # The head's own size says how many labels it has, which the configuration need not.
@@ -150,13 +189,26 @@ def read(source: str | Path, config: Config | None = None, predicting: bool = Fa
         problems += [f"{name} is missing" for name in encoder if name not in tensors]
     problems += differences(tensors, expected)
     problems += [f"{short(name)} is left over" for name in sorted(tensors.keys() - expected.keys())]
+    if problems and (others := foreign_prefixes(names)):
+        raise UserError(
+            f"{file}: the names of its word embeddings begin with {others}; expected one encoder, "
+            "with the names of a BertModel"
+        )
     refuse_problems(f"{file} contradicts the model configuration", problems)
+    if finite:
+        check_finite(tensors, file)
+    if strange:
+        names = [short(name) for name in strange]
+        note(f"{file}: left out, since BERT has no such tensors: {listed(names)}")
+    for name, reason in unusable.items():
+        note(f"{file}: left out its {name}: {reason}")
     if labelled and labels and len(labels) != n_labels:
         raise UserError(
             f"{file} has {n_labels} labels, and {len(labels)} names of labels lie beside it; mend "
             "id2label"
         )
-    return Checkpoint(kind, file, config, tensors, labels if labelled else None, extra)
+    labels = labels if labelled else None
+    return Checkpoint(kind, file, config, tensors, labels, extra, unusable=unusable)
 
 
 def read_onnx(file: Path) -> Checkpoint:
@@ -220,8 +272,13 @@ def differences(tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]]
 def refuse_problems(what: str, problems: list[str]) -> None:
     """UserError with the first five problems and the number of the rest, if there are any."""
     if problems:
-        rest = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise UserError(f"{what}: {'; '.join(problems[:5])}{rest}")
+        raise UserError(f"{what}: {listed(problems)}")
+
+
+def listed(texts: list[str]) -> str:
+    """The first five of some texts, and the number of the rest."""
+    rest = f"; and {len(texts) - 5} more" if len(texts) > 5 else ""
+    return "; ".join(texts[:5]) + rest
 
 
 # ------------------------------------------------------------------------------ what lies beside it
@@ -270,8 +327,11 @@ def released_labels(settings: dict[str, Any], file: Path) -> list[str] | None:
     return [names[str(i)] for i in range(len(names))] or None
 
 
-def head_of(settings: dict[str, Any]) -> str:
-    """Our name of the head that Hugging Face calls "classifier"."""
+def head_of(settings: dict[str, Any], names: Iterable[str], kind: str = HUGGING_FACE) -> str:
+    """Our name of the head that is called "classifier" among these names."""
+    if kind == DHLEE347:
+        # Pre-training's own layers stand beside its classifier of next sentences.
+        return "next_sentence" if {"linear.weight", "decoder_bias"} & set(names) else "classifier"
     # Google's files name no class, and their classifier is one of whole inputs.
     classes = settings.get("architectures")
     if isinstance(classes, list):
@@ -290,7 +350,7 @@ def find_weights(source: str | Path) -> Path:
         return find_in_folder(folder)
     # A user may name any of the three files of a TensorFlow checkpoint, whose prefix they share.
     source = Path(re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", str(source)))
-    is_weights = source.is_file() and source.suffix in WEIGHTS
+    is_weights = source.is_file() and (source.suffix in WEIGHTS or source.name.endswith(INDEX))
     if is_weights or Path(f"{source}.index").is_file():
         return source
     if source.suffix == ".zip" and source.is_file():
@@ -316,9 +376,10 @@ def find_weights(source: str | Path) -> Path:
 def find_in_folder(folder: Path) -> Path:
     """The weights in a folder; of a run the best checkpoint."""
     # safetensors first: it holds the same weights, and cannot run code.
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).is_file():
-            return folder / name
+    for kind in ("model.safetensors", "pytorch_model.bin"):
+        for name in (kind, kind + INDEX):
+            if (folder / name).is_file():
+                return folder / name
     if files := checkpoints_in(folder):
         return best_of(files)
     if ours := sorted(folder.glob("*.pt")):
@@ -384,39 +445,111 @@ def read_raw(source: str | Path) -> tuple[str, Path, dict[str, Tensor], dict[str
                 f"{file} has no entry 'model' of tensors; expected a checkpoint written by "
                 "train.py or convert"
             )
+        check_not_nested(weights, file)
         return OURS, file, contents.pop("model"), contents
-    if file.suffix in WEIGHTS:
-        return HUGGING_FACE, file, read_hugging_face(file), {}
+    if file.suffix in WEIGHTS or file.name.endswith(INDEX):
+        tensors = read_weights(file)
+        check_not_nested(tensors, file)
+        tensors = without_wrapper(tensors, file)
+        if WORDS[DHLEE347][0] in tensors:
+            return DHLEE347, file, tensors, {}
+        # The state dict of a model of ours, saved without what write_pt() adds.
+        if "transformer.embedding.token.weight" in tensors:
+            return OURS, file, tensors, {}
+        return HUGGING_FACE, file, as_hugging_face(tensors, file), {}
     return TENSORFLOW, file, read_tensorflow(file), {}
 
 
-def read_hugging_face(file: Path) -> dict[str, Tensor]:
-    """{Hugging Face's name of today: tensor}, without what is there twice."""
-    tensors = {
-        modern_name(name): tensor
-        for name, tensor in read_weights(file).items()
-        if not name.endswith("position_ids")
-    }
-    check_tensors(tensors, file)
-    # The decoder is a copy of the word embeddings, which models tie. One that differs would give
-    # other scores than the model here.
-    table, decoder = "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder"
-    if f"{decoder}.bias" in tensors:
-        tensors.setdefault("cls.predictions.bias", tensors[f"{decoder}.bias"])
-    check_tied(file, tensors, f"{decoder}.weight", table, "the word embeddings")
-    check_tied(file, tensors, f"{decoder}.bias", "cls.predictions.bias", "cls.predictions.bias")
-    copies = (f"{decoder}.weight", f"{decoder}.bias")
-    return {name: t for name, t in tensors.items() if name not in copies}
+def check_not_nested(tensors: dict[str, Tensor], file: Path) -> None:
+    """UserError where a tensor has no shape to speak of."""
+    check_tensors({name: t for name, t in tensors.items() if t.is_nested}, file)
 
 
-def check_tied(
-    file: Path, tensors: dict[str, Tensor], copy: str, original: str, words: str
-) -> None:
-    """UserError where a copy of a tensor differs from it."""
-    if copy not in tensors or original not in tensors:
-        return
-    if not torch.equal(tensors[original], tensors[copy]):
-        raise UserError(f"{file}: {copy} differs from {words}; BERT shares them")
+def without_wrapper(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """The same tensors without what the model was saved within has put before their names."""
+    found = {m[1] for name in tensors if (m := WORD_EMBEDDINGS.fullmatch(name))}
+    if len(found) != 1 or not (prefix := found.pop()) or not WRAPPERS.fullmatch(prefix):
+        return tensors
+    # What lacks it is no part of the model: a layer of the object around it.
+    inside = {name: t for name, t in tensors.items() if name.startswith(prefix)}
+    message = f"{file}: names are read without {prefix!r} before them"
+    if others := sorted(tensors.keys() - inside.keys()):
+        message += f"; left out, since they lack it: {listed(others)}"
+    note(message)
+    return {name.removeprefix(prefix): t for name, t in inside.items()}
+
+
+def foreign_prefixes(names: Iterable[str]) -> str:
+    """What stands before the names of the word embeddings, where that is not BERT's."""
+    found = {m[1] for name in names if (m := WORD_EMBEDDINGS.fullmatch(name))}
+    return " and ".join(sorted(map(repr, found))) if found != {""} else ""
+
+
+def renamed(
+    tensors: dict[str, Tensor], rename: Callable[[str], str], file: Path
+) -> dict[str, Tensor]:
+    """Tensors under other names; UserError where two of them would have the same."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if (new := rename(name)) in found:
+            raise UserError(f"{file} has two tensors that are {short(new)}; remove the wrong one")
+        found[new] = tensor
+    return found
+
+
+def as_hugging_face(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """{Hugging Face's name of today: tensor}, without a buffer that counts from 0."""
+    kept = {name: t for name, t in tensors.items() if not name.endswith("position_ids")}
+    return renamed(kept, modern_name, file)
+
+
+def without_strange(tensors: dict[str, Tensor], kind: str) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors that are BERT's by their names, and the names of the others."""
+    known = {name for row in table_rows(0) for name in names_of(row, kind)}
+    known |= {name for names in WORDS.values() for name in names}
+    strange = [n for n in tensors if n not in known and not n.startswith(BERTS_OWN[kind])]
+    return {n: t for n, t in tensors.items() if n not in strange}, strange
+
+
+def without_unusable(
+    tensors: dict[str, Tensor], kind: str, config: Config, head: str
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors without copies and without the heads that differ from BERT's; and why these do.
+
+    `head` is our name of the one that is called "classifier".
+    """
+    kept, reasons = dict(tensors), dict[str, str]()
+    rows = {name: [row for row in table_rows(0) if row.head == name] for name in HEADS}
+    words, decoder = WORDS.get(kind, ("", ""))
+    bias, copy = "cls.predictions.bias", "cls.predictions.decoder.bias"
+    if copy in kept:
+        kept.setdefault(bias, kept[copy])
+    # Models share the words' vectors with the decoder. One of its own gives other scores.
+    for a, b in ((decoder, words), (copy, bias)):
+        if a in kept and b in kept and not torch.equal(kept[a], kept[b]):
+            reasons["masked_lm"] = f"{a} differs from {b}; BERT shares them"
+        kept.pop(a, None)
+    # A layer on other vectors than the encoder's, or one without a bias. What pre-training's heads
+    # lack is damage.
+    for name in ("classifier", "answer", "tags", "choice"):
+        own = [n for row in rows[name] for n in names_of(row, kind)]
+        if not any(n in kept for n in own):
+            continue
+        if absent := [n for n in own if n not in kept]:
+            reasons[name] = f"it has no {absent[0]}"
+        elif kept[own[0]].shape[1:] != (config.dim,):
+            shape = tuple(kept[own[0]].shape)
+            reasons[name] = f"{own[0]} is {shape}, expected (labels, {config.dim})"
+    for name in reasons:
+        for n in (n for row in rows[name] for n in names_of(row, kind)):
+            kept.pop(n, None)
+    return kept, {head if name == "classifier" else name: why for name, why in reasons.items()}
+
+
+def names_of(row: Row, kind: str) -> list[str]:
+    """What a parameter of ours is called in a file of a kind."""
+    names = {TENSORFLOW: row.tensorflow, DHLEE347: row.dhlee347, OURS: [row.ours]}
+    return names.get(kind, row.hugging_face)
 
 
 def modern_name(name: str) -> str:
@@ -442,7 +575,7 @@ def to_ours(
     missing: list[tuple[Row, str]] = []
     ours: dict[str, Tensor] = {}
     for row in table_rows(config.n_layers):
-        names = row.tensorflow if kind == TENSORFLOW else row.hugging_face
+        names = names_of(row, kind)
         absent = [name for name in names if name not in left]
         missing += [(row, name) for name in absent]
         parts = [left.pop(name) for name in names if name in left]
@@ -451,9 +584,13 @@ def to_ours(
             parts = [part.T for part in parts]
         # Query, key and value are stacked, which only matrices of one width allow.
         fit_together = len({part.shape[1:] for part in parts}) == 1
-        if not absent and fit_together and all(part.ndim for part in parts):
+        if parts and not absent and fit_together and all(part.ndim for part in parts):
             # In float32, whatever the file has: mixed types would fail in the first product.
             ours[row.ours] = torch.cat([part.float() for part in parts]).contiguous()
+    # Its label 1 is ours 0: B follows A.
+    if kind == DHLEE347:
+        for name in {"next_sentence.weight", "next_sentence.bias"} & ours.keys():
+            ours[name] = ours[name].flip(0)
     # Of a head that is there, and of the encoder, nothing may be missing.
     needed = {name.split(".")[0] for name in ours} | {"transformer"}
     problems = [f"{name} is missing" for row, name in missing if row.head in needed]

@@ -32,6 +32,27 @@ tags                tags                                 output  tags/output_
 choice              choice                               output  choice/output_
 """
 
+# The same modules in the model_steps_N.pt of github.com/dhlee347/pytorchic-bert, where norms have
+# gamma and beta. Its `classifier` is that of next sentences in a file of pre-training.
+DHLEE347 = """
+transformer.embedding.token            transformer.embed.tok_embed
+transformer.embedding.position         transformer.embed.pos_embed
+transformer.embedding.segment          transformer.embed.seg_embed
+transformer.embedding.norm             transformer.embed.norm
+transformer.blocks.N.attention.qkv     transformer.blocks.N.attn.proj_QKV
+transformer.blocks.N.attention.out     transformer.blocks.N.proj
+transformer.blocks.N.norm1             transformer.blocks.N.norm1
+transformer.blocks.N.feed_forward.fc1  transformer.blocks.N.pwff.fc1
+transformer.blocks.N.feed_forward.fc2  transformer.blocks.N.pwff.fc2
+transformer.blocks.N.norm2             transformer.blocks.N.norm2
+pooler.dense                           fc
+masked_lm.dense                        linear
+masked_lm.norm                         norm
+masked_lm                              decoder_
+next_sentence                          next_sentence
+classifier                             classifier
+"""
+
 # The parameters of each kind: our and Hugging Face's name -> TensorFlow's ending. A kernel is
 # (in, out) where our weight is (out, in); an output's weights are (out, in) in TensorFlow too.
 KINDS = {
@@ -69,6 +90,7 @@ class Row:
     ours: str
     hugging_face: list[str]
     tensorflow: list[str]
+    dhlee347: list[str]  # none of a head that it lacks
     transposed: bool  # whether TensorFlow's is (in, out)
 
     @property
@@ -80,6 +102,7 @@ class Row:
 def table_rows(n_layers: int) -> list[Row]:
     """The name table written out for every parameter of every head."""
     found = []
+    dhlee347 = dict(line.split() for line in DHLEE347.strip().splitlines())
     for line in TABLE.strip().splitlines():
         # The fourth column is there only where TensorFlow's name is not Hugging Face's with
         # slashes.
@@ -88,25 +111,36 @@ def table_rows(n_layers: int) -> list[Row]:
         if other:
             tensorflow = other[0]
         for n in range(n_layers) if ".N." in ours else [0]:
-            a, b, c = (
+            a, b, c, d = (
                 re.sub(r"(?<=[._])N(?=[./])", str(n), name)
-                for name in (ours, hugging_face, tensorflow)
+                for name in (ours, hugging_face, tensorflow, dhlee347.get(ours, ""))
             )
-            found += rows_of_module(a, b, c, KINDS[kind])
+            found += rows_of_module(a, b, c, d, KINDS[kind])
     return found
 
 
 def rows_of_module(
-    ours: str, hugging_face: str, tensorflow: str, kind: dict[str, str]
+    ours: str, hugging_face: str, tensorflow: str, dhlee347: str, kind: dict[str, str]
 ) -> list[Row]:
     """The rows of one module's parameters."""
     parts = ("query", "key", "value") if "QKV" in hugging_face else ("",)
-    return [
-        Row(
-            f"{ours}.{name}",
-            [f"{hugging_face.replace('QKV', part)}.{name}" for part in parts],
-            [tensorflow.replace("QKV", part) + ending for part in parts],
-            transposed=ending == "/kernel",
+    rows = []
+    for name, ending in kind.items():
+        theirs = f"{dhlee347}.{name}"
+        if kind is KINDS["norm"]:
+            theirs = dhlee347 + ending.replace("/", ".")
+        if kind is KINDS["bias"]:
+            theirs = dhlee347 + name  # a parameter of the model itself
+        rows.append(
+            Row(
+                f"{ours}.{name}",
+                [f"{hugging_face.replace('QKV', part)}.{name}" for part in parts],
+                [tensorflow.replace("QKV", part) + ending for part in parts],
+                [theirs.replace("QKV", part[0]) for part in parts if part] or [theirs],
+                transposed=ending == "/kernel",
+            )
         )
-        for name, ending in kind.items()
-    ]
+        # Heads that its models do not have.
+        if not dhlee347:
+            rows[-1].dhlee347.clear()
+    return rows

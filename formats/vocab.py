@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from system.files import check_regular, read_json, read_text, whole_file, write_json
-from utils import UserError, show, typed
+from utils import UserError, note, show, typed
 
 UNKNOWN = "[UNK]"
 # [PAD] is padding, [CLS] and [SEP] frame an input, and [MASK] is what pre-training hides words by.
@@ -272,15 +272,18 @@ def find_vocab(vocab: str | Path | None, weights: Path | None, other: Path | Non
 
 
 def check_same_tokens(vocab: Path, own: Path) -> None:
-    """UserError where a vocabulary has as many tokens as the model's own, and other ones.
+    """UserError where a vocabulary lacks a token of the model's own, or has another in its place.
 
-    [unused1] and so on are free for new ones.
+    [unused1] and so on are free for new ones, and so is what comes after the last.
     """
     theirs, ours = list(load_vocab(own)), list(load_vocab(vocab))
-    # A different size is another error, which check_size reports.
-    if len(theirs) != len(ours):
-        return
-    for i, (old, new) in enumerate(zip(theirs, ours, strict=True)):
+    if len(ours) < len(theirs):
+        raise UserError(
+            f"{vocab} has {len(ours)} tokens, and {own} beside the weights {len(theirs)}; leave "
+            "--vocab out"
+        )
+    # Whether the model has room for more is another question, which check_size asks.
+    for i, (old, new) in enumerate(zip(theirs, ours, strict=False)):
         if old != new and not old.startswith("[unused"):
             raise UserError(
                 f"{vocab} has {show(new)} as token {i}, and {own} beside the weights {show(old)}; "
@@ -299,7 +302,19 @@ def check_own_vocab(run: Path, vocab: Path) -> None:
         )
 
 
-def check_size(vocab_file: Path, expected: int) -> None:
-    """UserError where a vocabulary has another number of tokens than the model."""
-    if (n := len(load_vocab(vocab_file))) != expected:
-        raise UserError(f"{vocab_file} has {n} tokens, the model {expected}; use its own")
+# More rows without a token than padding to a multiple of 128 makes.
+MANY_ROWS = 128
+
+
+def check_size(vocab_file: Path, n_rows: int, trained: bool) -> None:
+    """UserError where a vocabulary does not fit the rows of the model's embeddings.
+
+    A model that was trained elsewhere may have rows without a token, to make their number a round
+    one; where they are many, a note says so.
+    """
+    n = len(load_vocab(vocab_file))
+    if n > n_rows or (n < n_rows and not trained):
+        remedy = "name the one it was trained with" if trained else f"set its vocab_size to {n}"
+        raise UserError(f"{vocab_file} has {n} tokens, the model {n_rows}; {remedy}")
+    if n_rows - n >= MANY_ROWS:
+        note(f"{vocab_file} has {n} tokens, the model {n_rows}: is it the one it was trained with?")

@@ -1,6 +1,6 @@
 """The bytes of other people's formats and of our .pt; what is in them loading.py knows.
 
-tensors = read_weights(Path("model.safetensors"))   # {name: tensor}, or pytorch_model.bin
+tensors = read_weights(Path("model.safetensors"))   # {name: tensor}, or pytorch_model.bin, shards
 tensors = read_tensorflow(Path("bert_model.ckpt"))  # {variable: tensor}
 write_pt("model_steps_345.pt", contents); contents = read_pt(Path("model_steps_345.pt"))
 """
@@ -26,15 +26,32 @@ from system.files import (
     check_file,
     check_regular,
     digest_matches,
+    read_json,
     whole_file,
 )
-from utils import UserError, is_text, short
+from utils import UserError, is_text, note, short, show, typed
 
 # safetensors and the three endings that torch.save's files have.
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
-# What an optimizer of TensorFlow's leaves in a checkpoint.
-TENSORFLOW_STATE = re.compile(r"(^|/)(adam_[mv]|Adam(_1)?|global_step|beta[12]_power)$")
+# The names of the files that say in which file each tensor is, where there are several.
+INDEX = ".index.json"
+
+# Where training scripts keep the weights, among optimizer, step and so on.
+NESTED = ("state_dict", "model_state_dict", "model")
+
+# What optimizers leave in a TensorFlow checkpoint: the endings of Google's scripts, the slots of
+# TensorFlow's own optimizers, which are called as these are, and counters.
+TENSORFLOW_STATE = re.compile(
+    r"""(^|/)(
+    (adam|lamb)_[mv]
+    | (Adam|AdamW|AdamWeightDecay|Adamax|Nadam|LAMB|LARS|Momentum|RMSProp|Adagrad|Adadelta|Adafactor
+      |Ftrl|SGD)(Optimizer)?(_\d+)?(/[mv]|/momentum)?
+    | ExponentialMovingAverage
+    | global_step | beta[12]_power | (current_)?loss_scale | good_steps
+    )$""",
+    re.VERBOSE,
+)
 
 
 # --------------------------------------------------------------------------------------- TensorFlow
@@ -52,6 +69,12 @@ def read_tensorflow(prefix: Path) -> dict[str, Tensor]:
 
             reader = tensorflow.train.load_checkpoint(str(prefix))
             names = sorted(reader.get_variable_to_shape_map())
+            if "_CHECKPOINTABLE_OBJECT_GRAPH" in names:
+                raise UserError(
+                    f"{prefix} is an object checkpoint of TensorFlow 2, with names of its own; "
+                    "convert it first, with convert_bert_original_tf2_checkpoint_to_pytorch.py of "
+                    "transformers 4, or name the model's Hugging Face folder"
+                )
             return {
                 name: torch.from_numpy(np.array(reader.get_tensor(name)))
                 for name in names
@@ -61,7 +84,10 @@ def read_tensorflow(prefix: Path) -> dict[str, Tensor]:
         raise UserError(
             f"{prefix} is a TensorFlow checkpoint; to read it, pip install tensorflow"
         ) from None
+    except UserError:
+        raise
     except Exception as error:
+        refuse_pointer(Path(f"{prefix}.index"))
         # Its reader raises many of Python's exceptions for a damaged file.
         raise UserError(f"{prefix} is truncated or altered ({error}); fetch it again") from None
 
@@ -85,7 +111,12 @@ def silent_stderr() -> Iterator[None]:
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """{name: tensor} of safetensors or of what torch.save has written, old format or new."""
+    """{name: tensor} of safetensors or of what torch.save has written, old format or new.
+
+    Of an index, as Hugging Face's folders have it, all files that it names.
+    """
+    if file.name.endswith(INDEX):
+        return read_shards(file)
     if file.suffix == ".safetensors":
         from safetensors.torch import load, load_file
 
@@ -95,12 +126,45 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             # The library raises several exceptions for a damaged file.
             raise_unreadable(file, error)
     else:
-        tensors = read_archive(file)
-    # A training script's own checkpoint, say, nests its weights, and is not a state dict.
+        tensors = unnested(read_archive(file), file)
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
         kind = type(tensors).__name__
         raise UserError(f"{file}: expected names and tensors, found a {kind} of other things")
     return {str(name): tensor for name, tensor in tensors.items()}
+
+
+def read_shards(index: Path) -> dict[str, Tensor]:
+    """The tensors of all files that an index names; UserError unless each is where it says."""
+    where = typed(read_json(index).get("weight_map"), dict[str, str], f"{index}: weight_map")
+    tensors: dict[str, Tensor] = {}
+    names = sorted(set(where.values()))
+    for name in names:
+        # A path, such as ../x, would lead out of the folder.
+        if Path(name).name != name or Path(name).suffix not in WEIGHTS:
+            raise UserError(f"{index}: weight_map names {show(name)}; expected files beside it")
+        if not index.with_name(name).is_file():
+            raise UserError(f"{index} names {name}, which does not lie beside it; fetch it too")
+    for name in names:
+        file = index.with_name(name)
+        found = read_weights(file)
+        expected = {tensor for tensor, place in where.items() if place == name}
+        if odd := sorted(found.keys() ^ expected):
+            states = "lacks" if odd[0] in expected else "has"
+            raise UserError(
+                f"{file} {states} {short(odd[0])}, and {index.name} says otherwise; fetch both"
+            )
+        tensors |= found
+    return tensors
+
+
+def unnested(contents: Any, file: Path) -> Any:
+    """The state dict in a checkpoint of a training script, or what else the file has."""
+    if isinstance(contents, dict):
+        for name in NESTED:
+            if isinstance(contents.get(name), dict):
+                note(f"{file}: its {name!r} is read, the rest is not")
+                return contents[name]
+    return contents
 
 
 def read_archive(file: Path) -> Any:
@@ -120,6 +184,8 @@ def read_archive(file: Path) -> Any:
             # weights_only refuses a pickle that would run code. Weights of a GPU are read without
             # one.
             return torch.load(file, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except Exception as error:
         # Each format has its own exceptions; a pickle that would run code ends here too.
         raise_unreadable(file, error)
@@ -128,6 +194,11 @@ def read_archive(file: Path) -> Any:
 def check_zip(file: Path) -> None:
     """ValueError where a part of an archive is larger than the file, or is named like a path."""
     with zipfile.ZipFile(file) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise UserError(
+                f"{file} is a program of torch.jit.save; save the state_dict() of the module that "
+                "it was made from"
+            )
         for entry in archive.infolist():
             # torch.save does not compress. A part that claims more than the file's size would fill
             # the memory.
@@ -144,20 +215,39 @@ def raise_unreadable(file: Path, error: Exception) -> NoReturn:
     # A missing file names itself; that is a better message.
     if isinstance(error, OSError) and error.filename:
         raise error
+    refuse_pointer(file)
+    # torch.load names the class of the first object that is neither a tensor nor a plain value.
+    if found := re.search(r"Unsupported (?:global|class).*?([\w.]+\.\w+)", str(error)):
+        raise UserError(
+            f"{file}: not readable as weights: it pickles an object of {short(found[1])}, which "
+            "could run code; where it was made, save the model's state_dict() alone"
+        ) from None
     reason = short(str(error).split("\n")[0].split(". ")[0], 100)
     raise UserError(
         f"{file}: not readable as weights ({reason}); it is truncated, altered or something else"
     ) from None
 
 
+def refuse_pointer(file: Path) -> None:
+    """UserError where a file is what git leaves in the place of a large one."""
+    with contextlib.suppress(OSError), open(file, "rb") as f:
+        if f.read(100).startswith(b"version https://git-lfs"):
+            raise UserError(
+                f"{file} is a pointer of git-lfs, not the file itself; run `git lfs pull` in its "
+                "folder, or download it"
+            )
+
+
 def check_tensors(tensors: dict[str, Tensor], file: Path) -> None:
     """UserError where a tensor is not made of plain numbers with memory for each of them."""
     for name, t in tensors.items():
         # Sparse, quantised and integer tensors would be cast without a word, to something else.
-        if t.layout != torch.strided or t.is_meta or t.is_quantized or not t.is_floating_point():
+        if not (is_plain(t) and t.is_floating_point()):
             what = f"{t.device.type} {t.layout} of {t.dtype}".replace("torch.", "")
             if t.is_quantized:
                 what = "quantised"
+            if t.is_nested:
+                what = "nested"
             raise UserError(
                 f"{file}: {short(name)} is {what}; expected ordinary floating-point numbers"
             )
@@ -166,6 +256,24 @@ def check_tensors(tensors: dict[str, Tensor], file: Path) -> None:
             raise UserError(
                 f"{file}: {short(name)} repeats few numbers as a tensor of {t.numel()}; save a "
                 "contiguous copy"
+            )
+
+
+def is_plain(t: Tensor) -> bool:
+    """Whether a tensor is made of numbers one after the other."""
+    return not (t.is_nested or t.layout != torch.strided or t.is_meta or t.is_quantized)
+
+
+def check_finite(tensors: dict[str, Tensor], file: Path) -> None:
+    """UserError where a number is infinite or NaN."""
+    for name, t in tensors.items():
+        # A sum takes a ninth of the time that looking at each number does, and is not finite where
+        # one of them is not. Large numbers alone may add up to infinity too.
+        if not t.sum().isfinite() and not t.isfinite().all():
+            n = int((~t.isfinite()).sum())
+            raise UserError(
+                f"{file}: {n:,} of the {t.numel():,} numbers of {name} are NaN or infinite; use "
+                "another checkpoint"
             )
 
 

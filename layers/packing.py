@@ -22,24 +22,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from layers.kernels import attention
-from utils import UserError
-
-
-def check_first(real: Tensor) -> None:
-    """UserError where an example of a mask (B, S) does not begin with a real token.
-
-    Then something else stands in the mask's place, such as the segments, which transformers takes
-    third. On a GPU the error comes later, so that nothing waits.
-    """
-    if not real.numel():  # an empty batch has no first column
-        return
-    if real.device.type == "cuda":
-        torch._assert_async(real[:, 0].all(), "input_mask does not begin with 1")
-    elif not real[:, 0].all():
-        raise UserError(
-            "input_mask does not begin with 1 in every row; the order is model(input_ids, "
-            "segment_ids, input_mask), or name them: attention_mask=, token_type_ids="
-        )
 
 
 class Packing(NamedTuple):
@@ -69,7 +51,6 @@ class Packing(NamedTuple):
         real = input_mask.bool()
         if torch.compiler.is_compiling():
             return cls.of_all(real)
-        check_first(real)
         n_columns = real.shape[1]
         cells = real.flatten().nonzero().squeeze(1)
         n_tokens = real.sum(1)
@@ -124,6 +105,12 @@ class Packing(NamedTuple):
             empty = x.new_zeros(self.real.numel() + 1, *x.shape[1:])
             x = empty.index_copy_(0, self.cells, x)[:-1]
         return x.unflatten(0, self.real.shape)
+
+    @property
+    def first(self) -> Tensor:
+        """(B, 1) position of each example's first real token: of [CLS], also behind padding."""
+        # Of several largest ones argmax gives the first.
+        return self.real.int().argmax(1, keepdim=True)
 
     def rows(self, positions: Tensor) -> Tensor:
         """(B, M) positions -> (B, M) indices into T"""

@@ -79,6 +79,11 @@ class Features:
         return f"<{len(self)} inputs of {len(self.ids)} tokens>"
 
     @property
+    def has_pairs(self) -> bool:
+        """Whether an input has a second text."""
+        return bool((self.second < self.lengths).any())
+
+    @property
     def lengths(self) -> np.ndarray:
         """(N,) tokens of each input."""
         return np.diff(self.starts)
@@ -342,7 +347,7 @@ def cut_by_tokens(rows: np.ndarray, lengths: np.ndarray, tokens: int) -> list[np
         # No later batch has more rows than fit of the next one's length.
         candidates = lengths[start : start + tokens // max(int(lengths[start]), 1)]
         n = int((candidates * np.arange(1, len(candidates) + 1) <= tokens).sum())
-        # An input without tokens is refused by the model, which says why.
+        # Where no input has a token, none would ever fit.
         n = max(n, 1)
         batches.append(rows[start : start + n])
         start += n

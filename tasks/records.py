@@ -93,7 +93,8 @@ def check_inputs(
     # np.diff finds a 1 after a 0 in the mask, and a 0 after a 1 in the segments, padding aside.
     mask_rises = (np.diff(mask, axis=1) > 0).any()
     segments_fall = (np.diff(segments, axis=1)[mask[:, 1:] > 0] < 0).any()
-    if mask_rises or segments_fall:
+    # [CLS] is real in every input.
+    if mask_rises or segments_fall or not mask[:, :1].all():
         raise UserError(f"{file}: expected padding at the end, and segment_ids of zeros, then ones")
 
 

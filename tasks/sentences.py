@@ -47,6 +47,7 @@ class SentenceTask(TableTask):
     test: tuple[str, ...] = ("test.tsv",)  # without labels, to predict
     hand_in: tuple[str, ...] = ()  # what GLUE's site wants their predictions to be called
     kin: str = ""  # a task whose models do this one too
+    any_texts: bool = False  # texts and pairs alike: of a model that does not say which it takes
     max_len: int = dataclasses.field(default=128, kw_only=True)  # tokens
     long: str = "truncate"  # what becomes of longer texts: one of features.LONG
 
@@ -132,10 +133,11 @@ class SentenceTask(TableTask):
         n_texts = 1 if self.text_b is None else 2
         for line, given in enumerate(inputs, start=1):
             texts = given if isinstance(given, list | tuple) else (given,)
-            if len(texts) != n_texts or not all(isinstance(text, str) for text in texts):
+            as_many = len(texts) == n_texts or (self.any_texts and len(texts) in (1, 2))
+            if not as_many or not all(isinstance(text, str) for text in texts):
                 expected = "a text" if n_texts == 1 else "a pair of texts"
                 raise UserError(f"input {line} is {show(given, 40)}; expected {expected}")
-            yield Example(line, texts[0], texts[1] if n_texts == 2 else None, None)
+            yield Example(line, texts[0], texts[1] if len(texts) == 2 else None, None)
 
     def report_truncation(
         self,
@@ -443,7 +445,8 @@ def task_of_labels(source: Checkpoint) -> SentenceTask | None:
     """Data of one's own, with the labels that a classifier has; of a single score, a number."""
     usual = TASKS["csv"]
     # Weights from elsewhere may have fewer positions than a task's usual length.
-    task = dataclasses.replace(usual, max_len=min(usual.max_len, source.config.max_len))
+    length = min(usual.max_len, source.config.max_len)
+    task = dataclasses.replace(usual, max_len=length, any_texts=True)
     # One score is a number, as Hugging Face saves a regression.
     if len(source.tensors.get("classifier.bias", ())) == 1:
         return own_task(task, labels="number")

@@ -292,6 +292,7 @@ class Reader:
 OURS = {"model_steps_3.pt": change.OURS, "config.json": change.JSON, "task.json": change.JSON}
 VOCABULARY = {"vocab.txt": change.TEXT, "tokenizer_config.json": change.JSON}
 HUGGING_FACE = {
+    "several/model.safetensors.index.json": change.JSON,
     "safetensors/model.safetensors": change.SAFETENSORS,
     "zip/pytorch_model.bin": change.TORCH,
     "legacy/pytorch_model.bin": change.TORCH,

@@ -85,8 +85,8 @@ def classifier(folder: Path) -> None:
 
 
 def hugging_face(folder: Path) -> None:
-    """A classifier as Hugging Face folders with the three formats of weights."""
-    from safetensors.torch import load_file
+    """A classifier as Hugging Face folders: the three formats of weights, and several files."""
+    from safetensors.torch import load_file, save_file
 
     classifier(folder / "ours")
     checkpoint.convert(str(folder / "ours"), str(folder / "safetensors"))
@@ -95,6 +95,13 @@ def hugging_face(folder: Path) -> None:
         shutil.copytree(folder / "safetensors", folder / name)
         (folder / name / "model.safetensors").unlink()
         write(tensors, folder / name / "pytorch_model.bin")
+    shutil.copytree(folder / "safetensors", folder / "several")
+    (folder / "several/model.safetensors").unlink()
+    places = {name: f"model-{i % 2}.safetensors" for i, name in enumerate(tensors)}
+    for place in set(places.values()):
+        part = {name: t for name, t in tensors.items() if places[name] == place}
+        save_file(part, folder / "several" / place)
+    write_json(folder / "several/model.safetensors.index.json", {"weight_map": places})
 
 
 def weights(folder: Path) -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import BertConfig, BertForPreTraining, BertForSequenceClassification, BertModel
+from transformers.activations import ACT2FN
 
 import checkpoint
 import models
 from formats import loading
 from layers import kernels
 from layers.kernels import dropout, keep_mask
+from layers.packing import Packing
 from models import Classifier, Config, PretrainModel, Transformer
 from utils import UserError
 
@@ -36,7 +38,7 @@ def copy(model: torch.nn.Module, source: torch.nn.Module) -> None:
     tied = re.compile(r"position_ids$|^cls\.predictions\.decoder\.")
     tensors = {name: t for name, t in tensors.items() if not tied.search(name)}
     cfg = model.transformer.cfg
-    found, problems = loading.to_ours(tensors, checkpoint.HUGGING_FACE, cfg, "classifier")
+    found, problems = loading.to_ours(tensors, loading.HUGGING_FACE, cfg, "classifier")
     assert problems == []
     assert checkpoint.load(model, checkpoint.Checkpoint("", Path("memory"), cfg, found)) == []
     model.to(next(source.parameters()).dtype)
@@ -84,7 +86,7 @@ def test_gradients_equal_transformers(tiny: Config, padded_batch: Batch) -> None
     torch.nn.functional.cross_entropy(ours, labels).backward()
     assert (ours - logits).abs().max() <= 1e-10
     gradients = {name: p.grad for name, p in reference.named_parameters()}
-    expected, _ = loading.to_ours(gradients, checkpoint.HUGGING_FACE, cfg, "classifier")
+    expected, _ = loading.to_ours(gradients, loading.HUGGING_FACE, cfg, "classifier")
     for name, parameter in model.named_parameters():
         assert torch.allclose(parameter.grad.float(), expected[name], atol=1e-6, rtol=1e-5), name
 
@@ -126,6 +128,44 @@ def test_an_example_does_not_depend_on_its_batch_nor_on_holes_in_the_mask(
         holes = model(ids, segments, mask)
         ids[0, [2, 7]] = 99  # what is masked out must not matter
         assert torch.equal(holes, model(ids, segments, mask))
+
+
+def test_padding_anywhere_gives_the_hidden_states_of_transformers(tiny: Config) -> None:
+    reference, model = theirs(BertModel, tiny).double(), models.BertModel(tiny).eval()
+    copy(model, reference)
+    torch.manual_seed(4)
+    left, holes, right = [0, 0, 0, 1, 1, 1, 1], [0, 1, 1, 0, 1, 0, 0], [1, 1, 1, 1, 0, 0, 0]
+    mask = torch.tensor([left, [1] * 7, holes, right])
+    ids = torch.randint(1, 100, mask.shape)
+    segments = (torch.arange(7) > 3).long() * mask
+    real, first = mask.bool(), torch.tensor([3, 0, 1, 0])
+    with torch.no_grad():
+        expected = reference(ids, attention_mask=mask, token_type_ids=segments)[0]
+        hidden, pooled = model(ids, segments, mask)
+        assert (hidden - expected)[real].abs().max() <= 1e-10
+        assert not hidden[~real].any()
+        # What is pooled is the first real token: [CLS].
+        cls = expected[torch.arange(4), first]
+        assert (pooled - reference.pooler(cls[:, None])).abs().max() <= 1e-10
+        for same in (mask, mask.bool(), Packing.of(mask), Packing.of(mask, rounded=True)):
+            assert (model.pool(ids, segments, same) - pooled).abs().max() <= 1e-12
+        pretrain = PretrainModel(tiny).double().eval()
+        copy_of = pretrain.transformer(ids, segments, mask)
+        words, order = pretrain(ids, segments, mask, first[:, None])
+        tokens = pretrain.transformer.embedding.token.weight
+        there = pretrain.masked_lm(copy_of[torch.arange(4), first], tokens)
+        assert (words[:, 0] - there).abs().max() <= 1e-12
+        follows = pretrain.next_sentence(pretrain.pooler(copy_of[torch.arange(4), first]))
+        assert (order - follows).abs().max() <= 1e-12
+        # A row of padding alone gives zeros, and leaves the others as they are.
+        mask[1] = 0
+        without, found = model(ids, segments * mask, mask), model.pool(ids, segments * mask, mask)
+        assert not without[0][1].any()
+        assert (without[0] - hidden)[[0, 2, 3]].abs().max() <= 1e-12
+        assert (found - without[1]).abs().max() <= 1e-12
+        assert found.isfinite().all()
+    torch.manual_seed(0)
+    assert model.train().pool(ids, segments * mask, mask).isfinite().all()
 
 
 def test_gradient_checkpointing_changes_no_bit(tiny: Config, padded_batch: Batch) -> None:
@@ -254,6 +294,59 @@ def test_a_configuration_is_read_under_either_set_of_names(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
+    ("theirs_name", "ours_name"),
+    [("gelu_python", "gelu"), ("gelu_fast", "gelu_new"), ("gelu_pytorch_tanh", "gelu_new")],
+)
+def test_other_words_for_an_activation_are_the_same_function(
+    theirs_name: str, ours_name: str
+) -> None:
+    cfg = Config.from_dict({"hidden_size": 16, "num_attention_heads": 2, "hidden_act": theirs_name})
+    assert cfg.hidden_act == ours_name
+    x = torch.linspace(-9, 9, 10_000, dtype=torch.float64)
+    expected = ACT2FN[theirs_name](x)
+    assert (kernels.ACTIVATIONS[ours_name](x) - expected).abs().max() <= 1e-11
+
+
+def test_the_dropout_of_a_classifier_is_its_own_where_the_configuration_says_so(
+    tiny: Config, padded_batch: Batch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    drawn: list[tuple[tuple[int, ...], float]] = []
+
+    def record(x: torch.Tensor, p: float) -> torch.Tensor:
+        drawn.append((tuple(x.shape), p))
+        return keep_mask(x, p)
+
+    monkeypatch.setattr(kernels, "keep_mask", record)
+    released = BertConfig(**tiny.to_released(), classifier_dropout=0.5)
+    released.save_pretrained(tmp_path)
+    cfg = Config.from_json(tmp_path / "config.json")
+    for kind in (Classifier, lambda cfg: models.Tagger(cfg, 3), models.MultipleChoice):
+        kind(cfg).train()(*padded_batch)
+        assert drawn[-1][1] == 0.5
+        kind(tiny).train()(*padded_batch)
+        assert drawn[-1][1] == 0.1
+    assert {p for _, p in drawn[:-1]} <= {0.1, 0.5}
+    # Both sets of names keep it, and where it is not set both are what they were before.
+    assert Config.from_dict(cfg.to_released()) == Config.from_dict(cfg.to_json()) == cfg
+    assert cfg.to_released()["classifier_dropout"] == 0.5
+    assert "p_drop_classifier" not in tiny.to_json()
+    assert "classifier_dropout" not in tiny.to_released()
+    # Of a run that was begun before it was read: the usual value is none of its own.
+    usual = BertConfig(**tiny.to_released(), classifier_dropout=tiny.p_drop_hidden)
+    assert Config.from_dict(usual.to_dict()) == tiny
+    with pytest.raises(UserError, match=r"p_drop_classifier=1\.0; expected a probability"):
+        Config(p_drop_classifier=1.0)
+
+
+def test_a_model_of_one_segment_refuses_a_second_text(padded_batch: Batch) -> None:
+    ids, segments, mask = padded_batch
+    model = Classifier(Config(100, 32, 1, 4, 64, max_len=40, n_segments=1)).eval()
+    assert model(ids, segments * 0, mask).isfinite().all()
+    with pytest.raises(UserError, match=r"the model has one segment .* pairs of texts need two"):
+        model(ids, segments, mask)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ('{"n_layer": 2}', r"unknown key 'n_layer' \(did you mean n_layers\?\)"),
@@ -266,11 +359,14 @@ def test_a_configuration_is_read_under_either_set_of_names(tmp_path: Path) -> No
             r"unknown key 'hidden_actt' \(did you mean hidden_act\?\)",
         ),
         ('{"hidden_size": 768, "model_type": "roberta"}', "model_type is 'roberta'"),
+        ('{"hidden_size": 768, "architectures": ["RobertaModel"]}', "architectures is .'RobertaM"),
         (
             '{"hidden_size": 768, "position_embedding_type": "relative_key"}',
             "only 'absolute' is BERT",
         ),
         ('{"n_layers": 0}', "n_layers=0; expected at least 1"),
+        ('{"init_std": 0}', "init_std=0; expected more than 0"),
+        ('{"hidden_size": 768, "layer_norm_eps": -1}', "norm_eps=-1; expected more than 0"),
         ("[1]", "expected a JSON object"),
         ('{"dim": 1,}', "line 1: not JSON"),
     ],
@@ -329,12 +425,11 @@ def test_the_names_of_transformers_are_understood_and_its_order_is_refused(
             )
         with pytest.raises(TypeError, match="two names of the same input"):
             model(ids, segments, input_mask=mask, attention_mask=mask, **more)
-        with pytest.raises(
-            UserError, match="input_mask does not begin with 1 in every row; the order is"
-        ):
-            model(ids, mask, segments, **more)
-        with pytest.raises(UserError, match="input_mask does not begin with 1"):
-            model(ids, mask, torch.zeros_like(ids), **more)
+        for swapped in (segments, torch.zeros_like(ids)):
+            with pytest.raises(
+                UserError, match="segment_ids begin with 1 and input_mask with 0; the order is"
+            ):
+                model(ids, mask, swapped, **more)
 
 
 def test_shapes_beyond_reason_are_refused() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tasks.features import Batches, Features, encode, truncate_pair, window_starts
+from tasks.records import check_inputs
 from tasks.rows import Example, open_rows, read_examples, read_rows
 from tasks.sentences import TASKS, get_task, own_task
 from tokenization import FullTokenizer
@@ -605,3 +606,11 @@ def test_a_header_without_labels_is_not_predicted_as_a_row(tmp_path: Path) -> No
         list(open_rows(task, tmp_path / "x.csv", labelled=False)[1])
     (tmp_path / "x.csv").write_text("good film\nbad\n")
     assert len(list(open_rows(task, tmp_path / "x.csv", labelled=False)[1])) == 2
+
+
+def test_a_record_without_a_token_is_refused() -> None:
+    ids = np.ones((2, 4), np.int64)
+    mask = np.array([[1, 1, 0, 0], [0, 0, 0, 0]])
+    check_inputs(Path("x.tf_record"), ids[:1], mask[:1], ids[:1] * 0, 4)
+    with pytest.raises(UserError, match=r"x\.tf_record: expected padding at the end"):
+        check_inputs(Path("x.tf_record"), ids, mask, ids * 0, 4)
