@@ -17,7 +17,14 @@ from torch import nn
 import models
 from formats import hub, loading
 from formats.cards import COMMANDS
-from formats.vocab import casing, check_size, find_vocab, save_vocab, vocab_digest
+from formats.vocab import (
+    casing,
+    check_size,
+    find_vocab,
+    save_vocab,
+    stated_rules,
+    vocab_digest,
+)
 from system.files import write_json
 from tokenization import FullTokenizer
 from training import runs
@@ -64,12 +71,13 @@ class Pretrained:
         if self.source and (origin := hub.origin(self.source.file)):
             recorded["weights"] = origin
         recorded["do_lower_case"] = self.tokenizer.do_lower_case
+        recorded["tokenizer rules"] = self.tokenizer.rules.unusual()
         recorded["sha256 of vocab"] = vocab_digest(self.vocab)[:16]
         # A digest of the weights that training begins with: another start is another run.
         recorded["sha256 of initial weights"] = runs.weights_digest(model)[:16]
         # The lock is taken before anything is written, and kept until training ends.
         with runs.held(folder, recorded):
-            save_vocab(self.vocab, folder, self.tokenizer.do_lower_case)
+            save_vocab(self.vocab, folder, self.tokenizer.do_lower_case, self.tokenizer.rules)
             write_json(folder / "config.json", config)
             yield
 
@@ -101,7 +109,8 @@ def find(
     check_size(vocab_file, config.vocab_size)
     # The weights' name may say how a vocabulary is cased that was copied from them.
     lower_case = casing(vocab_file, *([file] if file else []))
-    return Pretrained(config, source, vocab_file, FullTokenizer(vocab_file, lower_case))
+    rules, _ = stated_rules(vocab_file, file)
+    return Pretrained(config, source, vocab_file, FullTokenizer(vocab_file, lower_case, rules))
 
 
 def lacking(source: loading.Checkpoint, head: str, weights: str | Path | None) -> str:
