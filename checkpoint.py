@@ -259,6 +259,7 @@ def convert(
             "in .pt or .onnx, or a folder's"
         )
     found = read(source, Config.from_json(model_cfg) if model_cfg else None)
+    found.check_labels()
     vocab_file = find_vocab(vocab, found.file)
     check_size(vocab_file, found.config.vocab_size)
     lower_case = casing(vocab_file, found.file)

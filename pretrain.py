@@ -21,7 +21,7 @@ import models
 import pretrained
 import train
 from formats import loading
-from formats.vocab import casing, check_size, find_vocab
+from formats.vocab import casing, check_size, find_vocab, stated_rules
 from layers.packing import Packing
 from pretrained import Pretrained
 from pretraining.batches import Instances, PairBatches, PretrainBatch
@@ -459,7 +459,9 @@ def with_vocabulary(
     lower_case = corpus.about.get("do_lower_case")
     if lower_case is None:
         lower_case = casing(vocab)
-    return Pretrained(config, found, vocab, FullTokenizer(vocab, lower_case))
+    # And split by it, whatever lies beside the vocabulary.
+    rules = stated_rules(corpus.vocab_file)[0] if corpus.vocab_file else None
+    return Pretrained(config, found, vocab, FullTokenizer(vocab, lower_case, rules))
 
 
 def check_fixed(

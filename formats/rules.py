@@ -12,6 +12,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from formats.beside import recorded_rules
 from system.files import read_json
 from utils import UserError, show, typed
 
@@ -121,7 +122,8 @@ def is_in_their_form(folder: Path) -> bool:
     if any(folder.glob("model*.safetensors")) or any(folder.glob("pytorch_model*.bin")):
         return True
     config = folder / "tokenizer_config.json"
-    return config.is_file() and "tokenizer_class" in read_json(config)
+    values = read_json(config) if config.is_file() else recorded_rules(folder)
+    return "tokenizer_class" in values
 
 
 def stated(folder: Path, vocab: dict[str, int] | None) -> tuple[Rules, str]:
@@ -133,7 +135,8 @@ def stated(folder: Path, vocab: dict[str, int] | None) -> tuple[Rules, str]:
         vocab: the tokens that belong to them; None: leave `added` out.
     """
     config, tokenizer = folder / "tokenizer_config.json", folder / "tokenizer.json"
-    values = read_json(config) if config.is_file() else {}
+    # A run knows it all the same.
+    values = read_json(config) if config.is_file() else recorded_rules(folder)
     check_supported(values, config)
     found: dict[str, Any] = {}
     places = []
@@ -141,7 +144,7 @@ def stated(folder: Path, vocab: dict[str, int] | None) -> tuple[Rules, str]:
     told = {name: values[name] for name in fields if values.get(name) is not None}
     if told:
         found = typed(told, dict[str, bool], config)
-        places.append(config.name)
+        places.append(config.name if config.is_file() else "run.json")
     longest = values.get("max_input_chars_per_word")
     if longest is not None:
         found["max_input_chars_per_word"] = typed(longest, int, f"{config}: its longest word")
