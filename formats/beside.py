@@ -25,6 +25,7 @@ USED = {
     "added_tokens.json": "the same",
     "modules.json": "features.py: what sentence-transformers does with the vectors",
     "sentence_bert_config.json": "features.py: tokens of a text at most",
+    "config_sentence_transformers.json": "features.py: words before each text, which are refused",
     "*/config.json": "features.py: how vectors are pooled",
     "task.json": "the task that a model was trained on",
     "squad.json": "the same of squad.py",
@@ -36,7 +37,6 @@ USED = {
 NO_EFFECT = (
     "generation_config.json",
     "preprocessor_config.json",
-    "config_sentence_transformers.json",
     "training_args.bin",
     "trainer_state.json",
     "flax_model.msgpack",
