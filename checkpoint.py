@@ -261,7 +261,7 @@ def convert(
     found = read(source, Config.from_json(model_cfg) if model_cfg else None)
     found.check_labels()
     vocab_file = find_vocab(vocab, found.file)
-    check_size(vocab_file, found.config.vocab_size)
+    check_size(vocab_file, found.config.vocab_size, found.file)
     lower_case = casing(vocab_file, found.file)
     left_out, more = list[str](), ""
     if ending == ".pt":

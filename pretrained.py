@@ -121,7 +121,7 @@ def find(
         source.check_labels()
     file = source.folder / source.file.name if source else None
     vocab_file = find_vocab(vocab, file)
-    check_size(vocab_file, config.vocab_size)
+    check_size(vocab_file, config.vocab_size, file)
     # The weights' name may say how a vocabulary is cased that was copied from them.
     lower_case = casing(vocab_file, *([file] if file else []))
     rules, _ = stated_rules(vocab_file, file)

@@ -265,9 +265,9 @@ def check_own_vocab(run: Path, vocab: Path) -> None:
         )
 
 
-def check_size(vocab_file: Path, expected: int) -> None:
+def check_size(vocab_file: Path, expected: int, weights: Path | None = None) -> None:
     """UserError where a vocabulary has another number of tokens than the model."""
-    vocab, (rules, _) = load_vocab(vocab_file), stated_rules(vocab_file)
+    vocab, (rules, _) = load_vocab(vocab_file), stated_rules(vocab_file, weights)
     # Tokens that were added behind the vocabulary's own have rows of the embeddings too.
     n = len(vocab.keys() | {token.content for token in rules.added})
     if n != expected:

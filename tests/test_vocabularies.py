@@ -275,6 +275,13 @@ def test_added_tokens_count_as_tokens_of_the_model(vocab: Path) -> None:
     check_size(vocab, 30)
     with pytest.raises(UserError, match=r"has 30 tokens, the model 28; use its own"):
         check_size(vocab, 28)
+    # A copy of the vocabulary elsewhere is used by the rules of the weights.
+    (vocab.parent.parent / "copy").mkdir()
+    copy = Path(shutil.copy(vocab, vocab.parent.parent / "copy"))
+    weights = vocab.with_name("model.safetensors")
+    check_size(copy, 30, weights)
+    rules, _ = stated_rules(copy, weights)
+    assert FullTokenizer(copy, True, rules).tokenize("Covid") == ["Covid"]
     tokenizer = FullTokenizer(vocab)
     assert tokenizer.convert_tokens_to_ids(["<e 1>", "Covid"]) == [28, 29]
     assert tokenizer.tokenize("COVID <e 1>cats") == ["Covid", "<e 1>", "cats"]
