@@ -23,7 +23,7 @@ import models
 import pretrained
 import train
 from formats import loading
-from formats.vocab import UNKNOWN
+from formats.rules import UNKNOWN
 from layers.packing import Packing
 from tasks.features import Batch, Batches, Features
 from tokenization import FullTokenizer, split_line

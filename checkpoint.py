@@ -11,6 +11,7 @@ source = read("uncased_L-12_H-768_A-12")    # loading.py's
 write_hugging_face(source, Path("my-model"), lower_case=True)
 """
 
+import dataclasses
 import json
 import math
 import re
@@ -39,6 +40,7 @@ from formats.vocab import (
     check_size,
     find_vocab,
     load_vocab,
+    save_for_transformers,
     save_vocab,
     stated_rules,
 )
@@ -90,8 +92,10 @@ def write_hugging_face(
     with whole_file(folder / "model.safetensors") as f:
         f.write(save(tensors, metadata={"format": "pt"}))
     if vocab:
-        more = {"tokenizer_class": "BertTokenizer", "model_max_length": source.config.max_len}
-        save_vocab(vocab, folder, lower_case, more)
+        rules, _ = stated_rules(vocab, source.folder / source.file.name)
+        # A model that fills [MASK] is of no use to transformers where its text is split.
+        masks, max_len = "masked_lm" in heads, source.config.max_len
+        save_for_transformers(vocab, folder, lower_case, rules, max_len, masks)
     # Our settings of the task, so that the folder is read back without a flag.
     beside = source.folder
     for name, values in task_settings(source).items():
@@ -120,9 +124,10 @@ def write_onnx(
         model = model.transformer
     metadata = {"head": name, "labels": json.dumps(source.labels)}
     # All that a model's folder holds beside the weights.
+    rules, _ = stated_rules(vocab, source.file)
     with tempfile.TemporaryDirectory() as beside:
         folder = Path(beside)
-        save_vocab(vocab, folder, lower_case)
+        save_vocab(vocab, folder, lower_case, rules)
         write_json(folder / "config.json", source.config.to_json())
         for settings_file, values in own_settings(source).items():
             write_json(folder / settings_file, values)
@@ -176,12 +181,17 @@ def label_settings(source: Checkpoint, heads: set[str]) -> dict[str, Any]:
 def write_with_vocab(out: Path, source: Checkpoint, vocab: Path, lower_case: bool) -> None:
     """A .pt, and before it what belongs to it: whoever finds the .pt finds the rest too."""
     folder, settings = out.parent, own_settings(source)
-    rules, unusual = stated_rules(folder / "vocab.txt")[0], stated_rules(vocab)[0].unusual()
+    rules, _ = stated_rules(vocab, source.file)
+
+    def same_rules() -> bool:
+        there, _ = stated_rules(folder / "vocab.txt")
+        if there.do_lower_case not in (None, lower_case):
+            return False
+        return there.unusual() == dataclasses.replace(rules, do_lower_case=lower_case).unusual()
+
     fits = {
         "vocab.txt": lambda: load_vocab(folder / "vocab.txt") == load_vocab(vocab),
-        "tokenizer_config.json": lambda: (
-            rules.do_lower_case in (None, lower_case) and rules.unusual() == unusual
-        ),
+        "tokenizer_config.json": same_rules,
     }
     # What is there already must fit, and what is new is removed again if writing fails.
     new = []
@@ -195,7 +205,7 @@ def write_with_vocab(out: Path, source: Checkpoint, vocab: Path, lower_case: boo
                 "own"
             )
     try:
-        save_vocab(vocab, folder, lower_case)
+        save_vocab(vocab, folder, lower_case, rules)
         for name, values in settings.items():
             write_json(folder / name, values)
         contents = {"config": source.config.to_json(), "model": source.tensors}
@@ -253,8 +263,9 @@ def convert(
             "in .pt or .onnx, or a folder's"
         )
     found = read(source, Config.from_json(model_cfg) if model_cfg else None)
+    found.check_labels()
     vocab_file = find_vocab(vocab, found.file)
-    check_size(vocab_file, found.config.vocab_size, trained=True)
+    check_size(vocab_file, found.config.vocab_size, found.file)
     lower_case = casing(vocab_file, found.file)
     left_out, more = list[str](), ""
     if ending == ".pt":

@@ -44,7 +44,7 @@ def extract(
     layers: str = "-1,-2,-3,-4",
     pooling: str = "none",
     format: str = "jsonl",
-    max_len: int = 128,
+    max_len: int | None = None,
     batch_size: int = 32,
     dtype: str = "fp32",
     model_cfg: str | None = None,
@@ -60,8 +60,9 @@ def extract(
                 (lines + 1).
         Vectors:
             layers: comma list: -1 the last, -2 the one before.
-            pooling: none: of every token; cls: of [CLS]; mean: the mean over the tokens.
-            max_len: tokens of a line at most; the rest is cut off.
+            pooling: none: of every token; cls: of [CLS]; mean, max: over the tokens.
+            max_len: tokens of a line at most; the rest is cut off; default: what the folder of a
+                sentence encoder says, else 128.
             batch_size: lines that are computed at once.
             dtype: of matrix products: fp32, bf16 or, on a CPU, int8.
         Weights:
@@ -195,9 +196,9 @@ def similar(
     input_file: str,
     query: str,
     n: int = 10,
-    pooling: str = "mean",
+    pooling: str | None = None,
     layer: int = -1,
-    max_len: int = 128,
+    max_len: int | None = None,
     model_cfg: str | None = None,
     vocab: str | None = None,
 ) -> None:
@@ -210,15 +211,17 @@ def similar(
             n: how many lines to print; 0: all.
         Vectors:
             layer: of the encoder; -1 the last.
-            pooling: mean over the tokens, or cls.
-            max_len: tokens of a line at most; the rest is cut off.
+            pooling: mean or max over the tokens, or cls; default: what the folder of a sentence
+                encoder says, else mean.
+            max_len: tokens of a line at most; the rest is cut off; default: what the folder says,
+                else 128.
         Weights:
             pretrain_file: a TensorFlow checkpoint, a Hugging Face folder, a .pt, or a name of
                 `checkpoint.py list`.
             model_cfg: JSON of the model's shape; default: what lies beside the weights.
             vocab: vocab.txt; default: what lies beside the weights.
     """
-    if pooling not in vectors.POOLING[1:]:
+    if pooling is not None and pooling not in vectors.POOLING[1:]:
         raise UserError(f"--pooling {pooling}: expected one of {', '.join(vectors.POOLING[1:])}")
     if n < 0:
         raise UserError(f"--n {n}: expected 0 or more")
@@ -226,6 +229,7 @@ def similar(
         raise UserError("--query is empty; expected a text")
     encoder = vectors.load(pretrain_file, model_cfg, vocab, max_len)
     encoder.check_layers([layer])
+    pooling = pooling or encoder.usual_pooling
     lines = [line for line in read_lines(input_file) if line.strip()]
     if not lines:
         raise UserError(f"{input_file} has no lines; expected a text a line")

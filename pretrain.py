@@ -21,7 +21,7 @@ import models
 import pretrained
 import train
 from formats import loading
-from formats.vocab import casing, check_size, find_vocab
+from formats.vocab import casing, check_size, find_vocab, stated_rules
 from layers.packing import Packing
 from pretrained import Pretrained
 from pretraining.batches import Instances, PairBatches, PretrainBatch
@@ -423,7 +423,7 @@ def prepare(
     file = found.file if found else None
     if source.vocab or file:
         # Preparing a long text takes hours; a vocabulary that does not fit is noticed before.
-        check_size(find_vocab(source.vocab, file), config.vocab_size, trained=found is not None)
+        check_size(find_vocab(source.vocab, file), config.vocab_size, file)
     # The second text is looked at before the first one is prepared.
     if eval_file and not is_prepared(eval_file):
         source.find(eval_file)
@@ -467,13 +467,15 @@ def with_vocabulary(
     # The vocabulary in the prepared corpus comes last, after the one named and the one of the
     # weights.
     vocab = find_vocab(source.vocab, found.file if found else None, corpus.vocab_file)
-    check_size(vocab, config.vocab_size, trained=found is not None)
+    check_size(vocab, config.vocab_size, found.file if found else None)
     # Tokens were cased by the rule of their preparation. GluonNLP's and TensorFlow's files do not
     # state it.
     lower_case = corpus.about.get("do_lower_case")
     if lower_case is None:
         lower_case = casing(vocab)
-    return Pretrained(config, found, vocab, FullTokenizer(vocab, lower_case))
+    # And split by it, whatever lies beside the vocabulary.
+    rules = stated_rules(corpus.vocab_file)[0] if corpus.vocab_file else None
+    return Pretrained(config, found, vocab, FullTokenizer(vocab, lower_case, rules))
 
 
 def check_fixed(
@@ -592,7 +594,7 @@ def evaluate(
     if pairs.next_sentence:
         config.check_pairs()
     vocab = find_vocab(source.vocab, found.file)
-    check_size(vocab, config.vocab_size, trained=True)
+    check_size(vocab, config.vocab_size, found.file)
     folder = Path(save_dir or found.file.parent)
     corpus = dataclasses.replace(source, vocab=str(vocab)).prepare(data_file, folder, found.file)
     if corpus.kind == "instances":

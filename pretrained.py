@@ -17,11 +17,18 @@ from torch import nn
 import models
 from formats import hub, loading
 from formats.cards import COMMANDS
-from formats.vocab import casing, check_size, find_vocab, save_vocab, vocab_digest
-from system.files import write_json
+from formats.vocab import (
+    casing,
+    check_size,
+    find_vocab,
+    save_vocab,
+    stated_rules,
+    vocab_digest,
+)
+from system.files import read_json, write_json
 from tokenization import FullTokenizer
 from training import runs
-from utils import UserError, say
+from utils import UserError, note, say
 
 # The heads that pre-training gives a model.
 PRETRAINED_HEADS = ("pooler", "masked_lm", "next_sentence")
@@ -64,14 +71,27 @@ class Pretrained:
         if self.source and (origin := hub.origin(self.source.file)):
             recorded["weights"] = origin
         recorded["do_lower_case"] = self.tokenizer.do_lower_case
+        recorded["tokenizer rules"] = self.tokenizer.rules.unusual()
         recorded["sha256 of vocab"] = vocab_digest(self.vocab)[:16]
         # A digest of the weights that training begins with: another start is another run.
         recorded["sha256 of initial weights"] = runs.weights_digest(model)[:16]
+        report_older_tokenizer(folder, recorded["tokenizer rules"])
         # The lock is taken before anything is written, and kept until training ends.
         with runs.held(folder, recorded):
-            save_vocab(self.vocab, folder, self.tokenizer.do_lower_case)
+            save_vocab(self.vocab, folder, self.tokenizer.do_lower_case, self.tokenizer.rules)
             write_json(folder / "config.json", config)
             yield
+
+
+def report_older_tokenizer(folder: Path, rules: dict[str, Any]) -> None:
+    """Say so where a run began with an earlier version, which split all texts by Google's rule."""
+    file = folder / "run.json"
+    if rules and file.is_file() and "tokenizer rules" not in read_json(file):
+        note(
+            f"{folder} began with an earlier version, which split added tokens too and took "
+            "words of up to 200 characters; from here on its texts are tokenised as transformers "
+            "does it"
+        )
 
 
 def find(
@@ -96,12 +116,16 @@ def find(
     config, source = read_config_and_weights(weights, model_cfg, predicting)
     if source and head and head not in source.heads:
         raise UserError(lacking(source, head, weights))
+    # A head that is to answer needs the names of its labels; another one is thrown away.
+    if source and predicting:
+        source.check_labels()
     file = source.folder / source.file.name if source else None
     vocab_file = find_vocab(vocab, file)
-    check_size(vocab_file, config.vocab_size, trained=source is not None)
+    check_size(vocab_file, config.vocab_size, file)
     # The weights' name may say how a vocabulary is cased that was copied from them.
     lower_case = casing(vocab_file, *([file] if file else []))
-    return Pretrained(config, source, vocab_file, FullTokenizer(vocab_file, lower_case))
+    rules, _ = stated_rules(vocab_file, file)
+    return Pretrained(config, source, vocab_file, FullTokenizer(vocab_file, lower_case, rules))
 
 
 def lacking(source: loading.Checkpoint, head: str, weights: str | Path | None) -> str:

@@ -14,6 +14,7 @@ rule: tokenization.py of google-research/bert.
 """
 
 import collections
+import dataclasses
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +22,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from formats.vocab import SPECIAL, UNKNOWN, load_vocab, stated_casing, stated_rules
+from formats.rules import SPECIAL, UNKNOWN, AddedToken, Rules
+from formats.vocab import load_vocab, stated_casing, stated_rules
 from system import forms
 from system.cli import command
 from system.files import find_files, read_json, whole_file, write_json
@@ -30,7 +32,6 @@ from utils import UserError, show
 if TYPE_CHECKING:
     from torch import Tensor
 
-LONGEST_WORD = 200  # characters; a longer word is [UNK]
 LONGEST_REMEMBERED = 40  # characters; a longer piece seldom comes twice
 MEMO_SIZE = 2**18  # entries of each of the three memos, 65-85 MB when full; a full one is emptied
 
@@ -42,8 +43,6 @@ CJK = re.compile(
     "[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f"
     "\U0002b820-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f]"
 )
-CJK_OR_OTHERS = re.compile(f"{CJK.pattern}|(?:(?!{CJK.pattern}).)+", re.DOTALL)
-OTHERS = re.compile(".+", re.DOTALL)
 # In printable ASCII all that is neither letter nor digit is punctuation.
 ASCII_WORDS = re.compile(r"[0-9A-Za-z]+|[^0-9A-Za-z]")
 
@@ -51,6 +50,8 @@ ASCII_WORDS = re.compile(r"[0-9A-Za-z]+|[^0-9A-Za-z]")
 # around them.
 DROPPED_SPACES = "\x0b\x0c\x1c\x1d\x1e\x1f\x85"
 PIECE = re.compile(rf"(?:\S|[{DROPPED_SPACES}])+")
+# White space as transformers takes it along with a token, on either side.
+BEFORE, BEHIND = re.compile(r"[^\S\x1c-\x1f]*\Z"), re.compile(r"[^\S\x1c-\x1f]*")
 
 
 def split_line(line: str) -> tuple[str, str | None]:
@@ -81,7 +82,7 @@ def is_punctuation(char: str) -> bool:
 
 
 def decompose(text: str, sources: list[int]) -> tuple[str, list[int]]:
-    """Unicode's NFD of `text`, and of each of its characters the source."""
+    """Unicode's NFD of `text` without accents, and of each of its characters the source."""
     parts = [unicodedata.normalize("NFD", char) for char in text]
     pairs = [(char, source) for part, source in zip(parts, sources, strict=True) for char in part]
     # Canonical order, which NFD gives a text as a whole: each run of combining characters is sorted
@@ -94,7 +95,26 @@ def decompose(text: str, sources: list[int]) -> tuple[str, list[int]]:
                     pairs[start:i], key=lambda pair: unicodedata.combining(pair[0])
                 )
             start = i + 1
-    return "".join(char for char, _ in pairs), [source for _, source in pairs]
+    # NFD has split an accented letter, so that the accent stands by itself.
+    kept = [(char, source) for char, source in pairs if unicodedata.category(char) != "Mn"]
+    return "".join(char for char, _ in kept), [source for _, source in kept]
+
+
+def cut_words(text: str, sources: list[int]) -> list[tuple[str, list[int]]]:
+    """The words of a normalised text, and for each of their characters its source."""
+    words: list[tuple[list[str], list[int]]] = []
+    start = True
+    for char, source in zip(text, sources, strict=True):
+        if char == " ":
+            start = True
+            continue
+        alone = is_punctuation(char)
+        if alone or start:
+            words.append(([], []))
+        words[-1][0].append(char)
+        words[-1][1].append(source)
+        start = alone
+    return [("".join(chars), places) for chars, places in words]
 
 
 def truncate_pair(a: list[int], b: list[int], room: int) -> tuple[list[int], list[int]]:
@@ -125,27 +145,76 @@ class Memo(dict):
         return value
 
 
-class FullTokenizer:
-    """Google's tokenizer: clean, split, lower-case, then the longest word pieces greedily."""
+class WholeTokens:
+    """Tokens that are kept whole: where they stand in a text, the leftmost and longest first."""
 
-    def __init__(self, vocab_file: str | Path, do_lower_case: bool = True):
+    def __init__(self, tokens: dict[str, AddedToken]):
+        self.tokens = tokens
+        # At each place the longest one that matches is found, as it comes first; of none, nothing.
+        longest_first = sorted(tokens, key=len, reverse=True)
+        self.pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+    def split(self, text: str) -> Iterator[tuple[AddedToken | None, int, int]]:
+        """The text from its start to its end in parts: a token, or None, and where it stands."""
+        done = 0
+        for match in self.pattern.finditer(text):
+            token = self.tokens[match[0]]
+            start, end = match.span()
+            if token.lstrip and (space := BEFORE.search(text, min(done, start), start)):
+                start = max(space.start(), done)
+            if token.rstrip and (space := BEHIND.match(text, end)):
+                end = space.end()
+            if done < start:
+                yield None, done, start
+            yield token, start, end
+            done = end
+        if done < len(text):
+            yield None, done, len(text)
+
+
+class FullTokenizer:
+    """Google's tokenizer: clean, split, lower-case, then the longest word pieces greedily.
+
+    Where the files beside the vocabulary are transformers', it does what they ask for beside that:
+    tokens that are kept whole, and another length up to which a word is split (formats/rules.py).
+
+    Args:
+        rules: what these files say; None: they are read.
+    """
+
+    def __init__(
+        self, vocab_file: str | Path, do_lower_case: bool = True, rules: Rules | None = None
+    ):
         # The files beside the vocabulary know better than a flag how it was made.
         known, reason = stated_casing(vocab_file)
         if known is not None and known != do_lower_case:
             raise UserError(
                 f"do_lower_case={do_lower_case} contradicts the vocabulary ({reason}); set {known}"
             )
-        self.vocab = load_vocab(vocab_file)
-        self.tokens = {i: token for token, i in self.vocab.items()}
+        rules = rules or stated_rules(vocab_file)[0]
+        self.rules = rules = dataclasses.replace(rules, do_lower_case=do_lower_case)
         self.do_lower_case = do_lower_case
-        rules, _ = stated_rules(vocab_file)
         self.strip_accents = do_lower_case if rules.strip_accents is None else rules.strip_accents
         self.tokenize_chinese_chars = rules.tokenize_chinese_chars
+        pieces = load_vocab(vocab_file)
+        added = {token.content: token.id for token in rules.added}
         # No piece is longer than the longest token, so that the search need not begin further out.
-        self._longest = max(map(len, self.vocab))
+        self._longest = max(map(len, pieces))
+        self.vocab = pieces | added
+        # What was added behind the vocabulary is no piece of a word.
+        self._no_pieces = added.keys() - pieces.keys()
+        self.tokens = {i: token for token, i in self.vocab.items()}
         self._word_ids = Memo(self._word_to_ids)
         self._piece_ids = Memo(self._piece_to_ids)
         self._piece_spans = Memo(self._piece_to_spans)
+        # Some are looked for in the text as it is given, the others as it is after lower-casing.
+        whole = [t for t in rules.added if not (t.special and rules.split_special_tokens)]
+        self._whole = WholeTokens({t.content: t for t in whole if not t.normalized})
+        lowered = {}
+        for token in whole:
+            if token.normalized and (content := self._normalise(token.content)[0]):
+                lowered[content] = token
+        self._whole_lowered = WholeTokens(lowered)
 
     def __call__(
         self, texts: str | Iterable[str | tuple[str, str]], max_len: int = 512
@@ -184,6 +253,8 @@ class FullTokenizer:
 
         'Fine-tuning' -> [2986, 1011, 17372]
         """
+        if self._has_whole(text):
+            return self._encode_parts(text)[0]
         pieces = text.split()
         # str.split() is much faster than the expression, and few texts have one of the seven
         # characters.
@@ -196,6 +267,8 @@ class FullTokenizer:
 
         'Ünter Bäumen' -> ids of ['un', '##ter', 'ba', '##umen'], [(0, 2), (2, 5), (6, 8), (8, 12)]
         """
+        if self._has_whole(text):
+            return self._encode_parts(text)
         ids: list[int] = []
         spans: list[tuple[int, int]] = []
         for match in PIECE.finditer(text):
@@ -226,37 +299,73 @@ class FullTokenizer:
                 f"id {error.args[0]} is outside the vocabulary of {len(self.vocab)} tokens"
             ) from None
 
+    # ------------------------------------------------------------------- tokens that are kept whole
+
+    def _has_whole(self, text: str) -> bool:
+        """Whether a text may have tokens that are kept whole."""
+        if self._whole.tokens and self._whole.pattern.search(text):
+            return True
+        if not self._whole_lowered.tokens:
+            return False
+        # Of printable ASCII lower-casing is all that is done to a text.
+        if text.isascii() and text.isprintable():
+            text = text.lower() if self.do_lower_case else text
+            return self._whole_lowered.pattern.search(text) is not None
+        return True
+
+    def _encode_parts(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """encode_with_offsets() of a text that has tokens that are kept whole."""
+        ids: list[int] = []
+        spans: list[tuple[int, int]] = []
+        for token, start, end in self._whole.split(text):
+            if token:
+                ids.append(token.id)
+                spans.append((start, end))
+                continue
+            chars, sources = self._normalise(text[start:end], start)
+            for lowered, first, last in self._whole_lowered.split(chars):
+                if lowered:
+                    ids.append(lowered.id)
+                    spans.append((sources[first], sources[last - 1] + 1))
+                    continue
+                for word, places in cut_words(chars[first:last], sources[first:last]):
+                    ids += self._word_ids[word]
+                    spans += self._word_to_spans(word, places)
+        return ids, spans
+
     # -------------------------------------------------- the rule, for one piece between white space
+
+    def _normalise(self, text: str, at: int = 0) -> tuple[str, list[int]]:
+        """A text cleaned, lower-cased and without accents, and the source of each character.
+
+        Args:
+            at: the source of the first one.
+        """
+        # Indices are kept along with characters, so that offsets point into the text as it was
+        # given.
+        chars: list[str] = []
+        sources: list[int] = []
+        for i, char in enumerate(text, start=at):
+            if is_dropped(char):
+                continue
+            # White space on both sides makes a word of a Chinese character.
+            if self.tokenize_chinese_chars and CJK.match(char):
+                char = f" {char} "
+            elif char.isspace():
+                char = " "
+            chars.append(char)
+            sources += [i] * len(char)
+        cleaned = "".join(chars)
+        # lower() of one character may give two, as of the dotted capital I, and each has the same
+        # source.
+        if self.do_lower_case:
+            sources = [i for char, i in zip(cleaned, sources, strict=True) for _ in char.lower()]
+            cleaned = cleaned.lower()
+        return decompose(cleaned, sources) if self.strip_accents else (cleaned, sources)
 
     def _words(self, piece: str) -> list[tuple[str, list[int]]]:
         """The words of a piece, and for each of their characters its index in the piece."""
-        words: list[tuple[list[str], list[int]]] = []
-        # Indices are kept along with characters, so that offsets point into the text as it was
-        # given.
-        kept = [i for i, char in enumerate(piece) if not is_dropped(char)]
-        cleaned = "".join(piece[i] for i in kept)
-        runs = CJK_OR_OTHERS if self.tokenize_chinese_chars else OTHERS
-        for run in runs.finditer(cleaned):
-            text, sources = run[0], kept[run.start() : run.end()]
-            # lower() of one character may give two, as of the dotted capital I, and each has the
-            # same source.
-            if self.do_lower_case:
-                sources = [i for char, i in zip(text, sources, strict=True) for _ in char.lower()]
-                text = text.lower()
-            if self.strip_accents:
-                text, sources = decompose(text, sources)
-            start = True
-            for char, source in zip(text, sources, strict=True):
-                # NFD has split an accented letter, so that the accent stands by itself.
-                if self.strip_accents and unicodedata.category(char) == "Mn":
-                    continue
-                alone = is_punctuation(char)
-                if alone or start:
-                    words.append(([], []))
-                words[-1][0].append(char)
-                words[-1][1].append(source)
-                start = alone
-        return [("".join(chars), sources) for chars, sources in words]
+        return cut_words(*self._normalise(piece))
 
     def _piece_to_ids(self, piece: str) -> tuple[int, ...]:
         # Nearly all of English, in one quick step.
@@ -267,33 +376,35 @@ class FullTokenizer:
         return tuple(chain.from_iterable(map(self._word_ids.__getitem__, words)))
 
     def _piece_to_spans(self, piece: str) -> list[tuple[int, int]]:
-        spans = []
-        for word, sources in self._words(piece):
-            ids = self._word_ids[word]
-            if ids == (self.vocab[UNKNOWN],):
-                spans.append((sources[0], sources[-1] + 1))
-                continue
-            start = 0
-            for i in ids:
-                # The ## of a continuation stands for no character.
-                end = start + len(self.tokens[i]) - (2 if start else 0)
-                spans.append((sources[start], sources[end - 1] + 1))
-                start = end
+        return [span for word in self._words(piece) for span in self._word_to_spans(*word)]
+
+    def _word_to_spans(self, word: str, sources: list[int]) -> list[tuple[int, int]]:
+        """Where the pieces of a word stand, of which each character has a source."""
+        ids = self._word_ids[word]
+        if ids == (self.vocab[UNKNOWN],):
+            return [(sources[0], sources[-1] + 1)]
+        spans, start = [], 0
+        for i in ids:
+            # The ## of a continuation stands for no character.
+            end = start + len(self.tokens[i]) - (2 if start else 0)
+            spans.append((sources[start], sources[end - 1] + 1))
+            start = end
         return spans
 
     def _word_to_ids(self, word: str) -> tuple[int, ...]:
         """The longest piece first: 'tuning' -> tuning, or tun ##ing, or t ##un ##ing, or [UNK]."""
-        vocab = self.vocab
-        # The usual case: a word in the vocabulary is its own longest piece.
-        if word in vocab:
-            return (vocab[word],)
-        if len(word) > LONGEST_WORD:
+        vocab, no_pieces = self.vocab, self._no_pieces
+        if len(word) > self.rules.max_input_chars_per_word:
             return (vocab[UNKNOWN],)
+        # The usual case: a word in the vocabulary is its own longest piece.
+        if word in vocab and word not in no_pieces:
+            return (vocab[word],)
         ids, start, prefix = [], 0, ""
         while start < len(word):
             for end in range(min(len(word), start + self._longest), start, -1):
-                i = vocab.get(prefix + word[start:end])
-                if i is not None:
+                piece = prefix + word[start:end]
+                i = vocab.get(piece)
+                if i is not None and piece not in no_pieces:
                     break
             else:
                 return (vocab[UNKNOWN],)

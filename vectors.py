@@ -20,12 +20,14 @@ import pretrained
 import train
 from formats import loading
 from layers.packing import Packing
+from system.files import read_json
 from tasks.features import Batch, Batches, encode, report_truncation
 from tokenization import FullTokenizer, split_line
 from training import inference
-from utils import UserError
+from utils import UserError, show, typed
 
-POOLING = ("none", "cls", "mean")
+POOLING = ("none", "cls", "mean", "max")
+MAX_LEN = 128  # tokens of a text at most, where neither the caller nor the folder says it
 CHUNK = 32  # batches of texts that are sorted by length together
 
 
@@ -48,6 +50,12 @@ class Encoder:
     batch_size: int = 32
     dtype: str = "fp32"
     name: str = "the encoder"  # of it in messages: the file of its weights
+    folder: Path | None = None  # what lies beside the weights
+
+    @property
+    def usual_pooling(self) -> str:
+        """How the folder pools a text's vectors, as stated_pooling() has it; else their mean."""
+        return (self.folder and stated_pooling(self.folder)) or "mean"
 
     def check_layers(self, layers: list[int]) -> None:
         """UserError where a layer is none of the model's."""
@@ -136,6 +144,8 @@ def layer_outputs(
     # [CLS] is the first token of each text, and texts follow each other.
     if pooling == "cls":
         return chosen[lengths.cumsum(0) - lengths]
+    if pooling == "max":
+        return torch.segment_reduce(chosen.float(), "max", lengths=lengths)
     # (T,) the number of the text that each token belongs to.
     text = torch.arange(len(lengths), device=chosen.device).repeat_interleave(lengths)
     # Summed in float32: bf16 would lose small vectors in a long text.
@@ -147,7 +157,7 @@ def load(
     weights: str | Path,
     model_cfg: str | None = None,
     vocab: str | None = None,
-    max_len: int = 128,
+    max_len: int | None = None,
     batch_size: int = 32,
     dtype: str = "fp32",
     head: str = "",
@@ -155,17 +165,91 @@ def load(
     """The encoder of a checkpoint: TensorFlow's, Hugging Face's or ours.
 
     Args:
+        max_len: tokens of a text at most; None: as the folder of a sentence encoder says, else 128.
         head: one that it has to have.
     """
     # The values are checked where a Config is made.
     train.Config(batch_size=batch_size, dtype=dtype)
     start = pretrained.find(weights, model_cfg, vocab, head)
-    start.config.check_length(max_len)
     assert start.source
+    folder = start.source.folder
+    if max_len is None:
+        max_len = stated_length(folder, start.tokenizer.do_lower_case) or MAX_LEN
+    start.config.check_length(max_len)
     model, device = models.BertModel(start.config), inference.get_device()
     # A masked-LM checkpoint has no pooler, and token vectors need none.
     loading.load(model, start.source, fresh=("pooler",))
     inference.lay_out(model, device, dtype)
     name = str(start.source.file)
     model.to(device).eval()
-    return Encoder(model, start.tokenizer, max_len, device, batch_size, dtype, name=name)
+    return Encoder(
+        model, start.tokenizer, max_len, device, batch_size, dtype, name=name, folder=folder
+    )
+
+
+# -------------------------------------------------------------- the folder of a sentence encoder
+
+# sentence-transformers' names of what is done to the vectors of tokens, and ours.
+THEIR_POOLING = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max"}
+
+
+def stated_pooling(folder: Path) -> str | None:
+    """How a folder of sentence-transformers makes a vector of a text; None: it does not say.
+
+    A layer that brings vectors to length 1 changes no cosine. UserError at what is not computed
+    here.
+    """
+    modules = folder / "modules.json"
+    if not modules.is_file():
+        return None
+    remedy = "--pooling cls, mean or max takes the encoder's own vectors"
+    pooling = None
+    for module in read_json(modules, list[dict[str, Any]]):
+        name = str(module.get("type")).split(".")[-1]
+        if name == "Pooling":
+            pooling = pooling_of(folder / str(module.get("path")) / "config.json", remedy)
+        elif name not in ("Transformer", "Normalize"):
+            raise UserError(
+                f"{modules}: {show(name)} changes the vectors in a way that is not computed here; "
+                f"{remedy}"
+            )
+    prompts = folder / "config_sentence_transformers.json"
+    default = read_json(prompts).get("default_prompt_name") if prompts.is_file() else None
+    if default is not None:
+        raise UserError(
+            f"{prompts}: default_prompt_name is {show(default)}, which puts words before each "
+            f"text; {remedy}, of texts as they are"
+        )
+    return pooling
+
+
+def pooling_of(file: Path, remedy: str) -> str:
+    """Which of POOLING the file of a Pooling module asks for."""
+    values = read_json(file)
+    # Newer files name the ways, older ones say yes or no to each.
+    named = values.get("pooling_mode")
+    if named is None:
+        chosen = [name for name, on in values.items() if on and name.startswith("pooling_mode_")]
+        ways = [name.removeprefix("pooling_mode_") for name in chosen]
+        ways = [THEIR_POOLING.get(way, way) for way in ways]
+    else:
+        ways = [named] if isinstance(named, str) else typed(named, list[str], file)
+    if len(ways) != 1 or ways[0] not in THEIR_POOLING.values():
+        raise UserError(
+            f"{file} pools by {show(' and '.join(ways))}, which is not computed here; {remedy}"
+        )
+    return ways[0]
+
+
+def stated_length(folder: Path, do_lower_case: bool) -> int | None:
+    """How many tokens of a text a folder of sentence-transformers reads; None: it does not say.
+
+    UserError where it lower-cases texts that its tokenizer does not.
+    """
+    file = folder / "sentence_bert_config.json"
+    values = read_json(file) if file.is_file() else {}
+    if values.get("do_lower_case") and not do_lower_case:
+        raise UserError(
+            f"{file}: do_lower_case is true, and the vocabulary is cased; make the two agree"
+        )
+    return typed(values.get("max_seq_length"), int | None, f"{file}: max_seq_length")

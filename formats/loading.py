@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from formats import hub
+from formats.beside import check as check_beside
 from formats.names import CLASSIFIERS, HEADS, LABELLED, Row, table_rows
 from formats.onnx import OnnxFile
 from formats.weights import (
@@ -106,6 +107,7 @@ class Checkpoint:
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)  # of a .pt: step, best ...
     onnx: OnnxFile | None = None  # what computes a .onnx; `tensors` then are shapes
     unusable: dict[str, str] = dataclasses.field(default_factory=dict)  # heads left out, and why
+    wrong_labels: str = ""  # why names of labels that lie beside it are none of its own
 
     @property
     def folder(self) -> Path:
@@ -117,6 +119,11 @@ class Checkpoint:
         """Which heads it has."""
         present = {name.split(".")[0] for name in self.tensors}
         return [head for head in HEADS if head in present]
+
+    def check_labels(self) -> None:
+        """UserError where the labels beside it are wrong; training may begin without any."""
+        if self.wrong_labels:
+            raise UserError(self.wrong_labels)
 
     def without(self, head: str) -> "Checkpoint":
         """The same without one of its heads."""
@@ -162,6 +169,7 @@ def read(
             raise UserError(f"{source} has its configuration in it; leave --model_cfg out")
         return read_onnx(Path(source))
     kind, file, theirs, extra = read_raw(source)
+    check_beside(file.parent)
     beside, settings = settings_beside(file)
     if config is None:
         config = stated_config(file, extra, beside, settings)
@@ -202,13 +210,15 @@ def read(
         note(f"{file}: left out, since BERT has no such tensors: {listed(names)}")
     for name, reason in unusable.items():
         note(f"{file}: left out its {name}: {reason}")
-    if labelled and labels and len(labels) != n_labels:
-        raise UserError(
-            f"{file} has {n_labels} labels, and {len(labels)} names of labels lie beside it; mend "
-            "id2label"
-        )
     labels = labels if labelled else None
-    return Checkpoint(kind, file, config, tensors, labels, extra, unusable=unusable)
+    found = Checkpoint(kind, file, config, tensors, labels, extra, unusable=unusable)
+    if found.labels and len(found.labels) != n_labels:
+        found.wrong_labels = (
+            f"{file} has {n_labels} labels, and {len(found.labels)} names of labels lie beside it; "
+            "mend id2label"
+        )
+        found.labels = None
+    return found
 
 
 def read_onnx(file: Path) -> Checkpoint:
@@ -317,14 +327,21 @@ def saved_labels(folder: Path) -> list[str] | None:
 
 def released_labels(settings: dict[str, Any], file: Path) -> list[str] | None:
     """The labels in Hugging Face's configuration, in the order of their ids."""
-    names = typed(settings.get("id2label") or {}, dict[str, str], f"{file}: id2label")
+    names = typed(settings.get("id2label") or {}, dict[str, str | int], f"{file}: id2label")
+    where = "keys of id2label"
+    # Either of the two says it; transformers writes both.
+    if not names:
+        ids = typed(settings.get("label2id") or {}, dict[str, int], f"{file}: label2id")
+        names, where = {str(i): label for label, i in ids.items()}, "ids of label2id"
+        if len(names) != len(ids):
+            raise UserError(f"{file}: label2id gives two labels the same id; mend it")
     # Keys of a JSON object are text, and a gap would shift all labels after it.
     if sorted(names) != sorted(map(str, range(len(names)))):
         raise UserError(
-            f"{file}: the keys of id2label are {short(', '.join(names))}; expected 0 to "
-            f"{len(names) - 1}"
+            f"{file}: the {where} are {short(', '.join(names))}; expected 0 to {len(names) - 1}"
         )
-    return [names[str(i)] for i in range(len(names))] or None
+    # A name may be a number, such as one of stars.
+    return [str(names[str(i)]) for i in range(len(names))] or None
 
 
 def head_of(settings: dict[str, Any], names: Iterable[str], kind: str = HUGGING_FACE) -> str:

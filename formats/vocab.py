@@ -9,15 +9,20 @@ import dataclasses
 import hashlib
 import re
 from pathlib import Path
-from typing import Any
 
+from formats.rules import (
+    NAMED,
+    SPECIAL,
+    TRANSFORMERS_LONGEST,
+    Rules,
+    is_in_their_form,
+    read_tokenizer_json,
+    special_tokens,
+    stated,
+    tokenizer_json,
+)
 from system.files import check_regular, read_json, read_text, whole_file, write_json
-from utils import UserError, note, show, typed
-
-UNKNOWN = "[UNK]"
-# [PAD] is padding, [CLS] and [SEP] frame an input, and [MASK] is what pre-training hides words by.
-SPECIAL = ("[PAD]", UNKNOWN, "[CLS]", "[SEP]", "[MASK]")
-
+from utils import UserError, note, show
 
 # ------------------------------------------------------------------------------------------- tokens
 
@@ -25,7 +30,7 @@ SPECIAL = ("[PAD]", UNKNOWN, "[CLS]", "[SEP]", "[MASK]")
 def load_vocab(file: str | Path) -> dict[str, int]:
     """{token: id} of a vocab.txt, whose line numbers (from 0) are the ids, or a tokenizer.json."""
     if Path(file).suffix == ".json":
-        return read_tokenizer_json(Path(file))[0]
+        return with_specials(read_tokenizer_json(Path(file))[0], file)
     check_regular(file)
     lines = read_text(file).split("\n")
     # The file ends with a line end, after which there is no token.
@@ -33,8 +38,9 @@ def load_vocab(file: str | Path) -> dict[str, int]:
         lines.pop()
     vocab: dict[str, int] = {}
     for i, line in enumerate(lines):
-        # A vocab.txt that Windows has edited has "\r" at its line ends.
-        token = line.strip()
+        # A vocab.txt that Windows has edited has "\r" at its line ends. Nothing else that Unicode
+        # calls white space: U+2028 is a token of Chinese BERT.
+        token = line.strip(" \t\r")
         if token in vocab:
             raise UserError(
                 f"{file}: the token {show(token)} stands on line {vocab[token] + 1} and on line "
@@ -89,125 +95,73 @@ def save_vocab(
     vocab_file: str | Path,
     folder: Path,
     do_lower_case: bool,
-    more: dict[str, Any] | None = None,
+    rules: Rules | None = None,
     everywhere: bool = False,
 ) -> None:
-    """Write a vocabulary and its rules into another folder: vocab.txt, tokenizer_config.json."""
+    """Write a vocabulary and its rules into another folder: vocab.txt, tokenizer_config.json.
+
+    Args:
+        rules: how its texts are tokenised; None: as the files beside it say.
+    """
     text = vocab_text(vocab_file)
-    stated, _ = stated_rules(vocab_file)
+    if rules is None:
+        rules, _ = stated_rules(vocab_file)
     # The rules that do not follow from casing travel with the vocabulary, or Chinese would be split
     # otherwise in a copy.
-    rules = dataclasses.replace(stated, do_lower_case=do_lower_case)
+    rules = dataclasses.replace(rules, do_lower_case=do_lower_case)
     with whole_file(folder / "vocab.txt", everywhere) as f:
         f.write(text)
-    settings = {"do_lower_case": do_lower_case, **rules.unusual(), **(more or {})}
+    settings = {"do_lower_case": do_lower_case, **rules.unusual()}
     write_json(folder / "tokenizer_config.json", settings, everywhere)
 
 
-# -------------------------------------------------------------------------------------------- rules
+def save_for_transformers(
+    vocab_file: str | Path,
+    folder: Path,
+    do_lower_case: bool,
+    rules: Rules,
+    max_len: int,
+    masks: bool,
+) -> None:
+    """The same for transformers' AutoTokenizer, so that it gives the same tokens.
+
+    Args:
+        max_len: tokens that the model takes.
+        masks: the model fills [MASK], which transformers has to find in a text.
+    """
+    rules = dataclasses.replace(rules, do_lower_case=do_lower_case)
+    if masks and not rules.added:
+        rules = dataclasses.replace(rules, added=special_tokens(load_vocab(vocab_file)))
+    save_vocab(vocab_file, folder, do_lower_case, rules)
+    settings = read_json(folder / "tokenizer_config.json") | rules.in_their_form()
+    settings["model_max_length"] = max_len
+    # BertTokenizer has a limit of its own and reads no other; the general class reads the file.
+    if rules.max_input_chars_per_word != TRANSFORMERS_LONGEST:
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        settings["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+        settings |= NAMED
+        write_json(folder / "tokenizer.json", tokenizer_json(load_vocab(vocab_file), rules))
+    write_json(folder / "tokenizer_config.json", settings)
 
 
-@dataclasses.dataclass(frozen=True)
-class Rules:
-    """How tokenizers of BERTs differ beside their vocabularies, by Hugging Face's names."""
-
-    do_lower_case: bool | None = None  # None: not stated
-    strip_accents: bool | None = None  # None: as do_lower_case
-    tokenize_chinese_chars: bool = True  # whether every Chinese character is a word
-
-    def unusual(self) -> dict[str, bool]:
-        """The settings beside casing that are not Google's."""
-        found = {}
-        # strip_accents follows do_lower_case unless it is stated otherwise.
-        if self.strip_accents not in (None, self.do_lower_case):
-            found["strip_accents"] = bool(self.strip_accents)
-        if not self.tokenize_chinese_chars:
-            found["tokenize_chinese_chars"] = False
-        return found
+# ------------------------------------------------------------------------------------------- casing
 
 
-# The parts of a tokenizer.json that tokenization.py does the work of, and what has to be in them.
-TOKENIZER_JSON: dict[str, dict[str, Any]] = {
-    "model": {"type": "WordPiece", "unk_token": UNKNOWN, "continuing_subword_prefix": "##"},
-    "normalizer": {"type": "BertNormalizer", "clean_text": True},
-    "pre_tokenizer": {"type": "BertPreTokenizer"},
-}
+def stated_rules(vocab_file: str | Path, weights: Path | None = None) -> tuple[Rules, str]:
+    """How text is tokenised with a vocabulary, and which files say so.
 
-
-def read_tokenizer_json(file: Path) -> tuple[dict[str, int], Rules]:
-    """Vocabulary and rules of a tokenizer.json; UserError where it tokenises as BERT does not."""
-    values = read_json(file)
-    for part, expected in TOKENIZER_JSON.items():
-        found = typed(values.get(part), dict[str, Any], f"{file}: {part}")
-        for name, value in expected.items():
-            if found.get(name) != value:
-                raise UserError(
-                    f"{file}: {name} of its {part} is {show(found.get(name))}; only {value!r} is "
-                    "BERT's"
-                )
-    vocab = typed(values["model"].get("vocab"), dict[str, int], f"{file}: vocab")
-    # Ids are rows of the embedding matrix, so that none may be missing.
-    if sorted(vocab.values()) != list(range(len(vocab))):
-        raise UserError(
-            f"{file}: the ids of its {len(vocab)} tokens are not 0 to {len(vocab) - 1}, each once"
-        )
-    added = typed(values.get("added_tokens") or [], list[dict[str, Any]], f"{file}: added_tokens")
-    for token in added:
-        # Hugging Face adds tokens that are never split, which Google's rule does not know.
-        if token.get("content") not in SPECIAL:
-            raise UserError(
-                f"{file} adds the token {show(token.get('content'))}, which is never split; tokens "
-                f"beside {', '.join(SPECIAL)} are not supported"
-            )
-    normalizer = values["normalizer"]
-    rules = {
-        "do_lower_case": normalizer.get("lowercase"),
-        "strip_accents": normalizer.get("strip_accents"),
-        "tokenize_chinese_chars": normalizer.get("handle_chinese_chars", True),
-    }
-    typed(rules, dict[str, bool | None], file)
-    by_id = dict(sorted(vocab.items(), key=lambda item: item[1]))
-    return with_specials(by_id, file), Rules(**rules)
-
-
-def stated_rules(vocab_file: str | Path) -> tuple[Rules, str]:
-    """The rules in tokenizer_config.json and tokenizer.json beside a vocabulary, and where.
-
-    UserError where the two contradict each other, or ask for what is not supported.
+    These lie beside the vocabulary, or beside weights that have tokenizer files of their own.
     """
     folder = Path(vocab_file).parent
-    config, tokenizer = folder / "tokenizer_config.json", folder / "tokenizer.json"
-    found: dict[str, bool] = {}
-    places = []
-    if config.is_file():
-        values = read_json(config)
-        # never_split changes how text is cut, and a model trained so would get other tokens here.
-        if values.get("never_split"):
-            raise UserError(
-                f"{config}: never_split is {show(values['never_split'])}; such tokens are not "
-                "supported"
-            )
-        names = [field.name for field in dataclasses.fields(Rules)]
-        stated = {name: values[name] for name in names if values.get(name) is not None}
-        found = typed(stated, dict[str, bool], config)
-        if found:
-            places.append(config.name)
-    if tokenizer.is_file():
-        _, rules = read_tokenizer_json(tokenizer)
-        for name, value in dataclasses.asdict(rules).items():
-            if value is None:
-                continue
-            if found.get(name, value) != value:
-                raise UserError(
-                    f"{tokenizer} has {name}={value}, and {config.name} beside it {found[name]}; "
-                    "make them agree, or remove the wrong one"
-                )
-            found[name] = value
-        places.append(tokenizer.name)
-    if not places:
-        return Rules(), ""
-    where = f"{folder / ' and '.join(places)} has do_lower_case={found.get('do_lower_case')}"
-    return Rules(**found), where
+    if weights and (find_vocab_file(weights.parent) or is_in_their_form(weights.parent)):
+        folder = weights.parent
+    # Google's rule keeps no token whole, and needs none.
+    vocab = load_vocab(vocab_file) if is_in_their_form(folder) else None
+    return stated(folder, vocab)
+
+
+# Between other letters, as in "lowercased", the word says nothing.
+NAMED_CASING = re.compile(r"(?<![^\W\d_])(un)?cased(?![^\W\d_])", re.IGNORECASE)
 
 
 def casing(vocab_file: str | Path, *checkpoints: str | Path) -> bool:
@@ -235,15 +189,28 @@ def count_capitals(vocab_file: str | Path) -> tuple[int, bool]:
 
 def stated_casing(vocab_file: str | Path, *checkpoints: str | Path) -> tuple[bool | None, str]:
     """Whether to lower-case by settings or names alone, and why; None where neither says."""
-    rules, reason = stated_rules(vocab_file)
+    rules, reason = stated(Path(vocab_file).parent, None)
     if rules.do_lower_case is not None:
         return rules.do_lower_case, reason
     # The checkpoint's name comes first: a vocabulary is often copied from elsewhere.
     for path in (Path(p).resolve() for p in (*checkpoints, vocab_file)):
         for name in (path.name, path.parent.name):
-            if found := re.search("(un)?cased", name, re.IGNORECASE):
+            if found := NAMED_CASING.search(name):
+                check_named_casing(vocab_file, name, uncased=found[1] is not None)
                 return found[1] is not None, f"its name is {name}"
     return None, ""
+
+
+def check_named_casing(vocab_file: str | Path, name: str, uncased: bool) -> None:
+    """UserError where a name says how a vocabulary is cased, and its tokens the contrary."""
+    capitals, is_cased = count_capitals(vocab_file)
+    contradicts = is_cased if uncased else capitals == 0
+    if contradicts:
+        raise UserError(
+            f"{vocab_file}: the name {name} says {'uncased' if uncased else 'cased'}, and "
+            f"{capitals or 'none'} of its tokens have capitals; write a tokenizer_config.json "
+            'beside it: {"do_lower_case": true}, or false'
+        )
 
 
 # ----------------------------------------------------------------------------- the one that belongs
@@ -306,15 +273,17 @@ def check_own_vocab(run: Path, vocab: Path) -> None:
 MANY_ROWS = 128
 
 
-def check_size(vocab_file: Path, n_rows: int, trained: bool) -> None:
+def check_size(vocab_file: Path, n_rows: int, weights: Path | None = None) -> None:
     """UserError where a vocabulary does not fit the rows of the model's embeddings.
 
-    A model that was trained elsewhere may have rows without a token, to make their number a round
-    one; where they are many, a note says so.
+    A model that was trained, whose weights are named, may have rows without a token, to make their
+    number a round one; where they are many, a note says so.
     """
-    n = len(load_vocab(vocab_file))
-    if n > n_rows or (n < n_rows and not trained):
-        remedy = "name the one it was trained with" if trained else f"set its vocab_size to {n}"
+    vocab, (rules, _) = load_vocab(vocab_file), stated_rules(vocab_file, weights)
+    # Tokens that were added behind the vocabulary's own have rows of the embeddings too.
+    n = len(vocab.keys() | {token.content for token in rules.added})
+    if n > n_rows or (n < n_rows and not weights):
+        remedy = "name the one it was trained with" if weights else f"set its vocab_size to {n}"
         raise UserError(f"{vocab_file} has {n} tokens, the model {n_rows}; {remedy}")
     if n_rows - n >= MANY_ROWS:
         note(f"{vocab_file} has {n} tokens, the model {n_rows}: is it the one it was trained with?")

@@ -12,7 +12,8 @@ from itertools import chain, pairwise
 
 import numpy as np
 
-from formats.vocab import UNKNOWN, count_capitals
+from formats.rules import UNKNOWN
+from formats.vocab import count_capitals
 from pretraining.batches import PairBatches
 from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus

@@ -141,6 +141,11 @@ class About:
     do_lower_case: bool | None = None
     strip_accents: bool | None = None
     tokenize_chinese_chars: bool | None = None
+    # The next four where transformers' tokenizer is meant (formats/rules.py).
+    tokenizer_class: str | None = None
+    max_input_chars_per_word: int | None = None
+    split_special_tokens: bool | None = None
+    added_tokens_decoder: dict[str, dict[str, Any]] | None = None
     split_sentences: str | None = None  # language
     hard_wrapped: bool = False  # whether lines seem to end at a column
     max_len: int | None = None

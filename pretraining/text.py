@@ -29,7 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from formats.vocab import UNKNOWN, save_vocab, stated_rules, vocab_digest
+from formats.rules import UNKNOWN
+from formats.vocab import save_vocab, stated_rules, vocab_digest
 from pretraining.sentences import Layout, check_splitter, layout, sentences
 from pretraining.shards import FORMAT, ArrayFile, id_type, write_shard
 from system import forms

@@ -673,7 +673,7 @@ def test_a_conversion_cut_short_leaves_nothing_and_can_be_done_again(
     fsync, calls = os.fsync, iter(range(100))
     vocabulary = {"vocab.txt", "tokenizer_config.json"}
     whole = {
-        "hf": {"config.json", "model.safetensors", "README.md", *vocabulary},
+        "hf": {"config.json", "model.safetensors", "README.md", "tokenizer.json", *vocabulary},
         "ours/model.pt": {"model.pt", *vocabulary},
     }
 

@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ import models
 import vectors
 from formats import names
 from formats.weights import write_pt
+from system.files import write_json
 from tasks import fewshot
 from tokenization import FullTokenizer
 
@@ -95,7 +97,7 @@ def test_the_json_is_google_s_and_its_numbers_those_of_transformers(
         assert (np.round(got, 6) == got).all()
 
 
-@pytest.mark.parametrize("pooling", ["none", "cls", "mean"])
+@pytest.mark.parametrize("pooling", ["none", "cls", "mean", "max"])
 def test_arrays_have_the_same_numbers_in_every_form(
     weights: Path, tmp_path: Path, run: Callable, pooling: str
 ) -> None:
@@ -118,12 +120,135 @@ def test_arrays_have_the_same_numbers_in_every_form(
     for i in (0, 3, 5, 69):
         part = found["npz"]["values"][found["npz"]["starts"][i] : found["npz"]["starts"][i + 1]]
         _, values = expected(weights, lines[i], [0, -1])
-        wanted = {"none": values, "cls": values[:1], "mean": values.mean(0, keepdims=True)}[pooling]
+        wanted = {
+            "none": values,
+            "cls": values[:1],
+            "mean": values.mean(0, keepdims=True),
+            "max": values.max(0, keepdims=True),
+        }[pooling]
         assert part.shape == wanted.shape
         assert np.abs(part - wanted).max() < 5e-6
         if pooling != "none":
             got = np.array([layer["values"] for layer in rows[i]["layers"]])
             assert np.abs(got - wanted[0]).max() < 5e-6
+
+
+def sentence_encoder(weights: Path, folder: Path, pooling: dict, *more: str) -> Path:
+    """The weights in a folder of sentence-transformers, cut at 6 tokens."""
+    shutil.copytree(weights, folder)
+    names = ["Transformer", "Pooling", *more]
+    modules = [
+        {
+            "idx": i,
+            "path": f"{i}_{name}" if i else "",
+            "type": f"sentence_transformers.models.{name}",
+        }
+        for i, name in enumerate(names)
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    write_json(folder / "1_Pooling/config.json", pooling)
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": 6, "do_lower_case": False})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "pooling"),
+    [
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
+        ({"pooling_mode_mean_tokens": True, "include_prompt": True}, "mean"),
+        ({"word_embedding_dimension": 24, "pooling_mode_max_tokens": True}, "max"),
+        ({"pooling_mode": "cls"}, "cls"),
+    ],
+)
+def test_a_sentence_encoder_s_own_pooling_and_length_are_the_defaults(
+    weights: Path, tmp_path: Path, run: Callable, settings: dict, pooling: str
+) -> None:
+    folder = sentence_encoder(weights, tmp_path / "st", settings, "Normalize")
+    lines = (weights / "lines.txt").read_text().splitlines()
+    query = "good"
+
+    def vector(line: str, length: int) -> np.ndarray:
+        # A single text loses its end before [SEP].
+        tokens = line.split()[: length - 2]
+        _, values = expected(weights, " ".join(tokens), [-1])
+        pooled = {"cls": values[0], "mean": values.mean(0), "max": values.max(0)}[pooling][0]
+        return pooled / np.linalg.norm(pooled)
+
+    texts = [line for line in lines if len(line.split()) > 5 and "|||" not in line][:5]
+    (tmp_path / "lines.txt").write_text("\n".join(texts) + "\n")
+    line = (
+        f"similar --pretrain_file {folder} --input_file {tmp_path}/lines.txt --query {query} --n 0"
+    )
+    for flags, length in (("", 6), (" --max_len 9", 9)):
+        status, out, err = run(line + flags, *COMMANDS)
+        assert status == 0, err
+        found = dict(row.split("\t")[::-1] for row in out.splitlines())
+        for text in texts:
+            wanted = vector(text, length) @ vector(query, length)
+            assert float(found[text]) == pytest.approx(wanted, abs=1.1e-4)
+    # Token vectors are the encoder's, at the folder's length.
+    line = f"extract {folder} {tmp_path}/lines.txt {tmp_path}/out.jsonl --layers=-1"
+    assert run(line, *COMMANDS)[0] == 0
+    rows = [json.loads(row) for row in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert max(len(row["features"]) for row in rows) == 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "more", "files", "message"),
+    [
+        (
+            {"pooling_mode_cls_token": True},
+            ("Dense",),
+            {},
+            "'Dense' changes the vectors in a way that is not computed here; --pooling cls",
+        ),
+        (
+            {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True},
+            (),
+            {},
+            "pools by 'cls and mean', which is not computed here",
+        ),
+        ({"pooling_mode_weightedmean_tokens": True}, (), {}, "pools by 'weightedmean_tokens'"),
+        ({"pooling_mode": "lasttoken"}, (), {}, "pools by 'lasttoken'"),
+        (
+            {"pooling_mode": "cls"},
+            (),
+            {"config_sentence_transformers.json": {"default_prompt_name": "query"}},
+            "default_prompt_name is 'query', which puts words before each text",
+        ),
+    ],
+)
+def test_pooling_that_is_not_computed_is_refused_unless_a_flag_names_another(
+    weights: Path,
+    tmp_path: Path,
+    run: Callable,
+    settings: dict,
+    more: tuple[str, ...],
+    files: dict,
+    message: str,
+) -> None:
+    folder = sentence_encoder(weights, tmp_path / "st", settings, *more)
+    for name, values in files.items():
+        write_json(folder / name, values)
+    line = f"similar --pretrain_file {folder} --input_file {weights}/lines.txt --query good"
+    status, out, err = run(line, *COMMANDS)
+    assert (status, out, message in err) == (2, "", True)
+    assert run(f"{line} --pooling mean", *COMMANDS)[0] == 0
+
+
+def test_a_length_that_is_none_and_texts_lower_cased_elsewhere_are_refused(
+    weights: Path, tmp_path: Path, run: Callable
+) -> None:
+    folder = sentence_encoder(weights, tmp_path / "st", {"pooling_mode": "cls"})
+    write_json(folder / "tokenizer_config.json", {"do_lower_case": False})
+    line = f"similar --pretrain_file {folder} --input_file {weights}/lines.txt --query good"
+    for values, message in (
+        ({"max_seq_length": "long"}, "max_seq_length is 'long'; expected int"),
+        ({"do_lower_case": True}, "do_lower_case is true, and the vocabulary is cased"),
+    ):
+        write_json(folder / "sentence_bert_config.json", values)
+        status, _, err = run(line, *COMMANDS)
+        assert (status, message in err) == (2, True)
 
 
 def test_lines_stream_and_keep_their_order(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,8 +384,8 @@ def test_few_shots_of_a_task_and_too_few_examples(
             "--format csv: expected one of jsonl, npz, safetensors",
         ),
         (
-            "extract {w} {w}/lines.txt {t}/o --pooling max",
-            "--pooling max: expected one of none, cls, mean",
+            "extract {w} {w}/lines.txt {t}/o --pooling sum",
+            "--pooling sum: expected one of none, cls, mean, max",
         ),
         ("extract {w} {w}/lines.txt - --format npz", "--format npz needs an --output_file"),
         ("extract {w} {w}/no.txt {t}/o --layers=-1", "no.txt does not exist"),

@@ -212,8 +212,13 @@ def test_a_file_that_is_no_vocabulary_is_refused(tmp_path: Path) -> None:
     ("folder", "tokens", "settings", "expected"),
     [
         ("uncased_L-2", ["a"], None, True),
-        ("bert-base-cased", ["a"], None, False),
-        ("multi_cased_L-12", ["a"], None, False),
+        ("bert-base-cased", ["a", "Ada"], None, False),
+        ("multi_cased_L-12", ["a", "Ada"], None, False),
+        # Within another word it says nothing, and the tokens decide.
+        ("bert-lowercased", ["ada", "lives"], None, True),
+        ("showcased", ["ada", "lives"], None, True),
+        ("Uncasedness", ["Ada", "Oslo"], None, False),
+        ("encased-bert", ["ada"], None, True),
         ("model", ["a", "b"], None, True),
         ("model", ["a", "B"], None, False),
         ("bert-x", ["a"], '{"do_lower_case": false}', False),
@@ -228,11 +233,34 @@ def test_casing_follows_from_the_checkpoint(
     if settings:
         (tmp_path / folder / "tokenizer_config.json").write_text(settings)
     assert casing(vocab) is expected
-    if folder != "model":  # told by a name or setting, not guessed from the tokens
+    # Told by a name or setting, not guessed from the tokens.
+    if folder in ("uncased_L-2", "bert-base-cased", "multi_cased_L-12", "bert-x"):
         with pytest.raises(
             UserError, match=f"do_lower_case={not expected} contradicts the vocabulary"
         ):
             FullTokenizer(vocab, not expected)
+
+
+@pytest.mark.parametrize(
+    ("folder", "tokens", "message"),
+    [
+        ("bert-cased", ["ada"], "the name bert-cased says cased, and none of its tokens have"),
+        ("bert_UNCASED", ["Ada", "b"], "the name bert_UNCASED says uncased, and 1 of its tokens"),
+    ],
+)
+def test_a_name_that_contradicts_its_vocabulary_is_asked_about(
+    tmp_path: Path, folder: str, tokens: list[str], message: str
+) -> None:
+    (tmp_path / folder).mkdir()
+    for lower_case in (True, False):
+        with pytest.raises(UserError, match=message):
+            make(tmp_path / folder, tokens, lower_case)
+    vocab = tmp_path / folder / "vocab.txt"
+    with pytest.raises(UserError, match=message):
+        casing(vocab)
+    # The file that the message names decides.
+    vocab.with_name("tokenizer_config.json").write_text('{"do_lower_case": true}')
+    assert casing(vocab) is True
 
 
 @pytest.mark.real

@@ -3,17 +3,30 @@ tokenizer_config.json.
 """
 
 import json
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import plain_tokenizer as plain
 import pytest
 import torch
 
 import checkpoint
 import pretrained
 import tokenization
-from formats.vocab import casing, find_vocab_file, load_vocab, save_vocab, vocab_digest
+from formats.rules import tokenizer_json
+from formats.vocab import (
+    casing,
+    check_size,
+    find_vocab_file,
+    load_vocab,
+    save_for_transformers,
+    save_vocab,
+    stated_rules,
+    vocab_digest,
+)
 from formats.weights import write_pt
 from models import Config, PretrainModel
 from system.files import read_json, write_json
@@ -131,7 +144,6 @@ def test_two_files_that_disagree_are_refused(vocab: Path, tmp_path: Path) -> Non
         ({"normalizer": {"clean_text": False}}, "clean_text of its normalizer is False"),
         ({"normalizer": {"strip_accents": "no"}}, "strip_accents is 'no'; expected bool"),
         ({"pre_tokenizer": {"type": "Whitespace"}}, "type of its pre_tokenizer is 'Whitespace'"),
-        ({"added_tokens": [{"content": "<e1>"}]}, "adds the token '<e1>', which is never split"),
         ({"model": {"vocab": {"[PAD]": 0, "a": 2}}}, "the ids of its 2 tokens are not 0 to 1"),
         ({"model": None}, "model is None; expected a JSON object"),
     ],
@@ -148,12 +160,289 @@ def test_a_tokenizer_that_works_otherwise_is_refused(
         load_vocab(folder / "tokenizer.json")
 
 
+# Names of the files that say which tokens are added, and what is in them; ids 28 and 29 are free.
+PLAIN = {"lstrip": False, "rstrip": False, "single_word": False}
+ADDED: dict[str, dict[str, Any]] = {
+    "nothing": {
+        "tokenizer_config.json": {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
+    },
+    "named": {
+        "tokenizer_config.json": {
+            "tokenizer_class": "BertTokenizerFast",
+            "do_lower_case": True,
+            "additional_special_tokens": ["[CAT]", "the", "<e 1>"],
+        }
+    },
+    "today": {
+        "tokenizer_config.json": {
+            "tokenizer_class": "BertTokenizer",
+            "extra_special_tokens": ["[CAT]", "<e 1>"],
+            "do_lower_case": False,
+        }
+    },
+    "with flags": {
+        "tokenizer_config.json": {
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": True,
+            "added_tokens_decoder": {
+                "4": {"content": "[MASK]", **PLAIN, "lstrip": True, "special": True},
+                "8": {"content": "under", **PLAIN, "normalized": False, "special": False},
+                "28": {"content": "Ünter", **PLAIN, "rstrip": True, "normalized": True},
+                "29": {"content": "中a", **PLAIN, "lstrip": True, "special": False},
+            },
+        }
+    },
+    "split": {
+        "tokenizer_config.json": {
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": True,
+            "split_special_tokens": True,
+            "added_tokens_decoder": {
+                "28": {"content": "<s>", **PLAIN, "normalized": False, "special": True},
+                "12": {"content": "cat", **PLAIN, "normalized": True, "special": False},
+            },
+        }
+    },
+    "before": {
+        "tokenizer_config.json": {"do_lower_case": True},
+        "config.json": {"model_type": "bert", "tokenizer_class": "BertTokenizer"},
+        "model.safetensors": {},
+        "special_tokens_map.json": {
+            "mask_token": {"content": "[MASK]", **PLAIN, "lstrip": True, "normalized": False},
+            "additional_special_tokens": ["the"],
+        },
+        "added_tokens.json": {"Covid": 29, "<e 1>": 28},
+    },
+}
+
+
+def random_texts(n: int) -> list[str]:
+    """Texts in which tokens stand beside letters, white space and each other."""
+    parts = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]", "[mask]", "[CAT]", "[cat]", "[", "THE"]
+    parts += ["<e 1>", "<e  1>", "<s>", "the", "under", "Under", "ünter", "Ünter", "中a", "中", "a"]
+    parts += ["Covid", "covid", "cat", "É", "ba", "men", ".", "x" * 100, "x" * 101]
+    parts += [" ", " ", "  ", "\t", "\u2028", "\u0301"]
+    rng = random.Random(3)
+    return ["".join(rng.choices(parts, k=rng.randint(0, 8))) for _ in range(n)]
+
+
+def check_equal(theirs: Any, ours: FullTokenizer, texts: list[str]) -> None:
+    """That a tokenizer of transformers gives the same ids and offsets."""
+    for text in texts:
+        expected = theirs(text, add_special_tokens=False, return_offsets_mapping=True)
+        found = ours.encode_with_offsets(text)
+        assert found == (expected["input_ids"], expected["offset_mapping"]), repr(text)
+        assert ours.encode(text) == expected["input_ids"], repr(text)
+
+
+def for_transformers(file: Path, folder: Path, lower: bool, masks: bool = False) -> Any:
+    """What AutoTokenizer makes of a vocabulary and its rules, written for it."""
+    from transformers import AutoTokenizer
+
+    save_for_transformers(file, folder, lower, stated_rules(file)[0], max_len=40, masks=masks)
+    write_json(folder / "config.json", {"model_type": "bert"})
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("form", ADDED)
+def test_tokens_that_a_folder_adds_are_kept_whole_as_transformers_keeps_them(
+    vocab: Path, tmp_path: Path, form: str
+) -> None:
+    from transformers import AutoTokenizer
+
+    write_json(vocab.parent / "config.json", {"model_type": "bert"})
+    for name, values in ADDED[form].items():
+        write_json(vocab.parent / name, values)
+    theirs = AutoTokenizer.from_pretrained(vocab.parent)
+    theirs.save_pretrained(tmp_path / "saved")
+    texts, lower = random_texts(400), casing(vocab)
+    check_equal(theirs, FullTokenizer(vocab, lower), texts)
+    # What transformers writes of it has a tokenizer.json; a run, its copies and a folder for
+    # transformers have what save_vocab and save_for_transformers write.
+    check_equal(theirs, FullTokenizer(tmp_path / "saved/tokenizer.json", lower), texts)
+    save_vocab(vocab, tmp_path / "run", lower)
+    again = FullTokenizer(tmp_path / "run/vocab.txt", lower)
+    assert again.rules == FullTokenizer(vocab, lower).rules
+    check_equal(theirs, again, texts)
+    folder = tmp_path / "folder"
+    assert for_transformers(tmp_path / "run/vocab.txt", folder, lower)(texts) == theirs(texts)
+    check_equal(theirs, FullTokenizer(folder / "vocab.txt", lower), texts)
+
+
+def test_added_tokens_count_as_tokens_of_the_model(vocab: Path) -> None:
+    for name, values in ADDED["before"].items():
+        write_json(vocab.parent / name, values)
+    check_size(vocab, 30)
+    with pytest.raises(UserError, match=r"has 30 tokens, the model 28; set its vocab_size"):
+        check_size(vocab, 28)
+    # A copy of the vocabulary elsewhere is used by the rules of the weights.
+    (vocab.parent.parent / "copy").mkdir()
+    copy = Path(shutil.copy(vocab, vocab.parent.parent / "copy"))
+    weights = vocab.with_name("model.safetensors")
+    check_size(copy, 30, weights)
+    rules, _ = stated_rules(copy, weights)
+    assert FullTokenizer(copy, True, rules).tokenize("Covid") == ["Covid"]
+    tokenizer = FullTokenizer(vocab)
+    assert tokenizer.convert_tokens_to_ids(["<e 1>", "Covid"]) == [28, 29]
+    assert tokenizer.tokenize("COVID <e 1>cats") == ["Covid", "<e 1>", "cats"]
+
+
+def test_googles_rule_stays_where_nothing_is_transformers(vocab: Path, tmp_path: Path) -> None:
+    texts = random_texts(200)
+    for settings in (None, {"do_lower_case": True}):  # as in Google's folders; a run's
+        if settings:
+            write_json(vocab.parent / "tokenizer_config.json", settings)
+        tokenizer = FullTokenizer(vocab)
+        for text in texts:
+            assert tokenizer.tokenize(text) == plain.tokenize(text, tokenizer.vocab, True)
+    save_vocab(vocab, tmp_path / "run", True)
+    assert read_json(tmp_path / "run/tokenizer_config.json") == {"do_lower_case": True}
+    # transformers then splits [SEP] too, and takes words of up to 200 characters.
+    check_equal(for_transformers(vocab, tmp_path / "folder", True), tokenizer, texts)
+    check_equal(
+        for_transformers(vocab, tmp_path / "folder", True),
+        FullTokenizer(tmp_path / "folder/vocab.txt"),
+        texts,
+    )
+    # A model that fills [MASK] is asked with it in the text.
+    theirs = for_transformers(vocab, tmp_path / "masks", True, masks=True)
+    assert theirs.tokenize("the [MASK]") == ["the", "[MASK]"]
+    check_equal(theirs, FullTokenizer(tmp_path / "masks/vocab.txt"), texts)
+
+
+@pytest.mark.parametrize("longest", [3, 100, 150])
+def test_the_longest_word_is_what_tokenizer_json_says(
+    vocab: Path, tmp_path: Path, longest: int
+) -> None:
+    folder = saved_by_transformers(vocab, tmp_path / "hf")
+    values = read_json(folder / "tokenizer.json")
+    values["model"]["max_input_chars_per_word"] = longest
+    vocabulary = values["model"]["vocab"]
+    vocabulary |= {"x": len(vocabulary), "##x": len(vocabulary) + 1}
+    write_json(folder / "tokenizer.json", values)
+    save_vocab(folder / "tokenizer.json", tmp_path / "run", True)
+    theirs = for_transformers(tmp_path / "run/vocab.txt", tmp_path / "folder", True)
+    for file in ("hf/tokenizer.json", "run/vocab.txt", "folder/vocab.txt"):
+        tokenizer = FullTokenizer(tmp_path / file)
+        assert tokenizer.tokenize("x" * longest) == ["x"] + ["##x"] * (longest - 1)
+        assert tokenizer.tokenize("x" * (longest + 1)) == ["[UNK]"]
+        check_equal(theirs, tokenizer, random_texts(50))
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        ("tokenizer_config.json", {"unk_token": "<unk>"}, r"unk_token is '<unk>'; only \[UNK\] is"),
+        (
+            "special_tokens_map.json",
+            {"mask_token": {"content": "<m>"}},
+            r"mask_token is '<m>'; only \[MASK\] is",
+        ),
+        (
+            "tokenizer_config.json",
+            {"tokenizer_class": "BertJapaneseTokenizer"},
+            "tokenizer_class is 'BertJapaneseTokenizer', which does not split text as BERT does",
+        ),
+        (
+            "tokenizer_config.json",
+            {"tokenizer_class": "PreTrainedTokenizerFast"},
+            "expected BertTokenizer, or a tokenizer.json beside it",
+        ),
+        (
+            "config.json",
+            {"tokenizer_class": "BertJapaneseTokenizer"},
+            r"config\.json: tokenizer_class is 'BertJapaneseTokenizer'",
+        ),
+        (
+            "tokenizer_config.json",
+            {"word_tokenizer_type": "mecab"},
+            "word_tokenizer_type is 'mecab', which is not supported; only 'basic' is",
+        ),
+        (
+            "tokenizer_config.json",
+            {"do_basic_tokenize": False},
+            "do_basic_tokenize is False, which is not supported; only True is",
+        ),
+        (
+            "added_tokens.json",
+            {"covid": 31},
+            "the token 'covid' has the id 31, and its place among the tokens is 28",
+        ),
+        (
+            "tokenizer_config.json",
+            {"added_tokens_decoder": {"7": {"content": "the", "special": True}}},
+            "the token 'the' has the id 7, and its place among the tokens is 11",
+        ),
+        (
+            "tokenizer_config.json",
+            {"added_tokens_decoder": {"28": {"content": "x", "single_word": True}}},
+            "single_word of the token 'x' is true, which is not supported; only false is",
+        ),
+        (
+            "tokenizer_config.json",
+            {"added_tokens_decoder": {"28": {"content": "x", "lstrip": "no"}}},
+            "lstrip of 'x' is 'no'; expected bool",
+        ),
+        ("added_tokens.json", {"covid": "x"}, "covid is 'x'; expected int"),
+        (
+            "tokenizer_config.json",
+            {"additional_special_tokens": [7]},
+            "a token is 7; expected a text",
+        ),
+    ],
+)
+def test_what_changes_tokens_and_is_not_computed_is_refused(
+    vocab: Path, file: str, values: dict, message: str
+) -> None:
+    write_json(vocab.parent / "model.safetensors", {})
+    write_json(vocab.parent / file, values)
+    with pytest.raises(UserError, match=message):
+        FullTokenizer(vocab)
+
+
+def test_files_that_disagree_about_a_token_are_refused(vocab: Path, tmp_path: Path) -> None:
+    write_json(
+        vocab.parent / "tokenizer_config.json",
+        {"tokenizer_class": "BertTokenizer", "additional_special_tokens": ["the"]},
+    )
+    folder = saved_by_transformers(vocab, tmp_path / "hf", additional_special_tokens=["the"])
+    assert FullTokenizer(folder / "tokenizer.json").tokenize("Xthe") == ["[UNK]", "the"]
+    settings = read_json(folder / "tokenizer_config.json")
+    decoder = {"11": {"content": "the", **PLAIN, "rstrip": True, "special": True}}
+    write_json(folder / "tokenizer_config.json", settings | {"added_tokens_decoder": decoder})
+    with pytest.raises(UserError, match=r"tokenizer\.json: 'the' has other settings in another"):
+        FullTokenizer(folder / "tokenizer.json")
+
+
+@pytest.mark.real
+def test_a_line_separator_is_a_token_of_chinese(real: Path, tmp_path: Path) -> None:
+    source = real / "vocab/bert-base-chinese/vocab.txt"
+    tokens = source.read_bytes().decode().removesuffix("\n").split("\n")
+    shutil.copy(source, tmp_path)
+    assert list(load_vocab(tmp_path / "vocab.txt")) == tokens
+    rules = stated_rules(source)[0]
+    values = tokenizer_json({token: i for i, token in enumerate(tokens)}, rules)
+    write_json(tmp_path / "tokenizer.json", values)
+    assert find_vocab_file(tmp_path) == tmp_path / "vocab.txt"
+    assert vocab_digest(tmp_path / "tokenizer.json") == vocab_digest(source)
+
+
+def test_white_space_that_is_a_token_is_kept(vocab: Path, tmp_path: Path) -> None:
+    lines = [*vocab.read_text().splitlines(), "\u2028", "##\u2028", "last"]
+    file = tmp_path / "vocab.txt"
+    file.write_bytes("\r\n".join([*lines, ""]).encode())
+    assert list(load_vocab(file)) == lines
+    values = tokenizer_json({token: i for i, token in enumerate(lines)}, stated_rules(file)[0])
+    write_json(tmp_path / "tokenizer.json", values)
+    assert find_vocab_file(tmp_path) == file
+
+
 def test_tokens_that_are_never_split_are_refused(vocab: Path) -> None:
     write_json(
         vocab.parent / "tokenizer_config.json", {"do_lower_case": True, "never_split": ["<e1>"]}
     )
     with pytest.raises(
-        UserError, match=r"never_split is \['<e1>'\]; such tokens are not supported"
+        UserError, match=r"never_split is \['<e1>'\], which is not supported; only None is"
     ):
         FullTokenizer(vocab)
 
