@@ -6,7 +6,6 @@ Every way of opening weights asks this module once: a folder, a name of the hub,
 run. docs/formats.md has the table in words.
 """
 
-import fnmatch
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -61,11 +60,6 @@ def check(folder: Path) -> None:
         if (folder / name).is_file():
             raise UserError(f"{folder / name}: {reason}; remove it if that is not so")
     check_record(folder)
-
-
-def is_used(name: str) -> bool:
-    """Whether a file of this path within a folder of weights is read, the weights aside."""
-    return any(fnmatch.fnmatch(name, pattern) for pattern in USED)
 
 
 # ----------------------------------------------------------------------------------- a run's record

@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from formats.beside import USED
 from system.files import file_digest, locked, whole_folder
 from utils import UserError, nearest, note, short
 
@@ -32,19 +33,8 @@ bert-base-german-cased  google-bert  12 x 768  cased  German  German
 SMALL = re.compile(r"google/bert_uncased_L-(2|4|6|8|10|12)_H-(128|256|512|768)_A-(2|4|8|12)")
 SMALL_LINE = "google/bert_uncased_L-2_H-128_A-2 to google/bert_uncased_L-12_H-768_A-12"
 
-# What is fetched: whatever says how texts become ids and vectors, and of two kinds of weights the
-# one that cannot run code, in one file or in several with an index.
-BESIDE = (
-    "config.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "tokenizer.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "modules.json",
-    "sentence_bert_config.json",
-    "1_Pooling/config.json",
-)
+# Of two kinds of weights the one that cannot run code is fetched, in one file or in several with an
+# index, and beside it whatever is read.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 REVISION = re.compile(r"refs(/[\w.+-]+)+|[\w.+-]+")
@@ -114,10 +104,10 @@ def fetch(name: str) -> Path | None:
         ) from None
     try:
         first, second = map(patterns, WEIGHTS)
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*BESIDE, *first]))
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*USED, *first]))
         if not any((folder / file).exists() for file in first):
             # Of the same commit, even if the branch has moved meanwhile.
-            snapshot_download(repo, revision=folder.name, allow_patterns=[*BESIDE, *second])
+            snapshot_download(repo, revision=folder.name, allow_patterns=[*USED, *second])
     except errors.GatedRepoError:
         reason = "its owner wants you to accept terms first; do so, and set HF_TOKEN"
     except errors.RepositoryNotFoundError:
