@@ -22,6 +22,7 @@ from formats.names import CLASSIFIERS, HEADS, LABELLED, Row, table_rows
 from formats.onnx import OnnxFile
 from formats.weights import (
     INDEX,
+    OUR_NAME,
     WEIGHTS,
     check_finite,
     check_tensors,
@@ -471,7 +472,7 @@ def read_raw(source: str | Path) -> tuple[str, Path, dict[str, Tensor], dict[str
         if WORDS[DHLEE347][0] in tensors:
             return DHLEE347, file, tensors, {}
         # The state dict of a model of ours, saved without what write_pt() adds.
-        if "transformer.embedding.token.weight" in tensors:
+        if OUR_NAME in tensors:
             return OURS, file, tensors, {}
         return HUGGING_FACE, file, as_hugging_face(tensors, file), {}
     return TENSORFLOW, file, read_tensorflow(file), {}

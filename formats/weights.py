@@ -37,6 +37,9 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 # The names of the files that say in which file each tensor is, where there are several.
 INDEX = ".index.json"
 
+# A name that every checkpoint of ours has, and no other.
+OUR_NAME = "transformer.embedding.token.weight"
+
 # Where training scripts keep the weights, among optimizer, step and so on.
 NESTED = ("state_dict", "model_state_dict", "model")
 
@@ -160,6 +163,10 @@ def read_shards(index: Path) -> dict[str, Tensor]:
 def unnested(contents: Any, file: Path) -> Any:
     """The state dict in a checkpoint of a training script, or what else the file has."""
     if isinstance(contents, dict):
+        # What write_pt() writes ends with a digest, and read_pt() has found none.
+        ours = contents.get("model") if "config" in contents else None
+        if isinstance(ours, dict) and OUR_NAME in ours:
+            raise UserError(f"{file} is altered: it has no digest at its end; use an earlier one")
         for name in NESTED:
             if isinstance(contents.get(name), dict):
                 note(f"{file}: its {name!r} is read, the rest is not")

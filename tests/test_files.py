@@ -204,16 +204,17 @@ def test_two_conversions_to_one_target_leave_one_model(
             errors.append(str(error))
 
     second = threading.Thread(target=convert, args=(b,))
-    save_vocab = checkpoint.save_vocab
+    name = "save_for_transformers" if target == "hf" else "save_vocab"
+    save = getattr(checkpoint, name)
 
     def interleaved(*arguments: object, **more: object) -> None:
-        monkeypatch.setattr(checkpoint, "save_vocab", save_vocab)
-        save_vocab(*arguments, **more)  # type: ignore[arg-type]
+        monkeypatch.setattr(checkpoint, name, save)
+        save(*arguments, **more)
         # In the middle of the first one; the second is done with a folder, and waits for a .pt.
         second.start()
         second.join(60 if target == "hf" else 0.2)
 
-    monkeypatch.setattr(checkpoint, "save_vocab", interleaved)
+    monkeypatch.setattr(checkpoint, name, interleaved)
     convert(a)
     second.join(60)
     (error,) = errors
