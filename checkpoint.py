@@ -23,18 +23,9 @@ from typing import Any
 from torch import Tensor
 
 from formats import cards, hub, onnx
-from formats.loading import (
-    MODELS,
-    OURS,
-    Checkpoint,
-    head_of,
-    load,
-    names_of,
-    read,
-    read_raw,
-    settings_beside,
-)
-from formats.names import ARCHITECTURES, CLASSIFIERS, HEADS, LABELLED, table_rows
+from formats.loading import MODELS, Checkpoint, load, read, read_raw, settings_beside
+from formats.names import ARCHITECTURES, CLASSIFIERS, HEADS, LABELLED, OURS, names_of, table_rows
+from formats.translate import head_of
 from formats.vocab import (
     casing,
     check_size,
@@ -47,7 +38,8 @@ from formats.vocab import (
 from formats.weights import is_plain, write_pt
 from models import Config
 from system.cli import command
-from system.files import locked, read_json, whole_file, whole_folder, write_json
+from system.files import read_json, whole_file, whole_folder, write_json
+from system.locks import locked
 from tasks.sentences import task_of_labels
 from utils import UserError, in_a_line, note, typed
 

@@ -14,8 +14,9 @@ import modes
 import train
 from finetune import Saved
 from system.cli import command
-from system.files import locked, read_json, read_text, whole_file
+from system.files import read_json, read_text, whole_file
 from system.flags import check_mode, given_flags
+from system.locks import locked
 from tasks import QuestionTask
 from tasks.questions import read_squad
 from tasks.squad_metrics import check_language, evaluate

@@ -13,7 +13,8 @@ import zlib
 from pathlib import Path
 
 from formats.beside import USED
-from system.files import file_digest, locked, whole_folder
+from system.files import file_digest, whole_folder
+from system.locks import locked
 from utils import UserError, nearest, note, short
 
 # Name, where it is on the hub, layers x width, casing, languages, what for.

@@ -7,6 +7,13 @@ table_rows(12)[0].hugging_face      # ["bert.embeddings.word_embeddings.weight"]
 import dataclasses
 import re
 
+# What a file is called in messages, and by which its names are told apart.
+OURS = "pytorchic-bert checkpoint"
+HUGGING_FACE = "Hugging Face weights"
+TENSORFLOW = "TensorFlow checkpoint"
+DHLEE347 = "checkpoint of dhlee347/pytorchic-bert"
+ONNX = "ONNX model"
+
 # One row a module: our name, Hugging Face's, what kind of parameters it has, and TensorFlow's name
 # where that is not Hugging Face's with slashes. N is a block's number, QKV the three matrices that
 # we keep as one.
@@ -34,7 +41,7 @@ choice              choice                               output  choice/output_
 
 # The same modules in the model_steps_N.pt of github.com/dhlee347/pytorchic-bert, where norms have
 # gamma and beta. Its `classifier` is that of next sentences in a file of pre-training.
-DHLEE347 = """
+DHLEE347_TABLE = """
 transformer.embedding.token            transformer.embed.tok_embed
 transformer.embedding.position         transformer.embed.pos_embed
 transformer.embedding.segment          transformer.embed.seg_embed
@@ -102,7 +109,7 @@ class Row:
 def table_rows(n_layers: int) -> list[Row]:
     """The name table written out for every parameter of every head."""
     found = []
-    dhlee347 = dict(line.split() for line in DHLEE347.strip().splitlines())
+    dhlee347 = dict(line.split() for line in DHLEE347_TABLE.strip().splitlines())
     for line in TABLE.strip().splitlines():
         # The fourth column is there only where TensorFlow's name is not Hugging Face's with
         # slashes.
@@ -144,3 +151,9 @@ def rows_of_module(
         if not dhlee347:
             rows[-1].dhlee347.clear()
     return rows
+
+
+def names_of(row: Row, kind: str) -> list[str]:
+    """What a parameter of ours is called in a file of a kind."""
+    names = {TENSORFLOW: row.tensorflow, DHLEE347: row.dhlee347, OURS: [row.ours]}
+    return names.get(kind, row.hugging_face)

@@ -17,7 +17,8 @@ import numpy as np
 from formats.tfrecords import RECORDS, read_records
 from pretraining.batches import PretrainBatch
 from pretraining.shards import FORMAT, ArrayFile, Corpus, write_shard
-from system.files import check_regular, file_digest, locked, whole_folder
+from system.files import check_regular, file_digest, whole_folder
+from system.locks import locked
 from system.progress import progress
 from utils import UserError, short, visible
 

@@ -34,7 +34,8 @@ from formats.vocab import save_vocab, stated_rules, vocab_digest
 from pretraining.sentences import Layout, check_splitter, layout, sentences
 from pretraining.shards import FORMAT, ArrayFile, id_type, write_shard
 from system import forms
-from system.files import file_digest, locked, read_json, whole_folder
+from system.files import file_digest, read_json, whole_folder
+from system.locks import locked
 from system.progress import progress
 from tokenization import FullTokenizer
 from utils import UserError, visible

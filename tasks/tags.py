@@ -25,18 +25,10 @@ from formats.loading import Checkpoint
 from layers.packing import Packing
 from tasks.conlleval import Counts, chunks
 from tasks.features import Batches, Features, inputs_of, window_starts
+from tasks.notations import are_entities, hyphenated, notation_of, to_bio
 from tasks.tables import open_text
 from tasks.task import Data, Task
-from tasks.words import (
-    Text,
-    are_entities,
-    hyphenated,
-    notation_of,
-    read_texts,
-    split_words,
-    to_bio,
-    with_column,
-)
+from tasks.words import Text, read_texts, split_words, with_column
 from tokenization import FullTokenizer
 from utils import UserError, nearest, note, short, show
 

@@ -34,7 +34,8 @@ from formats.weights import checkpoints_in, read_pt, write_pt
 from pretraining import shards
 from pretraining.shards import Corpus
 from pretraining.text import prepare_text
-from system.files import locked, whole_file, whole_folder
+from system.files import whole_file, whole_folder
+from system.locks import locked
 from tasks import TASKS
 from tasks.features import Batches
 from tokenization import FullTokenizer
@@ -610,8 +611,8 @@ def test_a_file_that_grows_too_large_is_named_and_not_left(tmp_path: Path, size:
 
 HOLDER = """import sys, time
 from pathlib import Path
-from system import files
-with files.locked(Path(sys.argv[1]) / ".lock"):
+from system.locks import locked
+with locked(Path(sys.argv[1]) / ".lock"):
     print("holds", flush=True)
     time.sleep(1000)
 """

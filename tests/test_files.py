@@ -31,13 +31,13 @@ from system import files
 from system.files import (
     MODEL_FILES,
     check_output,
-    locked,
     read_config,
     read_json,
     read_text,
     whole_file,
     whole_folder,
 )
+from system.locks import locked
 from tasks.questions import read_squad
 from training import runs
 from utils import UserError

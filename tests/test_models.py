@@ -13,7 +13,7 @@ from transformers.activations import ACT2FN
 
 import checkpoint
 import models
-from formats import loading
+from formats import names, translate
 from layers import kernels
 from layers.kernels import dropout, keep_mask
 from layers.packing import Packing
@@ -34,11 +34,11 @@ def theirs(kind: type, cfg: Config, **more: object) -> torch.nn.Module:
 
 def copy(model: torch.nn.Module, source: torch.nn.Module) -> None:
     """Their weights into our model, through the name table."""
-    tensors = {loading.modern_name(name): t for name, t in source.state_dict().items()}
+    tensors = {translate.modern_name(name): t for name, t in source.state_dict().items()}
     tied = re.compile(r"position_ids$|^cls\.predictions\.decoder\.")
     tensors = {name: t for name, t in tensors.items() if not tied.search(name)}
     cfg = model.transformer.cfg
-    found, problems = loading.to_ours(tensors, loading.HUGGING_FACE, cfg, "classifier")
+    found, problems = translate.to_ours(tensors, names.HUGGING_FACE, cfg, "classifier")
     assert problems == []
     assert checkpoint.load(model, checkpoint.Checkpoint("", Path("memory"), cfg, found)) == []
     model.to(next(source.parameters()).dtype)
@@ -86,7 +86,7 @@ def test_gradients_equal_transformers(tiny: Config, padded_batch: Batch) -> None
     torch.nn.functional.cross_entropy(ours, labels).backward()
     assert (ours - logits).abs().max() <= 1e-10
     gradients = {name: p.grad for name, p in reference.named_parameters()}
-    expected, _ = loading.to_ours(gradients, loading.HUGGING_FACE, cfg, "classifier")
+    expected, _ = translate.to_ours(gradients, names.HUGGING_FACE, cfg, "classifier")
     for name, parameter in model.named_parameters():
         assert torch.allclose(parameter.grad.float(), expected[name], atol=1e-6, rtol=1e-5), name
 

@@ -19,7 +19,7 @@ from pretraining.batches import PairBatches
 from pretraining.instances import FixedInstances, prepare_instances
 from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
-from system.files import locked
+from system.locks import locked
 from tasks.features import Batches
 
 ROOT = Path(__file__).resolve().parent.parent

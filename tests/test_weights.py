@@ -24,7 +24,7 @@ import models
 import pretrain
 import pretrained
 import vectors
-from formats import loading
+from formats import names, translate
 from formats.weights import TENSORFLOW_STATE, write_pt
 from system.files import read_json, write_json
 from tasks import own_task
@@ -238,7 +238,7 @@ def test_a_decoder_of_its_own_is_missed_only_where_words_are_guessed(
     assert (status, "heads: pooler, next_sentence" in out) == (0, True)
     assert reason in err
     tied = tensors | {
-        "cls.predictions.decoder.weight": tensors[loading.WORDS[loading.HUGGING_FACE][0]]
+        "cls.predictions.decoder.weight": tensors[translate.WORDS[names.HUGGING_FACE][0]]
     }
     assert "masked_lm" in checkpoint.read(saved(folder, tied)).heads
 

@@ -19,14 +19,8 @@ from torch import nn
 
 from formats.weights import checkpoints_in, read_pt, write_pt
 from system import distributed
-from system.files import (
-    check_model_files,
-    locked,
-    name_file,
-    read_json,
-    whole_file,
-    write_json,
-)
+from system.files import check_model_files, name_file, read_json, whole_file, write_json
+from system.locks import locked
 from utils import UserError, json_text, rank, say, short, show
 
 # Settings that may differ when a run is resumed: they change what is written, not what is computed.

@@ -19,8 +19,9 @@ import train
 from tasks import TagTask
 from tasks.conlleval import Counts, chunks, count_file
 from tasks.features import most_context, window_starts
+from tasks.notations import to_bio
 from tasks.tags import IGNORED, Tagged, window_of
-from tasks.words import Text, read_texts, split_words, to_bio, with_column
+from tasks.words import Text, read_texts, split_words, with_column
 from tokenization import FullTokenizer
 from utils import UserError
 

@@ -9,7 +9,8 @@ import pytest
 
 import tag
 from tasks import TagTask
-from tasks.words import are_entities, notation_of, read_texts, split_words, with_column
+from tasks.notations import are_entities, notation_of
+from tasks.words import read_texts, split_words, with_column
 from tokenization import FullTokenizer
 from utils import UserError
 
