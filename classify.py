@@ -117,12 +117,14 @@ def main(
             text_b: column of a second text.
             label: column of the label; default: label, or the second.
             labels: the labels, with commas between them, or `number`; default: those of the
-                training data, sorted. Each may have a column of 0 and 1.
+                training data, sorted, and `all` of them where some look like mistakes. Each may
+                have a column of 0 and 1.
             header: whether the first row names the columns; default: if it has all columns named
                 here.
             separator: what stands between several labels of one text; default: a text has one, or
                 a list of JSON.
-            delimiter: what stands between the fields of a csv; default: look.
+            delimiter: what stands between the fields of a csv, such as `;` or `tab`; default:
+                look.
         Training:
             train_cfg: JSON of train.Config; default: config/train_TASK.json, or train_own.json for
                 data of your own.

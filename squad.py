@@ -13,6 +13,7 @@ from typing import Any
 import modes
 import train
 from finetune import Saved
+from system import forms
 from system.cli import command
 from system.files import read_json, read_text, whole_file
 from system.flags import check_mode, given_flags
@@ -180,6 +181,7 @@ def answer_question(saved: Saved, flags: SimpleNamespace) -> None:
     for name in ("predict_file", "out"):
         if getattr(flags, name):
             raise UserError(f"--question has no use for --{name}; see --help")
+    forms.check(flags.context_file, "context")
     text = read_text(flags.context_file)
     if not flags.question.strip() or not text.strip():
         raise UserError("an empty --question or --context_file; expected a text")

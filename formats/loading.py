@@ -25,6 +25,7 @@ from formats.names import (
     ONNX,
     OURS,
     TENSORFLOW,
+    table_rows,
 )
 from formats.onnx import OnnxFile
 from formats.translate import (
@@ -74,14 +75,35 @@ MODELS: dict[str, tuple[type[BertModel], set[str]]] = {
 
 
 def shapes(config: Config, n_labels: int = 2) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter that a model of this configuration may have."""
-    # On the meta device tensors have shapes and no memory, so that a large model costs nothing.
-    with torch.device("meta"):
-        # An answer has a start and an end, a choice one score; tags have as many as the file says.
-        sizes = {"answer": 2, "tags": n_labels, "choice": 1}
-        heads = {name: nn.Linear(config.dim, size) for name, size in sizes.items()}
-        modules = [Classifier(config, n_labels), PretrainModel(config), nn.ModuleDict(heads)]
-    return {name: tuple(t.shape) for module in modules for name, t in module.state_dict().items()}
+    """The shape of every parameter that a model of this configuration may have, by its name."""
+    d, f, vocabulary = config.dim, config.dim_ff, config.vocab_size
+    # The rows of each matrix, by the end of its module's name: (out, in), or (entries, width).
+    matrices = {
+        "embedding.token": (vocabulary, d),
+        "embedding.position": (config.max_len, d),
+        "embedding.segment": (config.n_segments, d),
+        "attention.qkv": (3 * d, d),
+        "attention.out": (d, d),
+        "feed_forward.fc1": (f, d),
+        "feed_forward.fc2": (d, f),
+        "pooler.dense": (d, d),
+        "masked_lm.dense": (d, d),
+        "next_sentence": (2, d),
+        "classifier": (n_labels, d),
+        "answer": (2, d),  # a start and an end
+        "tags": (n_labels, d),
+        "choice": (1, d),
+    }
+    found: dict[str, tuple[int, ...]] = {}
+    for row in table_rows(config.n_layers):
+        module, _, kind = row.ours.rpartition(".")
+        matrix = next((m for name, m in matrices.items() if module.endswith(name)), None)
+        if matrix:
+            found[row.ours] = matrix if kind == "weight" else matrix[:1]
+        else:
+            # A norm, or the bias of each word's score.
+            found[row.ours] = (vocabulary,) if module == "masked_lm" else (d,)
+    return found
 
 
 # ------------------------------------------------------------------------------------- a checkpoint
@@ -375,7 +397,7 @@ def find_in_folder(folder: Path) -> Path:
         return ours[-1]
     # By the numbers in the name: as text, step 900 would come after step 1000.
     by_step = sorted(
-        folder.glob("*.ckpt*.index"), key=lambda p: [int(n) for n in re.findall(r"\d+", p.stem)]
+        folder.glob("*ckpt*.index"), key=lambda p: [int(n) for n in re.findall(r"\d+", p.stem)]
     )
     if by_step:
         return by_step[-1].with_suffix("")

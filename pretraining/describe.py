@@ -53,7 +53,9 @@ def look_into(corpus: Corpus, config: PairConfig, batch_size: int) -> Descriptio
     next_sentence = config.next_sentence and corpus.counts["documents"] > 1
     pairs = Pairs(corpus, dataclasses.replace(config, next_sentence=next_sentence))
     found = measure(pairs, batch_size)
-    return Description(describe_text(pairs, found, batch_size), list(warnings(pairs, found)))
+    return Description(
+        describe_text(pairs, found, batch_size), list(warnings(pairs, found, config))
+    )
 
 
 def describe_instances(corpus: Corpus, batch_size: int) -> Description:
@@ -74,7 +76,7 @@ def describe_instances(corpus: Corpus, batch_size: int) -> Description:
 def look_for_faults(pairs: Pairs, batch_size: int) -> list[str]:
     """The warnings of look_into(), of a large text from a sample of its blocks: in seconds."""
     places = np.linspace(0, pairs.n_blocks - 1, min(pairs.n_blocks, SAMPLE), dtype=int)
-    return list(warnings(pairs, measure(pairs, batch_size, places.tolist())))
+    return list(warnings(pairs, measure(pairs, batch_size, places.tolist()), pairs.config))
 
 
 # ----------------------------------------------------------------------------------------- measures
@@ -203,9 +205,9 @@ def describe_text(pairs: Pairs, found: Statistics, batch_size: int) -> dict[str,
     return figures
 
 
-def warnings(pairs: Pairs, found: Statistics) -> Iterator[str]:
+def warnings(pairs: Pairs, found: Statistics, asked: PairConfig) -> Iterator[str]:
     """What looks wrong, in words, with what to do."""
-    yield from document_warnings(pairs.corpus, found)
+    yield from document_warnings(pairs.corpus, found, asked.next_sentence)
     yield from vocabulary_warnings(pairs.corpus)
     config = pairs.config
     # 0.9 allows for rounding, and for whole words that do not fit.
@@ -222,13 +224,13 @@ def warnings(pairs: Pairs, found: Statistics) -> Iterator[str]:
         )
 
 
-def document_warnings(corpus: Corpus, found: Statistics) -> Iterator[str]:
+def document_warnings(corpus: Corpus, found: Statistics, next_sentence: bool) -> Iterator[str]:
     """What looks wrong with the text's division into documents and sentences."""
     counts = corpus.counts
     per_document = counts["sentences"] / counts["documents"]
     length = counts["tokens"] / counts["sentences"]
     single = found.single / found.instances
-    if counts["documents"] == 1:
+    if counts["documents"] == 1 and next_sentence:
         yield (
             "the text is a single document, so there is no random second text: separate documents "
             "by blank lines, or pre-train with --next_sentence False"
@@ -239,7 +241,7 @@ def document_warnings(corpus: Corpus, found: Statistics) -> Iterator[str]:
             f"documents have {per_document:,.0f} sentences on average: are blank lines between "
             "documents missing?"
         )
-    elif per_document < 2:
+    elif per_document < 2 and next_sentence:
         yield (
             "most documents are a single sentence, so nearly every second text is random: are "
             "there blank lines between sentences? Documents should have several"

@@ -116,7 +116,7 @@ class Pairs:
         # B from another document needs one; Google's code would draw from the same.
         if config.next_sentence and self.n_documents < 2:
             raise UserError(
-                f"{corpus.folder} is a single document, so no sentence from another one can be "
+                f"{corpus.text_names} is a single document, so no sentence from another one can be "
                 "had; separate documents by blank lines, or turn next-sentence prediction off: "
                 "--next_sentence False"
             )

@@ -366,6 +366,12 @@ class Corpus:
         except KeyError:
             raise AttributeError(name) from None
 
+    @property
+    def text_names(self) -> str:
+        """The names of the files that it was prepared from, or of its folder."""
+        names = [name for name, _ in self.about.get("text", [])]
+        return short(", ".join(names)) or str(self.folder)
+
     def release(self) -> None:
         """Give the pages that were looked at back to the system: memory does not grow."""
         # Windows has no such call, and takes the pages of a file when others need the memory.

@@ -10,6 +10,7 @@ word: markup that is trained on as text, keys of JSON as words with tags.
 import csv
 import json
 import shlex
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +46,7 @@ FORMS = {
         "WikiExtractor's output, with a <doc ...> around each article",
         "take the tags out: sed -E 's/^<\\/?doc.*$//' FILE",
     ),
+    "cr": Form("text with the line ends of old Macs", "convert them: tr '\\r' '\\n' < FILE > NEW"),
     "html": Form("HTML", "take its text out first"),
     "xml": Form("XML", "take its text out first"),
 }
@@ -75,16 +77,17 @@ EXPECTED = {
     "lines": "a text a line",
     "corpus": "plain text, a sentence a line and a blank line between documents",
     "tags": "a word and its tag a line, and a blank line between sentences",
+    "context": "a text to find the answer in",
     "questions": "SQuAD's JSON, or ReCoRD's JSON lines in a file .jsonl",
 }
 READERS: dict[str, dict[str, str | None]] = {
     "table": {
         "json lines": "call it FILE.jsonl, or name --task jsonl",
         "json object": "write an object a line, in a file .jsonl",
+        "cr": None,
     },
     "jsonl": {"json lines": None, "json object": None},
-    # A text may begin with any character, so that only binary forms are none.
-    "lines": dict.fromkeys(("json lines", "json object", "json array", "wiki", "html", "xml")),
+    "lines": {"json lines": "take its texts out: jq -r .text FILE > NEW"},
     "corpus": {"json lines": "take its texts out: jq -r .text FILE > FILE.txt"},
     "tags": {
         "json lines": "write each token and its tag into a line",
@@ -105,9 +108,17 @@ def recognise(file: str | Path) -> str:
         whole = len(head) < HEAD or not f.read(1)
     for magic, form in MAGIC.items():
         if head.startswith(magic):
-            # An Excel workbook of today is a zip archive of XML.
-            return "excel" if form == "zip" and b"xl/" in head else form
+            return "excel" if form == "zip" and is_workbook(path) else form
     return form_of_text(head.decode("utf-8-sig", "replace"), whole)
+
+
+def is_workbook(path: Path) -> bool:
+    """Whether a zip archive is an Excel workbook, as they are since 2007."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.startswith("xl/") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
 
 
 def form_of_text(head: str, whole: bool) -> str:
@@ -117,7 +128,7 @@ def form_of_text(head: str, whole: bool) -> str:
         if start[: len(characters)].lower() == characters:
             return form
     if start[:1] not in ("{", "["):
-        return TEXT
+        return "cr" if head.count("\r") > 1 and "\n" not in head else TEXT
     first, _, rest = start.partition("\n")
     if is_json(first):
         # One object more, and it is a list of them; an object alone may be both.

@@ -9,8 +9,10 @@ misspelling or a list that is taken for a class would be learnt as one, without 
 """
 
 import ast
-import collections
 import json
+import re
+import shlex
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,17 +69,21 @@ def question(counts: Mapping[str, int]) -> tuple[str, str]:
 
     The rarest of them; "" where there is nothing to ask.
     """
-    alike = collections.defaultdict[str, list[str]](list)
-    for label in sorted(counts, key=lambda label: -counts[label]):
-        alike[normal(label)].append(label)
-    for first, *others in alike.values():
-        if others:
-            what = "the same number" if is_number(first) else "alike but for capitals and blanks"
-            return f"the labels {show(first)} and {show(others[-1])} are {what}", others[-1]
+    if same := alike(counts):
+        first, other = same
+        what = "the same number" if is_number(first) else "alike but for how they are written"
+        return f"the labels {show(first)} and {show(other)} are {what}", other
     missing = [label for label in counts if label.casefold() in PLACEHOLDERS]
     if missing:
         names = ", ".join(map(show, missing[:3]))
         return f"the label {names} may stand for none", missing[0]
+    # Between labels that occur alone, too.
+    for label in counts:
+        for separator in "|;,":
+            parts = [part.strip() for part in label.split(separator)]
+            if len(parts) > 1 and all(part in counts for part in parts):
+                what = f"the label {show(label)} may be several, with {separator!r} between them"
+                return f"{what} (--separator {shlex.quote(separator)})", label
     single = [label for label, n in counts.items() if n == 1]
     # Of a few rows, nothing follows from that.
     if single and sum(counts.values()) >= FEW_ROWS:
@@ -85,11 +91,26 @@ def question(counts: Mapping[str, int]) -> tuple[str, str]:
     return "", ""
 
 
+def alike(counts: Mapping[str, int]) -> tuple[str, str] | None:
+    """Two labels that differ in nothing but how they are written, the more frequent one first."""
+    seen: dict[str, str] = {}
+    for label in sorted(counts, key=lambda label: -counts[label]):
+        if (first := seen.setdefault(normal(label), label)) != label:
+            return first, label
+    return None
+
+
 def normal(label: str) -> str:
-    """A label without what people write in different ways: capitals, blanks, forms of a number."""
-    if is_number(label):
-        return repr(float(label))
-    return " ".join(label.split()).casefold()
+    """A label without what is written in different ways.
+
+    Capitals, blanks, quotes, accents, wide and invisible characters, forms of a number.
+    """
+    text = unicodedata.normalize("NFKC", label)
+    text = "".join(char for char in text if unicodedata.category(char) != "Cf")
+    text = " ".join(text.strip("\"' ").split()).casefold()
+    number = re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", text)
+    number = {"true": "1", "false": "0"}.get(number, number)
+    return repr(float(number)) if is_number(number) else text
 
 
 def is_number(label: str) -> bool:

@@ -47,6 +47,7 @@ class TableTask(Task):
     # Column of the rows that answer one thing together; it counts within a line of the file.
     group: str | None = None
     delimiter: str | None = None  # between the fields of a csv; None: look
+    sure: bool = False  # labels are learnt as they are found, whatever they look like
 
     def __post_init__(self) -> None:
         if self.form not in (*tables.FORMATS, "lines"):
@@ -123,6 +124,8 @@ class TableTask(Task):
                     return
                 if not math.isnan(number):
                     expected = f"a number from {-LARGEST:.6g} to {LARGEST:.6g}"
+            if re.fullmatch(r"-?\d+,\d+", label):
+                expected += ", with a point before its decimals"
             raise UserError(f"{where}: label {show(label)}; expected {expected}{hint}")
         # The labels are still to be found in this very file.
         if self.lacks_labels:
@@ -162,6 +165,7 @@ class Rows:
     examples: list[Example]
     columns: dict[str, str]  # text_a, text_b, label -> a header's name, or a number
     header: bool
+    first: list[str]  # the fields of the first row
     delimiter: str  # between fields
     separator: str  # between several labels of a text; "": a text has one
 
@@ -171,9 +175,10 @@ class Rows:
     def describe(self) -> str:
         """What was understood: rows, which column is what, and the labels with their counts."""
         counts = count_labels(self.examples, self.separator)
-        return describe_table(
+        text = describe_table(
             self.file, len(self.examples), self.columns, self.header, counts, self.delimiter
         )
+        return f"{text}, several of a text" if self.separator else text
 
 
 def describe_table(
@@ -244,7 +249,15 @@ def read_rows(task: TableTask, file: str | Path, labelled: bool = True) -> Rows:
     # one.
     if task.is_own and task.header is None and not table.header and labelled and task.lacks_labels:
         check_first_label(task, file, table.fields, examples)
-    return Rows(str(file), examples, table.names, table.header, table.delimiter, task.separator)
+    return Rows(
+        str(file),
+        examples,
+        table.names,
+        table.header,
+        table.fields,
+        table.delimiter,
+        task.separator,
+    )
 
 
 def check_first_label(
@@ -266,10 +279,14 @@ def check_first_label(
 def header_hint(fields: list[str]) -> str:
     """What to do where a first row may be a header."""
     names = short(", ".join(fields), 100)
-    return (
+    hint = (
         f"If the first row is a header, name its columns with --text_a and --label ({names}); if "
         "not, add --header False"
     )
+    # A title, or a date, above the header.
+    if "" in fields:
+        hint += "; lines above a header have to be removed"
+    return hint
 
 
 def read_examples(task: TableTask, file: str | Path, labelled: bool = True) -> list[Example]:
@@ -340,11 +357,16 @@ def has_label_columns(task: TableTask, file: str | Path, form: str) -> bool:
     """Whether a table of one's own has a column for each of the task's labels, and none of all."""
     if not task.is_own or len(task.labels) < 2 or not Path(file).is_file():
         return False
-    with contextlib.suppress(UserError):
-        return tables.read(file, form, {"label": task.label}, True) is None
-    with contextlib.suppress(UserError):
-        return tables.read(file, form, {**label_columns(task)}, True) is not None
-    return False
+    fields = tables.read(file, form, {}, True, delimiter=task.delimiter).fields
+    if tables.find_column(task.label.split("|"), fields, True) is not None:
+        return False
+    missing = [name for name in task.labels if name not in fields]
+    if missing and task.separator and len(missing) < len(task.labels):
+        raise UserError(
+            f"{file}: no column {missing[0]!r}, which is one of the labels "
+            f"{short(', '.join(task.labels), 100)}; its columns are {short(', '.join(fields), 100)}"
+        )
+    return not missing
 
 
 def with_lists(task: TableTask, table: tables.Table) -> TableTask:

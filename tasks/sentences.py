@@ -24,7 +24,15 @@ from tasks.features import LONG, encode
 from tasks.labels import question
 from tasks.metrics import METRICS, NEEDS
 from tasks.records import read_features, read_meta_data
-from tasks.rows import Example, Rows, TableTask, count_labels, open_rows, read_rows
+from tasks.rows import (
+    Example,
+    Rows,
+    TableTask,
+    count_labels,
+    header_hint,
+    open_rows,
+    read_rows,
+)
 from tasks.task import CONFIG, Data
 from tokenization import FullTokenizer
 from utils import UserError, checked, nearest, note, short, show, typed
@@ -101,7 +109,15 @@ class SentenceTask(TableTask):
         if rows.separator != task.separator:
             task = own_task(task, separator=rows.separator)
         # The labels of the training data decide how many outputs the head has.
-        return task.with_labels(rows.examples) if task.lacks_labels else task
+        if not task.lacks_labels:
+            return task
+        try:
+            return task.with_labels(rows.examples)
+        except UserError as error:
+            # A header that was taken for a row looks like odd labels too.
+            if rows.header or self.header is not None:
+                raise
+            raise UserError(f"{error}. {header_hint(rows.first)}") from None
 
     def encode_rows(self, rows: Rows, tokenizer: FullTokenizer) -> Data:
         """All rows of a table; reports how much was truncated."""
@@ -165,6 +181,10 @@ class SentenceTask(TableTask):
         counts = count_labels(examples, self.separator)
         found = sorted(counts)
         column = f"the column {self.label.replace('|', ' or ')!r}"
+
+        def line_of(label: str) -> int:
+            return next(e.line for e in examples if label in self.split_label(e.label or ""))
+
         # With a separator one label is enough: a text may have it or not.
         if len(found) < 2 and not (self.separator and found):
             raise UserError(
@@ -182,16 +202,14 @@ class SentenceTask(TableTask):
         # Labels are written to tables, in which an empty one or a line end could not be read back.
         if odd := [name for name in found if not name or {"\t", "\n", "\r"} & set(name)]:
             raise UserError(
-                f"{column} has the label {odd[0]!r}; expected no empty labels, and no tabs or line "
-                "ends in them"
+                f"{column}, line {line_of(odd[0])}: the label is {odd[0]!r}; expected no empty "
+                "labels, and no tabs or line ends in them; mend the line, or remove it"
             )
-        asked, odd_label = question(counts)
+        asked, odd_label = ("", "") if self.sure else question(counts)
         if asked:
-            line = next(e.line for e in examples if odd_label in self.split_label(e.label or ""))
-            names = f" {','.join(found)}" if len(found) <= 20 else ""
             raise UserError(
-                f"{column}, line {line}: {asked}; mend the file, or say that all of them are "
-                f"labels: --labels{names}"
+                f"{column}, line {line_of(odd_label)}: {asked}; mend the file, or say that all of "
+                "them are labels: --labels all"
             )
         return dataclasses.replace(self, labels=tuple(found))
 
@@ -335,7 +353,7 @@ class SentenceTask(TableTask):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             # `number` follows from labels being null, and would be said twice.
-            if value != getattr(usual, field.name) and field.name != "number":
+            if value != getattr(usual, field.name) and field.name not in ("number", "sure"):
                 other[JSON_NAMES.get(field.name, field.name)] = value
         labels = None if self.number else self.labels
         return {"task": self.name, **other, "labels": labels, "max_len": self.max_len}
@@ -652,8 +670,11 @@ def own_task(
     """A task whose columns or labels are others than usual.
 
     Args:
-        labels: with commas between them, or "number".
+        labels: with commas between them, "number", or "all" that are found, whatever they are.
+        delimiter: a character, or "tab".
     """
+    if delimiter in ("tab", "\\t"):
+        delimiter = "\t"
     given = {"text_a": text_a, "text_b": text_b, "label": label, "header": header}
     given |= {"delimiter": delimiter}
     changes: dict[str, Any] = {name: v for name, v in given.items() if v is not None}
@@ -665,6 +686,8 @@ def own_task(
                 "one out"
             )
         changes |= {"labels": (), "number": True, "metric_names": CORRELATIONS}
+    elif labels == "all":
+        changes |= {"sure": True}
     elif labels is not None:
         names = [name.strip() for name in labels.split(",")]
         if len(set(names)) < len(names) or not all(names) or len(names) < 2:

@@ -85,7 +85,8 @@ def read(
         delimiter = delimiter or find_delimiter(file, names)
         rows = csv_rows(stream, name, delimiter)
     else:
-        rows, delimiter = tsv_rows(stream), "\t"
+        delimiter = delimiter or "\t"
+        rows = tsv_rows(stream, delimiter)
     # The first row decides what the columns are, and is put back if it turns out to be data.
     first = next(rows, None)
     if first is None:
@@ -137,6 +138,7 @@ def choose_columns(
                     f"{name}: columns {' and '.join(map(str, same))} are both called "
                     f"{show(fields[column])}; name one by its number, --{use} {same[0]}"
                 )
+    check_distinct(name, fields, columns)
     missing = [use for use, column in columns.items() if column is None]
     # Predicting a line without a header may do without the second text; that is checked by the
     # caller.
@@ -158,9 +160,32 @@ def choose_columns(
     )
     if unsure:
         message += ", or if that row is no header, add --header False"
+    elif header is False and not is_number(specs[use][0]):
+        message += f", if that row is no header by its number, --{use} 0"
     if len(fields) == 1 and (others := [d for d in DELIMITERS if d in fields[0]]):
         message += f"; if its fields have {show(others[0])} between them, name it a .csv"
+    if use == "text_a" and (pair := names_of_pair(fields)):
+        message += f", or of pairs --text_a {pair[0]} --text_b {pair[1]}"
     raise UserError(message)
+
+
+def check_distinct(name: str, fields: list[str], columns: dict[str, int | None]) -> None:
+    """UserError where a column would be two things: the text its own label, say."""
+    uses: dict[int, str] = {}
+    for use, column in columns.items():
+        if column is not None and uses.setdefault(column, use) != use:
+            raise UserError(
+                f"{name}: --{uses[column]} and --{use} are both its column {column}; name another "
+                f"one of {short(', '.join(fields), 100)} with --{uses[column]}"
+            )
+
+
+def names_of_pair(fields: list[str]) -> tuple[str, str] | None:
+    """Two names of columns that differ at their end alone, as sentence1 and sentence2 do."""
+    for first, second in itertools.pairwise(fields):
+        if first[:-1] == second[:-1] and (first[-1:], second[-1:]) in (("1", "2"), ("a", "b")):
+            return first, second
+    return None
 
 
 def is_number(name: str) -> bool:
@@ -228,11 +253,11 @@ def lines(stream: TextIO, file: str | Path | None) -> Iterator[str]:
         ) from None
 
 
-def tsv_rows(stream: Iterator[str]) -> Iterator[Row]:
+def tsv_rows(stream: Iterator[str], delimiter: str = "\t") -> Iterator[Row]:
     """Fields between tabs."""
     for number, line in enumerate(stream, start=1):
         # Only the line's end is stripped: an empty last field ends with a tab.
-        yield number, line.rstrip("\n").removesuffix("\r").split("\t")
+        yield number, line.rstrip("\n").removesuffix("\r").split(delimiter)
 
 
 def csv_rows(stream: Iterator[str], name: str, delimiter: str = ",") -> Iterator[Row]:
@@ -290,7 +315,7 @@ def find_delimiter(file: str | Path, names: set[str]) -> str:
     ways = " and ".join(map(show, found))
     raise UserError(
         f"{file}: {ways} stand in each of its rows equally often; which of them is between the "
-        "fields? Name it with --delimiter"
+        "fields? Name it: --delimiter ',', or ';' or tab"
     )
 
 

@@ -11,6 +11,7 @@ that overlap, and each word is tagged in the one that gives it the most context.
 import array
 import collections
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -25,6 +26,7 @@ from formats.loading import Checkpoint
 from layers.packing import Packing
 from tasks.conlleval import Counts, chunks
 from tasks.features import Batches, Features, inputs_of, window_starts
+from tasks.labels import alike
 from tasks.notations import are_entities, hyphenated, notation_of, to_bio
 from tasks.tables import open_text
 from tasks.task import Data, Task
@@ -68,6 +70,18 @@ def places(texts: list[Text], tags: list[str]) -> str:
     ]
     more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
     return ", ".join(found[:LISTED]) + more
+
+
+def report_marks(file: str | Path, tags: collections.Counter[str]) -> None:
+    """Say so where some tags mark entities, and too many others do not for a file of entities."""
+    marks = [tag for tag in tags if re.fullmatch("[BI]-.+", tag)]
+    if marks:
+        other = next(tag for tag, _ in tags.most_common() if tag not in marks)
+        note(
+            f"{file}: {sum(tags[tag] for tag in marks)} of {tags.total()} tags mark entities, such "
+            f"as {show(marks[0])}, others do not, such as {show(other)}: all are taken as they "
+            "are; outside of entities O is expected"
+        )
 
 
 # ------------------------------------------------------------------------------------------ batches
@@ -203,6 +217,12 @@ class TagTask(Task):
                 "expected two or more that repeat; name the right column with --column"
             )
         if are_entities(tags):
+            kinds = collections.Counter(tag[2:] for t in texts for tag in t.tags if tag != "O")
+            if same := alike(kinds):
+                raise UserError(
+                    f"{file}: the types {show(same[0])} and {show(same[1])} are alike but for how "
+                    "they are written; make them one"
+                )
             # A type whose names all have one word may have longer ones elsewhere.
             tags |= {prefix + tag[1:] for tag in tags - {"O"} for prefix in "BI"}
         task = dataclasses.replace(self, labels=tuple(sorted(tags)))
@@ -223,6 +243,7 @@ class TagTask(Task):
         texts = list(read_texts(file, self.column, labelled, by_document))
         tags = collections.Counter(tag for text in texts for tag in text.tags)
         if not (notation := notation_of(tags)):
+            report_marks(file, tags)
             return texts
         bio = {tag: hyphenated(tag, notation) for tag in tags}
         # What a model was trained with stays as it is.

@@ -21,7 +21,8 @@ from tokenization import CJK
 from utils import UserError, short
 
 LONGEST = 10_000  # words of a sentence; of a document that is read as a whole
-MARKS = ("-DOCSTART-", "###MEDLINE:")  # lines between documents
+# Lines between documents.
+MARKS = ("-DOCSTART-", "###MEDLINE:", "#begin document", "#end document")
 NEW_DOCUMENT = (*MARKS, "# newdoc")
 
 # Columns that have names, by whether the first one numbers the words, and by how many there are.
@@ -41,8 +42,8 @@ OTHER_NAMES = (
 COLUMNS = "# global.columns = "  # what CoNLL-U Plus calls its columns
 
 
-# A line that begins with the number of a word, of a range of words, or of an empty node.
-NUMBERED = re.compile(r"(\d+(?:[-.]\d+)?)\t.*\t")
+# The number of a word, of a range of words that are written as one, or of an empty node.
+NUMBER = re.compile(r"\d+(?:[-.]\d+)?")
 # A comment of CoNLL-U's, which may have as many columns as a word's line.
 COMMENT = re.compile(r"# (?:newdoc\b|newpar\b|\w[\w.:-]* = )")
 
@@ -132,7 +133,7 @@ class Layout:
             sentences = [rows for rows in sentences if rows]
         if not sentences:
             return None
-        numbered = are_numbered(sentences[0])
+        numbered = are_numbered([split_line(row, separator) for row in sentences[0]])
         if len(names) != width:
             names = NAMES.get((numbered, width), [])
         is_word = [name.lower() in WORD_NAMES for name in names]
@@ -152,6 +153,11 @@ class Layout:
     def check_words(self, rows: list[list[str]]) -> None:
         """UserError where tags stand in the column of the words."""
         words = collections.Counter(row[self.word] for row in rows if len(row) == self.width)
+        if self.width > 1 and words.total() > 2 and all(word.isdecimal() for word in words):
+            raise UserError(
+                f"{self.file}: column {self.word} has numbers, such as {short(next(iter(words)))}; "
+                "expected words; remove it, or name the columns in a first line: id, word, tag"
+            )
         if self.width == 1 or not notation_of(words):
             return
         example = next(word for word, _ in words.most_common() if word.upper() != "O")
@@ -244,11 +250,15 @@ def lines_of_words(head: list[list[str]]) -> list[list[str]]:
     return [rows for rows in found if rows]
 
 
-def are_numbered(rows: list[str]) -> bool:
-    """Whether the first column of a sentence counts its words."""
-    numbers = [match[1] for row in rows if (match := NUMBERED.match(row))]
-    counted = [int(number) for number in numbers if number.isdecimal()]
-    return len(numbers) == len(rows) and counted == [*range(1, len(counted) + 1)] != []
+def are_numbered(rows: list[list[str]]) -> bool:
+    """Whether the first column of a sentence counts its words, from 1 or from 0."""
+    if min(map(len, rows)) < 2 or not all(NUMBER.fullmatch(fields[0]) for fields in rows):
+        return False
+    counted = [int(fields[0]) for fields in rows if fields[0].isdecimal()]
+    # A lone number may be a word; before two columns or more it is hardly one.
+    if len(counted) < 2 and len(rows[0]) < 3:
+        return False
+    return counted in ([*range(len(counted))], [*range(1, len(counted) + 1)]) and counted != []
 
 
 def language_of(rows: list[str]) -> str:

@@ -41,6 +41,7 @@ CONTENTS = {
     "json object": json.dumps({"data": [ROW]}, indent=1).encode(),
     "json array": json.dumps([ROW, ROW]).encode(),
     "wiki": b'\n<doc id="1" url="u" title="T">\nT\n\nText.\n</doc>\n',
+    "cr": b"A sentence.\rAnother one.\r",
     "html": b"<!DOCTYPE html>\n<html></html>",
     "xml": b"\xef\xbb\xbf<?xml version='1.0'?>\n<a/>",
 }

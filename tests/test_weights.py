@@ -4,6 +4,7 @@ What is right is read, what differs from BERT is named, and what a file is is sa
 """
 
 import copy
+import dataclasses
 import math
 import shutil
 from collections.abc import Callable
@@ -24,7 +25,7 @@ import models
 import pretrain
 import pretrained
 import vectors
-from formats import names, translate
+from formats import loading, names, translate
 from formats.weights import TENSORFLOW_STATE, write_pt
 from system.files import read_json, write_json
 from tasks import own_task
@@ -591,3 +592,23 @@ def test_a_model_is_converted_whatever_its_metrics_look_like(
     assert (status, len(err.splitlines())) == (0, 1), err
     assert "metrics.jsonl, line 2: no line of metrics; the card is written without it" in err
     assert "| Accuracy | 0.7500 |" in (tmp_path / "new/README.md").read_text()
+
+
+@pytest.mark.parametrize("n_labels", [2, 5])
+def test_the_expected_shapes_are_those_of_the_models(tiny: models.Config, n_labels: int) -> None:
+    config = dataclasses.replace(tiny, dim=8, n_heads=2, n_layers=2, dim_ff=24, n_segments=3)
+    heads = [
+        models.Classifier(config, n_labels),
+        models.PretrainModel(config),
+        models.Tagger(config, n_labels),
+        models.QuestionAnswering(config),
+        models.MultipleChoice(config),
+    ]
+    expected = {name: tuple(t.shape) for model in heads for name, t in model.state_dict().items()}
+    assert loading.shapes(config, n_labels) == expected
+
+
+def test_a_tensorflow_checkpoint_is_found_whatever_stands_before_ckpt(tmp_path: Path) -> None:
+    (tmp_path / "ckpt-1.index").write_bytes(b"")
+    (tmp_path / "ckpt-12.index").write_bytes(b"")
+    assert loading.find_weights(tmp_path) == tmp_path / "ckpt-12"

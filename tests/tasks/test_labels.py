@@ -52,7 +52,7 @@ def test_a_list_of_json_is_several_labels_in_any_order(tmp_path: Path) -> None:
     assert task.metric_names == ("F1", "Accuracy")
     array = task.label_array([example.label for example in rows.examples])
     assert array.tolist() == [[1, 1], [1, 1], [0, 0], [1, 0]]
-    assert rows.describe().endswith("; label: 'label' (big 3, red 2)")
+    assert rows.describe().endswith("; label: 'label' (big 3, red 2), several of a text")
     objects = [{"big": 1, "red": 1}, {"big": 0, "red": 0}, {"big": True, "red": False}]
     task, rows = learnt(tmp_path, "y.jsonl", lines(*objects))
     array = task.label_array([example.label for example in rows.examples])
@@ -108,12 +108,20 @@ def test_a_model_of_one_label_a_text_is_not_evaluated_on_several(tmp_path: Path)
     [
         (["5"] * 10 + ["5.0"] * 9 + ["1"] * 9, "the labels '5' and '5.0' are the same number"),
         (["1e1"] * 9 + ["10"] * 9, "the labels '1e1' and '10' are the same number"),
-        (["Pos"] * 9 + ["pos"] * 5 + ["neg"] * 9, "the labels 'Pos' and 'pos' are alike but for"),
-        (["a  b"] * 9 + ["a b"] * 5, "the labels 'a  b' and 'a b' are alike but for"),
+        (
+            ["Pos"] * 9 + ["pos"] * 5 + ["neg"] * 9,
+            "the labels 'Pos' and 'pos' are alike but for how",
+        ),
+        (["a  b"] * 9 + ["a b"] * 5, "the labels 'a  b' and 'a b' are alike but for how"),
         (["pos", "neg"] * 9 + ["nan"] * 9, "the label 'nan' may stand for none"),
         (["pos", "neg"] * 9 + ["N/A", "?", "-"] * 9, "the label 'N/A', .* may stand for none"),
         (["pos", "neg"] * 9 + ["None", "NULL"] * 2, "the label 'None', 'NULL' may stand for none"),
         (["pos", "neg"] * 9 + ["ppos"], "the label 'ppos' occurs once"),
+        (["caf\u00e9"] * 9 + ["cafe\u0301"] * 5, "are alike but for how"),
+        (["pos"] * 9 + ["pos\u200b"] * 5, "are alike but for how"),
+        (["pos"] * 9 + [' "pos"'] * 5, "are alike but for how"),
+        (["1"] * 9 + ["true"] * 5, "the labels '1' and 'true' are"),
+        (["a"] * 9 + ["b"] * 9 + ["a|b"] * 5, r"may be several, with '\|' between them"),
     ],
 )
 def test_labels_that_look_like_mistakes_are_asked_about(
@@ -122,9 +130,9 @@ def test_labels_that_look_like_mistakes_are_asked_about(
     content = "text,label\n" + "".join(f"text {i},{name}\n" for i, name in enumerate(labels))
     with pytest.raises(UserError, match=f"{asked}.*; mend the file, or say that all of them are"):
         learnt(tmp_path, "x.csv", content)
-    names = ",".join(sorted(set(labels)))
-    task, _ = learnt(tmp_path, "x.csv", content, labels=names)  # what the message says
-    assert task.labels == tuple(sorted(set(labels)))
+    task, _ = learnt(tmp_path, "x.csv", content, labels="all")  # what the message says
+    assert task.labels == tuple(sorted({label.strip() for label in labels}))
+    assert "sure" not in task.to_json()
 
 
 def test_the_line_of_an_odd_label_is_named(tmp_path: Path) -> None:
@@ -155,3 +163,36 @@ def test_a_question_about_the_header_lists_its_columns(tmp_path: Path) -> None:
         UserError, match=r"its columns with --text_a and --label \(review, rating\)"
     ):
         learnt(tmp_path, "x.csv", content)
+
+
+def test_a_column_of_a_label_that_is_missing_is_named(tmp_path: Path) -> None:
+    task, _ = learnt(tmp_path, "x.csv", "text,a,b\none,1,0\ntwo,0,1\n", labels="a,b")
+    (tmp_path / "y.csv").write_text("text,a\none,1\n")
+    with pytest.raises(UserError, match="no column 'b', which is one of the labels a, b; its col"):
+        read_rows(task, tmp_path / "y.csv")
+
+
+def test_a_header_that_passed_for_a_row_of_odd_labels_is_asked_about(tmp_path: Path) -> None:
+    content = "id,review,stars\n" + "".join(f"{i},text {i},{i % 2}\n" for i in range(9))
+    with pytest.raises(UserError, match=r"10 labels in 10 rows.*If the first.*\(id, review, st"):
+        learnt(tmp_path, "x.csv", content)
+
+
+def test_an_empty_label_is_named_by_its_line(tmp_path: Path) -> None:
+    content = "text,label\na,yes\nb,no\nc,\n" + "a,yes\nb,no\n" * 3
+    with pytest.raises(UserError, match=r"'label', line 4: the label is ''; .*mend the line, or"):
+        learnt(tmp_path, "x.csv", content)
+
+
+def test_a_decimal_comma_is_told_from_other_labels(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'4,5'; expected a number, with a point before its dec"):
+        learnt(tmp_path, "x.csv", "text;label\na;4,5\nb;1,5\n", labels="number")
+
+
+def test_a_tab_between_fields_can_be_named(tmp_path: Path) -> None:
+    content = "fast, good\tpos\nslow, bad\tneg\n"
+    with pytest.raises(UserError, match="--delimiter ',', or ';' or tab"):
+        learnt(tmp_path, "x.csv", content)
+    for delimiter in ("tab", "\\t", "\t"):
+        task, _ = learnt(tmp_path, "x.csv", content, delimiter=delimiter)
+        assert task.labels == ("neg", "pos")

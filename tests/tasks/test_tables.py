@@ -120,7 +120,7 @@ def test_what_stands_between_the_fields_of_a_csv_is_seen_in_its_rows(tmp_path: P
 
 def test_a_separator_that_may_be_one_or_another_is_asked_about(tmp_path: Path) -> None:
     file = write(tmp_path, "fast, good;pos\nslow, bad;neg\n", "rows.csv")
-    asked = r"rows.csv: ',' and ';' stand in each of its rows equally often; .* with --delimiter"
+    asked = r"rows.csv: ',' and ';' stand in each of its rows equally often; .*: --delimiter ',',"
     with pytest.raises(UserError, match=asked):
         tables.read(file, "csv", {"a": "text|0"})
     for delimiter, first in ((",", "fast"), (";", "fast, good")):
@@ -217,3 +217,24 @@ def test_a_number_that_json_does_not_have_is_no_label(tmp_path: Path, number: st
         message = f"x.jsonl, line 2: {use!r} is -?(nan|inf); expected a finite number"
         with pytest.raises(UserError, match=message):
             rows(file, "jsonl", a="text", b="label")
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted", "message"),
+    [
+        (
+            "pos,good\n",
+            {"text_a": "text|0", "label": "0"},
+            "--text_a and --label are both its colu",
+        ),
+        ("x,label\na,b\n", {"text_a": "label", "label": "label"}, "are both its column 1; name an"),
+        ("id,sentence1,sentence2\n", {"text_a": "text"}, "--text_a sentence1 --text_b sentence2$"),
+        ("a,text_a,text_b\n", {"text_a": "text"}, "or of pairs --text_a text_a --text_b text_b$"),
+        ("one text\n", {"text_a": "review"}, "if that row is no header by its number, --text_a 0"),
+    ],
+)
+def test_advice_about_columns_can_be_followed(
+    tmp_path: Path, content: str, wanted: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        rows(write(tmp_path, content), "csv", **wanted)

@@ -567,8 +567,9 @@ def test_what_was_understood_is_a_line(tmp_path: Path) -> None:
         "2 rows without a header; text: column 0; label: column 1 (neg 1, pos 1)"
         in read_rows(TASKS["csv"], tmp_path / "y.csv").describe()
     )
-    pairs = read_rows(own_task(TASKS["csv"], "0", "1", "1", header=False), tmp_path / "y.csv")
-    assert "texts: column 0, column 1; label: column 1" in pairs.describe()
+    (tmp_path / "pairs.csv").write_text("fine,good,pos\nfine,bad,neg\n")
+    pairs = read_rows(own_task(TASKS["csv"], "0", "1", "2", header=False), tmp_path / "pairs.csv")
+    assert "texts: column 0, column 1; label: column 2" in pairs.describe()
     numbers = "".join(f"text {i},{i / 2}\n" for i in range(20))
     (tmp_path / "z.csv").write_text(numbers)
     assert (

@@ -297,3 +297,50 @@ def test_an_input_that_is_no_text_is_named_by_its_number(given: object) -> None:
 def test_the_strings_of_numpy_are_texts() -> None:
     given = [np.str_("a b"), [np.str_("a"), "b"], ("a", "b")]
     assert [text.words for text in TagTask().examples_of(given)] == [["a", "b"]] * 3
+
+
+# ------------------------------------------------------------------------------- numbers and types
+
+
+@pytest.mark.parametrize("separator", [" ", "\t"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_number_of_a_word_is_no_word(tmp_path: Path, separator: str, first: int) -> None:
+    words = [("Ada", "B-PER"), ("Stone", "I-PER"), ("left", "O")]
+    lines = [separator.join((str(i), *pair)) for i, pair in enumerate(words, start=first)]
+    file = written(tmp_path, "\n".join([*lines, "", ""]) * 2)
+    assert rows_of(file) == [words, words]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0\tAda\tB-PER\n0\tleft\tO\n\n1\tBo\tB-PER\n1\tleft\tO\n", "7 B-A\n9 O\n3 O\n"],
+)
+def test_a_column_of_numbers_is_not_learnt_as_words(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match=r"column 0 has numbers, such as .; expected words"):
+        rows_of(written(tmp_path, text))
+
+
+def test_types_that_differ_in_capitals_alone_are_asked_about(sample: Path, tmp_path: Path) -> None:
+    file = written(tmp_path, NAMES + "Ada B-Per\nleft O\n")
+    tokenizer = FullTokenizer(sample / "vocab.txt")
+    with pytest.raises(UserError, match="the types 'PER' and 'Per' are alike but for how they are"):
+        TagTask().load_training(file, tokenizer)
+
+
+@pytest.mark.parametrize("outside", ["o", "0", "OTHER"])
+def test_another_word_for_outside_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture, outside: str
+) -> None:
+    task = TagTask()
+    task.read(written(tmp_path, NAMES.replace(" O\n", f" {outside}\n")))
+    told = capsys.readouterr().err
+    assert (
+        f"20 of 40 tags mark entities, such as 'B-PER', others do not, such as '{outside}'" in told
+    )
+    task.read(written(tmp_path, "Ada NNP\nleft VBD\n\n" * 9))
+    assert not capsys.readouterr().err
+
+
+def test_marks_of_ontonotes_are_no_words(tmp_path: Path) -> None:
+    file = written(tmp_path, "#begin document (x);\nAda B-PER\nleft O\n#end document\n")
+    assert rows_of(file) == [[("Ada", "B-PER"), ("left", "O")]]
