@@ -357,7 +357,11 @@ def has_label_columns(task: TableTask, file: str | Path, form: str) -> bool:
     """Whether a table of one's own has a column for each of the task's labels, and none of all."""
     if not task.is_own or len(task.labels) < 2 or not Path(file).is_file():
         return False
-    fields = tables.read(file, form, {}, True, delimiter=task.delimiter).fields
+    try:
+        fields = tables.read(file, form, {}, True, delimiter=task.delimiter).fields
+    except UserError:
+        # Of a file that cannot be read, whoever reads it next says more.
+        return False
     if tables.find_column(task.label.split("|"), fields, True) is not None:
         return False
     missing = [name for name in task.labels if name not in fields]
