@@ -38,7 +38,7 @@ def prepare(
         split_sentences: split lines into sentences: True for English, or a language code; joins
             hard-wrapped lines first.
     """
-    if not (match := re.fullmatch(r"(\d+)/(\d+)", shard)):
+    if not (match := re.fullmatch(r"(\d{1,9})/(\d{1,9})", shard)):
         raise UserError(f"--shard {shard}: expected I/N, such as 0/4")
     folder = prepare_text(
         find_files(",".join(texts)),

@@ -9,7 +9,7 @@ saved.predict([("A first text.", "A second one.")])         # [Prediction("1", [
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from system.files import (
 from system.progress import progress
 from tasks import KINDS, reports
 from tasks.features import Batches, PooledBatches
-from tasks.inputs import inputs_of
+from tasks.inputs import inputs_of, length_of
 from tasks.task import Data, Task
 from training import inference, runs
 from utils import UserError, rank, say, show, visible
@@ -336,14 +336,15 @@ class Saved:
                 lists of words, of choices (context, [choice, ...]); of a DataFrame, a Dataset, a
                 mapping of columns or mappings as rows, the task's columns are read.
         """
+        total = None
         if isinstance(inputs, Path):
             parts = self.stream(inputs, self.task.read_unlabelled(inputs), bar=True)
         else:
-            total = len(inputs) if isinstance(inputs, Sized) else None
+            total = length_of(inputs)
             examples = self.task.examples_of(inputs_of(inputs, self.task.input_columns))
             parts = self.stream("the inputs", examples, bar=True, total=total)
         answers = (answer for _, found in parts for answer in found)
-        return list(answers) if isinstance(inputs, Sized) else answers
+        return answers if total is None else list(answers)
 
     def stream(
         self,

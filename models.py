@@ -182,7 +182,8 @@ class Config:
         if isinstance(name := known.get("hidden_act"), str):
             known["hidden_act"] = ACTIVATION_NAMES.get(name, name)
         # The same probability is nothing of its own; runs were begun before it was read.
-        if known.get("p_drop_classifier") == known.get("p_drop_hidden", cls.p_drop_hidden):
+        p_drop = known.get("p_drop_hidden", cls.p_drop_hidden)
+        if "p_drop_classifier" in known and known["p_drop_classifier"] == p_drop:
             del known["p_drop_classifier"]
         return make(cls, known, source)
 

@@ -220,7 +220,7 @@ class ChoiceTask(Task):
 
 def swag(row: dict[str, Any]) -> tuple[str, list[Any], Any, Any]:
     """SWAG: the second sentence begins, and each ending goes on with it."""
-    names = [name for name in row if re.fullmatch("ending[0-9]+", name)]
+    names = [name for name in row if re.fullmatch("ending[0-9]{1,9}", name)]
     endings = [row[name] for name in sorted(names, key=lambda name: int(name[6:]))]
     return row["sent1"], [f"{row['sent2']} {ending}" for ending in endings], None, row.get("label")
 

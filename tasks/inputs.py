@@ -26,7 +26,10 @@ def inputs_of(inputs: Any, columns: Sequence[str]) -> Iterator[Any]:
         raise UserError(
             f"the inputs are {what}{show(inputs, 40)}; expected a list of them, or a Path"
         )
-    rows: Iterator[Any] = iter(inputs)
+    try:
+        rows: Iterator[Any] = iter(inputs)
+    except TypeError as error:  # an array of no dimension, say
+        raise UserError(f"the inputs are {show(inputs, 40)}: {error}; expected a list of them")
     # pandas and polars have columns, which are taken by name as those of a mapping are.
     if hasattr(inputs, "columns") or isinstance(inputs, Mapping):
         table: Any = inputs
@@ -45,6 +48,14 @@ def inputs_of(inputs: Any, columns: Sequence[str]) -> Iterator[Any]:
             found = [row[names[column_of(column, names, f"input {number}")]] for column in columns]
             row = tuple(found) if len(found) > 1 else found[0]
         yield tuple(map(plain, row)) if isinstance(row, tuple) else plain(row)
+
+
+def length_of(inputs: Any) -> int | None:
+    """How many inputs there are; None where that is not known before they are asked for."""
+    try:
+        return len(inputs)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def plain(value: Any) -> Any:

@@ -43,7 +43,7 @@ COLUMNS = "# global.columns = "  # what CoNLL-U Plus calls its columns
 
 
 # The number of a word, of a range of words that are written as one, or of an empty node.
-NUMBER = re.compile(r"\d+(?:[-.]\d+)?")
+NUMBER = re.compile(r"\d{1,9}(?:[-.]\d{1,9})?")
 # A comment of CoNLL-U's, which may have as many columns as a word's line.
 COMMENT = re.compile(r"# (?:newdoc\b|newpar\b|\w[\w.:-]* = )")
 

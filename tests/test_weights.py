@@ -26,7 +26,7 @@ import pretrain
 import pretrained
 import vectors
 from formats import loading, names, translate
-from formats.weights import TENSORFLOW_STATE, write_pt
+from formats.weights import TENSORFLOW_STATE, check_finite, write_pt
 from system.files import read_json, write_json
 from tasks import own_task
 from utils import UserError
@@ -612,3 +612,10 @@ def test_a_tensorflow_checkpoint_is_found_whatever_stands_before_ckpt(tmp_path: 
     (tmp_path / "ckpt-1.index").write_bytes(b"")
     (tmp_path / "ckpt-12.index").write_bytes(b"")
     assert loading.find_weights(tmp_path) == tmp_path / "ckpt-12"
+
+
+def test_numbers_of_a_byte_are_looked_at_too(tmp_path: Path) -> None:
+    odd = torch.tensor([1.0, float("nan")]).to(torch.float8_e4m3fn)
+    with pytest.raises(UserError, match="1 of the 2 numbers of a are NaN or infinite"):
+        check_finite({"a": odd}, tmp_path)
+    check_finite({"a": odd[:1], "b": torch.full((2,), 3e38)}, tmp_path)

@@ -83,6 +83,7 @@ def test_an_input_that_is_no_pair_is_named_by_its_number(odd: Any) -> None:
         ({"text": "one"}, "the inputs are one row, .*; expected a list of rows"),
         ({"review": ["one"]}, "the inputs: no 'text' or 'sentence'; found review"),
         ([{"text": "one"}, {"review": "two"}], "input 2: no 'text' or .*; found review"),
+        (np.array("one"), "expected a list of them"),
         ([{}], "input 1: no 'text' or .*; found nothing"),
     ],
 )
