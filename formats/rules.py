@@ -249,7 +249,8 @@ def added_tokens(
     tokens: list[dict[str, Any]] = []
     where = f"{config}: added_tokens_decoder"
     for i, token in typed(decoder or {}, dict[str, dict[str, Any]], where).items():
-        tokens.append(token | {"id": int(i) if i.isdecimal() and len(i) < 10 else i, "where": config})
+        is_id = i.isdecimal() and len(i) < 10
+        tokens.append(token | {"id": int(i) if is_id else i, "where": config})
     # Files of before that setting was, which transformers does not read where it is there.
     if decoder is None:
         if (map_file := folder / "special_tokens_map.json").is_file():
