@@ -225,7 +225,8 @@ def prepare(flags: SimpleNamespace) -> Run:
     # Where --train_cfg is given the task's usual configuration is not asked for: AX has none.
     usual = None if flags.train_cfg else task.train_cfg
     cfg = train.Config.from_flags(flags.train_cfg, flags.settings, usual)
-    start = pretrained.find(flags.pretrain_file, flags.model_cfg, flags.vocab)
+    folder = flags.save_dir or f"runs/{task.name}"
+    start = pretrained.find(flags.pretrain_file, flags.model_cfg, flags.vocab, save_dir=folder)
     return finetune.prepare(task, data_file, start, eval_files, cfg, tuning)
 
 

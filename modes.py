@@ -96,10 +96,10 @@ def fit(task: Task, flags: SimpleNamespace, file_flag: str = "data_file") -> Non
     if not flags.train_file:
         raise UserError("--mode train needs --train_file")
     cfg = train.Config.from_flags(flags.train_cfg, flags.settings, task.train_cfg)
-    start = pretrained.find(flags.pretrain_file, flags.model_cfg, flags.vocab)
+    folder = flags.save_dir or f"runs/{task.name}"
+    start = pretrained.find(flags.pretrain_file, flags.model_cfg, flags.vocab, save_dir=folder)
     eval_files = named_files(flags.eval_file) if flags.eval_file else []
     run = finetune.prepare(task, flags.train_file, start, eval_files, cfg)
-    folder = flags.save_dir or f"runs/{task.name}"
     run.fit(folder, flags.log_dir, flags.data_parallel, flags.shard)
     say_next(COMMANDS[task.head], folder, file_flag)
 

@@ -21,6 +21,7 @@ import models
 import pretrained
 import train
 from formats import loading
+from formats.rules import began_by_googles_rule
 from formats.vocab import casing, check_size, find_vocab, stated_rules
 from layers.packing import Packing
 from pretrained import Pretrained
@@ -424,6 +425,8 @@ def prepare(
     if source.vocab or file:
         # Preparing a long text takes hours; a vocabulary that does not fit is noticed before.
         check_size(find_vocab(source.vocab, file), config.vocab_size, file)
+    if began_by_googles_rule(save_dir):
+        source = dataclasses.replace(source, googles_rule=True)
     # The second text is looked at before the first one is prepared.
     if eval_file and not is_prepared(eval_file):
         source.find(eval_file)
@@ -474,7 +477,8 @@ def with_vocabulary(
     if lower_case is None:
         lower_case = casing(vocab)
     # And split by it, whatever lies beside the vocabulary.
-    rules = stated_rules(corpus.vocab_file)[0] if corpus.vocab_file else None
+    rules, _ = stated_rules(corpus.vocab_file or vocab)
+    rules = rules.googles() if source.googles_rule else rules
     return Pretrained(config, found, vocab, FullTokenizer(vocab, lower_case, rules))
 
 

@@ -17,6 +17,7 @@ from torch import nn
 import models
 from formats import hub, loading
 from formats.cards import COMMANDS
+from formats.rules import began_by_googles_rule
 from formats.vocab import (
     casing,
     check_size,
@@ -25,10 +26,10 @@ from formats.vocab import (
     stated_rules,
     vocab_digest,
 )
-from system.files import read_json, write_json
+from system.files import write_json
 from tokenization import FullTokenizer
 from training import runs
-from utils import UserError, note, say
+from utils import UserError, say
 
 # The heads that pre-training gives a model.
 PRETRAINED_HEADS = ("pooler", "masked_lm", "next_sentence")
@@ -75,23 +76,16 @@ class Pretrained:
         recorded["sha256 of vocab"] = vocab_digest(self.vocab)[:16]
         # A digest of the weights that training begins with: another start is another run.
         recorded["sha256 of initial weights"] = runs.weights_digest(model)[:16]
-        report_older_tokenizer(folder, recorded["tokenizer rules"])
+        if self.tokenizer.rules.added and began_by_googles_rule(folder):
+            raise UserError(
+                f"{folder} was begun by Google's rule, which splits every text alike; find its "
+                "weights with save_dir, so that it goes on by it"
+            )
         # The lock is taken before anything is written, and kept until training ends.
         with runs.held(folder, recorded):
             save_vocab(self.vocab, folder, self.tokenizer.do_lower_case, self.tokenizer.rules)
             write_json(folder / "config.json", config)
             yield
-
-
-def report_older_tokenizer(folder: Path, rules: dict[str, Any]) -> None:
-    """Say so where a run began with an earlier version, which split all texts by Google's rule."""
-    file = folder / "run.json"
-    if rules and file.is_file() and "tokenizer rules" not in read_json(file):
-        note(
-            f"{folder} began with an earlier version, which split added tokens too and took "
-            "words of up to 200 characters; from here on its texts are tokenised as transformers "
-            "does it"
-        )
 
 
 def find(
@@ -100,6 +94,7 @@ def find(
     vocab: str | None = None,
     head: str = "",
     predicting: bool = False,
+    save_dir: str | Path | None = None,
 ) -> Pretrained:
     """Read weights, or without any the shape of a model, and what belongs to them.
 
@@ -112,6 +107,7 @@ def find(
         vocab: vocab.txt; None: what lies beside the weights.
         head: one that the weights have to have.
         predicting: as loading.read has it.
+        save_dir: folder of a run that may go on, by the rule for its texts that it was begun with.
     """
     config, source = read_config_and_weights(weights, model_cfg, predicting)
     if source and head and head not in source.heads:
@@ -125,6 +121,8 @@ def find(
     # The weights' name may say how a vocabulary is cased that was copied from them.
     lower_case = casing(vocab_file, *([file] if file else []))
     rules, _ = stated_rules(vocab_file, file)
+    if save_dir and began_by_googles_rule(Path(save_dir)):
+        rules = rules.googles()
     return Pretrained(config, source, vocab_file, FullTokenizer(vocab_file, lower_case, rules))
 
 

@@ -91,6 +91,12 @@ class Rules:
             found |= self.in_their_form()
         return found
 
+    def googles(self) -> "Rules":
+        """The same by Google's rule: no token is kept whole, and words may be longer."""
+        return dataclasses.replace(
+            self, max_input_chars_per_word=GOOGLES_LONGEST, added=(), split_special_tokens=False
+        )
+
     def in_their_form(self) -> dict[str, Any]:
         """Which words are too long and which tokens are kept whole, as transformers has it."""
         found: dict[str, Any] = {"tokenizer_class": "BertTokenizer"}
@@ -109,6 +115,15 @@ class Rules:
 def special_tokens(vocab: dict[str, int]) -> tuple[AddedToken, ...]:
     """BERT's special tokens, to be kept whole."""
     return tuple(sorted((AddedToken(t, vocab[t]) for t in SPECIAL), key=lambda token: token.id))
+
+
+def began_by_googles_rule(folder: Path) -> bool:
+    """Whether a run in a folder, or one of several seeds there, was begun by Google's rule.
+
+    Runs of earlier versions all were, and go on by it, whatever they were begun from.
+    """
+    runs = [run for run in (folder, *folder.glob("seed-*")) if (run / "run.json").is_file()]
+    return any("tokenizer_class" not in recorded_rules(run) for run in runs)
 
 
 # ------------------------------------------------------------------------------------ what is there

@@ -8,7 +8,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from formats.vocab import casing, find_vocab, find_vocab_file, load_vocab
+from formats.vocab import casing, find_vocab, find_vocab_file, load_vocab, stated_rules
 from pretraining.instances import FIXED, prepare_instances
 from pretraining.shards import Corpus, is_prepared
 from pretraining.text import check_texts, cores, prepare_text, source_settings
@@ -23,6 +23,7 @@ class Source:
     vocab: str | None = None  # vocab.txt; None: what lies beside the weights
     cache_dir: str | None = None  # for prepared text; None: the run's folder
     language: str | None = None  # to split lines into sentences in; None: a line is a sentence
+    googles_rule: bool = False  # whatever lies beside the vocabulary: of a run begun by it
 
     def prepare(self, names: str, save_dir: Path, weights: Path | None = None) -> Corpus:
         """The corpus in a folder that was prepared earlier, or that is made of files now.
@@ -46,9 +47,13 @@ class Source:
             lower_case = casing(vocab, *([weights] if weights else []))
             # Whatever changes the arrays is part of the folder's name, so another setting prepares
             # anew.
-            made_from = source_settings(files, vocab, lower_case, self.language)
+            rules, _ = stated_rules(vocab)
+            rules = rules.googles() if self.googles_rule else rules
+            made_from = source_settings(files, vocab, lower_case, self.language, rules)
             folder = cache / folder_name(made_from)
-            prepare_text(files, vocab, folder, lower_case, cores(), language=self.language)
+            prepare_text(
+                files, vocab, folder, lower_case, cores(), language=self.language, rules=rules
+            )
         return Corpus(folder)
 
     def find(self, names: str) -> tuple[list[Path], bool]:

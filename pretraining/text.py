@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from formats.rules import UNKNOWN
+from formats.rules import UNKNOWN, Rules
 from formats.vocab import save_vocab, stated_rules, vocab_digest
 from pretraining.sentences import Layout, check_splitter, layout, sentences
 from pretraining.shards import FORMAT, ArrayFile, id_type, write_shard
@@ -167,14 +167,16 @@ def line_number(job: Job, before: bytes) -> int:
 
 
 @functools.cache
-def worker_tokenizer(vocab: Path, do_lower_case: bool) -> FullTokenizer:
+def worker_tokenizer(vocab: Path, do_lower_case: bool, rules: Rules) -> FullTokenizer:
     """The tokenizer of a worker process, which it keeps for all its jobs."""
-    return FullTokenizer(vocab, do_lower_case)
+    return FullTokenizer(vocab, do_lower_case, rules)
 
 
-def work(vocab: Path, do_lower_case: bool, language: str | None, job: Job) -> Tokenised:
+def work(
+    vocab: Path, do_lower_case: bool, rules: Rules, language: str | None, job: Job
+) -> Tokenised:
     """A job in a worker process."""
-    return tokenise(job, worker_tokenizer(vocab, do_lower_case), language)
+    return tokenise(job, worker_tokenizer(vocab, do_lower_case, rules), language)
 
 
 def start_worker() -> None:
@@ -198,14 +200,19 @@ def start_worker() -> None:
 
 
 def run_jobs(
-    jobs: list[Job], workers: int, vocab: Path, do_lower_case: bool, language: str | None
+    jobs: list[Job],
+    workers: int,
+    vocab: Path,
+    do_lower_case: bool,
+    rules: Rules,
+    language: str | None,
 ) -> Iterator[Tokenised]:
     """The jobs' results in their order, computed in parallel, a bounded number in memory."""
     if workers == 1 or len(jobs) == 1:
-        tokenizer = FullTokenizer(vocab, do_lower_case)
+        tokenizer = FullTokenizer(vocab, do_lower_case, rules)
         yield from (tokenise(job, tokenizer, language) for job in jobs)
         return
-    work_on = functools.partial(work, vocab, do_lower_case, language)
+    work_on = functools.partial(work, vocab, do_lower_case, rules, language)
     # fork starts a worker in milliseconds, where importing numpy anew takes longer than small texts
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
     # Windows waits for no more than 63 at a time, of which the pool has two.
@@ -238,8 +245,8 @@ def run_jobs(
 class TextShard:
     """The arrays of a text's shard while they are written."""
 
-    def __init__(self, folder: Path, vocab: Path, do_lower_case: bool):
-        vocabulary = FullTokenizer(vocab, do_lower_case)
+    def __init__(self, folder: Path, vocab: Path, do_lower_case: bool, rules: Rules):
+        vocabulary = FullTokenizer(vocab, do_lower_case, rules)
         self.unknown_id = vocabulary.vocab[UNKNOWN]
         self.tokens = ArrayFile(folder / "tokens.bin", id_type(len(vocabulary.tokens)))
         # at which token each sentence starts, and at which sentence each document
@@ -302,6 +309,7 @@ def prepare_text(
     workers: int = 1,
     shard: tuple[int, int] = (0, 1),
     language: str | None = None,
+    rules: Rules | None = None,
 ) -> Path:
     """Tokenise text into `out`/shard-I-of-N, or find that it is done; returns the shard's folder.
 
@@ -313,8 +321,10 @@ def prepare_text(
         workers: processes that tokenise.
         shard: (i, n): the i-th of n parts, about equal in bytes.
         language: split lines into sentences by this language's rules ("en").
+        rules: how texts are tokenised; None: as the files beside the vocabulary say.
     """
     (i, n), vocab = shard, Path(vocab)
+    rules = rules or stated_rules(vocab)[0]
     check_texts(files)
     if not 0 <= i < n:
         raise UserError(
@@ -329,14 +339,14 @@ def prepare_text(
         "format": FORMAT,
         "kind": "text",
         "shard": [i, n],
-        **source_settings(files, vocab, do_lower_case, language),
+        **source_settings(files, vocab, do_lower_case, language, rules),
     }
     folder = Path(out) / f"shard-{i}-of-{n}"
     # Looked for twice: another process may have prepared it while this one waited for the lock.
     if not (folder / "shard.json").is_file():
         with locked(folder.with_name(f".{folder.name}.lock")):  # others wait, and find it done
             if not (folder / "shard.json").is_file():
-                write_text(files, vocab, folder, do_lower_case, workers, language, made_from)
+                write_text(files, vocab, folder, do_lower_case, rules, workers, language, made_from)
     there = read_json(folder / "shard.json")
     if different := [name for name in made_from if there.get(name) != made_from[name]]:
         raise UserError(
@@ -351,6 +361,7 @@ def write_text(
     vocab: Path,
     folder: Path,
     do_lower_case: bool,
+    rules: Rules,
     workers: int,
     language: str | None,
     made_from: dict[str, Any],
@@ -362,12 +373,12 @@ def write_text(
     jobs = jobs[len(jobs) * i // n : len(jobs) * (i + 1) // n]
     n_bytes = sum(job.end - job.start for job in jobs)
     with whole_folder(folder) as partial, contextlib.ExitStack() as stack:
-        save_vocab(vocab, partial, do_lower_case, everywhere=True)
-        shard = TextShard(partial, vocab, do_lower_case)
+        save_vocab(vocab, partial, do_lower_case, rules, everywhere=True)
+        shard = TextShard(partial, vocab, do_lower_case, rules)
         for file in shard.arrays().values():
             stack.enter_context(file)
         with progress(total=n_bytes, unit="B", unit_scale=True, desc="Preparing") as bar:
-            results = run_jobs(jobs, workers, vocab, do_lower_case, language)
+            results = run_jobs(jobs, workers, vocab, do_lower_case, rules, language)
             for job, done in zip(jobs, results, strict=True):
                 shard.append(done)
                 bar.update(job.end - job.start)
@@ -396,10 +407,10 @@ def jobs_of(file: Path, language: str | None) -> list[Job]:
 
 
 def source_settings(
-    files: list[Path], vocab: Path, do_lower_case: bool, language: str | None
+    files: list[Path], vocab: Path, do_lower_case: bool, language: str | None, rules: Rules
 ) -> dict[str, Any]:
     """What a prepared text follows from; nothing else changes its arrays."""
-    rules = dataclasses.replace(stated_rules(vocab)[0], do_lower_case=do_lower_case)
+    rules = dataclasses.replace(rules, do_lower_case=do_lower_case)
     return {
         "text": [[visible(file.name), file_digest(file)] for file in files],
         "vocab": vocab_digest(vocab),

@@ -137,15 +137,27 @@ def test_a_run_keeps_the_rules_of_the_weights_it_began_from(
         if name == "theirs":
             assert expected(f"{text} {long}", add_special_tokens=False)["input_ids"] == ids
     assert found == {"googles": {}, "theirs": {"tokenizer_class": "BertTokenizer"}}
-    # A run that began with an earlier version goes on, and says what is other now.
-    file = tmp_path / "run-theirs/run.json"
-    record = read_json(file)
+    # A run that began with an earlier version goes on by Google's rule, as often as it is started.
+    old = tmp_path / "run-theirs"
+    record = read_json(old / "run.json")
     del record["tokenizer rules"]
-    write_json(file, record)
+    write_json(old / "run.json", record)
+    write_json(old / "tokenizer_config.json", {"do_lower_case": True})
+    googles = pretrained.find(tmp_path / "googles").tokenizer.encode(f"{text} {long}")
+    assert googles != ids
     line = f"--task mrpc --data_file {sample}/train.tsv --pretrain_file {folder} --max_len 64 "
     line += f"--save_dir {tmp_path}/run-theirs --batch_size 16 --n_epochs 1 --lr 1e-3"
-    status, _, err = run(f"{line} --save_steps 100", classify.main)
-    assert (status, "began with an earlier version, which split added tokens" in err) == (0, True)
+    for _ in range(2):
+        status, _, err = run(f"{line} --save_steps 100", classify.main)
+        assert (status, read_json(old / "run.json")["tokenizer rules"]) == (0, {}), err
+        assert pretrained.find(old).tokenizer.encode(f"{text} {long}") == googles
+    start = pretrained.find(folder, save_dir=old)
+    assert start.tokenizer.encode(f"{text} {long}") == googles
+    prepared = finetune.prepare(task, sample / "train.tsv", folder, cfg=CFG)
+    with pytest.raises(
+        UserError, match=r"was begun by Google's rule.*find its weights with save_dir"
+    ):
+        prepared.fit(old)
 
 
 # ------------------------------------------------------------------------------------- other files
