@@ -161,7 +161,7 @@ def label_settings(source: Checkpoint, heads: set[str]) -> dict[str, Any]:
             labels = source.labels or [f"LABEL_{i}" for i in range(n_labels)]
             kind = {}
             if head == "classifier":
-                task = cards.settings(source.folder / "task.json")
+                task = own_settings(source).get("task.json", {})
                 kind = {"problem_type": cards.problem_type(task, n_labels)}
             return kind | {
                 "id2label": {str(i): label for i, label in enumerate(labels)},

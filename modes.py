@@ -82,6 +82,8 @@ def check_reports(
     flags: SimpleNamespace, folder: Path, names: Iterable[str], endings: tuple[str, ...]
 ) -> None:
     """check_outputs() of all that evaluating files writes into a folder."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; name a folder for the reports")
     stems = [folder / report_name(name) for name in names]
     found = [f"{stem}{ending}" for stem in stems for ending in (".json", *endings)]
     check_outputs(flags, [*found, folder / "all_files.json"])

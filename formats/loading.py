@@ -207,8 +207,10 @@ def read(
     expected = shapes(config, n_labels or 2)
     # to_ours() has found what is missing in other formats; ours needs no renaming.
     if kind == OURS:
-        encoder = [name for name in expected if name.startswith("transformer.")]
-        problems += [f"{name} is missing" for name in encoder if name not in tensors]
+        # An encoder is always there, and of a head that is there, all of it.
+        parts = {"transformer"} | {name.split(".")[0] for name in tensors}
+        needed = [name for name in expected if name.split(".")[0] in parts]
+        problems += [f"{name} is missing" for name in needed if name not in tensors]
     problems += differences(tensors, expected)
     problems += [f"{short(name)} is left over" for name in sorted(tensors.keys() - expected.keys())]
     if problems and (others := foreign_prefixes(names)):

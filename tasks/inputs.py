@@ -8,7 +8,7 @@ Iterating over a DataFrame or a mapping would give the names of its columns, whi
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, Sized
 from typing import Any
 
 from utils import UserError, short, show
@@ -35,7 +35,7 @@ def inputs_of(inputs: Any, columns: Sequence[str]) -> Iterator[Any]:
         table: Any = inputs
         names = {str(name): name for name in getattr(table, "columns", table)}
         found = [table[names[column_of(column, names, "the inputs")]] for column in columns]
-        if any(isinstance(values, str) or not isinstance(values, Sized) for values in found):
+        if not all(is_column(values) for values in found):
             raise UserError(
                 f"the inputs are one row, {show(inputs, 40)}; expected a list of rows, or a Path"
             )
@@ -48,6 +48,11 @@ def inputs_of(inputs: Any, columns: Sequence[str]) -> Iterator[Any]:
             found = [row[names[column_of(column, names, f"input {number}")]] for column in columns]
             row = tuple(found) if len(found) > 1 else found[0]
         yield tuple(map(plain, row)) if isinstance(row, tuple) else plain(row)
+
+
+def is_column(values: Any) -> bool:
+    """Whether it has a value for each row, in their order: no text, and no names of rows."""
+    return isinstance(values, Sized) and not isinstance(values, str | bytes | Mapping | Set)
 
 
 def length_of(inputs: Any) -> int | None:

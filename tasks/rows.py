@@ -119,6 +119,9 @@ class TableTask(Task):
             expected = "a number"
             # float() takes "nan" and "inf" too, from which no gradient follows.
             with contextlib.suppress(ValueError):
+                # Python takes 1_000 too, and digits of any script.
+                if not re.fullmatch(r"[-+.\deE]+|nan|-?inf.*", label, re.ASCII | re.IGNORECASE):
+                    raise ValueError
                 number = float(label)
                 if abs(number) <= LARGEST:
                     return

@@ -465,16 +465,25 @@ def task_of_labels(source: Checkpoint) -> SentenceTask | None:
     # Weights from elsewhere may have fewer positions than a task's usual length.
     length = min(usual.max_len, source.config.max_len)
     task = dataclasses.replace(usual, max_len=length, any_texts=True)
-    # One score is a number, as Hugging Face saves a regression.
-    if len(source.tensors.get("classifier.bias", ())) == 1:
-        return own_task(task, labels="number")
-    if not source.labels:
-        return None
-    _, settings = settings_beside(source.folder / source.file.name)
+    n_scores = len(source.tensors.get("classifier.bias", ()))
+    file, settings = settings_beside(source.folder / source.file.name)
+    problem = settings.get("problem_type")
+    # transformers leaves out the names of two labels that have none of their own.
+    labels = source.labels
+    if not labels and "architectures" in settings:
+        labels = [f"LABEL_{i}" for i in range(n_scores)]
     # Hugging Face's word for texts that have several labels, or none.
-    if settings.get("problem_type") == "multi_label_classification":
-        task = own_task(task, separator=",")
-    return dataclasses.replace(task, labels=tuple(source.labels))
+    if problem == "multi_label_classification" and labels:
+        return dataclasses.replace(own_task(task, separator=","), labels=tuple(labels))
+    # One score is a number, as Hugging Face saves a regression.
+    if n_scores == 1:
+        return own_task(task, labels="number")
+    if problem == "regression":
+        raise UserError(
+            f"{file}: problem_type is regression, and the classifier has {n_scores} scores; "
+            "expected one, for a number"
+        )
+    return dataclasses.replace(task, labels=tuple(labels)) if labels else None
 
 
 # What a field is called in task.json, where that is another name.

@@ -197,8 +197,8 @@ def test_compare_finds_a_difference_and_a_missing_tensor(
 ) -> None:
     found = checkpoint.read(ours)
     found.tensors["pooler.dense.bias"] = found.tensors["pooler.dense.bias"] + 0.5
-    del found.tensors["masked_lm.bias"]
-    write_pt(tmp_path / "b.pt", {"config": dataclasses.asdict(tiny), "model": found.tensors})
+    tensors = found.without("masked_lm").tensors
+    write_pt(tmp_path / "b.pt", {"config": dataclasses.asdict(tiny), "model": tensors})
     line = f"compare {ours} {tmp_path / 'b.pt'}"
     status, out, _ = run(line, checkpoint.convert, checkpoint.compare)
     assert status == 1

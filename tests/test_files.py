@@ -380,6 +380,8 @@ def test_reports_replace_no_file_that_is_evaluated(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"is read by this command|belongs to the model"):
             modes.check_reports(flags, tmp_path, [data], endings)
         modes.check_reports(flags, tmp_path / "eval", [data], endings)
+        with pytest.raises(UserError, match="is a file; name a folder for the reports"):
+            modes.check_reports(flags, tmp_path / "run.json", [data], endings)
     questions = tmp_path / "predictions.json"
     questions.write_text("{}")
     flags = SimpleNamespace(predict_file=str(questions), out=str(tmp_path))

@@ -89,7 +89,8 @@ def test_several_labels(answers: Callable, tmp_path: Path) -> None:
     # From elsewhere there is Hugging Face's word for it alone, and copies keep what it means.
     (tmp_path / "folder" / "task.json").unlink()
     checkpoint.convert(str(tmp_path / "folder"), str(tmp_path / "copy" / "m.pt"))
-    for file in ("folder", "copy"):
+    checkpoint.convert(str(tmp_path / "folder"), str(tmp_path / "again"))
+    for file in ("folder", "copy", "again"):
         again = finetune.load(tmp_path / file)
         assert again.task.separator == ","
         assert find_task(checkpoint.read(tmp_path / file), TASKS["tsv"]).separator == ","

@@ -320,6 +320,32 @@ def test_a_classifier_from_elsewhere_takes_texts_and_pairs(classifier: Path) -> 
         finetune.load(classifier).predict([("w1", "w2", "w3")])
 
 
+def test_what_kind_of_classifier_hugging_faces_settings_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    # transformers writes no names for two labels without any.
+    two = released(tmp_path / "two", BertForSequenceClassification, num_labels=2)
+    assert "id2label" not in read_json(two / "config.json")
+    model = finetune.load(two)
+    assert (model.task.labels, model.task.separator) == (("LABEL_0", "LABEL_1"), "")
+    names = {"id2label": {0: "a"}, "label2id": {"a": 0}}
+    kind = {"problem_type": "multi_label_classification"}
+    one = released(tmp_path / "one", BertForSequenceClassification, **names, **kind)
+    assert finetune.load(one).predict(["w1"])[0].answer in ("", "a")
+    three = {"num_labels": 3, "problem_type": "regression"}
+    wrong = released(tmp_path / "three", BertForSequenceClassification, **three)
+    with pytest.raises(UserError, match="problem_type is regression, and the classifier has 3"):
+        finetune.load(wrong)
+    # A part of a head is damage, of our own files too.
+    (tmp_path / "own").mkdir()
+    checkpoint.convert(str(two), str(tmp_path / "own" / "m.pt"))
+    saved_model = torch.load(tmp_path / "own" / "m.pt", weights_only=True)
+    del saved_model["model"]["classifier.weight"]
+    write_pt(tmp_path / "own" / "m.pt", saved_model)
+    with pytest.raises(UserError, match=r"classifier\.weight is missing"):
+        checkpoint.read(tmp_path / "own")
+
+
 def test_pairs_for_a_model_of_one_segment_are_refused_before_anything_is_written(
     tmp_path: Path, run: Callable
 ) -> None:

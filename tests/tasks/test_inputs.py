@@ -80,6 +80,8 @@ def test_an_input_that_is_no_pair_is_named_by_its_number(odd: Any) -> None:
         (b"bytes", "the inputs are b'bytes'; expected a list"),
         (None, "the inputs are None; expected a list"),
         (7, "the inputs are 7; expected a list"),
+        ({"text": {"r1": "one"}}, "the inputs are one row, .*; expected a list of rows"),
+        ({"text": {"one", "two"}}, "the inputs are one row, .*; expected a list of rows"),
         ({"text": "one"}, "the inputs are one row, .*; expected a list of rows"),
         ({"review": ["one"]}, "the inputs: no 'text' or 'sentence'; found review"),
         ([{"text": "one"}, {"review": "two"}], "input 2: no 'text' or .*; found review"),

@@ -214,6 +214,7 @@ def test_several_labels_of_a_text_are_split_at_the_separator(tmp_path: Path) -> 
         ),
         ({"labels": "number"}, "a,1\nb,one\n", "line 2: label 'one'; expected a number"),
         ({"labels": "number"}, "a,1\nb,nan\n", "line 2: label 'nan'; expected a number"),
+        ({"labels": "number"}, "a,1\nb,1_000\n", "line 2: label '1_000'; expected a number"),
         (
             {"labels": "number"},
             "a,3.4e38\nb,-1e308\n",
