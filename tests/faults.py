@@ -43,7 +43,7 @@ from formats.weights import checkpoints_in, read_pt
 from system import files
 from system.cli import command
 from training.runs import newest_state
-from utils import UserError
+from utils import Interrupted, UserError
 
 torch.set_num_threads(1)
 FLAGS = "--lr 1e-3 --total_steps 60 --save_steps 2 --log_steps 3 --keep_checkpoints 2"
@@ -100,7 +100,10 @@ def fork(
             os.dup2(out.fileno(), 2)
         sys.stdout, sys.stderr = (open(n, "w", buffering=1) for n in (1, 2))
         sys.argv = [f"{kind}.py", *arguments]
-        before()
+        try:
+            before()
+        except Interrupted:  # by the parent's handler; the command has not begun
+            sys.exit(128 + signal.SIGINT)
         if function:
             command(function)
         else:

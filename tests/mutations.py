@@ -259,9 +259,9 @@ def change_contents(file: Path, rng: Random) -> None:
     """Other values in a file of torch.save; a .pt of ours has a valid digest again."""
 
     def odd(value: Any) -> Any:
-        # One that a change before has made sparse, say, is odd enough.
+        # One that a change before has made sparse, say, or empty, is odd enough.
         is_plain = isinstance(value, torch.Tensor) and value.layout == torch.strided
-        if is_plain and not value.is_quantized and value.ndim and rng.random() < 0.7:
+        if is_plain and not value.is_quantized and value.numel() > 1 and rng.random() < 0.7:
             return odd_tensor(value, rng)
         return rng.choice(ODD_VALUES)
 
