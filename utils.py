@@ -186,7 +186,7 @@ def convert(value: Any, kind: Any) -> Any:
         if len(kinds) == len(value):
             return tuple(map(convert, value, kinds))
     elif origin is dict and isinstance(value, dict):
-        return {name: convert(item, inner[1]) for name, item in value.items()}
+        return {convert(name, inner[0]): convert(item, inner[1]) for name, item in value.items()}
     elif kind is float and type(value) in (int, float):
         if abs(value) < 1e300:  # neither a NaN, nor more than a float can be
             return value
@@ -205,6 +205,7 @@ def typed(value: Any, kind: Any, source: str | Path) -> Any:
     # The message names the key, which is easier to find than the whole object.
     if typing.get_origin(kind) is dict and isinstance(value, dict):
         for name, item in value.items():
+            typed(name, typing.get_args(kind)[0], f"{source}: a key")
             typed(item, typing.get_args(kind)[1], f"{source}: {short(name)}")
     finite = "a finite " if isinstance(value, float) else ""
     raise UserError(f"{source} is {show(value)}; expected {finite}{type_name(kind)}")

@@ -43,7 +43,7 @@ from formats.weights import checkpoints_in, read_pt
 from system import files
 from system.cli import command
 from training.runs import newest_state
-from utils import Interrupted, UserError
+from utils import UserError
 
 torch.set_num_threads(1)
 FLAGS = "--lr 1e-3 --total_steps 60 --save_steps 2 --log_steps 3 --keep_checkpoints 2"
@@ -90,20 +90,22 @@ def fork(
     function: Callable | None = None,
 ) -> int:
     """Start a command in a child, by default that of KINDS; its process number."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     if child := os.fork():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         return child
     status = 70
-    signal.set_wakeup_fd(-1)  # the parent's
+    # What it has is the parent's; a command sets its own when it begins.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    signal.set_wakeup_fd(-1)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
         with open(log, "ab") as out:
             os.dup2(out.fileno(), 1)
             os.dup2(out.fileno(), 2)
         sys.stdout, sys.stderr = (open(n, "w", buffering=1) for n in (1, 2))
         sys.argv = [f"{kind}.py", *arguments]
-        try:
-            before()
-        except Interrupted:  # by the parent's handler; the command has not begun
-            sys.exit(128 + signal.SIGINT)
+        before()
         if function:
             command(function)
         else:

@@ -476,6 +476,10 @@ def test_a_write_that_fails_leaves_the_earlier_file_and_no_rest(ours: Path) -> N
             ],
             "expected names and tensors, found a list",
         ),
+        (
+            lambda folder: write_pt(folder / "model_steps_1.pt", {"config": {2: 4}, "model": {}}),
+            "config: a key is 2; expected str",
+        ),
     ],
 )
 def test_a_folder_without_a_usable_checkpoint_is_named(
