@@ -76,7 +76,8 @@ def question(counts: Mapping[str, int]) -> tuple[str, str]:
     missing = [label for label in counts if label.casefold() in PLACEHOLDERS]
     if missing:
         names = ", ".join(map(show, missing[:3]))
-        return f"the label {names} may stand for none", missing[0]
+        ending = "s" if len(missing) > 1 else ""
+        return f"the label{ending} {names} may stand for none", missing[0]
     # Between labels that occur alone, too.
     for label in counts:
         for separator in "|;,":
