@@ -221,16 +221,22 @@ def test_dropout_has_the_exact_rate_keeps_the_mean_and_follows_the_generator() -
     assert bf16.dtype == torch.bfloat16
 
 
-def test_dropout_stands_where_googles_does(
-    tiny: Config, padded_batch: Batch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn: list[tuple[tuple[int, ...], float]] = []
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[int, ...], float]]:
+    """The shape and the probability of every dropout mask that is drawn from now on."""
+    masks: list[tuple[tuple[int, ...], float]] = []
 
     def record(x: torch.Tensor, p: float) -> torch.Tensor:
-        drawn.append((tuple(x.shape), p))
+        masks.append((tuple(x.shape), p))
         return keep_mask(x, p)
 
     monkeypatch.setattr(kernels, "keep_mask", record)
+    return masks
+
+
+def test_dropout_stands_where_googles_does(
+    tiny: Config, padded_batch: Batch, drawn: list[tuple[tuple[int, ...], float]]
+) -> None:
     cfg = Config(**{**vars(tiny), "n_layers": 2, "p_drop_hidden": 0.3, "p_drop_attn": 0.2})
     Classifier(cfg).train()(*padded_batch)
     tokens, first = (42, 32), (5, 1, 32)  # 42 real tokens; the last block goes on with [CLS] alone
@@ -308,15 +314,8 @@ def test_other_words_for_an_activation_are_the_same_function(
 
 
 def test_the_dropout_of_a_classifier_is_its_own_where_the_configuration_says_so(
-    tiny: Config, padded_batch: Batch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tiny: Config, padded_batch: Batch, drawn: list[tuple[tuple[int, ...], float]], tmp_path: Path
 ) -> None:
-    drawn: list[tuple[tuple[int, ...], float]] = []
-
-    def record(x: torch.Tensor, p: float) -> torch.Tensor:
-        drawn.append((tuple(x.shape), p))
-        return keep_mask(x, p)
-
-    monkeypatch.setattr(kernels, "keep_mask", record)
     released = BertConfig(**tiny.to_released(), classifier_dropout=0.5)
     released.save_pretrained(tmp_path)
     cfg = Config.from_json(tmp_path / "config.json")
