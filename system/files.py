@@ -218,8 +218,12 @@ def whole_file(
         raise UserError(f"{file or repr(file)} is a folder; name a file to write")
     if is_stream(path):
         # Opened to append: what an open file such as /dev/stdout holds already stays.
-        with open(path, "ab") as stream:
-            yield stream
+        try:
+            with open(path, "ab") as stream:
+                yield stream
+        except OSError as error:
+            name_file(error, file)
+            raise
         return
     # A link stays a link, and the file it points to is replaced.
     path = Path(os.path.realpath(path))

@@ -332,6 +332,12 @@ def test_what_is_read_is_not_written_whatever_it_is_called(
     assert b"UserError: data is read by this command" in done.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is full")
+def test_a_device_that_takes_no_more_is_named() -> None:
+    with pytest.raises(OSError, match="/dev/full"), whole_file("/dev/full") as f:
+        f.write(b"rows")
+
+
 @pytest.mark.parametrize(
     "name", [*MODEL_FILES, "model_steps_12.pt", "model.safetensors", "bert_model.ckpt.index"]
 )
