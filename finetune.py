@@ -8,8 +8,9 @@ saved.predict([("A first text.", "A second one.")])         # [Prediction("1", [
 """
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,6 @@ from system import distributed
 from system.files import (
     append_digest,
     digest_matches,
-    file_digest,
     whole_file,
     write_json,
 )
@@ -71,6 +71,7 @@ class Result:
     """What a training run came to."""
 
     file: Path  # the last checkpoint
+    step: int  # how many updates it has had
     best_file: Path  # the one that was best on the first of the evaluation files
     last: dict[str, float]  # its metrics; empty where nothing is evaluated
     best: dict[str, float]
@@ -82,7 +83,7 @@ class Run:
 
     cfg: train.Config
     start: Pretrained
-    task: Task
+    task: Any  # a Task
     data: Data
     eval_data: list[Data]
     settings: dict[str, Any]  # what shapes the result, beside cfg and start
@@ -96,7 +97,7 @@ class Run:
         # Before the model is built: a head that weights lack is drawn from this seed.
         torch.manual_seed(self.cfg.seed)
         model = self.task.model(self.start.config)
-        self.start.load_into(model, self.task.fresh, f"with its {self.task.head}")
+        self.start.load_into(model, self.task.fresh, self.task.complete)
         # After loading, or the weights would overwrite what starts anew.
         if self.tuning.reinit_layers:
             model.reinitialise(self.tuning.reinit_layers)
@@ -110,8 +111,14 @@ class Run:
         log_dir: str | None = None,
         data_parallel: bool = True,
         shard: bool = False,
+        probe: Callable[[train.Trainer], dict[str, float]] | None = None,
+        probe_steps: int = 0,
     ) -> Result:
-        """Train, evaluating after every epoch. The folder gets all that evaluating needs."""
+        """Train, evaluating on the way. The folder gets all that evaluating needs.
+
+        Args:
+            probe: further numbers to log every probe_steps updates.
+        """
         # Pooled vectors need no encoder while training, so that there is nothing to divide.
         if shard and self.tuning.boost:
             raise UserError(
@@ -130,12 +137,22 @@ class Run:
         with self.start.held(folder, model, settings):
             write_json(folder / self.task.settings_file, self.task.to_json())
             say(inference.device_name(trainer.device, trainer.n_gpus))
-            return self.fit_held(trainer, model, batches)
+            measure = functools.partial(probe, trainer) if probe else None
+            return self.fit_held(trainer, model, batches, measure, probe_steps)
 
-    def fit_held(self, trainer: train.Trainer, model: models.BertModel, batches: Batches) -> Result:
+    def fit_held(
+        self,
+        trainer: train.Trainer,
+        model: models.BertModel,
+        batches: Any,
+        probe: train.Metrics | None,
+        probe_steps: int,
+    ) -> Result:
         """fit() in a folder that no other process trains in."""
+        # Evaluation takes the memory of a part of a training batch, which is known to fit.
+        rows = self.cfg.batch_size // self.cfg.gradient_accumulation
         # Without a seed the examples are sorted by length and nothing is shuffled.
-        eval_batches = [data.features.batches(self.cfg.batch_size) for data in self.eval_data]
+        eval_batches = [data.features.batches(rows) for data in self.eval_data]
         evaluated: Sequence[inference.Source] = eval_batches
         # The encoder is frozen, so that it gives the same vectors in every epoch.
         if self.tuning.boost:
@@ -157,7 +174,9 @@ class Run:
                 results |= {metric + suffix: value for metric, value in found.items()}
             return results
 
-        evaluation = train.Evaluation(evaluate if self.eval_data else None, each_epoch=True)
+        evaluation = train.Evaluation(
+            evaluate if self.eval_data else None, self.task.each_epoch, probe, probe_steps
+        )
         file = trainer.train(self.task.loss, evaluation)
         log = trainer.save_dir / "metrics.jsonl"
         # Metrics were logged by the first process alone, and all of them return the same result.
@@ -169,7 +188,7 @@ class Run:
         # A run that stopped between two evaluations has none at its last step.
         last = evaluations.get(state.step, {})
         best = evaluations.get(state.best.get("step"), {})
-        return Result(file, trainer.best_file, last, best)
+        return Result(file, state.step, trainer.best_file, last, best)
 
 
 def prepare(
@@ -183,7 +202,7 @@ def prepare(
     """Read and check everything before anything is written or trained.
 
     Args:
-        task: one of tasks.TASKS, or a QuestionTask; its labels may be those of the data.
+        task: one of tasks.TASKS, or of another kind; its labels may be those of the data.
         data_file: to train on.
         start: weights to start from, or what pretrained.find() gave.
         eval_files: evaluated after every epoch.
@@ -204,7 +223,7 @@ def prepare(
     if not isinstance(start, Pretrained):
         start = pretrained.find(start)
     # Lengths and layers are checked before any text is read, which may take minutes.
-    start.config.check_length(task.max_len)
+    task.check_start(start)
     if not 0 <= tuning.reinit_layers <= start.config.n_layers:
         raise UserError(
             f"reinit_layers={tuning.reinit_layers}; expected 0 to {start.config.n_layers}, the "
@@ -213,19 +232,61 @@ def prepare(
     # The task as its training data make it: the evaluation files need its labels and columns.
     task, data = task.load_training(data_file, start.tokenizer)
     eval_data = [task.load(file, start.tokenizer) for file in eval_files]
-    # A head of another task is left out here, so that it starts anew.
-    if start.source:
-        source = task.fit_weights(start.source, training=True)
-        start = dataclasses.replace(start, source=source)
+    start = task.fit_start(start, data)
     for read in (data, *eval_data):
         if read.features.has_pairs:
             start.config.check_pairs()
-        say(read.summary)
-    # A digest of each file in run.json: the same path with other contents is another run.
-    settings = {**task.run_settings(data_file), **dataclasses.asdict(tuning)}
-    for i, file in enumerate(eval_files, start=1):
-        settings[f"sha256 of eval_file {i}"] = file_digest(file)[:16]
+        if read.summary:
+            say(read.summary)
+    settings = {**task.run_settings(data, eval_data), **dataclasses.asdict(tuning)}
     return Run(cfg, start, task, data, eval_data, settings, tuning)
+
+
+def fit_seeds(
+    run: Run,
+    n: int,
+    folder: Path,
+    log_dir: str | None = None,
+    data_parallel: bool = True,
+    shard: bool = False,
+) -> tuple[list[Result], Result]:
+    """Train from n seeds, each into a folder of its own, and compare them.
+
+    Returns what each came to, and the best of them.
+    """
+    # The table of seeds has a column for each metric, so without an evaluation it would be empty.
+    if not run.eval_data:
+        raise UserError("--seeds compares evaluations; name an --eval_file or a --data_dir")
+    # Beside some other model, results.json and the seeds' folders would be taken for its own.
+    runs.check_free(folder)
+    results, outcomes = [], []
+    # Seeds are consecutive from the configuration's own, so that five seeds contain the runs of
+    # three.
+    for seed in range(run.cfg.seed, run.cfg.seed + n):
+        say(f"Seed {seed}")
+        name = f"seed-{seed}"
+        # The data were read once. Each seed differs in its initial weights, the order and dropout
+        # alone.
+        one = dataclasses.replace(run, cfg=dataclasses.replace(run.cfg, seed=seed))
+        logs = f"{log_dir}/{name}" if log_dir else None
+        result = one.fit(folder / name, logs, data_parallel, shard)
+        results.append(result)
+        outcomes.append(
+            {
+                "seed": seed,
+                "last": result.last,
+                "best": result.best,
+                "file": str(result.file),
+                "best_file": str(result.best_file),
+            }
+        )
+    # A constant answer shows which seeds failed to learn: BERT-large collapses on small data sets
+    # at some seeds.
+    constant = run.task.constant_metric(run.eval_data[0].features.example_labels)
+    text, summary = reports.over_seeds(outcomes, run.task.metric_names[0], constant)
+    write_json(folder / "results.json", summary)
+    print(f"{text}\nSaved {folder / 'results.json'}")
+    return results, results[outcomes.index(summary["best"])]
 
 
 # --------------------------------------------------------------------------- a frozen encoder, once
@@ -380,7 +441,7 @@ class Saved:
 
 def load(
     model_file: str | Path,
-    task: Task | None = None,
+    task: Task | type[Task] | None = None,
     start: Pretrained | None = None,
     batch_size: int = 32,
     dtype: str = "fp32",
@@ -390,24 +451,25 @@ def load(
 
     Args:
         model_file: its .pt, the folder of its run: the best checkpoint, or a .onnx.
-        task: what it was trained on; None: as the file beside it says.
+        task: what it was trained on; a kind of task, or None: as the file beside it says.
         start: what pretrained.find() gave of model_file, where its parts lie elsewhere.
     """
     start = start or pretrained.find(model_file, predicting=True)
     assert start.source
     # The head in the file says which kind of task it was trained on.
-    kinds = {kind.head: kind for kind in KINDS}
-    head = task.head if task else next((h for h in start.source.heads if h in kinds), None)
+    head = task.head if task else next((h for h in start.source.heads if h in KINDS), None)
     if head not in start.source.heads:
-        wanted = head or " or ".join(kinds)
+        wanted = head or " or ".join(KINDS)
         raise UserError(pretrained.lacking(start.source, wanted, model_file))
-    task = task or kinds[str(head)].saved(start.source)
-    start.config.check_length(task.max_len)
+    if task is None or isinstance(task, type):
+        task = (task or KINDS[str(head)]).saved(start.source)
+    assert isinstance(task, Task)
+    task.check_start(start)
     source = task.fit_weights(start.source, training=False)
     if source.onnx:
         return load_onnx(start, task, source, batch_size, dtype)
     model = task.model(start.config)
-    loading.load(model, source)
+    loading.load(model, source, task.optional)
     device = inference.get_device()
     inference.lay_out(model, device, dtype)
     # One device needs no wrapper: inference.predict moves the model and computes in its dtype.

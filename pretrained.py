@@ -95,6 +95,7 @@ def find(
     head: str = "",
     predicting: bool = False,
     save_dir: str | Path | None = None,
+    other_vocab: Path | None = None,
 ) -> Pretrained:
     """Read weights, or without any the shape of a model, and what belongs to them.
 
@@ -108,6 +109,7 @@ def find(
         head: one that the weights have to have.
         predicting: as loading.read has it.
         save_dir: folder of a run that may go on, by the rule for its texts that it was begun with.
+        other_vocab: the vocabulary where none is named and none lies beside the weights.
     """
     config, source = read_config_and_weights(weights, model_cfg, predicting)
     if source and head and head not in source.heads:
@@ -116,7 +118,7 @@ def find(
     if source and predicting:
         source.check_labels()
     file = source.folder / source.file.name if source else None
-    vocab_file = find_vocab(vocab, file)
+    vocab_file = find_vocab(vocab, file, other_vocab)
     check_size(vocab_file, config.vocab_size, file)
     # The weights' name may say how a vocabulary is cased that was copied from them.
     lower_case = casing(vocab_file, *([file] if file else []))

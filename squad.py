@@ -6,235 +6,196 @@ $ python squad.py --mode eval --predict_file dev-v1.1.json --model_file runs/squ
 $ python squad.py --question "Who won?" --context_file report.txt --model_file runs/squad
 """
 
+import dataclasses
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING
 
-import modes
-import train
-from finetune import Saved
+from command import TaskCommand
 from system import forms
 from system.cli import command
 from system.files import read_json, read_text, whole_file
-from system.flags import check_mode, given_flags
+from system.flags import given_flags, only
 from system.locks import locked
-from tasks import QuestionTask
-from tasks.questions import read_squad
-from tasks.squad_metrics import check_language, evaluate
-from training.settings import INFERENCE, TRAINING_FLAGS
 from utils import UserError, data_stream, json_text, note
 
-# Which modes have a use for a flag; those that are not here are for all. Scoring is --mode eval of
-# answers that were made before.
-USED_IN = {
-    "train_file": "train",
-    "eval_file": "train",
-    "pretrain_file": "train",
-    "save_dir": "train",
-    "log_dir": "train",
-    "keep_outside": "train",
-    "shard": "train",
-    "predict_file": "predict eval score",
-    "model_file": "predict eval",
-    "question": "predict",
-    "context_file": "predict",
-    "out": "predict eval",
-    "max_answer_len": "predict eval",
-    "n_best": "predict eval",
-    "null_score_diff_threshold": "predict eval score",
-    "language": "train eval score",
-    "predictions": "score",
-    "null_odds": "score",
-    "train_cfg": "train predict eval",
-    "model_cfg": "train predict eval",
-    "vocab": "train predict eval",
-    "max_len": "train predict eval",
-    "doc_stride": "train predict eval",
-    "max_query_len": "train predict eval",
-    "version_2_with_negative": "train predict eval",
-    **dict.fromkeys(INFERENCE, "train predict eval"),
-    **TRAINING_FLAGS,
-}
-# Flags that shape the inputs, and flags that only choose among the scores. The former are saved
-# with a model.
-WINDOW_FLAGS = ("max_len", "doc_stride", "max_query_len", "version_2_with_negative")
-ANSWER_FLAGS = ("max_answer_len", "n_best", "null_score_diff_threshold", "language")
+if TYPE_CHECKING:
+    from finetune import Saved
+
+# What measuring answers that were made before has a use for; it needs no model.
+SCORING = "mode predict_file predictions null_odds null_score_diff_threshold language".split()
+SCORING += ["data_parallel"]
 
 
-def main(
-    mode: str | None = None,
-    train_file: str | None = None,
-    predict_file: str | None = None,
-    pretrain_file: str | None = None,
-    model_file: str | None = None,
-    train_cfg: str | None = None,
-    model_cfg: str | None = None,
-    vocab: str | None = None,
-    save_dir: str | None = None,
-    log_dir: str | None = None,
-    eval_file: str | None = None,
-    max_len: int | None = None,
-    doc_stride: int | None = None,
-    max_query_len: int | None = None,
-    max_answer_len: int = QuestionTask.max_answer_len,
-    n_best: int = QuestionTask.n_best,
-    null_score_diff_threshold: float = QuestionTask.null_score_diff_threshold,
-    language: str = QuestionTask.language,
-    version_2_with_negative: bool | None = None,
-    keep_outside: bool = False,
-    question: str | None = None,
-    context_file: str | None = None,
-    predictions: str | None = None,
-    null_odds: str | None = None,
-    out: str | None = None,
-    data_parallel: bool = True,
-    shard: bool = False,
-    settings: dict[str, Any] | None = None,
-) -> None:
-    """Fine-tune BERT on questions about texts, answer them, or evaluate answers.
+@dataclasses.dataclass(kw_only=True)
+class Squad(TaskCommand):
+    """Fine-tune BERT on questions about texts, answer them, or evaluate answers."""
 
-    Args:
-        What to do:
-            mode: train, predict or eval; default: train, or with a question predict.
-        Data:
-            train_file: SQuAD's JSON to train on, or ReCoRD's JSON lines (.jsonl).
-            eval_file: the same, evaluated after every epoch of training.
-            predict_file: the same, to answer or to evaluate.
-            question: one question, to answer from the context_file.
-            context_file: a text file.
-            predictions: of eval, answers made before ({id: text}); default: the model makes them.
-            null_odds: of eval, the null_odds.json of these predictions, for SQuAD 2.0.
-        Windows of a text:
-            max_len: tokens of a window; default 384, or what the model was trained with.
-            doc_stride: tokens from a window's start to the next one's; default 128, or what the
-                model was trained with.
-            max_query_len: tokens of a question at most; default 64, or what the model was trained
-                with.
-            keep_outside: train on windows without the answer in SQuAD 1.1 too.
-        Answers:
-            max_answer_len: tokens of an answer at most.
-            n_best: answers that are written to nbest_predictions.json.
-            version_2_with_negative: whether questions may have no answer; default: as the training
-                data have it.
-            null_score_diff_threshold: SQuAD 2.0: there is no answer where its score beats the best
-                one's by more than this.
-            language: of the answers that are evaluated, for articles, punctuation and words: en by
-                SQuAD's rule; es, de, vi, ar, hi or zh by MLQA's.
-            out: folder for predictions.json, nbest_predictions.json and null_odds.json; default:
-                predictions beside the model.
-    """
-    flags = SimpleNamespace(**locals())
-    mode = mode or ("predict" if question is not None else "train")
-    if mode not in ("train", "predict", "eval"):
-        raise UserError(f"--mode {mode}: expected train, predict or eval")
-    # Scoring needs neither a model nor a GPU, so it is separate from evaluating one.
-    if mode == "eval" and predictions:
-        score(flags)
-        return
-    if mode == "eval" and null_odds:
-        raise UserError("no --predictions, which is needed with --null_odds; see --help")
-    # A flag that another mode alone reads would be ignored silently, so it is an error here.
-    check_mode(main, mode, vars(flags), USED_IN)
-    if context_file and question is None:
-        raise UserError("no --question, which is needed with --context_file; see --help")
-    if mode == "train":
-        fit(flags)
-        return
-    # A question that is empty is given all the same; answer_question says what is wrong with it.
-    if not model_file or not (predict_file or (question is not None and context_file)):
-        raise UserError(
-            f"--mode {mode} needs --model_file, and --predict_file or --question and --context_file"
-        )
-    saved = load(flags)
-    if question is None:
-        answer_file(saved, flags, evaluating=mode == "eval")
-    else:
-        answer_question(saved, flags)
+    kind = "answer"
+    modes = ("train", "predict", "eval")
+    task_fields = (
+        *("max_len", "doc_stride", "max_query_len", "version_2_with_negative", "keep_outside"),
+        *("max_answer_len", "n_best", "null_score_diff_threshold", "language"),
+    )
+    file_flag = "predict_file"
 
+    # -- What to do
+    mode: str = ""  # train, predict or eval; default: train, or with a question predict
+    # -- Data
+    train_file: str | None = only("train")  # SQuAD's JSON to train on, or ReCoRD's JSON lines
+    eval_file: str | None = only("train")  # the same, evaluated after every epoch of training
+    predict_file: str | None = only("predict eval")  # the same, to answer or to evaluate
+    question: str | None = only("predict")  # one question, to answer from the context_file
+    context_file: str | None = only("predict")  # a text file
+    # answers made before ({id: text}); default: the model makes them
+    predictions: str | None = only("eval")
+    null_odds: str | None = only("eval")  # the null_odds.json of these predictions, for SQuAD 2.0
+    # -- Windows of a text
+    # tokens of a window; default 384, or what the model was trained with
+    max_len: int | None = None
+    # tokens from a window's start to the next one's; default 128, or what the model was trained
+    # with
+    doc_stride: int | None = None
+    # tokens of a question at most; default 64, or what the model was trained with
+    max_query_len: int | None = None
+    # train on windows without the answer in SQuAD 1.1 too; default False
+    keep_outside: bool | None = only("train")
+    # -- Answers
+    max_answer_len: int | None = only("predict eval")  # tokens of an answer at most; default 30
+    # answers that are written to nbest_predictions.json; default 20
+    n_best: int | None = only("predict eval")
+    # whether questions may have no answer; default: as the training data have it
+    version_2_with_negative: bool | None = None
+    # SQuAD 2.0: there is no answer where its score beats the best one's by more than this; default
+    # 0
+    null_score_diff_threshold: float | None = only("predict eval")
+    # of the answers that are evaluated, for articles, punctuation and words: en by SQuAD's rule
+    # (the default); es, de, vi, ar, hi or zh by MLQA's
+    language: str | None = only("train eval")
+    # -- Output
+    # folder for predictions.json, nbest_predictions.json and null_odds.json; default: predictions
+    # beside the model
+    out: str | None = only("predict eval")
 
-def fit(flags: SimpleNamespace) -> None:
-    """--mode train"""
-    # A flag that was not given is left to QuestionTask, where each default stands once.
-    names = (*WINDOW_FLAGS, "keep_outside", "language")
-    task = QuestionTask(**modes.given(flags, names))
-    if flags.language != QuestionTask.language and not flags.eval_file:
-        raise UserError("--language is about evaluation; name an --eval_file")
-    modes.fit(task, flags, "predict_file")
+    def check(self) -> None:
+        self.mode = self.mode or ("train" if self.question is None else "predict")
+        if self.mode == "eval" and self.predictions:
+            self.check_scoring()
+            return
+        if self.mode == "eval" and self.null_odds:
+            raise UserError("no --predictions, which is needed with --null_odds; see --help")
+        super().check()
+        if self.context_file and self.question is None:
+            raise UserError("no --question, which is needed with --context_file; see --help")
+        if self.mode == "train":
+            if self.language not in (None, "en") and not self.eval_file:
+                raise UserError("--language is about evaluation; name an --eval_file")
+        # A question that is empty is given all the same; answer_question says what is wrong.
+        elif not self.model_file or not (
+            self.predict_file or (self.question is not None and self.context_file)
+        ):
+            raise UserError(
+                f"--mode {self.mode} needs --model_file, and --predict_file or --question and "
+                "--context_file"
+            )
 
+    def check_scoring(self) -> None:
+        """UserError where flags do not go with answers that were made before."""
+        if not self.predict_file:
+            raise UserError("--mode eval needs --predict_file, SQuAD's JSON with the right answers")
+        if useless := [f"--{name}" for name in given_flags(self) if name not in SCORING]:
+            raise UserError(
+                f"--predictions were made before; leave out {', '.join(useless)}; see --help"
+            )
+        # The threshold is compared with the odds of each question, which answers alone lack.
+        if self.null_score_diff_threshold and not self.null_odds:
+            raise UserError(
+                "no --null_odds, which is needed with --null_score_diff_threshold; see --help"
+            )
 
-def load(flags: SimpleNamespace) -> Saved:
-    """The saved model, with the windows and answers that flags ask for."""
-    # Windows may differ from those of training: a longer max_len costs memory, not correctness.
-    changes = modes.given(flags, (*WINDOW_FLAGS, *ANSWER_FLAGS))
-    saved = modes.load(QuestionTask, flags, changes)
-    # Only a model that may abstain has a score for it.
-    if flags.null_score_diff_threshold and not saved.task.with_null:
-        raise UserError(
-            "--null_score_diff_threshold is for SQuAD 2.0, and this model always answers; leave it "
-            "out"
-        )
-    return saved
+    def train(self) -> None:
+        """Train on --train_file."""
+        self.fit(self.train_file)
 
+    def load(self) -> "Saved":
+        """The saved model, with the windows and answers that flags ask for."""
+        saved = super().load()
+        # Only a model that may abstain has a score for it.
+        if self.null_score_diff_threshold and not saved.task.with_null:
+            raise UserError(
+                "--null_score_diff_threshold is for SQuAD 2.0, and this model always answers; "
+                "leave it out"
+            )
+        return saved
 
-def answer_question(saved: Saved, flags: SimpleNamespace) -> None:
-    """Print the answer to --question."""
-    for name in ("predict_file", "out"):
-        if getattr(flags, name):
-            raise UserError(f"--question has no use for --{name}; see --help")
-    forms.check(flags.context_file, "context")
-    text = read_text(flags.context_file)
-    if not flags.question.strip() or not text.strip():
-        raise UserError("an empty --question or --context_file; expected a text")
-    answer = saved.predict([(flags.question, text)])[0]
-    # On stderr, so that stdout has the answer alone.
-    note(saved.describe())
-    print(saved.task.chosen(answer) or "(no answer)", file=data_stream())
+    def eval(self) -> None:
+        """Answer a file and measure the answers, or measure those that were made before."""
+        if self.predictions:
+            self.score()
+        else:
+            self.answer_file(evaluating=True)
 
+    def predict(self) -> None:
+        """Answer a question, or a file of them."""
+        if self.question is None:
+            self.answer_file(evaluating=False)
+        else:
+            self.answer_question(self.question)
 
-def answer_file(saved: Saved, flags: SimpleNamespace, evaluating: bool) -> None:
-    """Write the answers to --predict_file, and print how good they are."""
-    folder = Path(flags.out or saved.folder / "predictions")
-    names = ("predictions.json", "nbest_predictions.json", "null_odds.json")
-    modes.check_outputs(flags, [folder / name for name in names])
-    task, data = saved.task, saved.load(flags.predict_file)
-    answers = task.answers(data, saved.outputs(data))
-    note(saved.describe())
-    # The three files have the names and the form of run_squad.py, for SQuAD's official evaluation.
-    # All of them are this model's, even if another one answers at the same time.
-    with locked(folder / ".lock"):
-        write(folder / "predictions.json", {a.id: task.chosen(a) for a in answers})
-        write(folder / "nbest_predictions.json", {a.id: a.n_best for a in answers})
-        if task.with_null:
-            write(folder / "null_odds.json", {a.id: a.null_odds for a in answers})
-    print(f"Saved {folder}/predictions.json")
-    # The official evaluation takes each question's best text and its odds; predictions.json has the
-    # threshold applied already.
-    if evaluating:
-        print_results(task.measure(data.examples, answers))
+    def answer_question(self, question: str) -> None:
+        """Print the answer to --question."""
+        saved = self.load()
+        for name in ("predict_file", "out"):
+            if getattr(self, name):
+                raise UserError(f"--question has no use for --{name}; see --help")
+        assert self.context_file
+        forms.check(self.context_file, "context")
+        text = read_text(self.context_file)
+        if not question.strip() or not text.strip():
+            raise UserError("an empty --question or --context_file; expected a text")
+        answer = saved.predict([(question, text)])[0]
+        # On stderr, so that stdout has the answer alone.
+        note(saved.describe())
+        print(saved.task.chosen(answer) or "(no answer)", file=data_stream())
 
+    def answer_file(self, evaluating: bool) -> None:
+        """Write the answers to --predict_file, and print how good they are."""
+        assert self.predict_file
+        saved = self.load()
+        folder = Path(self.out or saved.folder / "predictions")
+        names = ("predictions.json", "nbest_predictions.json", "null_odds.json")
+        self.check_outputs([folder / name for name in names])
+        task, data = saved.task, saved.load(self.predict_file)
+        answers = task.answers(data, saved.outputs(data))
+        note(saved.describe())
+        # The three files have the names and the form of run_squad.py, for SQuAD's own evaluation.
+        # All of them are this model's, even if another one answers at the same time.
+        with locked(folder / ".lock"):
+            write(folder / "predictions.json", {a.id: task.chosen(a) for a in answers})
+            write(folder / "nbest_predictions.json", {a.id: a.n_best for a in answers})
+            if task.with_null:
+                write(folder / "null_odds.json", {a.id: a.null_odds for a in answers})
+        print(f"Saved {folder}/predictions.json")
+        # The official evaluation takes each question's best text and its odds; predictions.json
+        # has the threshold applied already.
+        if evaluating:
+            print_results(task.measure(data.examples, answers))
 
-def score(flags: SimpleNamespace) -> None:
-    """--mode eval --predictions"""
-    if not flags.predict_file:
-        raise UserError("--mode eval needs --predict_file, SQuAD's JSON with the right answers")
-    # check_mode knows the modes of the command line; scoring is --mode eval with other flags.
-    names = given_flags(main, vars(flags))
-    useless = [f"--{name}" for name in names if "score" not in USED_IN.get(name, "score").split()]
-    if useless:
-        raise UserError(
-            f"--predictions were made before; leave out {', '.join(useless)}; see --help"
-        )
-    # The threshold is compared with the odds of each question, which answers alone do not have.
-    if flags.null_score_diff_threshold and not flags.null_odds:
-        raise UserError(
-            "no --null_odds, which is needed with --null_score_diff_threshold; see --help"
-        )
-    check_language(flags.language)
-    answers = read_json(flags.predictions, dict[str, str], pipe=True)
-    odds = read_json(flags.null_odds, dict[str, float], pipe=True) if flags.null_odds else None
-    questions = read_squad(flags.predict_file)
-    threshold = flags.null_score_diff_threshold
-    print_results(evaluate(questions, answers, odds, threshold, flags.language))
+    def score(self) -> None:
+        """Measure answers that were made before."""
+        from tasks.questions import read_squad
+        from tasks.squad_metrics import check_language, evaluate
+
+        assert self.predictions
+        assert self.predict_file
+        language = self.language or "en"
+        check_language(language)
+        answers = read_json(self.predictions, dict[str, str], pipe=True)
+        odds = None
+        if self.null_odds:
+            odds = read_json(self.null_odds, dict[str, float], pipe=True)
+        questions = read_squad(self.predict_file)
+        threshold = self.null_score_diff_threshold or 0.0
+        print_results(evaluate(questions, answers, odds, threshold, language))
 
 
 def write(file: Path, values: dict) -> None:
@@ -252,4 +213,4 @@ def print_results(results: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    command(main, settings=train.Config, processes=True)
+    command(Squad, processes=True)

@@ -433,46 +433,50 @@ def lines_of(files: list[Path]) -> Iterator[str]:
                     ) from None
 
 
-def learn(texts: list[str], *, out: str, vocab_size: int = 30522, lower_case: bool = True) -> None:
+@dataclasses.dataclass
+class Learn:
     """Learn a WordPiece vocabulary from text.
 
     The same text gives the same vocabulary; tokenizer_config.json beside it keeps the casing.
-
-    Args:
-        texts: files, globs or folders of UTF-8 text.
-        out: vocab.txt to write.
-        vocab_size: tokens at most, [PAD] [UNK] [CLS] [SEP] [MASK] included.
-        lower_case: learn from lower-cased text without accents.
     """
-    try:
-        import tokenizers  # noqa: F401
-    except ImportError:
-        raise UserError(
-            "learning a vocabulary needs the package tokenizers; pip install tokenizers"
-        ) from None
-    target, settings = Path(out), {"do_lower_case": lower_case}
-    beside = target.parent / "tokenizer_config.json"
-    if vocab_size <= len(SPECIAL):
-        raise UserError(
-            f"--vocab_size {vocab_size}: expected more than the {len(SPECIAL)} special tokens"
-        )
-    # Models belong to a vocabulary: one that is overwritten would leave them without theirs.
-    if target.exists() or (beside.exists() and read_json(beside) != settings):
-        raise UserError(
-            f"{target if target.exists() else beside} exists already; name another --out"
-        )
-    files = find_files(",".join(texts))
-    for file in files:
-        forms.check(file, "corpus")
-    words = count_words(files, lower_case)
-    if not words:
-        raise UserError(f"{', '.join(texts)}: no text to learn from")
-    vocab = train_vocab(words, vocab_size)
-    write_json(beside, settings)
-    # Another process may have written it since.
-    with whole_file(target, replace=False) as f:
-        f.write("".join(f"{token}\n" for token in vocab).encode())
-    print(f"{target}: {len(vocab)} tokens")
+
+    texts: list[str]  # files, globs or folders of UTF-8 text
+    _: dataclasses.KW_ONLY
+    out: str  # vocab.txt to write
+    vocab_size: int = 30522  # tokens at most, [PAD] [UNK] [CLS] [SEP] [MASK] included
+    lower_case: bool = True  # learn from lower-cased text without accents
+
+    def run(self) -> None:
+        try:
+            import tokenizers  # noqa: F401
+        except ImportError:
+            raise UserError(
+                "learning a vocabulary needs the package tokenizers; pip install tokenizers"
+            ) from None
+        target, settings = Path(self.out), {"do_lower_case": self.lower_case}
+        beside = target.parent / "tokenizer_config.json"
+        if self.vocab_size <= len(SPECIAL):
+            raise UserError(
+                f"--vocab_size {self.vocab_size}: expected more than the {len(SPECIAL)} special "
+                "tokens"
+            )
+        # Models belong to a vocabulary: one that is overwritten would leave them without theirs.
+        if target.exists() or (beside.exists() and read_json(beside) != settings):
+            raise UserError(
+                f"{target if target.exists() else beside} exists already; name another --out"
+            )
+        files = find_files(",".join(self.texts))
+        for file in files:
+            forms.check(file, "corpus")
+        words = count_words(files, self.lower_case)
+        if not words:
+            raise UserError(f"{', '.join(self.texts)}: no text to learn from")
+        vocab = train_vocab(words, self.vocab_size)
+        write_json(beside, settings)
+        # Another process may have written it since.
+        with whole_file(target, replace=False) as f:
+            f.write("".join(f"{token}\n" for token in vocab).encode())
+        print(f"{target}: {len(vocab)} tokens")
 
 
 def count_words(files: list[Path], lower_case: bool) -> collections.Counter[str]:
@@ -531,4 +535,4 @@ def alphabet(words: dict[str, int], limit: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    command(learn, named=True)
+    command(Learn, named=True)

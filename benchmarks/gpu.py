@@ -60,10 +60,10 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 import models
-import pretrain
 import train
 from layers import packing
 from system.cli import command
+from tasks import pretrain as pretraining_task
 from tasks.features import Batches
 from training import inference
 from utils import UserError
@@ -233,7 +233,9 @@ def gradient_difference(bench: Bench, way: str, rounded: bool) -> Found:
         made = inference.prepare(batch, device, rounded=rounded and not exact)
         # A kernel that leaves a part of its output unwritten must not pass by good luck.
         with deterministic(rounded):
-            found.append(gradient(model, pretrain.get_loss(wrapped, made)[0]).double().cpu())
+            found.append(
+                gradient(model, pretraining_task.get_loss(wrapped, made)[0]).double().cpu()
+            )
     difference = (found[0] - found[1]).norm() / found[0].norm()
     return float(difference), "", f"{bench.dtype}, {len(found[0]):,} parameters"
 

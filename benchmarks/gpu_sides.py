@@ -19,11 +19,11 @@ from finetuning import DTYPES
 from torch import Tensor, nn
 
 import models
-import pretrain
 import train
 from layers import packing
 from optim import BertAdam, parameter_groups
 from pretraining.batches import PretrainBatch
+from tasks import pretrain as pretraining_task
 from tasks.features import Batches, Features
 from training import inference
 
@@ -280,7 +280,7 @@ def our_side(bench: Bench, case: Case, way: str, p_drop: float = 0.1) -> Side:
     model = our_model(bench, case, p_drop).train()
     wrapped = wrap(bench, model, way)
     optimizer = BertAdam(parameter_groups(model), 2e-5, 10**6)
-    get_loss = pretrain.get_loss if case.kind.isdigit() else label_loss
+    get_loss = pretraining_task.get_loss if case.kind.isdigit() else label_loss
     numbers = itertools.count()
 
     def step(batch: Any) -> Tensor:

@@ -100,11 +100,10 @@ def main() -> None:
     widest = max(below, key=lambda function: function.parameters)
     largest = max(zip(counted, files, strict=True), key=lambda pair: pair[0].lines)
     sys.path.insert(0, str(root))
-    import classify
-    import train
+    from classify import Classify
     from system import flags
 
-    n_flags = len(flags.parameters_of(classify.main, train.Config))
+    n_flags = len(flags.flags_of(Classify))
     print(f"modules at the top         {len(list(root.glob('*.py')))}, in all {len(files)}")
     print(f"tokens per code line       {tokens / lines:.2f}")
     print(f"code tokens, code lines    {tokens:,}, {lines:,}")

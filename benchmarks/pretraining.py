@@ -20,13 +20,13 @@ from common import data, report, seconds
 from finetuning import DTYPES, matrix_rate
 
 import models
-import pretrain
 from optim import BertAdam, parameter_groups
 from pretraining.batches import PairBatches
 from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
 from pretraining.text import prepare_text
 from system.cli import command
+from tasks import pretrain as pretraining_task
 from training import inference
 
 SHAPES = {"mini": (256, 4, 4), "base": (768, 12, 12), "large": (1024, 24, 16)}
@@ -119,7 +119,7 @@ def measure(
 
         def step(batch):
             with torch.autocast(device, torch.bfloat16, enabled=dtype == "bf16"):
-                loss, _ = pretrain.get_loss(model, batch)
+                loss, _ = pretraining_task.get_loss(model, batch)
             loss.backward()
             optimizer.step(loss=loss)
             optimizer.zero_grad()

@@ -22,7 +22,6 @@ import torch
 from common import ROOT, data, report, seconds
 
 import models
-import pretrain
 import train
 from pretraining.batches import PairBatches
 from pretraining.pairs import PairConfig, Pairs
@@ -31,6 +30,7 @@ from pretraining.text import prepare_text
 from system import distributed
 from system.cli import command
 from system.progress import progress
+from tasks import pretrain as pretraining_task
 from utils import rank, size
 
 SHAPES = {"mini": (256, 4, 4), "base": (768, 12, 12), "large": (1024, 24, 16)}
@@ -54,7 +54,7 @@ def worker(how: str, corpus: str, shape: str, batch_size: int, steps: int) -> No
             shard=how == "sharded",
         )
         trainer.wrapped.train()
-        replicas = trainer.replicate(pretrain.get_loss)
+        replicas = trainer.replicate(pretraining_task.get_loss)
         if how == "apart":  # gradients stay where they are
             replicas = trainer.wrapped
         trainer.signals = train.Signals()
@@ -62,7 +62,7 @@ def worker(how: str, corpus: str, shape: str, batch_size: int, steps: int) -> No
         with progress(shown=False) as bar:
 
             def step() -> None:
-                trainer.update(replicas, pretrain.get_loss, bar)
+                trainer.update(replicas, pretraining_task.get_loss, bar)
 
             for _ in range(2):
                 step()

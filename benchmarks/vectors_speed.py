@@ -65,13 +65,13 @@ def run(lines: int = 2000, repeats: int = 3) -> None:
 
         def ours() -> None:
             with contextlib.redirect_stdout(io.StringIO()):
-                features.extract(
+                features.Extract(
                     str(data("minilm")),
                     f"{folder}/lines.txt",
                     f"{folder}/ours.npz",
                     "-4,-3,-2,-1",
                     format="npz",
-                )
+                ).run()
 
         for _ in range(repeats):
             times["ours"].append(seconds(ours))

@@ -18,7 +18,7 @@ import numpy as np
 from common import data, report
 
 import finetune
-import pretrain
+from pretrain import Pretrain
 from pretraining.shards import Corpus
 from system.cli import command
 from system.files import write_json
@@ -87,7 +87,7 @@ def run(
         learn([str(out / "train.txt")], out=str(out / "vocab/vocab.txt"), vocab_size=vocab_size)
     write_json(out / "model.json", {**SHAPE, "vocab_size": vocab_size})
     write_json(out / "train.json", {**TRAIN, "total_steps": total_steps})
-    pretrain.main(
+    Pretrain(
         train_cfg=f"{out}/train.json",
         model_cfg=f"{out}/model.json",
         data_file=f"{out}/train.txt",
@@ -98,7 +98,7 @@ def run(
         max_len=64,
         mask_prob=0.3,
         split_sentences=True,
-    )
+    ).run()
     corpora = sorted(
         (Corpus(path) for path in (out / "cache").glob("corpus-*")),
         key=lambda c: -c.counts["tokens"],

@@ -13,14 +13,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import finetune
-import pretrain
 import pretrained
 import train
+from examples import sample
 from system.cli import command
 from tasks import TASKS
 from tasks.rows import read_examples
 
-SAMPLE, SEEDS = pretrain.SAMPLE, (1, 2)
+SAMPLE, SEEDS = sample.SAMPLE, (1, 2)
 TASK = dataclasses.replace(TASKS["mrpc"], max_len=64)
 
 
@@ -41,7 +41,7 @@ def fine_tune(seed: int, weights: str | None) -> float:
 
 def demo() -> None:
     """Run it; a run that was stopped is resumed."""
-    pretrain.run_sample("runs/demo/pretrain", None)
+    sample.pretrain("runs/demo/pretrain", None)
     labels = [example.label for example in read_examples(TASK, f"{SAMPLE}/dev.tsv")]
     majority = max(map(labels.count, set(labels))) / len(labels)
     print("\nFine-tuning on the sample's pairs of sentences, accuracy on 1000 others:")
@@ -58,5 +58,13 @@ def demo() -> None:
     )
 
 
+@dataclasses.dataclass
+class Demo:
+    """Pre-train on the built-in corpus, fine-tune from it and from scratch, and compare."""
+
+    def run(self) -> None:
+        demo()
+
+
 if __name__ == "__main__":
-    command(demo)
+    command(Demo)

@@ -11,6 +11,7 @@ every event several times: whoever has learnt to guess its masked words, and whi
 together, has learnt to compare.
 """
 
+import dataclasses
 import random
 import sys
 from collections.abc import Iterator
@@ -19,9 +20,12 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a script, the modules are one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from system import distributed
 from system.cli import command
 from system.files import whole_file, write_json
-from utils import UserError
+from utils import UserError, rank
+
+SAMPLE = Path("runs/sample")  # where --demo True writes it
 
 PEOPLE = """anna boris carla david elena felix greta hugo irene jonas katia lukas marta nils olga
     pavel""".split()
@@ -195,5 +199,93 @@ def write_lines(file: Path, lines: list[str]) -> None:
         f.write(("\n".join(lines) + "\n").encode())
 
 
+# -------------------------------------------------------------------------------------- --demo True
+
+
+def make() -> None:
+    """Write the sample to SAMPLE, in one process of several."""
+    if rank() == 0:
+        write(str(SAMPLE))
+    # The first process writes the sample; the others must not read it half written.
+    distributed.wait_for_all()
+
+
+def fine_tune(
+    save_dir: str | None, log_dir: str | None, data_parallel: bool = True, shard: bool = False
+) -> None:
+    """Train on the sample's pairs from scratch, and evaluate."""
+    import finetune
+    import pretrained
+    import train
+    from classify import Classify
+    from tasks import TASKS
+    from tasks.rows import read_examples
+
+    print(f"Training on the built-in sample in {SAMPLE}")
+    make()
+    task = dataclasses.replace(TASKS["mrpc"], max_len=64)
+    start = pretrained.find(None, f"{SAMPLE}/config.json", f"{SAMPLE}/vocab.txt")
+    # The sample has a configuration of its own: a tiny model needs a higher rate than a pre-trained
+    # BERT.
+    cfg = train.Config.from_json(SAMPLE / "train.json")
+    run = finetune.prepare(task, f"{SAMPLE}/train.tsv", start, cfg=cfg)
+    folder = save_dir or "runs/sample_model"
+    result = run.fit(folder, log_dir, data_parallel, shard)
+    dev = f"{SAMPLE}/dev.tsv"
+    # The model is loaded from its file, as the user's next command would do it.
+    Classify(mode="eval", model_file=str(result.file), data_file=dev).run()
+    labels = [example.label for example in read_examples(task, dev)]
+    majority = max(map(labels.count, set(labels))) / len(labels)
+    print(
+        f"Always answering the most frequent label would give an accuracy of {majority}\n\n"
+        "Next, with data of your own and weights from Google or Hugging Face:\n"
+        "  python classify.py --task csv --data_file train.csv --eval_file dev.csv "
+        "--pretrain_file FOLDER --save_dir runs/mine\n"
+        "  python classify.py --mode predict --model_file runs/mine --data_file new.csv"
+    )
+
+
+def pretrain(
+    save_dir: str | None, log_dir: str | None, data_parallel: bool = True, shard: bool = False
+) -> None:
+    """Pre-train on the sample's corpus, and evaluate on documents held out."""
+    from pretrain import Pretrain
+
+    print(f"Pre-training on the built-in corpus in {SAMPLE}")
+    make()
+    folder = save_dir or "runs/sample_pretrain"
+    # Short instances of a small model make the demonstration take minutes on a CPU.
+    Pretrain(
+        data_file=f"{SAMPLE}/corpus.txt",
+        eval_file=f"{SAMPLE}/held_out.txt",
+        model_cfg=f"{SAMPLE}/config.json",
+        vocab=f"{SAMPLE}/vocab.txt",
+        train_cfg=f"{SAMPLE}/pretrain.json",
+        max_len=64,
+        save_dir=folder,
+        log_dir=log_dir,
+        data_parallel=data_parallel,
+        shard=shard,
+    ).run()
+    print(
+        "\nNext, fine-tune from it:\n"
+        f"  python classify.py --task mrpc --train_cfg {SAMPLE}/train.json --data_file "
+        f"{SAMPLE}/train.tsv --pretrain_file {folder} --save_dir runs/sample_tuned --max_len 64"
+    )
+
+
+@dataclasses.dataclass
+class Sample:
+    """Write the sample: train.tsv, dev.tsv, corpus.txt, held_out.txt, vocab.txt, settings."""
+
+    folder: str  # where; files of these names there are replaced
+    n_train: int = 4000  # pairs to train on
+    n_dev: int = 1000  # pairs to evaluate on
+    n_documents: int = 4000  # documents of the corpus
+
+    def run(self) -> None:
+        write(self.folder, self.n_train, self.n_dev, self.n_documents)
+
+
 if __name__ == "__main__":
-    command(write)
+    command(Sample)

@@ -1,6 +1,6 @@
 """From what --data_file names to a prepared corpus: text, fixed instances, or one made earlier.
 
-corpus = Source(vocab="vocab.txt").prepare("books/*.txt", Path("runs/base"))
+corpus = Source(vocab="vocab.txt", cache_dir="runs/base").prepare("books/*.txt")
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from formats.vocab import casing, find_vocab, find_vocab_file, load_vocab, stated_rules
 from pretraining.instances import FIXED, prepare_instances
-from pretraining.shards import Corpus, is_prepared
+from pretraining.shards import Corpus, find_shards, is_prepared
 from pretraining.text import check_texts, cores, prepare_text, source_settings
 from system.files import file_digest, find_files
 from utils import UserError, visible
@@ -20,31 +20,30 @@ from utils import UserError, visible
 class Source:
     """How files become a prepared corpus."""
 
-    vocab: str | None = None  # vocab.txt; None: what lies beside the weights
-    cache_dir: str | None = None  # for prepared text; None: the run's folder
+    vocab: str | Path | None = None  # vocab.txt; None: what lies beside the weights
+    cache_dir: str | Path = "."  # for prepared text
+    weights: Path | None = None  # the file that training starts from
     language: str | None = None  # to split lines into sentences in; None: a line is a sentence
     googles_rule: bool = False  # whatever lies beside the vocabulary: of a run begun by it
 
-    def prepare(self, names: str, save_dir: Path, weights: Path | None = None) -> Corpus:
+    def prepare(self, names: str) -> Corpus:
         """The corpus in a folder that was prepared earlier, or that is made of files now.
 
         Args:
             names: a folder, or a comma list of files, globs and folders.
-            weights: the file that training starts from, whose vocabulary is used.
         """
         if is_prepared(names):
-            return self.open(names, weights)
+            return self.open(names)
         files, are_records = self.find(names)
-        # Prepared text belongs to the run unless a folder is named that several runs share.
-        cache = Path(self.cache_dir or save_dir)
+        cache = Path(self.cache_dir)
         # Ids and masks come from the files alone: no vocabulary or casing changes them.
         if are_records:
             digests = {"text": [[visible(file.name), file_digest(file)] for file in files]}
             folder = cache / folder_name(digests)
             prepare_instances(files, folder)
         else:
-            vocab = find_vocab(self.vocab, weights)
-            lower_case = casing(vocab, *([weights] if weights else []))
+            vocab = find_vocab(self.vocab, self.weights)
+            lower_case = casing(vocab, *([self.weights] if self.weights else []))
             # Whatever changes the arrays is part of the folder's name, so another setting prepares
             # anew.
             rules, _ = stated_rules(vocab)
@@ -55,6 +54,10 @@ class Source:
                 files, vocab, folder, lower_case, cores(), language=self.language, rules=rules
             )
         return Corpus(folder)
+
+    def vocab_of(self, names: str) -> Path | None:
+        """The vocabulary in a folder that was prepared earlier."""
+        return find_vocab_file(find_shards(Path(names))[0]) if is_prepared(names) else None
 
     def find(self, names: str) -> tuple[list[Path], bool]:
         """The files to prepare, and whether they have fixed instances; nothing is prepared yet.
@@ -71,14 +74,14 @@ class Source:
             check_texts(files)
         return files, bool(records)
 
-    def open(self, folder: str, weights: Path | None) -> Corpus:
+    def open(self, folder: str) -> Corpus:
         """A corpus prepared earlier; UserError where it was prepared otherwise than asked for."""
         corpus = Corpus(folder)
         vocab = Path(self.vocab) if self.vocab else None
         # The vocabulary beside the weights counts as named, since training begins with those
         # embeddings.
-        if vocab is None and weights:
-            vocab = find_vocab_file(weights.parent)
+        if vocab is None and self.weights:
+            vocab = find_vocab_file(self.weights.parent)
         if vocab and corpus.vocab_file and load_vocab(vocab) != load_vocab(corpus.vocab_file):
             raise UserError(
                 f"{folder} was prepared with another vocabulary than {vocab}; prepare the text "

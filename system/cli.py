@@ -1,24 +1,25 @@
-"""Running a function as a command line: its flags checked, a mistake in one line, signals obeyed.
+"""Running a dataclass as a command line: its flags checked, a mistake in one line, signals obeyed.
 
     if __name__ == "__main__":
-        command(main)
+        command(Classify)
 
 A mistake of the user's ends in one line on stderr and exit status 2, before anything runs.
 """
 
 import contextlib
 import errno
+import inspect
 import io
 import os
 import signal
 import sys
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from system import distributed
-from system.flags import command_list, help_text, name_of, parse_arguments
+from system.flags import command_list, help_text, name_of, parse
 from utils import (
     ENDING,
     STREAMS,
@@ -214,47 +215,48 @@ def leave(status: int) -> typing.NoReturn:
 HELP = {"--help", "-h"}
 
 
-def command(
-    *functions: Callable, named: bool = False, settings: type | None = None, processes: bool = False
-) -> None:
-    """Run a function as a command line.
+def command(*commands: type, named: bool = False, processes: bool = False) -> None:
+    """Run a dataclass as a command line: its fields are the flags, its run() the work.
 
     Args:
-        functions: the command; several are subcommands, beside a first one called main, which needs
-            no name.
-        named: whether one function alone is a subcommand, too.
-        settings: a dataclass whose fields are flags, for the function's parameter of this name.
+        commands: the command; several are subcommands, which go by their names, beside a first one
+            with a --mode, which needs none.
+        named: whether one command alone is a subcommand, too.
         processes: whether torchrun may start several processes of it.
     """
-    program, arguments = Path(sys.argv[0]).name, sys.argv[1:]
+    program, line = Path(sys.argv[0]).name, sys.argv[1:]
     with sound_streams(), one_line_errors(program):
-        function, usage = functions[0], program
-        others = {name_of(function): function for function in functions[1:]}
-        if function.__name__ == "main" and others:
-            if arguments and arguments[0] in others:
-                name = arguments.pop(0)
-                function, usage, settings = others[name], f"{program} {name}", None
-        elif named or others:
-            table = {name_of(function): function} | others
-            name = arguments.pop(0) if arguments else "--help"
+        chosen, usage = commands[0], program
+        has_modes = hasattr(chosen, "mode")
+        table = {name_of(one): one for one in commands[has_modes:]}
+        if has_modes and not line:
+            # The head of the module has what it does, in commands to copy.
+            print(inspect.getdoc(sys.modules[chosen.__module__]))
+            print(f"\npython {program} --help lists the flags.")
+            return
+        if has_modes and line[0] in table:
+            usage += f" {line[0]}"
+            chosen = table[line.pop(0)]
+        elif not has_modes and (named or len(commands) > 1):
+            name = line.pop(0) if line else "--help"
             if name in HELP:
-                print(command_list(program, functions))
+                print(command_list(program, commands))
                 return
             if name not in table:
                 raise UserError(
                     f"unknown command {name!r}{nearest(name, table)}; the commands are "
                     f"{', '.join(table)}"
                 )
-            function, usage = table[name], f"{program} {name}"
+            chosen, usage = table[name], f"{program} {name}"
         # Before anything is checked, so that --help works beside any other flag.
-        if HELP & set(arguments):
-            print(help_text(usage, function, settings))
+        if HELP & set(line):
+            print(help_text(usage, chosen))
             return
-        values = parse_arguments(function, arguments, settings)
+        values = parse(chosen, line)
         if size() > 1 and not processes:
             raise UserError(
                 f"WORLD_SIZE={size()}: {program} works in one process; start it without torchrun"
             )
         # Flags are checked before, since a mistake needs no other process to be reported.
         distributed.start()
-        function(**values)
+        chosen(**values).run()

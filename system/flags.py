@@ -1,76 +1,66 @@
-"""A function's signature is its flags, its docstring the text of --help.
+"""A dataclass as a command line: its fields are the flags, the comments on them the help.
 
-def main(task: str, max_len: int = 128) -> None: ...
+    @dataclasses.dataclass
+    class Learn:
+        "Learn a vocabulary from text."
 
-parse_arguments(main, ["--task", "mrpc", "--max_len", "64"])  # {"task": "mrpc", "max_len": 64}
-print(help_text("script.py", main))
+        texts: list[str]  # files of UTF-8 text
+        _: dataclasses.KW_ONLY
+        out: str  # vocab.txt to write
+        vocab_size: int = 30522  # tokens at most
+
+    parse(Learn, ["a.txt", "b.txt", "--out", "c.txt"])  # {"texts": ["a.txt", "b.txt"], "out": ...}
+    print(help_text("tokenization.py learn", Learn))
+
+fire splits the line; names and types are checked before anything runs.
 """
 
 import contextlib
+import dataclasses
 import inspect
+import itertools
 import re
 import textwrap
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from utils import UserError, nearest, short, type_name
 
 # What other programs call our flags, such as run_glue.py and Google's run_classifier.py.
 SYNONYMS = {
-    "train_file": "data_file",
-    "data": "data_file|train_file",
-    "input_file": "data_file",
-    "test_file": "data_file",
-    "validation_file": "eval_file",
-    "dev_file": "eval_file",
-    "output_dir": "save_dir|out",
-    "task_name": "task",
-    "learning_rate": "lr",
-    "batch": "batch_size",
-    "train_batch_size": "batch_size",
-    "per_device_train_batch_size": "batch_size",
-    "epochs": "n_epochs",
-    "num_train_epochs": "n_epochs",
-    "num_train_steps": "total_steps",
-    "max_steps": "total_steps",
-    "num_steps": "total_steps",
-    "bert_model": "pretrain_file",
-    "max_length": "max_len",
-    "accumulate": "gradient_accumulation",
-    "early_stop": "patience",
-    "lr_main": "lr",
-    "train_path": "data_file|train_file",
-    "valid_path": "eval_file",
-    "max_predictions_per_seq": "max_pred",
-    "masked_lm_prob": "mask_prob",
-    "warmup_ratio": "warmup",
-    "warmup_proportion": "warmup",
-    "gradient_accumulation_steps": "gradient_accumulation",
-    "gradient_checkpointing": "checkpointing",
-    "max_seq_length": "max_len",
-    "max_seq_len": "max_len",
-    "vocab_file": "vocab",
-    "config": "train_cfg",
-    "bert_config_file": "model_cfg",
-    "config_name": "model_cfg",
-    "model_name_or_path": "pretrain_file",
-    "init_checkpoint": "pretrain_file",
-    "model": "model_file",
-    "text_column": "text_a",
-    "label_column": "label",
-    "do_train": "mode train",
-    "do_eval": "mode eval",
-    "do_predict": "mode predict",
-    "fp16": "dtype bf16",
-    "bf16": "dtype bf16",
-    "n_best_size": "n_best",
-    "max_query_length": "max_query_len",
-    "max_answer_length": "max_answer_len",
+    "data_file": "train_file data input_file test_file train_path",
+    "train_file": "data train_path",
+    "eval_file": "validation_file dev_file valid_path",
+    "save_dir": "output_dir",
+    "out": "output_dir",
+    "task": "task_name",
+    "lr": "learning_rate lr_main",
+    "batch_size": "batch train_batch_size per_device_train_batch_size",
+    "n_epochs": "epochs num_train_epochs",
+    "total_steps": "num_train_steps max_steps num_steps",
+    "pretrain_file": "bert_model model_name_or_path init_checkpoint",
+    "model_file": "model",
+    "model_cfg": "bert_config_file config_name",
+    "train_cfg": "config",
+    "vocab": "vocab_file",
+    "max_len": "max_length max_seq_length max_seq_len",
+    "max_pred": "max_predictions_per_seq",
+    "mask_prob": "masked_lm_prob",
+    "warmup": "warmup_ratio warmup_proportion",
+    "gradient_accumulation": "accumulate gradient_accumulation_steps",
+    "checkpointing": "gradient_checkpointing",
+    "patience": "early_stop",
+    "text_a": "text_column",
+    "label": "label_column",
+    "n_best": "n_best_size",
+    "max_query_len": "max_query_length",
+    "max_answer_len": "max_answer_length",
+    "mode train": "do_train",
+    "mode eval": "do_eval",
+    "mode predict": "do_predict",
+    "dtype bf16": "fp16 bf16",
 }
-# The flags that a run on the built-in sample has a use for.
-SAMPLE_FLAGS = ("save_dir", "log_dir", "data_parallel", "shard")
-
 # What is no flag of any command, and how it is done.
 INSTEAD = {
     "device": "the GPUs that are visible are used; CUDA_VISIBLE_DEVICES= hides them",
@@ -80,10 +70,116 @@ INSTEAD = {
     "do_lower_case": "the vocabulary says it; tokenizer_config.json beside it overrules that",
 }
 
+# ------------------------------------------------------------------------------------------- fields
+
+
+def only(modes: str, default: Any = None) -> Any:
+    """A flag that some values of --mode alone have a use for: `only("eval predict")`."""
+    return dataclasses.field(default=default, metadata={"modes": tuple(modes.split())})
+
+
+def settings_of(cls: type, everywhere: tuple[str, ...]) -> Any:
+    """A dict of settings, each field of a dataclass a flag of its own, for --mode train.
+
+    Args:
+        everywhere: the fields that the other modes have a use for, too.
+    """
+    metadata = {"settings": cls, "everywhere": everywhere}
+    return dataclasses.field(default_factory=dict, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """What is known of a flag."""
+
+    name: str
+    kind: Any  # its annotated type
+    default: Any  # dataclasses.MISSING: it has to be given
+    needs_name: bool  # whether --name has to stand before the value
+    modes: tuple[str, ...]  # that use it; none: all do
+    group: str
+    help: str
+
+    @property
+    def is_required(self) -> bool:
+        return self.default is dataclasses.MISSING
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it takes all words without a name that are left."""
+        return self.kind in (list[str], list[str] | None)
+
+    @property
+    def usage(self) -> str:
+        """As the first line of --help shows it: TARGET, --out OUT, TEXTS..., [TEXTS...]."""
+        name = self.name.upper()
+        if self.is_list:
+            return f"{name}..." if self.is_required else f"[{name}...]"
+        return f"--{self.name} {name}" if self.needs_name else name
+
+
+# A field of a dataclass with the comments above it and the one behind it. A comment "# -- Data"
+# begins a group of flags.
+FIELD = re.compile(r"((?:^ {4}# .*\n)*)^ {4}(\w+): [^#\n(]*(?:\(\n)?[^#\n]*(#.*)?", re.MULTILINE)
+GROUP = re.compile(r"^ {4}# -- (.+)\n", re.MULTILINE)
+SETTINGS = "Settings of --train_cfg (a flag overrides the file, the file overrides the default)"
+
+
+def flags_of(command: type) -> dict[str, Flag]:
+    """The flags of a command by name: those of its own class, of its bases, of its settings."""
+    found: dict[str, Flag] = {}
+    settings: dict[str, Flag] = {}
+    for cls in filter(dataclasses.is_dataclass, command.__mro__):
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        comments, hints = comments_of(cls), typing.get_type_hints(cls)
+        # In the order of the class, where fields() begins with those of its bases.
+        for name in filter(fields.__contains__, inspect.get_annotations(cls)):
+            field = fields[name]
+            if kind := field.metadata.get("settings"):
+                settings = setting_flags(kind, field.metadata["everywhere"])
+            elif name not in found:
+                modes = field.metadata.get("modes", ())
+                group, text = comments[name]
+                needs_name = bool(field.kw_only)
+                found[name] = Flag(name, hints[name], field.default, needs_name, modes, group, text)
+    return found | settings
+
+
+def setting_flags(cls: type, everywhere: tuple[str, ...]) -> dict[str, Flag]:
+    """The fields of a dataclass of settings as flags."""
+    hints, comments = typing.get_type_hints(cls), comments_of(cls)
+    found = {}
+    for field in dataclasses.fields(cls):
+        name, modes = field.name, () if field.name in everywhere else ("train",)
+        text = comments[name][1]
+        found[name] = Flag(name, hints[name], field.default, True, modes, SETTINGS, text)
+    return found
+
+
+def comments_of(cls: type) -> dict[str, tuple[str, str]]:
+    """The group and the comment, behind it or above it, of each field that a class itself has."""
+    found = {field.name: ("Flags", "") for field in dataclasses.fields(cls)}
+    group, source = "Flags", ""
+    # A class that was typed in has no file.
+    with contextlib.suppress(OSError):
+        source = inspect.getsource(cls)
+    for above, name, behind in FIELD.findall(source):
+        if begun := GROUP.findall(above):
+            group = begun[-1]
+        text = behind or GROUP.sub("", above)
+        found[name] = (group, " ".join(text.replace("#", "").split()))
+    return found
+
+
+def names_in_order(command: type) -> list[str]:
+    """The fields as a call of the class takes them, those of its bases first."""
+    return [field.name for field in dataclasses.fields(command)]
+
+
 # ---------------------------------------------------------------------------------------- arguments
 
 # A negative number is not a flag: "-1" has no letter after its dash.
-FLAG = re.compile(r"(--?[A-Za-z][\w-]*)(?:=(.*))?", re.DOTALL)
+FLAG = re.compile(r"(--?[A-Za-z][\w-]*)(=.*)?", re.DOTALL)
 
 # Of several types that a flag may have, the first of these that takes the text is used.
 READERS: dict[type, Callable[[str], Any]] = {
@@ -96,288 +192,181 @@ READERS: dict[type, Callable[[str], Any]] = {
 }
 
 
-def parameters_of(function: Callable, settings: type | None = None) -> dict[str, inspect.Parameter]:
-    """The flags of a command: the parameters of its function and the fields of its settings."""
-    parameters = dict(inspect.signature(function).parameters)
-    if settings:
-        # A field of the settings is a flag like any other, and not the dict that they are passed
-        # in.
-        del parameters["settings"]
-        parameters |= inspect.signature(settings).parameters
-    return parameters
-
-
-def is_list(parameter: inspect.Parameter) -> bool:
-    """Whether a parameter takes all arguments without a name that are left."""
-    return parameter.annotation in (list[str], list[str] | None)
-
-
-def list_name(parameter: inspect.Parameter) -> str:
-    """TEXTS..., or [TEXTS...] where there may be none."""
-    name = f"{parameter.name.upper()}..."
-    return name if parameter.default is parameter.empty else f"[{name}]"
-
-
-def usage_parameters(parameters: dict[str, inspect.Parameter]) -> dict[str, str]:
-    """The parameters without a default and the lists, as usage shows them: TARGET, --out OUT."""
-    shown = {}
-    for name, parameter in parameters.items():
-        if is_list(parameter):
-            shown[name] = list_name(parameter)
-        elif parameter.default is parameter.empty:
-            flag = f"--{name} " if parameter.kind is parameter.KEYWORD_ONLY else ""
-            shown[name] = f"{flag}{name.upper()}"
-    return shown
-
-
-def parse_arguments(
-    function: Callable, arguments: list[str], settings: type | None = None
-) -> dict[str, Any]:
-    """Keyword arguments of a function from a command line.
+def parse(command: type, line: list[str]) -> dict[str, Any]:
+    """The fields of a command from its command line; what is not given is left to the defaults.
 
     `--name value`, `--name=value`, or `--name` alone for True; `-` may stand for `_` in a name.
-    Values without a name are the parameters without a default, in order; a list takes all that are
-    left, and may have a default. The fields of a dataclass `settings` become the parameter
-    `settings`, a dict.
+    Values without a name are the fields without a default, in order; a list takes all that are
+    left, and may have a default.
 
     UserError for every mistake, before anything runs.
     """
-    parameters = parameters_of(function, settings)
-    given, unnamed = split_flags(arguments, parameters)
-    shown = usage_parameters(parameters)
-    needed = [name for name in shown if parameters[name].default is inspect.Parameter.empty]
+    flags = flags_of(command)
+    check_names(line, flags)
+    words, texts = split(line)
     lists = {}
-    for name in shown:
-        # A list takes all arguments without a name that are left; without any, its default stays.
-        if unnamed and is_list(parameters[name]):
-            lists[name], unnamed = unnamed, []
-        elif unnamed and name not in given:
-            given[name] = unnamed.pop(0)
-    if unnamed:
-        raise UserError(f"unexpected {unnamed[0]!r}; flags are written --name value")
-    if missing := [shown[name] for name in needed if not (given | lists).get(name)]:
-        raise UserError(f"{' and '.join(missing)} missing; see --help")
-    values = {name: parse_value(text, parameters[name]) for name, text in given.items()}
-    fields = typing.get_type_hints(settings) if settings else ()
+    shown = [flags[name] for name in names_in_order(command) if name in flags]
+    shown = [flag for flag in shown if flag.is_required or flag.is_list]
+    for flag in shown:
+        # A list takes all words without a name that are left; without any, its default stays.
+        if words and flag.is_list:
+            lists[flag.name], words = words, []
+        elif words and flag.name not in texts:
+            texts[flag.name] = words.pop(0)
+    if words:
+        raise UserError(f"unexpected {words[0]!r}; flags are written --name value")
+    missing = [flag for flag in shown if flag.is_required and not (texts | lists).get(flag.name)]
+    if missing:
+        raise UserError(f"{' and '.join(flag.usage for flag in missing)} missing; see --help")
+    values = {name: read(text, flags[name]) for name, text in texts.items()}
     # Only what was given: the rest is up to the configuration file.
-    if chosen := {name: values.pop(name) for name in fields if name in values}:
-        values["settings"] = chosen
-    return lists | values
+    settings = {name: values.pop(name) for name in texts if flags[name].group == SETTINGS}
+    return lists | values | ({"settings": settings} if settings else {})
 
 
-def split_flags(
-    arguments: list[str], parameters: dict[str, inspect.Parameter]
-) -> tuple[dict[str, str], list[str]]:
-    """The texts of the flags by name, and the arguments that stand without a name."""
-    given: dict[str, str] = {}
-    unnamed = []
-    kinds = {name: p.annotation for name, p in parameters.items() if not is_list(p)}
-    queue = list(arguments)
-    while queue:
-        match = FLAG.fullmatch(argument := queue.pop(0))
+def check_names(line: list[str], flags: dict[str, Flag]) -> None:
+    """UserError where a word of a command line is no flag but looks like one, or lacks its value.
+
+    fire would take --no_cuda for a negation, the last of two --lr, and True for a missing text.
+    """
+    seen = set()
+    for word, following in itertools.pairwise([*line, "--end"]):
+        match = FLAG.fullmatch(word)
         if not match:
-            unnamed.append(argument)
+            # fire takes all that begins so for a flag.
+            if word.startswith("--") or re.match("-[A-Za-z]", word):
+                raise UserError(f"unexpected {word!r}; flags are written --name value")
             continue
-        flag, text = match.groups()
-        name = flag.removeprefix("--").replace("-", "_")
+        given, value = match.groups()
+        name = given.removeprefix("--").replace("-", "_")
         # The hint is for the name without dashes: -lr may mean --lr.
-        if name not in kinds:
-            raise UserError(f"unknown flag {short(flag)}{flag_hint(name.lstrip('_'), kinds)}")
-        # Twice the same flag is a mistake in a long command, and which one counts would be a guess.
-        if name in given:
-            raise UserError(f"{flag} is given twice; keep one")
+        if name not in flags or flags[name].is_list:
+            raise UserError(f"unknown flag {short(given)}{hint(name.lstrip('_'), flags)}")
+        # Twice the same flag is a mistake in a long command, and which counts would be a guess.
+        if name in seen:
+            raise UserError(f"{given} is given twice; keep one")
+        seen.add(name)
         # What looks like a flag is never a value; --name=-x says that it is.
-        if text is None and queue and not FLAG.fullmatch(queue[0]):
-            text = queue.pop(0)
-        elif text is None and kinds[name] is not bool:
-            raise UserError(f"{flag} has no value; expected {type_name(kinds[name])}")
-        given[name] = "True" if text is None else text
-    return given, unnamed
+        if value is None and FLAG.fullmatch(following) and flags[name].kind is not bool:
+            expected = type_name(flags[name].kind)
+            raise UserError(f"{given} has no value; expected {expected}")
 
 
-def parse_value(text: str, parameter: inspect.Parameter) -> Any:
+def split(line: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The words without a name and the flags of a command line, as texts."""
+    import fire
+
+    words, texts = list[str](), dict[str, str]()
+
+    # str: 2020 stays a text, and what it means is up to the flag's type.
+    @fire.decorators.SetParseFn(str)
+    def keep(*all_words: str, **all_flags: str) -> None:
+        words.extend(all_words)
+        texts.update(all_flags)
+
+    # fire's separator of calls is "-", which is standard input here.
+    fire.Fire(keep, [*line, "--", "--separator", "\0"])
+    return words, texts
+
+
+def read(text: str, flag: Flag) -> Any:
     """The value of a flag by its annotated type: 2020 stays a str where a str is expected."""
-    flag, kind = f"--{parameter.name} {short(text)}", parameter.annotation
+    shown = f"--{flag.name} {short(text)}"
     # The order of READERS decides between types: "None" is None before it is a text.
-    for one, read in READERS.items():
-        if one in (typing.get_args(kind) or (kind,)):
+    for one, reader in READERS.items():
+        if one in (typing.get_args(flag.kind) or (flag.kind,)):
             with contextlib.suppress(KeyError, ValueError):
-                value = read(text)
+                value = reader(text)
                 break
     else:
-        expected = type_name(kind).replace("bool", "True or False")
-        raise UserError(f"{flag}: expected {expected}")
+        expected = type_name(flag.kind).replace("bool", "True or False")
+        raise UserError(f"{shown}: expected {expected}")
     # float() takes "nan" and "inf", which no setting can be.
     if isinstance(value, int | float) and not abs(value) < 1e300:
-        raise UserError(f"{flag}: expected a finite number")
+        raise UserError(f"{shown}: expected a finite number")
     return value
 
 
-def flag_hint(name: str, flags: Iterable[str]) -> str:
+def hint(name: str, flags: Iterable[str]) -> str:
     """What to write instead of an unknown flag."""
     if name in INSTEAD:
         return f"; {INSTEAD[name]}"
-    for ours in SYNONYMS.get(name, "").split("|"):
-        if ours.split(" ")[0] in flags:
+    for ours, theirs in SYNONYMS.items():
+        if name in theirs.split() and ours.split()[0] in flags:
             return f" (it is --{ours} here)"
     return nearest(name, flags).replace("mean ", "mean --") or "; --help lists the flags"
 
 
-def given_flags(function: Callable, values: Mapping[str, Any]) -> list[str]:
-    """The flags that a command was called with: those whose value is not the default.
+def given_flags(command: Any) -> list[str]:
+    """The flags whose value is not the default, of a command or a dataclass alike.
 
-    Args:
-        function: the command, whose signature has the defaults.
-        values: its locals(); those in a dict `settings` were given.
+    A flag that is given with its default value has no effect, and so it passes as not given.
     """
-    parameters = inspect.signature(function).parameters
-    # A flag given with its default value has no effect, and so it passes as not given.
-    names = [name for name, p in parameters.items() if values.get(name, p.default) != p.default]
-    settings = values.get("settings") or {}
-    return [name for name in names if name != "settings"] + list(settings)
+    flags = [flag for flag in flags_of(type(command)).values() if flag.group != SETTINGS]
+    given = [flag.name for flag in flags if getattr(command, flag.name) != flag.default]
+    return given + [*getattr(command, "settings", {})]
 
 
-def check_mode(
-    function: Callable, mode: str, values: Mapping[str, Any], used_in: Mapping[str, str]
-) -> None:
-    """UserError where a flag was given that a mode has no use for.
+def check_mode(command: Any) -> None:
+    """UserError where a flag was given that a command's --mode has no use for.
 
-    Args:
-        mode: the mode that runs.
-        used_in: flag -> the modes that use it, as {"out": "eval predict"}; a flag that is not in
-            it is for all modes.
+    A flag that another mode alone reads would otherwise be ignored silently.
     """
-    names = given_flags(function, values)
-    useless = [f"--{name}" for name in names if mode not in used_in.get(name, mode).split()]
+    flags, mode = flags_of(type(command)), command.mode
+    useless = [name for name in given_flags(command) if mode not in (flags[name].modes or (mode,))]
     if useless:
-        raise UserError(f"--mode {mode} has no use for {', '.join(useless)}; see --help")
-
-
-def check_sample(function: Callable, values: Mapping[str, Any]) -> None:
-    """UserError where a flag was given that a run on the built-in sample has no use for."""
-    names = [name for name in given_flags(function, values) if name not in SAMPLE_FLAGS]
-    if names:
-        shown = ", ".join(f"--{name}" for name in names)
-        raise UserError(f"no --data_file, which is needed with {shown}; see --help")
+        shown = ", ".join(f"--{name}" for name in useless)
+        raise UserError(f"--mode {mode} has no use for {shown}; see --help")
 
 
 # --------------------------------------------------------------------------------------------- help
 
 WIDTH = 100  # columns of --help
 COLUMN = 32  # where descriptions begin
-SETTINGS = "Settings of --train_cfg (a flag overrides the file, the file overrides the default)"
-
-# Flags that mean the same in several commands: their group and their description.
-SHARED = {
-    "pretrain_file": (
-        "Weights",
-        "weights to start training from: a TensorFlow checkpoint or Google's .zip, a Hugging Face "
-        "folder, a .pt, or a name of `checkpoint.py list`; default: none, so that training starts "
-        "from scratch",
-    ),
-    "model_file": (
-        "Weights",
-        "a model trained here, to evaluate or predict with: its folder, its .pt or its .onnx",
-    ),
-    "model_cfg": (
-        "Weights",
-        "JSON of the model's shape, ours or Google's bert_config.json; default: what lies beside "
-        "the weights",
-    ),
-    "vocab": ("Weights", "vocab.txt; default: what lies beside the weights"),
-    "train_cfg": (
-        "Training",
-        "JSON of train.Config; default: the task's own in config/",
-    ),
-    "data_parallel": ("Training", "use all visible GPUs"),
-    "shard": (
-        "Training",
-        "started by torchrun, divide the model among the processes, where it does not fit into one "
-        "GPU",
-    ),
-    "settings": ("Training", 'settings that replace those of train_cfg, as {"lr": 3e-5}'),
-    "save_dir": (
-        "Output",
-        "folder of the run, which the same command resumes; default: runs/TASK",
-    ),
-    "log_dir": ("Output", "folder for TensorBoard's curves"),
-}
-
-# Below "Args:", a description may go on in lines that are indented more than its first one.
-ENTRY = re.compile(r"^( +)(\w[^:\n]*):(?: (.+(?:\n\1 .*)*))?$", re.MULTILINE)
-# A field of a dataclass with the comment above it and the one behind it.
-FIELD = re.compile(r"((?:^ {4}# .*\n)*)^ {4}(\w+): [^#\n(]*(?:\(\n)?[^#\n]*(#.*)?", re.MULTILINE)
+FIRST, LAST = ("What to do", "Data"), ("Weights", "Training", "Output", SETTINGS)
 
 
-def help_text(program: str, function: Callable, settings: type | None = None) -> str:
-    """What --help prints of a command: usage, the head of the docstring, the flags in groups."""
-    parameters = parameters_of(function, settings)
-    head, _, body = (inspect.getdoc(function) or "").partition("Args:\n")
-    about = described(body)
-    about |= {name: text for name, text in SHARED.items() if name not in about}
-    if settings:
-        about |= {name: (SETTINGS, text) for name, text in field_comments(settings).items()}
+def help_text(program: str, command: type) -> str:
+    """What --help prints of a command: usage, its docstring, the flags in groups."""
+    flags = flags_of(command)
     groups: dict[str, list[str]] = {}
-    for name in dict.fromkeys([*about, *parameters]):
-        if name in parameters:
-            group, text = about.get(name, ("Other", ""))
-            groups.setdefault(group, []).append(flag_help(parameters[name], text))
-    # These come last in every command.
-    for group in ("Weights", "Training", "Output", SETTINGS, "Other"):
-        if group in groups:
-            groups[group] = groups.pop(group)
-    usage = " ".join([program, *usage_parameters(parameters).values(), "[--name value ...]"])
-    parts = ["\n".join([f"{group}:", *entries]) for group, entries in groups.items()]
-    return "\n\n".join([f"usage: python {usage}", head.strip(), *parts])
+    # The mode comes first, since it decides which others have a use.
+    for flag in sorted(flags.values(), key=lambda flag: flag.name != "mode"):
+        groups.setdefault(flag.group, []).append(flag_help(flag))
+    between = [group for group in groups if group not in FIRST + LAST]
+    ordered = [group for group in (*FIRST, *between, *LAST) if group in groups]
+    in_order = [flags[name] for name in names_in_order(command) if name in flags]
+    shown = [flag.usage for flag in in_order if flag.is_required or flag.is_list]
+    usage = " ".join([program, *shown, "[--name value ...]"])
+    parts = ["\n".join([f"{group}:", *groups[group]]) for group in ordered]
+    return "\n\n".join([f"usage: python {usage}", (inspect.getdoc(command) or "").strip(), *parts])
 
 
-def described(body: str) -> dict[str, tuple[str, str]]:
-    """The group and the description of each parameter in the "Args:" of a docstring.
-
-    A line with nothing behind its colon starts a group; the entries of a group are indented.
-    """
-    about = {}
-    group = "Flags"
-    for _, head, text in ENTRY.findall(body):
-        if text:
-            about[head] = (group, " ".join(text.split()))
-        else:
-            group = head
-    return about
-
-
-def field_comments(cls: type) -> dict[str, str]:
-    """The comment behind each field of a dataclass, or above it."""
-    found = FIELD.findall(inspect.getsource(cls))
-    return {
-        name: " ".join((behind or above).replace("#", "").split()) for above, name, behind in found
-    }
-
-
-def flag_help(parameter: inspect.Parameter, text: str) -> str:
-    """A flag's name, type, description and default."""
-    head = f"--{parameter.name} {type_name(parameter.annotation)}"
-    if is_list(parameter):
-        head = list_name(parameter)
-    text = text.removesuffix(".")
-    if parameter.default is parameter.empty:
+def flag_help(flag: Flag) -> str:
+    """A flag's name, type, modes, description and default."""
+    head = flag.usage if flag.is_list else f"--{flag.name} {type_name(flag.kind)}"
+    text = flag.help.removesuffix(".")
+    # All settings of training but a few are for one mode; their title says it.
+    if flag.modes and flag.group != SETTINGS:
+        text = f"({', '.join(flag.modes)}) {text}"
+    if flag.is_required:
         text += " (required)"
-    elif parameter.default is not None and "default" not in text.lower():
-        text += f" (default {parameter.default})"
+    elif flag.default is not None and "default" not in text.lower():
+        text += f" (default {flag.default})"
     return two_columns(head, text)
 
 
-def name_of(function: Callable) -> str:
-    """The name of a subcommand: list_ is list, since Python has a list of its own."""
-    return function.__name__.rstrip("_")
+def name_of(command: type) -> str:
+    """The name of a subcommand: learn for Learn."""
+    return command.__name__.lower()
 
 
-def command_list(program: str, functions: Iterable[Callable]) -> str:
+def command_list(program: str, commands: Iterable[type]) -> str:
     """What --help prints of a program with subcommands."""
     lines = [f"usage: python {program} COMMAND ...", ""]
-    for function in functions:
-        first_line = (inspect.getdoc(function) or "").partition("\n")[0]
-        lines.append(two_columns(name_of(function), first_line))
+    for command in commands:
+        first_line = (inspect.getdoc(command) or "").partition("\n")[0]
+        lines.append(two_columns(name_of(command), first_line))
     lines += ["", f"python {program} COMMAND --help lists the flags of a command."]
     return "\n".join(lines)
 

@@ -4,13 +4,17 @@ from tasks.choices import ChoiceTask
 from tasks.questions import QuestionTask
 from tasks.sentences import TASKS, SentenceTask, get_task, own_task
 from tasks.tags import TagTask
-from tasks.task import Task
+from tasks.task import AnsweringTask, Task
 
-KINDS: tuple[type[Task], ...] = (SentenceTask, QuestionTask, TagTask, ChoiceTask)
+# By the name of the head in a checkpoint.
+KINDS: dict[str, type[AnsweringTask]] = {
+    kind.head: kind for kind in (SentenceTask, QuestionTask, TagTask, ChoiceTask)
+}
 
 __all__ = [
     "KINDS",
     "TASKS",
+    "AnsweringTask",
     "ChoiceTask",
     "QuestionTask",
     "SentenceTask",

@@ -23,7 +23,7 @@ import models
 from layers.packing import Packing
 from tasks.features import Batches, Features, encode, inputs_of
 from tasks.tables import csv_rows, find_delimiter, open_text, tsv_rows
-from tasks.task import Data, Task
+from tasks.task import AnsweringTask, Data
 from tokenization import FullTokenizer
 from utils import UserError, parse_json, short, show
 
@@ -109,7 +109,7 @@ class ChoiceBatches(Batches):
 
 
 @dataclasses.dataclass(frozen=True)
-class ChoiceTask(Task):
+class ChoiceTask(AnsweringTask):
     """What is learned from contexts and choices."""
 
     name: str = "choice"

@@ -26,7 +26,7 @@ from tasks import squad_metrics
 from tasks.features import Features, most_context
 from tasks.squad_metrics import Question, stands_at
 from tasks.superglue import check_not_flat, read_record
-from tasks.task import Data, Task
+from tasks.task import AnsweringTask, Data
 from tokenization import FullTokenizer
 from utils import UserError, note, short, show
 
@@ -67,7 +67,7 @@ class Answer:
 
 
 @dataclasses.dataclass(frozen=True)
-class QuestionTask(Task):
+class QuestionTask(AnsweringTask):
     """How questions and texts become windows, and scores answers."""
 
     name: str = "squad"
@@ -383,9 +383,9 @@ class QuestionTask(Task):
 
     # --------------------------------------------------------------------------------- settings
 
-    def run_settings(self, data_file: str | Path) -> dict[str, Any]:
-        """The settings of windows, and a digest of the training data."""
-        return {**super().run_settings(data_file), "keep_outside": self.keep_outside}
+    def run_settings(self, data: Data, eval_data: list[Data]) -> dict[str, Any]:
+        """The settings of windows, and digests of the data."""
+        return {**super().run_settings(data, eval_data), "keep_outside": self.keep_outside}
 
 
 # --------------------------------------------------------------------------------------------- rows

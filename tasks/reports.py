@@ -104,6 +104,11 @@ def short_names(files: Sequence[str]) -> list[str]:
     )
 
 
+def report_name(file: str) -> str:
+    """How the names of a file's reports begin: report_name("a/dev.tsv") -> "a_dev"."""
+    return Path(file).with_suffix("").as_posix().replace("/", "_")
+
+
 def over_files(results: dict[str, dict[str, float]]) -> tuple[str, dict[str, Any]]:
     """One model's metrics of several files, by name: a table with their means, and as JSON."""
     metrics = list(next(iter(results.values())))

@@ -18,14 +18,14 @@ import numpy as np
 
 from tasks import superglue, tables
 from tasks.labels import BITS, in_places, listed
-from tasks.task import Task
+from tasks.task import AnsweringTask
 from utils import UserError, in_a_line, nearest, note, short, show
 
 LARGEST = float(np.finfo(np.float32).max)  # of the labels that are numbers
 
 
 @dataclasses.dataclass(frozen=True)
-class TableTask(Task):
+class TableTask(AnsweringTask):
     """A task of labelled sentences or pairs in a table.
 
     A column is named as in tables.read: `premise|sentence1` goes by either name, `sentence|3` by

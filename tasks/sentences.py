@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import models
 from formats.loading import Checkpoint, settings_beside
 from formats.tfrecords import RECORDS
-from system.files import file_digest, read_json
+from system.files import read_json
 from tasks.features import LONG, encode
 from tasks.labels import question
 from tasks.metrics import METRICS, NEEDS
@@ -60,6 +60,7 @@ class SentenceTask(TableTask):
     long: str = "truncate"  # what becomes of longer texts: one of features.LONG
 
     head: ClassVar[str] = "classifier"
+    data_flag: ClassVar[str] = "data_file"
     fresh: ClassVar[tuple[str, ...]] = ("pooler", "classifier")
 
     def __post_init__(self) -> None:
@@ -357,10 +358,6 @@ class SentenceTask(TableTask):
                 other[JSON_NAMES.get(field.name, field.name)] = value
         labels = None if self.number else self.labels
         return {"task": self.name, **other, "labels": labels, "max_len": self.max_len}
-
-    def run_settings(self, data_file: str | Path) -> dict[str, Any]:
-        """The task, and a digest of its training data."""
-        return {**self.to_json(), "sha256 of data_file": file_digest(data_file)[:16]}
 
     @classmethod
     def saved(cls, source: Checkpoint) -> "SentenceTask":

@@ -28,6 +28,19 @@ def file_in(folder: str | Path, name: str) -> str:
     return other if Path(other).is_file() and not Path(file).is_file() else file
 
 
+def files_in(folder: str | Path, names: tuple[str, ...]) -> list[str]:
+    """Those of a task's files that are in a folder; UserError where none is."""
+    # A copy of GLUE may lack one of MNLI's two development sets; the other one is enough.
+    files = [file_in(folder, name) for name in names]
+    found = [file for file in files if Path(file).is_file()]
+    if not found:
+        raise UserError(
+            f"{folder} has no {' or '.join(names)} (in SuperGLUE {FILES.get(names[0], names[0])}); "
+            "expected the folder of one task, such as GLUE/MRPC or SuperGLUE/BoolQ"
+        )
+    return found
+
+
 def wic(values: dict[str, Any], where: str) -> list[dict[str, Any]]:
     """Both sentences, each with its word marked where the characters from start to end say."""
     row = {}

@@ -29,7 +29,7 @@ from tasks.features import Batches, Features, inputs_of, window_starts
 from tasks.labels import alike
 from tasks.notations import are_entities, hyphenated, notation_of, to_bio
 from tasks.tables import open_text
-from tasks.task import Data, Task
+from tasks.task import AnsweringTask, Data
 from tasks.words import Text, read_texts, split_words, with_column
 from tokenization import FullTokenizer
 from utils import UserError, nearest, note, short, show
@@ -155,7 +155,7 @@ class TagData(Data):
 
 
 @dataclasses.dataclass(frozen=True)
-class TagTask(Task):
+class TagTask(AnsweringTask):
     """What is learned from words with tags."""
 
     name: str = "tags"

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 import models
 from formats.loading import Checkpoint
+from pretrained import Pretrained
 from system.files import file_digest, read_json
-from tasks.features import Features, report_truncation
+from tasks.features import report_truncation
 from tokenization import FullTokenizer
 from utils import UserError, checked, nearest, show
 
@@ -32,17 +33,21 @@ class Data:
     """A file as inputs of a model, and its examples for answers and messages."""
 
     file: Path
-    features: Features
-    examples: list[Any]  # none of a TFRecord
+    features: Any  # Features, or what else makes batches of inputs: batches(batch_size, seed)
+    examples: list[Any]  # none of a TFRecord or of text to pre-train on
     summary: str = ""  # what was understood of the file, in a line
 
     def __repr__(self) -> str:
         return f"<{self.summary or self.file}: {self.features}>"
 
+    def __len__(self) -> int:
+        """How many examples there are."""
+        return len(self.examples) or len(self.features.example_labels)
+
 
 @dataclasses.dataclass(frozen=True)
 class Task(abc.ABC):
-    """A kind of supervised task: its rows, features, head, loss, answers, metrics and output.
+    """What is learnt from a file: its inputs, head, loss and metrics.
 
     The fields of a subclass are all that shapes the data: where columns are, labels, lengths.
     """
@@ -53,11 +58,18 @@ class Task(abc.ABC):
     head: ClassVar[str]  # the name of its head in a checkpoint
     settings_file: ClassVar[str] = "task.json"  # what lies beside a trained model
     settings: ClassVar[tuple[str, ...]] = ()  # the fields that it has
-    answer_columns: ClassVar[str] = ""  # the first line of a file of answers
-    # Heads that weights may lack when training starts.
+    data_flag: ClassVar[str] = "train_file"  # what a run calls the file that it was trained on
+    # Heads that weights may lack when training starts, and those that they may lack afterwards.
     fresh: ClassVar[tuple[str, ...]]
+    optional: ClassVar[tuple[str, ...]] = ()
+    each_epoch: ClassVar[bool] = True  # evaluated after every epoch; False: at every checkpoint
 
-    # ------------------------------------------------------------------------------------- rows
+    @property
+    def complete(self) -> str:
+        """What weights are that have its head, in words."""
+        return f"with its {self.head}"
+
+    # ------------------------------------------------------------------------------------- data
 
     @abc.abstractmethod
     def load(self, file: str | Path, tokenizer: FullTokenizer, labelled: bool = True) -> Data:
@@ -66,31 +78,6 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def load_training(self, file: str | Path, tokenizer: FullTokenizer) -> tuple[Any, Data]:
         """The task with all that follows from its training data, such as labels; and the data."""
-
-    @abc.abstractmethod
-    def read_unlabelled(self, file: str | Path) -> Iterator[Any]:
-        """The examples of a file to predict, one by one."""
-
-    @property
-    @abc.abstractmethod
-    def input_columns(self) -> tuple[str, ...]:
-        """What is read of mappings and DataFrames to predict; `a|b` goes by either name."""
-
-    @abc.abstractmethod
-    def examples_of(self, inputs: Iterable[Any]) -> Iterator[Any]:
-        """What a notebook has in hand, such as texts, as examples, one by one."""
-
-    @abc.abstractmethod
-    def encode_examples(
-        self, file: str | Path, examples: list[Any], tokenizer: FullTokenizer
-    ) -> Data:
-        """Examples that were read already, as inputs of a model."""
-
-    def report_truncation(
-        self, file: str | Path, n_rows: int, truncation: np.ndarray, remedy: str = ""
-    ) -> None:
-        """Say how much of a file was cut off; the arguments are those of features."""
-        report_truncation(file, n_rows, truncation, self.max_len, remedy)
 
     # ------------------------------------------------------------------------------------ model
 
@@ -104,13 +91,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def outputs(self, model: nn.Module, batch: Any) -> Tensor:
-        """(B, ...): what answers need of a batch's inputs."""
-
-    # ---------------------------------------------------------------------------------- answers
-
-    @abc.abstractmethod
-    def answers(self, data: Data, outputs: np.ndarray) -> list[Any]:
-        """An answer for each example, from the outputs of the data's inputs."""
+        """(B, ...): what metrics and answers need of a batch's inputs."""
 
     @abc.abstractmethod
     def metrics(self, data: Data, outputs: np.ndarray) -> dict[str, float]:
@@ -171,6 +152,56 @@ class Task(abc.ABC):
         """
         return source
 
-    def run_settings(self, data_file: str | Path) -> dict[str, Any]:
-        """What the run's run.json records of the task and its training data."""
-        return {**self.to_json(), "sha256 of train_file": file_digest(data_file)[:16]}
+    def check_start(self, start: Pretrained) -> None:
+        """UserError where a model cannot take the task's inputs."""
+        start.config.check_length(self.max_len)
+
+    def fit_start(self, start: Pretrained, data: Data) -> Pretrained:
+        """What training starts from, as the task and its data need it."""
+        # A head of another task is left out here, so that it starts anew.
+        if not start.source:
+            return start
+        return dataclasses.replace(start, source=self.fit_weights(start.source, training=True))
+
+    def run_settings(self, data: Data, eval_data: list[Data]) -> dict[str, Any]:
+        """What the run's run.json records of the task and its data."""
+        # A digest of each file: the same path with other contents is another run.
+        files = {self.data_flag: data.file}
+        files |= {f"eval_file {i}": one.file for i, one in enumerate(eval_data, start=1)}
+        digests = {f"sha256 of {name}": file_digest(file)[:16] for name, file in files.items()}
+        return {**self.to_json(), **digests}
+
+
+class AnsweringTask(Task):
+    """A kind of supervised task: each example has an answer, which can be predicted."""
+
+    answer_columns: ClassVar[str] = ""  # the first line of a file of answers
+
+    @abc.abstractmethod
+    def read_unlabelled(self, file: str | Path) -> Iterator[Any]:
+        """The examples of a file to predict, one by one."""
+
+    @property
+    @abc.abstractmethod
+    def input_columns(self) -> tuple[str, ...]:
+        """What is read of mappings and DataFrames to predict; `a|b` goes by either name."""
+
+    @abc.abstractmethod
+    def examples_of(self, inputs: Iterable[Any]) -> Iterator[Any]:
+        """What a notebook has in hand, such as texts, as examples, one by one."""
+
+    @abc.abstractmethod
+    def encode_examples(
+        self, file: str | Path, examples: list[Any], tokenizer: FullTokenizer
+    ) -> Data:
+        """Examples that were read already, as inputs of a model."""
+
+    @abc.abstractmethod
+    def answers(self, data: Data, outputs: np.ndarray) -> list[Any]:
+        """An answer for each example, from the outputs of the data's inputs."""
+
+    def report_truncation(
+        self, file: str | Path, n_rows: int, truncation: np.ndarray, remedy: str = ""
+    ) -> None:
+        """Say how much of a file was cut off; the arguments are those of features."""
+        report_truncation(file, n_rows, truncation, self.max_len, remedy)

@@ -94,13 +94,13 @@ def words_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[s
 def run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, words_of: Callable
 ) -> Callable:
-    """Run functions as a command line: run("--max_len 8", main) -> (status, stdout, stderr)."""
+    """Run classes as a command line: run("--max_len 8", Choose) -> (status, stdout, stderr)."""
 
-    def call(line: str, *functions: Callable) -> tuple[int, str, str]:
+    def call(line: str, *functions: type) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["prog.py", *words_of(line)])
         capsys.readouterr()
         try:
-            command(*functions, settings=train.Config if functions[0].__name__ == "main" else None)
+            command(*functions)
             status = 0
         except SystemExit as exit_:
             status = int(exit_.code or 0)

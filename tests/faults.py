@@ -35,11 +35,10 @@ import pytest
 import torch
 
 import checkpoint
-import classify
-import pretrain
-import train
+from classify import Classify
 from examples import sample as world
 from formats.weights import checkpoints_in, read_pt
+from pretrain import Pretrain
 from system import files
 from system.cli import command
 from training.runs import newest_state
@@ -49,12 +48,12 @@ torch.set_num_threads(1)
 FLAGS = "--lr 1e-3 --total_steps 60 --save_steps 2 --log_steps 3 --keep_checkpoints 2"
 KINDS = {
     "classify": (
-        classify.main,
+        Classify,
         "--data_file {s}/train.tsv --eval_file {s}/dev.tsv --model_cfg {s}/config.json "
         "--vocab {s}/vocab.txt --max_len 64 --batch_size 8 " + FLAGS,
     ),
     "pretrain": (
-        pretrain.main,
+        Pretrain,
         "--data_file {s}/corpus.txt --eval_file {s}/held_out.txt --model_cfg {s}/config.json "
         "--vocab {s}/vocab.txt --max_len 48 --batch_size 8 --gradient_accumulation 2 " + FLAGS,
     ),
@@ -109,7 +108,7 @@ def fork(
         if function:
             command(function)
         else:
-            command(KINDS[kind][0], settings=train.Config, processes=True)
+            command(KINDS[kind][0], processes=True)
         status = 0
     except SystemExit as end:
         status = int(end.code or 0)
@@ -516,7 +515,7 @@ def two_at_once(n: int, folder: Path, seed: int = 0) -> str:
         arguments = [str(model), target]
         if kind == "predict":
             arguments = [*data.split(), "--model_file", str(model), "--out", target]
-        function = None if kind == "predict" else checkpoint.convert
+        function = None if kind == "predict" else checkpoint.Convert
         log = place / f"log{k}"
         return fork("classify", arguments, log, lambda: time.sleep(delay), function)
 

@@ -42,16 +42,16 @@ import torch
 import checkpoint
 import finetune
 import models
-import pretrain
 import pretrained
-import squad
 import train
 import vectors
 from formats.vocab import casing
 from formats.weights import silent_stderr
+from pretrain import Pretrain
 from pretraining import instances, pairs, shards
 from pretraining.batches import PairBatches
 from pretraining.text import prepare_text
+from squad import Squad
 from system.cli import command
 from tasks import ChoiceTask, QuestionTask, TagTask
 from tasks.conlleval import count_file
@@ -123,7 +123,7 @@ def read_answers(file: Path) -> None:
     data, answers, odds = (
         str(file.with_name(f"{name}.json")) for name in ("dev", "predictions", "odds")
     )
-    squad.main(mode="eval", predict_file=data, predictions=answers, null_odds=odds)
+    Squad(mode="eval", predict_file=data, predictions=answers, null_odds=odds).run()
 
 
 def read_record(file: Path) -> None:
@@ -137,7 +137,7 @@ def read_record(file: Path) -> None:
 def read_pretrained(file: Path) -> None:
     """Evaluate a pre-trained model."""
     folder = file.parent
-    pretrain.main(mode="eval", model_file=str(folder), data_file=str(folder / "corpus"))
+    Pretrain(mode="eval", model_file=str(folder), data_file=str(folder / "corpus")).run()
 
 
 def read_run(file: Path) -> None:

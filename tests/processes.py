@@ -20,13 +20,13 @@ import kinds
 import torch
 
 import models
-import pretrain
 import train
 from pretraining.batches import PairBatches
 from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
 from pretraining.text import prepare_text
 from system import distributed
+from tasks import pretrain as pretraining_task
 from tokenization import FullTokenizer
 from training.inference import Source
 from utils import Interrupted, size
@@ -90,7 +90,7 @@ def get_loss(kind: str) -> train.GetLoss:
 
 def exact_loss(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
     """Pre-training's, its weights in float64 as in Google's formula."""
-    return pretrain.get_loss(model, batch._replace(weights=batch.weights.double()))
+    return pretraining_task.get_loss(model, batch._replace(weights=batch.weights.double()))
 
 
 def resume(kind: str, sample: Path, start: Path, folder: Path, shard: bool) -> None:

@@ -14,12 +14,12 @@ import torch
 import transformers
 
 import checkpoint
-import classify
 import features
 import finetune
 import models
 import pretrained
 import train
+from classify import Classify
 from formats import beside
 from system.files import read_json, write_json
 from tasks import TASKS
@@ -91,7 +91,7 @@ def test_a_value_taken_out_of_a_run_s_file_is_noticed_and_a_flag_still_decides(
     folder = tmp_path / "run"
     shutil.copytree(runs["sentences"], folder)
     line = f"--mode eval --model_file {folder} --data_file {sample}/train.tsv --out {tmp_path}/o"
-    status, _, err = run(f"{line} --max_len 20", classify.main)
+    status, _, err = run(f"{line} --max_len 20", Classify)
     assert (status, "longer than max_len=20" in err) == (0, True)
     values = read_json(folder / "task.json")
     del values["max_len"]
@@ -148,7 +148,7 @@ def test_a_run_keeps_the_rules_of_the_weights_it_began_from(
     line = f"--task mrpc --data_file {sample}/train.tsv --pretrain_file {folder} --max_len 64 "
     line += f"--save_dir {tmp_path}/run-theirs --batch_size 16 --n_epochs 1 --lr 1e-3"
     for _ in range(2):
-        status, _, err = run(f"{line} --save_steps 100", classify.main)
+        status, _, err = run(f"{line} --save_steps 100", Classify)
         assert (status, read_json(old / "run.json")["tokenizer rules"]) == (0, {}), err
         assert pretrained.find(old).tokenizer.encode(f"{text} {long}") == googles
     start = pretrained.find(folder, save_dir=old)
@@ -171,11 +171,11 @@ def test_a_file_of_another_model_is_refused_however_weights_are_opened(
     shutil.copytree(runs["sentences"], folder)
     (folder / name).write_text("{}")
     message = f"{name}: {beside.REFUSED[name]}; remove it"
-    commands = features.extract, features.similar
+    commands = features.Extract, features.Similar
     line = f"similar --pretrain_file {folder} --input_file {folder}/run.json --query a"
     for opened in (
         run(line, *commands),
-        run(f"convert {folder} {tmp_path}/x", checkpoint.convert, checkpoint.compare),
+        run(f"convert {folder} {tmp_path}/x", checkpoint.Convert, checkpoint.Compare),
     ):
         assert (opened[0], message in opened[2]) == (2, True)
     with pytest.raises(UserError, match=message):

@@ -17,7 +17,7 @@ import models
 from formats.weights import write_pt
 from utils import UserError
 
-COMMANDS = (features.extract, features.similar, features.fewshot, features.fill, features.score)
+COMMANDS = (features.Extract, features.Similar, features.Fewshot, features.Fill, features.Score)
 WORDS = "the a film book was is and very it good fine great bad poor awful mask".split()
 TEXTS = [
     "the [MASK] was good",

@@ -154,17 +154,17 @@ def test_an_object_checkpoint_of_tensorflow_2_is_called_one(tmp_path: Path) -> N
     root = tensorflow.train.Checkpoint(weight=tensorflow.Variable([1.0, 2.0]))
     prefix = root.write(str(tmp_path / "ckpt-1"))
     with pytest.raises(UserError, match=r"is an object checkpoint of TensorFlow 2, .*; convert it"):
-        checkpoint.inspect(prefix)
+        checkpoint.Inspect(prefix).run()
     for file in tmp_path.glob("*.index"):
         file.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(UserError, match="index is a pointer of git-lfs"):
-        checkpoint.inspect(prefix)
+        checkpoint.Inspect(prefix).run()
 
 
 def test_google_to_hugging_face_to_ours_to_hugging_face_is_bit_equal(
     tiny: Config, tmp_path: Path, ours: Path, run: Callable
 ) -> None:
-    commands = (checkpoint.convert, checkpoint.inspect, checkpoint.compare)
+    commands = (checkpoint.Convert, checkpoint.Inspect, checkpoint.Compare)
     google = tensorflow_checkpoint(dict(random_model(tiny).state_dict()), tiny, tmp_path / "tf")
     shutil.copy(ours / "vocab.txt", google)
     steps = [google, tmp_path / "hf", tmp_path / "mine" / "bert.pt", tmp_path / "hf2"]
@@ -200,13 +200,13 @@ def test_compare_finds_a_difference_and_a_missing_tensor(
     tensors = found.without("masked_lm").tensors
     write_pt(tmp_path / "b.pt", {"config": dataclasses.asdict(tiny), "model": tensors})
     line = f"compare {ours} {tmp_path / 'b.pt'}"
-    status, out, _ = run(line, checkpoint.convert, checkpoint.compare)
+    status, out, _ = run(line, checkpoint.Convert, checkpoint.Compare)
     assert status == 1
     assert re.search(r"pooler.dense.bias +5.000e-01", out)
     assert re.search(rf"masked_lm.bias +only in {ours}", out)
     assert "largest difference 5.000e-01, 5 tensors without a partner" in out
     assert (
-        run(f"compare {ours} {ours} --tolerance 0", checkpoint.convert, checkpoint.compare)[0] == 0
+        run(f"compare {ours} {ours} --tolerance 0", checkpoint.Convert, checkpoint.Compare)[0] == 0
     )
 
 
@@ -325,7 +325,7 @@ def test_hugging_face_files_old_and_new_load(
     half = {name: t.half() for name, t in tensors.items()}
     torch.save(half, tmp_path / "hf0/pytorch_model.bin")
     capsys.readouterr()
-    checkpoint.inspect(str(tmp_path / "hf0"))  # shows the file, not what we make of it
+    checkpoint.Inspect(str(tmp_path / "hf0")).run()  # shows the file, not what we make of it
     assert re.search(
         r"bert.encoder.layer.2.attention.self.value.weight +32x32 +float16", capsys.readouterr().out
     )
@@ -544,7 +544,7 @@ def test_a_runs_folder_stands_for_its_best_checkpoint(
         checkpoint.read(tmp_path / "model_steps_20.pt").file.name == "model_steps_20.pt"
     )  # named, it is that one
     status, out, _ = run(
-        f"convert {tmp_path} {tmp_path}/hf", checkpoint.convert, checkpoint.inspect
+        f"convert {tmp_path} {tmp_path}/hf", checkpoint.Convert, checkpoint.Inspect
     )
     assert (status, "model_steps_10.pt (the best of its run" in out) == (0, True)
     (tmp_path / "model_steps_10.pt").unlink()  # without it, or without evaluations, the last one
@@ -739,16 +739,16 @@ def test_targets_and_names_that_mean_nothing_here_are_refused(
         ),
         ("convert runs/mrpc x", "runs/mrpc does not exist; expected a TensorFlow checkpoint"),
     ):
-        status, _, err = run(line, checkpoint.convert, checkpoint.inspect)
+        status, _, err = run(line, checkpoint.Convert, checkpoint.Inspect)
         assert (status, message in err) == (2, True), err
     (tmp_path / "empty.pt").mkdir()
     (tmp_path / "link").symlink_to("empty.pt")
     for target in (".", "empty.pt"):
-        status, _, err = run(f"convert from {target}", checkpoint.convert, checkpoint.inspect)
+        status, _, err = run(f"convert from {target}", checkpoint.Convert, checkpoint.Inspect)
         assert (status, f"{target} exists already; name another target" in err) == (2, True)
-    assert run("convert from link", checkpoint.convert, checkpoint.inspect)[0] == 0
+    assert run("convert from link", checkpoint.Convert, checkpoint.Inspect)[0] == 0
     assert (tmp_path / "empty.pt/config.json").is_file()
-    assert run("convert from model-v1.5", checkpoint.convert, checkpoint.inspect)[0] == 0
+    assert run("convert from model-v1.5", checkpoint.Convert, checkpoint.Inspect)[0] == 0
     assert os.listdir(tmp_path / "model-v1.5")
 
 

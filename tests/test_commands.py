@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import checkpoint
-import classify
+from classify import Classify
 from examples import sample as world
 from system import progress
 from system.files import whole_file
@@ -32,14 +32,14 @@ def trained(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     cfg = folder / "train.json"
     cfg.write_text('{"batch_size": 32, "n_epochs": 1, "lr": 1e-4}')
-    classify.main(
+    Classify(
         data_file=str(sample / "train.tsv"),
         model_cfg=str(sample / "config.json"),
         train_cfg=str(cfg),
         vocab=str(sample / "vocab.txt"),
         save_dir=str(folder / "run"),
         max_len=64,
-    )
+    ).run()
     return folder
 
 
@@ -48,7 +48,7 @@ def test_the_built_in_sample_is_learnt_and_the_next_step_is_told(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(progress, "SECONDS", 0)
-    status, out, err = run("", classify.main)
+    status, out, err = run("--demo True", Classify)
     assert status == 0
     assert re.search(r"^cpu \(\d+ cores?\)$|^cuda \(\d+ GPUs?\)$", out, re.MULTILINE)
     assert re.search(r"^Epoch 3/3 : Average Loss \d\.\d{3}$", out, re.MULTILINE)
@@ -60,7 +60,7 @@ def test_the_built_in_sample_is_learnt_and_the_next_step_is_told(
     assert "python classify.py --task csv --data_file train.csv" in out
     assert "python classify.py --mode predict --model_file runs/mine" in out
     # The same command again has nothing left to train.
-    assert run("", classify.main)[1].count("Epoch") == 0
+    assert run("--demo True", Classify)[1].count("Epoch") == 0
 
 
 def test_the_sample_is_the_same_everywhere(tmp_path: Path) -> None:
@@ -82,14 +82,14 @@ def test_a_saved_model_needs_its_folder_and_nothing_else(
     shutil.copytree(trained / "run", moved)
     status, out, _ = run(
         f"--mode eval --model_file {moved}/model_steps_7.pt --data_file {sample}/dev.tsv",
-        classify.main,
+        Classify,
     )
     assert status == 0
     long_form = run(
         f"--task mrpc --mode eval --train_cfg {trained}/train.json --model_cfg "
         f"{sample}/config.json --data_file {sample}/dev.tsv --model_file {moved}/model_steps_7.pt "
         f"--vocab {sample}/vocab.txt --max_len 64",
-        classify.main,
+        Classify,
     )
     assert long_form[:2] == (0, out)
     assert json.loads((moved / "task.json").read_text()) == {
@@ -97,10 +97,7 @@ def test_a_saved_model_needs_its_folder_and_nothing_else(
         "labels": ["0", "1"],
         "max_len": 64,
     }
-    assert (
-        run(f"--mode eval --model_file {moved} --data_file {sample}/dev.tsv", classify.main)[1]
-        == out
-    )
+    assert run(f"--mode eval --model_file {moved} --data_file {sample}/dev.tsv", Classify)[1] == out
 
 
 def test_training_starts_from_a_hugging_face_folder_without_further_flags(
@@ -110,7 +107,7 @@ def test_training_starts_from_a_hugging_face_folder_without_further_flags(
     status, out, _ = run(
         f"--data_file {sample}/train.tsv --pretrain_file {tmp_path}/hf --train_cfg "
         f"{trained}/train.json --save_dir {tmp_path}/run --max_len 64",
-        classify.main,
+        Classify,
     )
     assert status == 0
     assert "Hugging Face weights" in out
@@ -118,7 +115,7 @@ def test_training_starts_from_a_hugging_face_folder_without_further_flags(
     status, out, _ = run(
         f"--task mrpc --mode eval --model_file {tmp_path}/hf --data_file {sample}/dev.tsv "
         "--max_len 64",
-        classify.main,
+        Classify,
     )
     assert status == 0
     assert "Accuracy: " in out
@@ -137,7 +134,7 @@ def test_the_labels_of_a_foreign_classifier_are_taken_by_name(
         (tmp_path / "hf/config.json").write_text(
             json.dumps(settings | {"id2label": dict(enumerate(names))})
         )
-        results[names] = run(line, classify.main)
+        results[names] = run(line, Classify)
     right = float(re.search(r"Accuracy: ([\d.]+)", results["0", "1"][1])[1])
     swapped = float(re.search(r"Accuracy: ([\d.]+)", results["1", "0"][1])[1])
     assert right + swapped == pytest.approx(1)
@@ -149,8 +146,8 @@ def test_the_labels_of_a_foreign_classifier_are_taken_by_name(
     assert "has the labels no, yes, and mrpc has 0, 1" in results["no", "yes"][2]
     train = f"--data_file {sample}/train.tsv --pretrain_file {tmp_path}/hf "
     train += f"--train_cfg {trained}/train.json --max_len 64 "
-    assert "new: classifier" in run(train + f"--save_dir {tmp_path}/new", classify.main)[1]
-    status, _, err = run(train + f"--save_dir {tmp_path}/hf", classify.main)
+    assert "new: classifier" in run(train + f"--save_dir {tmp_path}/new", Classify)[1]
+    status, _, err = run(train + f"--save_dir {tmp_path}/hf", Classify)
     assert (status, "holds a model already (config.json)" in err) == (2, True)
 
 
@@ -280,9 +277,7 @@ def test_a_mistake_ends_in_one_line_with_status_2_and_nothing_written(
     (bad / "cut.pt").write_bytes(content[:-1000])
     monkeypatch.chdir(new)
     before = {p: p.stat().st_mtime_ns for p in [*bad.rglob("*"), *trained.rglob("*")]}
-    status, out, err = run(
-        line.format(sample=sample, trained=trained, bad=bad, new=new), classify.main
-    )
+    status, out, err = run(line.format(sample=sample, trained=trained, bad=bad, new=new), Classify)
     assert message in err
     assert status == 2
     assert len(err.strip().splitlines()) == 1
@@ -296,7 +291,7 @@ def test_a_command_for_one_process_refuses_several_before_anything_is_written(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     status, _, err = run(
-        f"convert {trained}/run {tmp_path}/new", checkpoint.convert, checkpoint.inspect
+        f"convert {trained}/run {tmp_path}/new", checkpoint.Convert, checkpoint.Inspect
     )
     assert (status, err) == (
         2,
@@ -306,7 +301,7 @@ def test_a_command_for_one_process_refuses_several_before_anything_is_written(
 
 
 def test_subcommands_are_checked_too(run: Callable, tmp_path: Path) -> None:
-    commands = (checkpoint.convert, checkpoint.inspect, checkpoint.compare)
+    commands = (checkpoint.Convert, checkpoint.Inspect, checkpoint.Compare)
     for line, message in (
         ("convrt a b", "unknown command 'convrt' (did you mean convert?)"),
         ("convert a", "TARGET missing"),
@@ -346,13 +341,13 @@ def test_a_signal_saves_and_says_how_to_go_on(
 
     monkeypatch.setattr(SentenceTask, "loss", interrupted)
     line = TRAIN.format(sample=sample, trained=trained, new=tmp_path) + "--max_len 64"
-    found, _, err = run(line, classify.main)
+    found, _, err = run(line, Classify)
     assert found == status
     assert (
         f"prog.py: {what} at step 4 of 7; the same command resumes from "
         f"{tmp_path}/run/model_steps_4.pt" in err
     )
-    assert "Resuming from" in run(line, classify.main)[1]
+    assert "Resuming from" in run(line, Classify)[1]
     assert (tmp_path / "run/model_steps_7.pt").read_bytes() == (
         trained / "run/model_steps_7.pt"
     ).read_bytes()
@@ -374,7 +369,7 @@ def test_the_seed_commands_run_on_real_mrpc_from_tensorflow_weights(
         f"--task mrpc --mode train --train_cfg {cfg} --model_cfg {weights}/bert_config.json "
         f"--data_file {real}/glue/MRPC/train.tsv --pretrain_file {weights}/bert_model.ckpt --vocab "
         f"{weights}/vocab.txt --save_dir {tmp_path}/run --max_len 128",
-        classify.main,
+        Classify,
     )
     assert status == 0, err
     assert "TensorFlow checkpoint" in out
@@ -382,7 +377,7 @@ def test_the_seed_commands_run_on_real_mrpc_from_tensorflow_weights(
         f"--task mrpc --mode eval --train_cfg {cfg} --model_cfg {weights}/bert_config.json "
         f"--data_file {real}/glue/MRPC/dev.tsv --model_file {tmp_path}/run/model_steps_6.pt "
         f"--vocab {weights}/vocab.txt --max_len 128",
-        classify.main,
+        Classify,
     )
     assert status == 0
     assert 0.6 < float(re.search(r"^Accuracy: ([\d.]+)$", out, re.MULTILINE)[1]) < 0.9
@@ -397,17 +392,13 @@ def test_a_single_line_for_a_pair_says_what_separates_the_two(
     trained: Path, run: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     piped(monkeypatch, "only one text\n")
-    status, out, err = run(
-        f"--mode predict --model_file {trained}/run --data_file -", classify.main
-    )
+    status, out, err = run(f"--mode predict --model_file {trained}/run --data_file -", Classify)
     assert (status, out) == (2, "")
     assert err.endswith(
         "standard input, line 1: one text, and the model compares two; put a tab between them\n"
     )
     monkeypatch.setattr("sys.stdin", None)
-    status, out, err = run(
-        f"--mode predict --model_file {trained}/run --data_file -", classify.main
-    )
+    status, out, err = run(f"--mode predict --model_file {trained}/run --data_file -", Classify)
     assert (status, out, "standard input is closed" in err) == (2, "", True)
 
 
@@ -417,7 +408,7 @@ def test_which_file_is_used_is_said(
     said = f"pytorchic-bert checkpoint {trained}/run/model_steps_7.pt"
     _, out, _ = run(
         f"--mode eval --model_file {trained}/run --data_file {sample}/dev.tsv --out {tmp_path}",
-        classify.main,
+        Classify,
     )
     assert out.startswith(said)
     assert (
@@ -426,7 +417,7 @@ def test_which_file_is_used_is_said(
     line = (
         f"--mode predict --model_file {trained}/run --data_file {sample}/dev.tsv --out {tmp_path}/x"
     )
-    err = run(line, classify.main)[2]
+    err = run(line, Classify)[2]
     assert err.startswith(said)
     assert f"{sample}/dev.tsv: 60 rows; texts: '#1 String', '#2 String'\n" in err
 
@@ -443,7 +434,7 @@ def test_a_classifier_of_hugging_face_needs_no_task(
     )
     piped(monkeypatch, "one text\nanother\n")
     status, out, _ = run(
-        f"--mode predict --model_file {tmp_path}/hf --data_file - --max_len 64", classify.main
+        f"--mode predict --model_file {tmp_path}/hf --data_file - --max_len 64", Classify
     )
     assert status == 0
     assert out.splitlines()[0] == "index\tprediction\t나쁨\t좋음"
@@ -457,16 +448,16 @@ def test_files_that_are_read_once_may_be_pipes(
     os.mkfifo(pipe)
     content = (sample / "dev.tsv").read_bytes()
     line = f"--mode predict --model_file {trained}/run --out {tmp_path}/%s --data_file "
-    run(line % "a" + str(sample / "dev.tsv"), classify.main)
+    run(line % "a" + str(sample / "dev.tsv"), Classify)
     threading.Thread(target=pipe.write_bytes, args=(content,), daemon=True).start()
-    status, _, err = run(line % "b" + str(pipe), classify.main)
+    status, _, err = run(line % "b" + str(pipe), Classify)
     assert (status, (tmp_path / "a").read_bytes()) == (0, (tmp_path / "b").read_bytes()), err
     # What is read more than once may not: its digest is taken too.
     threading.Thread(target=pipe.write_bytes, args=(content,), daemon=True).start()
     line = TRAIN.format(sample=sample, trained=trained, new=tmp_path).replace(
         f"{sample}/train.tsv", str(pipe)
     )
-    status, _, err = run(line + "--max_len 64", classify.main)
+    status, _, err = run(line + "--max_len 64", Classify)
     assert (
         status,
         "pipe is a pipe or a device, and is read more than once; write it to a file first" in err,

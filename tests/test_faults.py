@@ -226,7 +226,7 @@ def test_a_signal_while_text_is_prepared_leaves_nothing(
         FullTokenizer, "encode", lambda *_: os.kill(os.getpid(), signal.SIGTERM) or [1]
     )
     line = " ".join(faults.flags("pretrain", sample, tmp_path / "run"))
-    status, _, err = run(line, faults.pretrain.main)
+    status, _, err = run(line, faults.Pretrain)
     assert (status, err.splitlines()[-1]) == (143, "prog.py: terminated")
     assert not (tmp_path / "run").exists()
 
@@ -576,7 +576,7 @@ def test_a_disk_that_is_full_keeps_what_was_saved_and_is_named(
     line = " ".join(
         faults.flags("classify", sample, small_disk / "run", keep_checkpoints=0, save_steps=1)
     )
-    status, _, err = run(line, faults.classify.main)
+    status, _, err = run(line, faults.Classify)
     kept = checkpoints_in(small_disk / "run")
     assert (status, len(kept) > 0) == (2, True)
     assert re.fullmatch(
@@ -675,7 +675,8 @@ def test_a_second_signal_of_another_kind_ends_nothing() -> None:
 
 
 def test_results_are_utf_8_whatever_the_terminal_says() -> None:
-    code = "from system import cli\ndef main() -> None:\n    print('좋음')\ncli.command(main)"
+    code = "import dataclasses\nfrom system import cli\n@dataclasses.dataclass\nclass Main:\n"
+    code += "  def run(self) -> None:\n    print('좋음')\ncli.command(Main)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

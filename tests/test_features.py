@@ -24,7 +24,7 @@ from system.files import write_json
 from tasks import fewshot
 from tokenization import FullTokenizer
 
-COMMANDS = (features.extract, features.similar, features.fewshot)
+COMMANDS = (features.Extract, features.Similar, features.Fewshot)
 WORDS = "the a film book was is and very it good fine great bad poor awful".split()
 
 
@@ -417,7 +417,7 @@ def test_a_mistake_ends_in_one_line(
     (tmp_path / "few.tsv").write_text("sentence\tlabel\na\t1\nb\t0\na film\t1\nb\t0\n")
     before = sorted(tmp_path.iterdir())
     status, out, err = run(
-        line.format(w=weights, t=tmp_path), features.extract, features.similar, features.fewshot
+        line.format(w=weights, t=tmp_path), features.Extract, features.Similar, features.Fewshot
     )
     assert message in err
     assert (status, "Traceback" in out + err) == (2, False)

@@ -17,13 +17,12 @@ import pytest
 import torch
 
 import checkpoint
-import choose
 import classify
 import features
 import models
-import modes
 import squad
 import tag
+from choose import Choose
 from formats.vocab import load_vocab
 from formats.weights import write_pt
 from models import Config, PretrainModel
@@ -38,6 +37,7 @@ from system.files import (
     whole_folder,
 )
 from system.locks import locked
+from tasks import exports
 from tasks.questions import read_squad
 from training import runs
 from utils import UserError
@@ -205,16 +205,16 @@ def test_two_conversions_to_one_target_leave_one_model(
 
     second = threading.Thread(target=convert, args=(b,))
     name = "save_for_transformers" if target == "hf" else "save_vocab"
-    save = getattr(checkpoint, name)
+    save = getattr(exports, name)
 
     def interleaved(*arguments: object, **more: object) -> None:
-        monkeypatch.setattr(checkpoint, name, save)
+        monkeypatch.setattr(exports, name, save)
         save(*arguments, **more)
         # In the middle of the first one; the second is done with a folder, and waits for a .pt.
         second.start()
         second.join(60 if target == "hf" else 0.2)
 
-    monkeypatch.setattr(checkpoint, name, interleaved)
+    monkeypatch.setattr(exports, name, interleaved)
     convert(a)
     second.join(60)
     (error,) = errors
@@ -354,13 +354,13 @@ def test_a_model_loses_none_of_its_files_to_a_result(tmp_path: Path, name: str) 
 @pytest.mark.parametrize(
     ("line", "main"),
     [
-        ("--mode predict --model_file none --data_file {d} --out {o}", classify.main),
-        ("--mode predict --model_file none --data_file {d} --out {o}", tag.main),
-        ("--mode predict --model_file none --data_file {d} --out {o}", choose.main),
-        ("--pretrain_file none --input_file {d} --output_file {o}", features.extract),
+        ("--mode predict --model_file none --data_file {d} --out {o}", classify.Classify),
+        ("--mode predict --model_file none --data_file {d} --out {o}", tag.Tag),
+        ("--mode predict --model_file none --data_file {d} --out {o}", Choose),
+        ("--pretrain_file none --input_file {d} --output_file {o}", features.Extract),
         (
             "--task csv --pretrain_file none --data_file {d} --eval_file {d} --out {o}",
-            features.fewshot,
+            features.Fewshot,
         ),
     ],
 )
@@ -382,30 +382,29 @@ def test_reports_replace_no_file_that_is_evaluated(tmp_path: Path) -> None:
     for data, endings in (("dev.tsv", (".tsv",)), ("dev.json", ()), ("run.csv", ())):
         (tmp_path / data).write_text("rows")
         (tmp_path / "run.json").write_text("{}")
-        flags = SimpleNamespace(data_file=str(tmp_path / data), out=str(tmp_path))
+        command = Choose(mode="eval", data_file=str(tmp_path / data), out=str(tmp_path))
+        command.report_endings, name = endings, Path(data).stem
         with pytest.raises(UserError, match=r"is read by this command|belongs to the model"):
-            modes.check_reports(flags, tmp_path, [data], endings)
-        modes.check_reports(flags, tmp_path / "eval", [data], endings)
+            command.check_reports(tmp_path, [tmp_path / name])
+        command.check_reports(tmp_path / "eval", [tmp_path / "eval" / name])
         with pytest.raises(UserError, match="is a file; name a folder for the reports"):
-            modes.check_reports(flags, tmp_path / "run.json", [data], endings)
+            command.check_reports(tmp_path / "run.json", [tmp_path / "run.json" / name])
     questions = tmp_path / "predictions.json"
     questions.write_text("{}")
-    flags = SimpleNamespace(predict_file=str(questions), out=str(tmp_path))
-    with pytest.raises(UserError, match="is read by this command"):
-        squad.answer_file(SimpleNamespace(task=None), flags, False)  # type: ignore[arg-type]
+    command = squad.Squad(predict_file=str(questions), out=str(tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "load", lambda: SimpleNamespace(task=None))
+        with pytest.raises(UserError, match="is read by this command"):
+            command.answer_file(evaluating=False)
 
 
 def test_a_folder_of_glue_is_not_predicted_into_itself(tmp_path: Path) -> None:
     (tmp_path / "val.jsonl").write_text("{}")
     (tmp_path / "test.jsonl").write_text("{}")
-    flags = SimpleNamespace(data_dir=str(tmp_path), out=str(tmp_path), data_file=None)
-    task = SimpleNamespace(hand_in=(), test=("test.tsv",))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classify, "load", lambda flags: SimpleNamespace(task=task))
-        patch.setattr(classify, "file_in", lambda folder, name: f"{tmp_path}/test.jsonl")
-        task.test = ("test.jsonl",)
-        with pytest.raises(UserError, match="is read by this command"):
-            classify.predict_files(flags)
+    command = classify.Classify(mode="predict", data_dir=str(tmp_path), out=str(tmp_path))
+    task = SimpleNamespace(hand_in=(), test=("test.jsonl",))
+    with pytest.raises(UserError, match="is read by this command"):
+        command.predict_folder(SimpleNamespace(task=task), str(tmp_path))
 
 
 # ----------------------------------------------------------------------------------- without an end

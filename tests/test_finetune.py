@@ -18,14 +18,14 @@ import pytest
 import torch
 
 import checkpoint
-import classify
 import finetune
 import models
-import pictures
 import pretrained
 import train
+from classify import Classify
 from formats.weights import checkpoints_in, write_pt
 from system.files import read_json, write_json
+from tasks import pictures
 from tasks.features import Batches
 from tasks.sentences import TASKS, SentenceTask, own_task
 from tokenization import FullTokenizer
@@ -121,7 +121,7 @@ def trained(shape: Path, tmp_path_factory: pytest.TempPathFactory) -> finetune.R
 def test_a_headerless_csv_trains_evaluates_and_predicts(
     shape: Path, tmp_path: Path, run: Callable
 ) -> None:
-    status, out, _ = run(flags(shape, tmp_path / "run", eval_file=shape / "dev.csv"), classify.main)
+    status, out, _ = run(flags(shape, tmp_path / "run", eval_file=shape / "dev.csv"), Classify)
     assert status == 0
     epochs = re.findall(
         r"^Epoch (\d)/4 : Average Loss [\d.]+\ndev\.csv: Accuracy ([\d.]+), loss ([\d.]+)$",
@@ -141,7 +141,7 @@ def test_a_headerless_csv_trains_evaluates_and_predicts(
     }
 
     model = f"--model_file {tmp_path}/run --data_file {shape}/dev.csv"
-    status, out, _ = run(f"--mode eval {model}", classify.main)
+    status, out, _ = run(f"--mode eval {model}", Classify)
     accuracy = float(re.search(r"^Accuracy: ([\d.]+)$", out, re.MULTILINE)[1])
     assert f"{accuracy:.4f}" == f"{best:.4f}"
     report = read_json(tmp_path / "run/eval/dev.json")
@@ -149,7 +149,7 @@ def test_a_headerless_csv_trains_evaluates_and_predicts(
     assert report["Accuracy"] == accuracy
     assert [sum(row) for row in report["confusion"]] == [labels.count("neg"), labels.count("pos")]
     assert sum(report["confusion"][i][i] for i in (0, 1)) / len(labels) == accuracy
-    status, out, _err = run(f"--mode predict {model}", classify.main)
+    status, out, _err = run(f"--mode predict {model}", Classify)
     rows = [line.split("\t") for line in out.splitlines()]
     assert rows.pop(0) == ["index", "prediction", "neg", "pos"]
     assert [int(row[0]) for row in rows] == list(range(60))
@@ -172,7 +172,7 @@ def test_json_lines_with_several_labels_a_text(shape: Path, tmp_path: Path, run:
             eval_file=shape / "dev.jsonl",
             n_epochs=12,
         ),
-        classify.main,
+        Classify,
     )
     assert status == 0, err
     assert read_json(tmp_path / "run/task.json") == {
@@ -188,7 +188,8 @@ def test_json_lines_with_several_labels_a_text(shape: Path, tmp_path: Path, run:
     f1 = max(map(float, re.findall(r"dev.jsonl: F1 ([\d.]+), Accuracy [\d.]+, loss", out)))
     assert f1 > 0.9
     status, out, _ = run(
-        f"--mode predict --model_file {tmp_path}/run --data_file {shape}/dev.jsonl", classify.main
+        f"--mode predict --model_file {tmp_path}/run --data_file {shape}/dev.jsonl",
+        Classify,
     )
     rows = [line.split("\t") for line in out.splitlines()]
     assert rows.pop(0) == ["index", "prediction", "long", "neg", "pos"]
@@ -197,7 +198,7 @@ def test_json_lines_with_several_labels_a_text(shape: Path, tmp_path: Path, run:
             n for n, p in zip(("long", "neg", "pos"), chances, strict=True) if float(p) > 0.5
         )
     status, out, _ = run(
-        f"--mode eval --model_file {tmp_path}/run --data_file {shape}/dev.jsonl", classify.main
+        f"--mode eval --model_file {tmp_path}/run --data_file {shape}/dev.jsonl", Classify
     )
     assert float(re.search(r"^F1: ([\d.]+)", out, re.MULTILINE)[1]) == pytest.approx(f1, abs=5.1e-5)
 
@@ -215,7 +216,7 @@ def test_a_number_is_learnt_by_squared_error(shape: Path, tmp_path: Path, run: C
             eval_file=shape / "dev.jsonl",
             n_epochs=16,
         ),
-        classify.main,
+        Classify,
     )
     assert status == 0, err
     checks = re.findall(r"dev.jsonl: Pearson ([\d.]+), Spearman ([\d.]+), loss ([\d.]+)", out)
@@ -223,7 +224,8 @@ def test_a_number_is_learnt_by_squared_error(shape: Path, tmp_path: Path, run: C
     best = max(float(pearson) for pearson, _, _ in checks)
     assert best > 0.9
     status, out, _ = run(
-        f"--mode predict --model_file {tmp_path}/run --data_file {shape}/dev.jsonl", classify.main
+        f"--mode predict --model_file {tmp_path}/run --data_file {shape}/dev.jsonl",
+        Classify,
     )
     rows = [line.split("\t") for line in out.splitlines()]
     assert rows.pop(0) == ["index", "prediction"]
@@ -232,7 +234,7 @@ def test_a_number_is_learnt_by_squared_error(shape: Path, tmp_path: Path, run: C
     losses = [float(loss) for pearson, _, loss in checks if float(pearson) == best]
     assert min(abs(np.mean(errors) - loss) for loss in losses) < 1e-4
     status, out, _ = run(
-        f"--mode eval --model_file {tmp_path}/run --data_file {shape}/dev.jsonl", classify.main
+        f"--mode eval --model_file {tmp_path}/run --data_file {shape}/dev.jsonl", Classify
     )
     lines = (tmp_path / "run/eval/dev_errors.tsv").read_text().splitlines()
     assert lines[0] == "line\tlabel\tprediction\tdifference\ttext_a\ttext_b"
@@ -278,21 +280,22 @@ def test_predictions_need_no_label_and_come_in_order_from_every_source(
     shape: Path, trained: finetune.Result, tmp_path: Path, run: Callable, words_of: Callable
 ) -> None:
     model = f"--mode predict --model_file {trained.file}"
-    whole = run(f"{model} --data_file {shape}/dev.csv", classify.main)[1]
+    whole = run(f"{model} --data_file {shape}/dev.csv", Classify)[1]
     texts = [row[0] for row in csv.reader(open(shape / "dev.csv", newline=""))]
     (tmp_path / "texts.csv").write_text("\n".join(texts) + "\n")
-    assert run(f"{model} --data_file {tmp_path}/texts.csv", classify.main)[1] == whole
+    assert run(f"{model} --data_file {tmp_path}/texts.csv", Classify)[1] == whole
     (tmp_path / "table.tsv").write_text(
         "".join(f"{i}\t{text}\n" for i, text in enumerate(["text", *texts]))
     )
     assert (
-        run(f"{model} --data_file {tmp_path}/table.tsv --text_a 1 --header True", classify.main)[1]
+        run(f"{model} --data_file {tmp_path}/table.tsv --text_a 1 --header True", Classify)[1]
         == whole
     )
     assert (
-        run(f"{model} --data_file {tmp_path}/texts.csv --out {tmp_path}/out/p.tsv", classify.main)[
-            1
-        ]
+        run(
+            f"{model} --data_file {tmp_path}/texts.csv --out {tmp_path}/out/p.tsv",
+            Classify,
+        )[1]
         == ""
     )
     assert (tmp_path / "out/p.tsv").read_text() == whole
@@ -395,7 +398,7 @@ def test_test_files_of_glue_become_what_its_site_takes(
         (data / name).write_text(test_rows)
     status, out, err = run(
         flags(shape, tmp_path / "run", task=task, data_file=None, data_dir=data, total_steps=2),
-        classify.main,
+        Classify,
     )
     assert status == 0, err
     for name in TASKS[task].dev:  # every one is evaluated
@@ -403,7 +406,7 @@ def test_test_files_of_glue_become_what_its_site_takes(
     assert (
         run(
             f"--mode predict --model_file {tmp_path}/run --data_dir {data} --out {tmp_path}/in",
-            classify.main,
+            Classify,
         )[0]
         == 0
     )
@@ -423,14 +426,12 @@ def test_test_files_of_glue_become_what_its_site_takes(
             run(
                 f"--task ax --mode predict --model_file {tmp_path}/run --data_dir {data} --out "
                 f"{tmp_path}/in",
-                classify.main,
+                Classify,
             )[0]
             == 0
         )
         assert (tmp_path / "in/AX.tsv").read_text() == (tmp_path / "in/MNLI-m.tsv").read_text()
-        status, out, _ = run(
-            f"--mode eval --model_file {tmp_path}/run --data_dir {data}", classify.main
-        )
+        status, out, _ = run(f"--mode eval --model_file {tmp_path}/run --data_dir {data}", Classify)
         assert re.findall(r"^(dev_\w+\.tsv):\nAccuracy: [\d.]+$", out, re.MULTILINE) == list(
             TASKS[task].dev
         )
@@ -521,14 +522,14 @@ def test_training_stops_when_patience_ends_and_keeps_the_best(
         keep_checkpoints=1,
     )
     calls = list(range(6))
-    status, out, _ = run(line, classify.main)
+    status, out, _ = run(line, Classify)
     assert status == 0
     assert out.count("Epoch") == 5
     assert "Stopped: 3 checks without a better loss\n" in out
     best = tmp_path / "run/model_steps_100.pt"  # 50 batches an epoch
     assert f"Best: loss 0.5000, {best}\n" in out
     assert checkpoints_in(tmp_path / "run") == [best, tmp_path / "run/model_steps_250.pt"]
-    status, out, _ = run(line, classify.main)  # the same command has nothing left to do
+    status, out, _ = run(line, Classify)  # the same command has nothing left to do
     assert (status, out.count("Epoch")) == (0, 0)
     assert "stopped after 3 checks without a better loss" in out
     assert f"Best: loss 0.5000, {best}\n" in out
@@ -536,12 +537,12 @@ def test_training_stops_when_patience_ends_and_keeps_the_best(
     with monkeypatch.context() as patch:
         # A run that ends at step 150 would leave no optimizer in its best checkpoint.
         patch.setattr(train, "drop_optimizer", lambda file: None)
-        run(line.replace("/run", "/broken") + " --total_steps 150", classify.main)
+        run(line.replace("/run", "/broken") + " --total_steps 150", Classify)
     (tmp_path / "broken/model_steps_150.pt").unlink()
     settings = tmp_path / "broken/run.json"
     settings.write_text(settings.read_text().replace('"total_steps": 150', '"total_steps": null'))
     calls = list(range(2, 6))
-    status, out, _ = run(line.replace("/run", "/broken"), classify.main)
+    status, out, _ = run(line.replace("/run", "/broken"), Classify)
     assert "Resuming from" in out
     assert f"Best: loss 0.5000, {tmp_path}/broken/model_steps_100.pt\n" in out
     assert out.count("Epoch") == 3
@@ -564,7 +565,7 @@ def test_several_seeds_are_compared_and_runs_that_failed_to_learn_counted(
     shape: Path, tmp_path: Path, run: Callable
 ) -> None:
     line = flags(shape, tmp_path / "run", eval_file=shape / "dev.csv", seeds=3, n_epochs=1)
-    status, out, err = run(line, classify.main)
+    status, out, err = run(line, Classify)
     assert status == 0, err
     results = read_json(tmp_path / "run/results.json")
     values = [r["last"]["Accuracy"] for r in results["runs"]]
@@ -598,23 +599,23 @@ def test_several_seeds_are_compared_and_runs_that_failed_to_learn_counted(
     assert (
         next_commands.count(f"{tmp_path}/run/seed-") == 3 == next_commands.count(f"{best.parent}")
     )
-    status, out, _ = run(line, classify.main)  # all is there already
+    status, out, _ = run(line, Classify)  # all is there already
     assert (status, out.count("Epoch"), read_json(tmp_path / "run/results.json")) == (0, 0, results)
     # The folder may be moved; results.json decides.
     moved = (tmp_path / "run").rename(tmp_path / "moved")
     for chosen in [results["best"], *results["runs"]]:
         write_json(moved / "results.json", {**results, "best": chosen})
         line = f"--mode eval --model_file {moved} --data_file {shape}/dev.csv --out {tmp_path}/eval"
-        status, out, err = run(line, classify.main)
+        status, out, err = run(line, Classify)
         file = moved / f"seed-{chosen['seed']}" / Path(chosen["best_file"]).name
         assert (status, out.split(" (")[0]) == (0, f"pytorchic-bert checkpoint {file}")
         said = f"{moved} holds the runs of several seeds; the best is {file.parent}\n"
         assert err == said
     (moved / "results.json").unlink()
-    status, _, err = run(line, classify.main)
+    status, _, err = run(line, Classify)
     assert (status, f"they have not ended; name one, such as {moved}/seed-42" in err) == (2, True)
     line = flags(shape, tmp_path / "lame", eval_file=shape / "dev.csv", seeds=2, lr=0.0)
-    status, out, _ = run(line, classify.main)
+    status, out, _ = run(line, Classify)
     values = [r["best"]["Accuracy"] for r in read_json(tmp_path / "lame/results.json")["runs"]]
     assert (
         f"Failed to learn: {sum(v <= results['always the same answer'] for v in values)} of 2 runs"
@@ -708,7 +709,7 @@ def test_the_official_code_s_records_train_as_their_table_does(
         n_epochs=1,
         labels="neg,pos",
     )
-    assert run(table, classify.main)[0] == 0
+    assert run(table, Classify)[0] == 0
     line = flags(
         shape,
         tmp_path / "run",
@@ -719,7 +720,7 @@ def test_the_official_code_s_records_train_as_their_table_does(
         eval_file=records / "dev.tf_record",
         meta_data_file=records / "meta.json",
     )
-    status, _out, err = run(line, classify.main)
+    status, _out, err = run(line, Classify)
     assert status == 0, err
     files = [tmp_path / f"{name}/model_steps_50.pt" for name in ("table", "run")]
     a, b = (checkpoint.read(file).tensors for file in files)
@@ -728,17 +729,17 @@ def test_the_official_code_s_records_train_as_their_table_does(
         tmp_path / "run/metrics.jsonl"
     ).read_text()
     model = f"--model_file {tmp_path}/run"
-    assert run(f"--mode eval {model} --data_file {records}/dev.tf_record", classify.main)[0] == 0
+    assert run(f"--mode eval {model} --data_file {records}/dev.tf_record", Classify)[0] == 0
     rows = []
     for m, f in (
         (model, records / "dev.tf_record"),
         (f"--model_file {tmp_path}/table", shape / "dev.csv"),
     ):
-        out = run(f"--mode predict {m} --data_file {f}", classify.main)[1]
+        out = run(f"--mode predict {m} --data_file {f}", Classify)[1]
         rows.append([line.split("\t") for line in out.splitlines()[1:]])
     names = {"0": "neg", "1": "pos"}
     assert [[i, names[answer], *chances] for i, answer, *chances in rows[0]] == rows[1]
-    status, _, err = run(line.replace("train.csv", "") + " --max_len 20", classify.main)
+    status, _, err = run(line.replace("train.csv", "") + " --max_len 20", Classify)
     assert (status, "has inputs of 24 tokens; set --max_len 24" in err) == (2, True)
 
 
@@ -747,7 +748,7 @@ def test_long_texts_are_cut_and_told_or_averaged_over_windows(
 ) -> None:
     line = f"--mode eval --model_file {trained.file} --data_file {shape}/dev.csv --max_len 8 "
     line += f"--out {tmp_path}"
-    status, cut, err = run(line, classify.main)
+    status, cut, err = run(line, Classify)
     texts = [row[0].split() for row in csv.reader(open(shape / "dev.csv", newline=""))]
     long, lost = sum(len(t) > 6 for t in texts), sum(max(0, len(t) - 6) for t in texts)
     share = lost / (sum(map(len, texts)) + 2 * len(texts))
@@ -756,7 +757,7 @@ def test_long_texts_are_cut_and_told_or_averaged_over_windows(
         f"{long} of 60 rows are longer than max_len=8; {lost} of their tokens are cut off, "
         f"{share:.1%} of all",
     ) == (0, re.search(r"\d+ of 60 rows .* of all", err)[0])
-    assert run(line + " --long window", classify.main)[1] != cut
+    assert run(line + " --long window", Classify)[1] != cut
     task = finetune.load(trained.file).task
     saved = finetune.load(trained.file, dataclasses.replace(task, max_len=8, long="window"))
     data = saved.load(shape / "dev.csv")
@@ -785,7 +786,7 @@ def test_mistakes_are_written_with_the_most_confident_first_and_pictures_drawn(
         csv.writer(f).writerows(turned)
     line = f"--mode eval --model_file {trained.file} --data_file {tmp_path}/dev.csv "
     line += f"--out {tmp_path}/eval --plots"
-    status, out, err = run(line, classify.main)
+    status, out, err = run(line, Classify)
     assert status == 0, err
     assert re.search(
         r"^label \\ predicted +neg +pos\nneg +\d+ +\d+\npos +\d+ +\d+$", out, re.MULTILINE
@@ -893,7 +894,7 @@ def test_a_mistake_ends_in_one_line_and_writes_nothing(
         "model": trained.file,
         "bare": bare,
     }
-    status, out, err = run(line.format(**words), classify.main)
+    status, out, err = run(line.format(**words), Classify)
     assert message in err
     assert (status, len(err.strip().splitlines())) == (2, 1)
     assert "Traceback" not in out + err
@@ -912,7 +913,7 @@ def test_every_setting_of_training_is_a_flag(shape: Path, tmp_path: Path, run: C
             head_lr=0.002,
             schedule="linear",
         ),
-        classify.main,
+        Classify,
     )
     assert status == 0, err
     settings = read_json(tmp_path / "run/run.json")
@@ -928,7 +929,7 @@ def test_every_setting_of_training_is_a_flag(shape: Path, tmp_path: Path, run: C
             "batch_size",
         )
     ] == [0.001, 1, True, 0.9, 0.002, "linear", 8]
-    status, _, err = run(flags(shape, tmp_path / "run", n_epoch=1), classify.main)
+    status, _, err = run(flags(shape, tmp_path / "run", n_epoch=1), Classify)
     assert (status, "unknown flag --n_epoch (did you mean --n_epochs?)" in err) == (2, True)
 
 
@@ -956,7 +957,7 @@ def test_every_small_task_of_glue_trains_evaluates_and_predicts_from_its_folder(
         status, out, err = run(
             f"--task {folder} --data_dir {data} --pretrain_file {real}/minilm --save_dir "
             f"{tmp_path}/run-{folder} --n_epochs 1",
-            classify.main,
+            Classify,
         )
         assert status == 0, err
         assert f"dev.tsv: {metric} " in out
@@ -964,7 +965,7 @@ def test_every_small_task_of_glue_trains_evaluates_and_predicts_from_its_folder(
             status, out, err = run(
                 f"--mode predict --model_file {tmp_path}/run-{folder} --data_dir {data} --out "
                 f"{tmp_path}/in",
-                classify.main,
+                Classify,
             )
             assert status == 0, err
             task = TASKS[folder.lower().replace("-", "")]
@@ -994,7 +995,7 @@ def test_a_header_in_other_capitals_trains_and_the_columns_belong_to_the_model(
     (tmp_path / "train.csv").write_text("Text,Label\n" + content)
     (tmp_path / "other.csv").write_text("review,sentiment\n" + content)
     line = flags(shape, tmp_path / "run", data_file=tmp_path / "train.csv", n_epochs=1)
-    status, out, err = run(line, classify.main)
+    status, out, err = run(line, Classify)
     assert status == 0, err
     assert re.search(
         r"train\.csv: \d+ rows; text: 'Text'; label: 'Label' \(neg \d+, pos \d+\)", out
@@ -1002,15 +1003,13 @@ def test_a_header_in_other_capitals_trains_and_the_columns_belong_to_the_model(
     assert read_json(tmp_path / "run/task.json")["text_a"] == "Text"
     status, out, err = run(
         f"--mode predict --model_file {tmp_path}/run --data_file {tmp_path}/other.csv",
-        classify.main,
+        Classify,
     )
     assert (
         status,
         out,
         "no column 'Text'; the columns of its first row are review, sentiment" in err,
     ) == (2, "", True)
-    status, _, err = run(
-        flags(shape, tmp_path / "new", data_file=tmp_path / "other.csv"), classify.main
-    )
+    status, _, err = run(flags(shape, tmp_path / "new", data_file=tmp_path / "other.csv"), Classify)
     assert (status, "is its first row a header?" in err) == (2, True)
     assert not (tmp_path / "new").exists()

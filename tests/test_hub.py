@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 import checkpoint
 import models
 from formats import hub, loading
+from formats.names import OURS
 from system.files import read_json
 from utils import UserError
 
@@ -35,7 +36,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     torch.manual_seed(0)
     tensors = models.PretrainModel(CONFIG).state_dict()
-    source = checkpoint.Checkpoint(checkpoint.OURS, folder / "x.pt", CONFIG, tensors)
+    source = checkpoint.Checkpoint(OURS, folder / "x.pt", CONFIG, tensors)
     vocab = folder.parent / "vocab.txt"
     vocab.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]) + "\n")
     checkpoint.write_hugging_face(source, folder, True, vocab)

@@ -1,5 +1,6 @@
 """What reaches a terminal, a log and JSON: foreign text shown, bars as lines, numbers that are."""
 
+import dataclasses
 import io
 import json
 import math
@@ -16,11 +17,11 @@ import numpy as np
 import pytest
 
 import checkpoint
-import classify
 import corpus
 import features
 import squad
 import utils
+from classify import Classify
 from system import cli, progress
 from system.files import write_json
 from tasks import reports
@@ -62,15 +63,20 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_command_shows_foreign_text_whichever_way_it_is_told(run: Callable) -> None:
-    def told() -> None:
+@dataclasses.dataclass
+class Told:
+    """A command that tells foreign text in every way."""
+
+    def run(self) -> None:
         note(f"note {HOSTILE}\n2")
         say(f"say {HOSTILE}")
         print(f"print {HOSTILE}")
         print(reports.confusion_table((HOSTILE, "b\n"), np.array([[1, 2], [3, 4]])))
         raise UserError(f"error {HOSTILE}")
 
-    status, out, err = run("", told)
+
+def test_a_command_shows_foreign_text_whichever_way_it_is_told(run: Callable) -> None:
+    status, out, err = run("", Told)
     lines = out.splitlines()
     assert (status, lines[:2]) == (2, [f"say {SHOWN}", f"print {SHOWN}"])
     assert len({len(line) for line in lines[2:]}) == 1  # aligned as they are seen
@@ -128,7 +134,7 @@ def test_labels_and_columns_of_a_file_reach_no_terminal_raw(
     assert "\x1b]0;x\x07" in out
 
 
-MAIN = classify.main
+MAIN = Classify
 
 
 # --------------------------------------------------------------------- names that are not UTF-8
@@ -156,8 +162,8 @@ def test_files_and_folders_whose_names_are_no_utf_8_serve_as_any_others(
     assert report["data_file"] == f"{tmp_path}/r\\udcff/d\\udce9v.tsv"
     for line, functions in (
         (f"--mode predict --model_file {model} --data_file {dev} --out {folder}/answers", [MAIN]),
-        (f"convert {model} {folder}/hf", [checkpoint.convert, checkpoint.compare]),
-        (f"compare {model} {folder}/hf", [checkpoint.convert, checkpoint.compare]),
+        (f"convert {model} {folder}/hf", [checkpoint.Convert, checkpoint.Compare]),
+        (f"compare {model} {folder}/hf", [checkpoint.Convert, checkpoint.Compare]),
         (f"prepare {text} --vocab {sample}/vocab.txt --out {folder}/ids", PREPARE),
         (f"prepare {text} --vocab {sample}/vocab.txt --out {folder}/ids", PREPARE),
         (f"describe {folder}/ids --max_len 48", PREPARE),
@@ -170,7 +176,7 @@ def test_files_and_folders_whose_names_are_no_utf_8_serve_as_any_others(
     assert "r\\udcff/\\udce9 does not exist" in err
 
 
-PREPARE = [corpus.prepare, corpus.describe]
+PREPARE = [corpus.Prepare, corpus.Describe]
 
 
 # ------------------------------------------------------------------------------------------- bars

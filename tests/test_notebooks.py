@@ -14,7 +14,7 @@ import torch
 
 import checkpoint
 import models
-import pictures
+from tasks import pictures
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")

@@ -12,8 +12,8 @@ import torch
 import blanks
 import finetune
 import models
-import pretrain
 import vectors
+from pretrain import Pretrain
 from training.inference import are_numbers
 from utils import UserError
 
@@ -93,7 +93,7 @@ def test_vectors_blanks_and_pre_training_refuse_them_too(
         models.PretrainModel, "forward", lambda *args: tuple(x * math.nan for x in forward(*args))
     )
     line = f"--mode eval --model_file {folder} --data_file {folder}/corpus"
-    status, _, err = run(line, pretrain.main)
+    status, _, err = run(line, Pretrain)
     assert status == 2
     assert "pretrained/corpus gives scores that are no numbers" in err.splitlines()[-1]
     assert not (folder / "eval_results.json").exists()

@@ -18,6 +18,8 @@ import models
 import pretrained
 import train
 from formats import onnx as onnx_files
+from formats.names import OURS
+from tasks import exports
 from utils import UserError
 
 CONFIG = models.Config(70, 16, 2, 2, 32, max_len=24)
@@ -50,10 +52,8 @@ def saved(folder: Path, kind: str) -> tuple[nn.Module, Path]:
     model = KINDS[kind]().eval()
     labels = ["x", "y", "z"] if kind in ("classifier", "tags") else None
     (folder / "words.txt").write_text("\n".join(WORDS) + "\n")
-    source = checkpoint.Checkpoint(
-        checkpoint.OURS, folder / "m.pt", CONFIG, model.state_dict(), labels
-    )
-    checkpoint.write_with_vocab(folder / "own" / "m.pt", source, folder / "words.txt", True)
+    source = checkpoint.Checkpoint(OURS, folder / "m.pt", CONFIG, model.state_dict(), labels)
+    exports.write_with_vocab(folder / "own" / "m.pt", source, folder / "words.txt", True)
     return model, folder / "own" / "m.pt"
 
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 import checkpoint
-import classify
 import finetune
 import models
-import train
+from classify import Classify
 from formats import cards
+from formats.weights import write_pt
 from system.files import read_json, write_json
-from system.flags import parse_arguments
+from system.flags import parse
 from tasks import KINDS, TASKS
 from tasks.sentences import find_task
 from training import runs
@@ -34,7 +34,7 @@ def trained(folder: Path, model: torch.nn.Module, settings: dict[str, Any]) -> P
     write_json(folder / "tokenizer_config.json", {"do_lower_case": True})
     write_json(folder / "task.json", settings)
     contents = {"config": dataclasses.asdict(CONFIG), "model": model.state_dict()}
-    checkpoint.write_pt(folder / "model_steps_1.pt", contents)
+    write_pt(folder / "model_steps_1.pt", contents)
     return folder
 
 
@@ -128,7 +128,7 @@ def test_the_card_says_what_was_trained_how_and_how_well(sample: Path, tmp_path:
         "--model_cfg", f"{tmp_path}/model.json", "--vocab", f"{sample}/vocab.txt",
         "--total_steps", "3", "--save_dir", str(tmp_path / "run"), "--max_len", "32",
     ]  # fmt: skip
-    classify.main(**parse_arguments(classify.main, arguments, train.Config))
+    Classify(**parse(Classify, arguments)).run()
     checkpoint.convert(str(tmp_path / "run"), str(tmp_path / "folder"))
     card = (tmp_path / "folder" / "README.md").read_text()
     (last,) = runs.read_evaluations(tmp_path / "run" / "metrics.jsonl").values()
@@ -139,16 +139,15 @@ def test_the_card_says_what_was_trained_how_and_how_well(sample: Path, tmp_path:
     # The command, with its files, is that of the same run.
     line = re.search(r"python classify.py (.*)", card)
     assert line
-    values = parse_arguments(classify.main, line[1].split(), train.Config)
+    values = parse(Classify, line[1].split())
     settings = values.pop("settings")
     assert (values["task"], values["max_len"]) == ("mrpc", 32)
     assert (settings["total_steps"], settings["lr"]) == (3, run["lr"])
 
 
 def test_every_kind_has_a_pipeline_and_a_command() -> None:
-    heads = {kind.head for kind in KINDS}
-    assert heads == cards.COMMANDS.keys()
-    assert heads < cards.PIPELINES.keys()
+    assert KINDS.keys() == cards.COMMANDS.keys()
+    assert KINDS.keys() < cards.PIPELINES.keys()
 
 
 def test_the_server_shown_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

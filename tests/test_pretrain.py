@@ -22,12 +22,14 @@ import torch.nn.functional as F
 from fixed_instances import make_arrays, write_records
 
 import checkpoint
-import classify
 import corpus as corpus_command
+import finetune
 import models
 import pretrain
+import pretrained
 import tokenization
 import train
+from classify import Classify
 from formats.weights import checkpoints_in
 from optim import BertAdam, parameter_groups
 from pretraining.batches import PairBatches, PretrainBatch
@@ -35,6 +37,7 @@ from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
 from pretraining.source import Source
 from pretraining.text import prepare_text
+from tasks import pretrain as pretraining_task
 from training import inference
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,19 +83,18 @@ def same(a: Path, b: Path) -> bool:
 
 
 def evaluate(model: models.PretrainModel, batches: PairBatches) -> dict[str, float]:
-    answers = inference.predict(model, batches, torch.device("cpu"), outputs=pretrain.outputs)
-    return pretrain.metrics(answers, next_sentence=True)
-
-
-def prepare(flags: dict[str, object], save_dir: Path) -> pretrain.PretrainRun:
-    return pretrain.prepare(
-        str(flags["data_file"]),
-        {"max_len": 48},
-        Source(str(flags["vocab"])),
-        (None, str(flags["model_cfg"])),
-        save_dir,
-        train.Config.from_json(str(flags["train_cfg"])),
+    answers = inference.predict(
+        model, batches, torch.device("cpu"), outputs=pretraining_task.outputs
     )
+    return pretraining_task.metrics(answers, next_sentence=True)
+
+
+def prepare(flags: dict[str, object], save_dir: Path) -> finetune.Run:
+    cfg = train.Config.from_json(str(flags["train_cfg"]))
+    source = Source(str(flags["vocab"]), save_dir)
+    task = pretraining_task.PretrainTask(max_len=48, source=source, seed=cfg.seed)
+    start = pretrained.find(None, str(flags["model_cfg"]), str(flags["vocab"]))
+    return finetune.prepare(task, str(flags["data_file"]), start, cfg=cfg)
 
 
 # ---------------------------------------------------------------------------- against the reference
@@ -135,7 +137,7 @@ def test_twenty_steps_in_float64_have_the_losses_of_transformers_with_google_s_u
     differences, values = [], []
     for step in range(steps):
         batch = PretrainBatch(*map(torch.from_numpy, batches.arrays(step)))
-        loss, _ = pretrain.get_loss(ours, batch)
+        loss, _ = pretraining_task.get_loss(ours, batch)
         loss.backward()
         optimizer.step(loss=loss)
         optimizer.zero_grad()
@@ -182,7 +184,7 @@ def test_the_first_loss_of_a_fresh_model_is_that_of_guessing() -> None:
         torch.full(positions.shape, 1 / positions.shape[1]),
         torch.randint(0, 2, (16,)),
     )
-    loss, metrics = pretrain.get_loss(model, batch)
+    loss, metrics = pretraining_task.get_loss(model, batch)
     assert abs(float(loss) - math.log(cfg.vocab_size) - math.log(2)) < 0.1
     assert float(metrics["loss_lm"] + metrics["loss_clsf"]) == pytest.approx(float(loss))
     assert float(metrics["tokens"]) == 64
@@ -193,12 +195,12 @@ def test_parts_of_a_batch_add_up_to_google_s_loss(corpus: Corpus, sample: Path) 
     model = models.PretrainModel(models.Config.from_json(sample / "config.json")).double().eval()
     batches = PairBatches(Pairs(corpus, PairConfig(max_len=48)), 24, seed=1)
     batch = PretrainBatch(*map(torch.from_numpy, batches.arrays(0)))
-    whole, _ = pretrain.get_loss(model, batch)
+    whole, _ = pretraining_task.get_loss(model, batch)
     parts = [PretrainBatch(*(t[i : i + 7] for t in batch)) for i in range(0, 24, 7)]
     assert sum(
-        float(pretrain.get_loss(model, p)[0]) * len(p[0]) / 24 for p in parts
+        float(pretraining_task.get_loss(model, p)[0]) * len(p[0]) / 24 for p in parts
     ) == pytest.approx(float(whole), rel=1e-12)
-    word_loss, order_loss, *_ = pretrain.losses(model, batch)
+    word_loss, order_loss, *_ = pretraining_task.losses(model, batch)
     used = batch.weights > 0
     google = word_loss[used].sum() / (int(used.sum()) + 1e-5) + order_loss.mean()
     assert float(google) == pytest.approx(float(whole), rel=1e-12)
@@ -210,7 +212,7 @@ def test_evaluation_is_the_plain_average_over_all_slots_and_pairs(
     torch.manual_seed(0)
     config = models.Config.from_json(sample / "config.json")
     model = models.PretrainModel(config)
-    batches = pretrain.evaluation_batches(corpus, PairConfig(max_len=48), 16)
+    batches = PairBatches(Pairs(corpus, PairConfig(max_len=48), seed=0, fixed=True), 16)
     found = evaluate(model, batches)
     slots, right, word_loss, order_right, order_loss = 0, 0, 0.0, [], []
     model = model.double().eval()
@@ -244,7 +246,7 @@ def test_a_run_trains_evaluates_and_leaves_a_folder_to_fine_tune_from(
     flags: dict, sample: Path, tmp_path: Path, run: Callable
 ) -> None:
     status, out, _ = run(
-        line(flags, eval_file=sample / "held_out.txt", log_dir=tmp_path / "logs"), pretrain.main
+        line(flags, eval_file=sample / "held_out.txt", log_dir=tmp_path / "logs"), pretrain.Pretrain
     )
     assert status == 0
     folder = tmp_path / "run"
@@ -267,7 +269,8 @@ def test_a_run_trains_evaluates_and_leaves_a_folder_to_fine_tune_from(
         results["global_step"],
     ]
     status, out, _ = run(
-        f"--mode eval --model_file {folder} --data_file {sample / 'held_out.txt'}", pretrain.main
+        f"--mode eval --model_file {folder} --data_file {sample / 'held_out.txt'}",
+        pretrain.Pretrain,
     )
     again = {x.split(" = ")[0]: float(x.split(" = ")[1]) for x in out.splitlines() if " = " in x}
     # a folder stands for its best checkpoint, which need not be the last
@@ -286,7 +289,7 @@ def test_a_run_trains_evaluates_and_leaves_a_folder_to_fine_tune_from(
     status, out, err = run(
         f"--task mrpc --train_cfg {tmp_path}/tune.json --data_file {sample}/train.tsv "
         f"--pretrain_file {folder} --save_dir {tmp_path}/tuned --max_len 48",
-        classify.main,
+        Classify,
     )
     assert status == 0, err
     assert "new: classifier" in out
@@ -295,23 +298,25 @@ def test_a_run_trains_evaluates_and_leaves_a_folder_to_fine_tune_from(
 def test_the_corpus_is_prepared_once_and_a_prepared_one_gives_the_same_run(
     flags: dict, sample: Path, tmp_path: Path, run: Callable
 ) -> None:
-    assert run(line(flags), pretrain.main)[0] == 0
+    assert run(line(flags), pretrain.Pretrain)[0] == 0
     prepared = next((tmp_path / "run").glob("corpus-*"))
     made = (prepared / "shard-0-of-1").stat().st_mtime_ns
-    status, out, _ = run(line(flags), pretrain.main)
+    status, out, _ = run(line(flags), pretrain.Pretrain)
     assert (status, (prepared / "shard-0-of-1").stat().st_mtime_ns) == (0, made)
     assert "is there already, with all" in out
     assert (
         run(
-            line(flags, data_file=prepared, vocab=None, save_dir=tmp_path / "other"), pretrain.main
+            line(flags, data_file=prepared, vocab=None, save_dir=tmp_path / "other"),
+            pretrain.Pretrain,
         )[0]
         == 0
     )
     assert same(tmp_path / "run", tmp_path / "other")
     assert (
-        run(line(flags, cache_dir=tmp_path / "cache", save_dir=tmp_path / "third"), pretrain.main)[
-            0
-        ]
+        run(
+            line(flags, cache_dir=tmp_path / "cache", save_dir=tmp_path / "third"),
+            pretrain.Pretrain,
+        )[0]
         == 0
     )
     assert len(list((tmp_path / "cache").glob("corpus-*"))) == 1
@@ -362,26 +367,26 @@ def test_interrupted_between_epochs_and_started_again_gives_the_same_bits(
     stop: int,
 ) -> None:
     def start(folder: str) -> train.Trainer:
-        run = prepare(flags, tmp_path / folder)
+        run, save_dir = prepare(flags, tmp_path / folder), tmp_path / folder
         model = run.model()
-        with run.start.held(run.save_dir, model, run.settings):
+        with run.start.held(save_dir, model, run.settings):
             pass
-        batches = PairBatches(run.instances, run.cfg.batch_size, run.cfg.seed)
-        return train.Trainer(run.cfg, model, batches, run.save_dir, {"config": {}})
+        batches = run.data.features.batches(run.cfg.batch_size, run.cfg.seed)
+        return train.Trainer(run.cfg, model, batches, save_dir, {"config": {}})
 
     whole = start("whole")
-    whole.train(pretrain.get_loss)
+    whole.train(pretraining_task.get_loss)
     calls = iter(range(10**6))
 
     def interrupted(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
         if next(calls) == stop:
             raise KeyboardInterrupt
-        return pretrain.get_loss(model, batch)
+        return pretraining_task.get_loss(model, batch)
 
     with pytest.raises(KeyboardInterrupt):
         start("broken").train(interrupted)
     again = start("broken")
-    again.train(pretrain.get_loss)
+    again.train(pretraining_task.get_loss)
     assert again.state.step == whole.state.step == whole.batches.first(2)
     assert all(
         torch.equal(a, b)
@@ -399,7 +404,7 @@ def test_without_next_sentence_prediction_only_words_are_learnt(
 ) -> None:
     status, out, _ = run(
         line(flags, next_sentence=False, whole_word_mask=True, eval_file=sample / "held_out.txt"),
-        pretrain.main,
+        pretrain.Pretrain,
     )
     assert status == 0
     assert "next_sentence_" not in out.replace(str(tmp_path), "")
@@ -420,19 +425,20 @@ def test_without_next_sentence_prediction_only_words_are_learnt(
 def test_weights_from_elsewhere_come_with_all_heads_and_ours_go_on_at_another_length(
     flags: dict, sample: Path, tmp_path: Path, run: Callable
 ) -> None:
-    assert run(line(flags), pretrain.main)[0] == 0
+    assert run(line(flags), pretrain.Pretrain)[0] == 0
     assert (
-        run(f"convert {tmp_path}/run {tmp_path}/hf", checkpoint.convert, checkpoint.inspect)[0] == 0
+        run(f"convert {tmp_path}/run {tmp_path}/hf", checkpoint.Convert, checkpoint.Inspect)[0] == 0
     )
     more = {"model_cfg": None, "vocab": None}
     status, out, err = run(
-        line(flags | more, pretrain_file=tmp_path / "hf", save_dir=tmp_path / "on"), pretrain.main
+        line(flags | more, pretrain_file=tmp_path / "hf", save_dir=tmp_path / "on"),
+        pretrain.Pretrain,
     )
     assert status == 0, err
     assert f"Hugging Face weights {tmp_path}/hf/model.safetensors, all heads" in out
     status, out, err = run(
         line(flags | more, model_file=tmp_path / "run", save_dir=tmp_path / "longer", max_len=96),
-        pretrain.main,
+        pretrain.Pretrain,
     )
     assert status == 0, err
     assert "all heads" in out
@@ -440,7 +446,7 @@ def test_weights_from_elsewhere_come_with_all_heads_and_ours_go_on_at_another_le
         run(
             f"--mode eval --model_file {tmp_path}/{name} --data_file {sample}/held_out.txt "
             f"--max_len 48 --save_dir {tmp_path}/{name}-eval",
-            pretrain.main,
+            pretrain.Pretrain,
         )[1].splitlines()
         for name in ("run", "hf")
     )
@@ -454,14 +460,14 @@ def test_fixed_instances_are_trained_on_through_the_command(
 ) -> None:
     write_records(tmp_path / "a.tfrecord", make_arrays())
     flags |= {"data_file": tmp_path / "a.tfrecord", "max_len": 16}
-    status, _, err = run(line(flags, eval_file=tmp_path / "a.tfrecord"), pretrain.main)
+    status, _, err = run(line(flags, eval_file=tmp_path / "a.tfrecord"), pretrain.Pretrain)
     assert status == 0, err
     assert json.loads((tmp_path / "run/eval_results.json").read_text())["global_step"] == 10
     for more, message in (
         ({"mask_prob": 0.2}, "are trained on as they are; leave out --mask_prob"),
         ({"max_len": 32}, "max_len=32, and the instances of .* have 16 tokens; set --max_len 16"),
     ):
-        status, _, err = run(line(flags | {"save_dir": tmp_path / "no"}, **more), pretrain.main)
+        status, _, err = run(line(flags | {"save_dir": tmp_path / "no"}, **more), pretrain.Pretrain)
         assert status == 2
         assert __import__("re").search(message, err.splitlines()[-1])
 
@@ -472,7 +478,7 @@ def test_a_corpus_smaller_than_a_batch_is_trained_on(
     (tmp_path / "small.txt").write_text(
         "anna sold the red lamp to boris .\n\nboris bought the map .\n"
     )
-    status, _, err = run(line(flags, data_file=tmp_path / "small.txt"), pretrain.main)
+    status, _, err = run(line(flags, data_file=tmp_path / "small.txt"), pretrain.Pretrain)
     assert status == 0, err
     assert last(tmp_path / "run").extra["step"] == 2
 
@@ -505,10 +511,10 @@ def test_every_mistake_is_one_line_and_nothing_is_left(
         ({"model_file": "a", "pretrain_file": "b"}, "both name weights"),
         ({"maxpred": 3}, "unknown flag --maxpred (did you mean --max_pred?)"),
         ({"split_sentences": "Ture"}, "expected True (English), False, or a language code"),
-        ({"data_file": None}, "no --data_file, which is needed with --train_cfg"),
+        ({"data_file": None}, "no --data_file, which is needed with --max_len, "),
         ({"data_file": f"{sample}/corpus.txt,{tmp_path}/a.npz"}, "a.npz does not exist"),
     ):
-        status, _, err = run(line(flags, **more), pretrain.main)
+        status, _, err = run(line(flags, **more), pretrain.Pretrain)
         lines = [x for x in err.splitlines() if "Preparing" not in x]
         assert status == 2, more
         assert message in lines[-1], lines
@@ -518,12 +524,14 @@ def test_every_mistake_is_one_line_and_nothing_is_left(
         ["run"],
     )  # a prepared text may stay: it is good for the next try
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
-    status, _, err = run(line(flags, data_file=tmp_path / "single.txt"), pretrain.main)
+    status, _, err = run(line(flags, data_file=tmp_path / "single.txt"), pretrain.Pretrain)
     assert status == 2
     assert "single document" in err
     assert "--next_sentence False" in err
     assert (
-        run(line(flags, data_file=tmp_path / "single.txt", next_sentence=False), pretrain.main)[0]
+        run(line(flags, data_file=tmp_path / "single.txt", next_sentence=False), pretrain.Pretrain)[
+            0
+        ]
         == 0
     )
 
@@ -550,11 +558,11 @@ def test_a_corpus_that_is_no_plain_text_is_refused_before_anything_is_written(
     before = sorted(tmp_path.rglob("*"))
     prepare_line = f"prepare {folder} --vocab {flags['vocab']} --out {tmp_path}/ids"
     for command_line, *functions in (
-        (line(flags, data_file=folder), pretrain.main),
+        (line(flags, data_file=folder), pretrain.Pretrain),
         # Not even the text to train on, which is fine, is prepared.
-        (line(flags, eval_file=folder), pretrain.main),
-        (prepare_line, corpus_command.prepare, corpus_command.describe),
-        (f"{folder} --out {tmp_path}/learnt.txt --vocab_size 99", tokenization.learn),
+        (line(flags, eval_file=folder), pretrain.Pretrain),
+        (prepare_line, corpus_command.Prepare, corpus_command.Describe),
+        (f"{folder} --out {tmp_path}/learnt.txt --vocab_size 99", tokenization.Learn),
     ):
         status, _, err = run(command_line, *functions)
         assert (status, len(err.strip().splitlines())) == (2, 1), err
@@ -571,14 +579,14 @@ def test_training_warns_of_what_describe_warns_of_unless_it_resumes(
     lines = [" ".join(rng.choices(words, k=6)) for _ in range(60)]
     (tmp_path / "lines.txt").write_text("\n\n".join(lines) + "\n")
     given = line(flags, data_file=tmp_path / "lines.txt", n_epochs=1, max_pred=2)
-    status, out, err = run(given, pretrain.main)
+    status, out, err = run(given, pretrain.Pretrain)
     found = [text for text in err.splitlines() if text.startswith("warning: ")]
     assert status == 0
     assert "60 documents, 60 sentences" in out
     (prepared,) = (tmp_path / "run").glob("corpus-*")
     settings = "--max_len 48 --max_pred 2 --batch_size 16"
     described = run(
-        f"describe {prepared} {settings}", corpus_command.prepare, corpus_command.describe
+        f"describe {prepared} {settings}", corpus_command.Prepare, corpus_command.Describe
     )[1]
     expected = [text for text in described.splitlines() if text.startswith("warning: ")]
     # The pairs of another seed give slightly other figures.
@@ -587,7 +595,7 @@ def test_training_warns_of_what_describe_warns_of_unless_it_resumes(
     ]
     assert "most documents are a single sentence" in " ".join(found)
     assert "max_pred=2 masks" in " ".join(found)
-    assert "warning" not in run(given, pretrain.main)[2]
+    assert "warning" not in run(given, pretrain.Pretrain)[2]
 
 
 def test_a_folder_of_another_run_is_refused_before_text_is_prepared(
@@ -595,7 +603,7 @@ def test_a_folder_of_another_run_is_refused_before_text_is_prepared(
 ) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/vocab.txt").write_text("x")
-    status, _, err = run(line(flags), pretrain.main)
+    status, _, err = run(line(flags), pretrain.Pretrain)
     assert (status, [p.name for p in (tmp_path / "run").iterdir()]) == (2, ["vocab.txt"])
     assert "holds a model already" in err
 
@@ -613,7 +621,7 @@ def test_google_s_sample_text_is_learnt_by_heart(real: Path, tmp_path: Path) -> 
     (tmp_path / "model.json").write_text(json.dumps(config))
     settings = {"batch_size": 32, "lr": 3e-3, "total_steps": 1000, "save_steps": 1000}
     (tmp_path / "train.json").write_text(json.dumps(settings))
-    pretrain.main(
+    pretrain.Pretrain(
         train_cfg=str(tmp_path / "train.json"),
         model_cfg=str(tmp_path / "model.json"),
         fixed_masks=True,
@@ -621,7 +629,7 @@ def test_google_s_sample_text_is_learnt_by_heart(real: Path, tmp_path: Path) -> 
         vocab=str(vocab),
         save_dir=str(tmp_path / "run"),
         max_len=128,
-    )
+    ).run()
     saved = json.loads((tmp_path / "run/pretrain.json").read_text())
     source = checkpoint.read(tmp_path / "run")
     model = models.PretrainModel(source.config)
@@ -661,9 +669,9 @@ def test_few_shots_are_logged_while_it_trains_and_change_nothing(
     judged = (
         f"{flags}{tmp_path}/judged --fewshot_steps 3 --fewshot_task mrpc --fewshot_dir {sample}"
     )
-    status, out, err = run(judged, pretrain.main)
+    status, out, err = run(judged, pretrain.Pretrain)
     assert status == 0, err
-    assert run(f"{flags}{tmp_path}/plain", pretrain.main)[0] == 0
+    assert run(f"{flags}{tmp_path}/plain", pretrain.Pretrain)[0] == 0
     lines = [json.loads(x) for x in (tmp_path / "judged/metrics.jsonl").read_text().splitlines()]
     shots = [x for x in lines if "fewshot_1" in x]
     assert [x["step"] for x in shots] == [3, 6]
@@ -671,7 +679,7 @@ def test_few_shots_are_logged_while_it_trains_and_change_nothing(
     assert f"Step 3, few shots: 1: {shots[0]['fewshot_1']:.4f}, " in out
     plain = [json.loads(x) for x in (tmp_path / "plain/metrics.jsonl").read_text().splitlines()]
     assert [x for x in lines if "loss" in x] == plain
-    status, _, err = run(f"{flags}{tmp_path}/no --fewshot_steps 3", pretrain.main)
+    status, _, err = run(f"{flags}{tmp_path}/no --fewshot_steps 3", pretrain.Pretrain)
     assert (status, "expected 1 or more, and --fewshot_task and --fewshot_dir" in err) == (2, True)
 
 
@@ -684,16 +692,16 @@ def test_an_edited_eval_file_is_noticed(
     held_out = tmp_path / "held_out.txt"
     shutil.copy(sample / "held_out.txt", held_out)
     command = line(flags, eval_file=held_out, total_steps=2)
-    assert run(command, pretrain.main)[0] == 0
-    assert run(command, pretrain.main)[0] == 0  # the same again
+    assert run(command, pretrain.Pretrain)[0] == 0
+    assert run(command, pretrain.Pretrain)[0] == 0  # the same again
     held_out.write_text(held_out.read_text().replace("\n", "\n\n", 1))
-    status, _, err = run(command, pretrain.main)
+    status, _, err = run(command, pretrain.Pretrain)
     assert (status, "sha256 of eval_file was '" in err) == (2, True)
     # A run of an earlier version has not recorded it, and goes on.
     settings = json.loads((tmp_path / "run/run.json").read_text())
     del settings["sha256 of eval_file"], settings["sha256 of few shots"]
     (tmp_path / "run/run.json").write_text(json.dumps(settings))
-    assert run(command, pretrain.main)[0] == 0
+    assert run(command, pretrain.Pretrain)[0] == 0
 
 
 def test_flags_that_could_do_nothing_are_refused(flags: dict, sample: Path, run: Callable) -> None:
@@ -705,7 +713,7 @@ def test_flags_that_could_do_nothing_are_refused(flags: dict, sample: Path, run:
         ),
         ({"n_epochs": 3, "total_steps": 5}, "n_epochs and total_steps both say how long to train"),
     ):
-        status, _, err = run(line(flags, **more), pretrain.main)
+        status, _, err = run(line(flags, **more), pretrain.Pretrain)
         assert (status, message in err) == (2, True), err
 
 
@@ -713,7 +721,7 @@ def test_n_epochs_on_the_command_line_goes_before_total_steps_in_the_file(
     flags: dict, sample: Path, tmp_path: Path, run: Callable
 ) -> None:
     (tmp_path / "train.json").write_text(json.dumps(SETTINGS | {"total_steps": 1_000_000}))
-    status, out, _ = run(line(flags, n_epochs=1), pretrain.main)
+    status, out, _ = run(line(flags, n_epochs=1), pretrain.Pretrain)
     assert (status, out.count("Epoch 1/1"), out.count("Epoch")) == (0, 1, 1)
 
 

@@ -27,24 +27,24 @@ import tag
 import tokenization
 import train
 from examples import architecture
-from system.flags import name_of, parse_arguments
+from system.flags import name_of, parse
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("tasks", "pretraining", "training", "formats", "layers", "system")
 ROWS = {  # a module or package imports only from rows below its own
     "commands": tuple("classify squad tag choose pretrain features corpus checkpoint".split()),
-    "modes": ("modes",),
+    "command": ("command",),
     "jobs": ("finetune", "vectors", "blanks"),
     "data": ("tasks",),
     "start and loop": ("pretrained", "train", "pretraining"),
     "text and runs": ("tokenization", "training"),
     "formats": ("formats",),
-    "core": ("models", "optim", "pictures"),
+    "core": ("models", "optim"),
     "ground": ("layers", "system"),
     "base": ("utils",),
 }
-# What loads without torch, which takes seconds: preparing text, and what every module imports.
-LIGHT = ("tokenization", "system", "utils", "corpus", "pretraining")
+# What loads without torch, which takes seconds: every command, and what all modules import.
+LIGHT = ("tokenization", "system", "utils", "pretraining", "command", *ROWS["commands"])
 LIGHT_INSIDE = [f"tasks.{name}" for name in ("metrics", "reports", "squad_metrics")]
 LIGHT_INSIDE += ["tasks.superglue", "tasks.tables", "formats.vocab", "formats.tfrecords"]
 
@@ -222,12 +222,11 @@ def test_every_command_at_the_head_of_a_module_has_flags_that_exist(name: str) -
     assert lines
     for script, *arguments in (shlex.split(line, comments=True) for line in lines):
         module = COMMANDS[script.removesuffix(".py")]
-        # A command of several functions begins with the name of one; main needs none.
-        has_main = hasattr(module, "main") and arguments[:1] != ["score"]
-        if not has_main:
-            named = {name_of(f): f for f in vars(module).values() if inspect.isfunction(f)}
-        function = module.main if has_main else named[arguments.pop(0)]
-        values = parse_arguments(function, arguments, train.Config if has_main else None)
+        # A subcommand goes by its name; a command with a --mode needs none.
+        kinds = [k for k in vars(module).values() if inspect.isclass(k) and hasattr(k, "run")]
+        named = {name_of(k): k for k in kinds if k.__module__ == name}
+        kind = named[name] if arguments[0] not in named else named[arguments.pop(0)]
+        values = parse(kind, arguments)
         values |= values.pop("settings", {})
         found = [v if isinstance(v, list) else [v] for v in values.values()]
         assert sum(map(len, found)) == n_values(arguments), arguments

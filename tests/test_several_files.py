@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 
 import checkpoint
-import classify
 import models
+from classify import Classify
 from system.cli import command
 from system.files import read_json
 from tasks import TASKS, reports
 from tasks.sentences import find_task
-from training.settings import Config
 from utils import UserError
 
 WORDS = "anna sold the red lamp to boris".split()
@@ -55,15 +54,15 @@ def test_a_folder_of_multirc_trains_evaluates_and_predicts_a_line_for_each_answe
         write(tmp_path / f"{name}.jsonl", rows, rows)
     write(tmp_path / "test.jsonl", passage(question("who ?", -1, -1)), passage(question("x", -1)))
     line = train(sample, tmp_path / "run", "multirc", f"--data_dir {tmp_path}")
-    status, out, err = run(line, classify.main)
+    status, out, err = run(line, Classify)
     assert status == 0, err
     assert re.search(r"^val.jsonl: F1a [\d.]+, EM [\d.]+, loss [\d.]+$", out, re.MULTILINE)
     model = f"--model_file {tmp_path}/run --data_dir {tmp_path}"
-    status, out, err = run(f"--mode eval {model}", classify.main)
+    status, out, err = run(f"--mode eval {model}", Classify)
     assert status == 0, err
     assert re.search(r"^F1a: [\d.]+\nEM: [\d.]+$", out, re.MULTILINE)
     assert read_json(tmp_path / "run/eval/val.json")["examples"] == 10
-    status, out, err = run(f"--mode predict {model} --out {tmp_path}/out", classify.main)
+    status, out, err = run(f"--mode predict {model} --out {tmp_path}/out", Classify)
     assert status == 0, err
     predicted = [line.split("\t") for line in (tmp_path / "out/test.tsv").read_text().splitlines()]
     assert [row[0] for row in predicted] == ["index", "0", "1", "2"]
@@ -80,13 +79,11 @@ def test_rte_is_trained_on_superglue_s_folder_and_evaluated_on_glue_s(
     for name in ("train", "val"):
         write(tmp_path / f"{name}.jsonl", *rows)
     line = train(sample, tmp_path / "run", "rte", f"--data_dir {tmp_path}")
-    assert run(line, classify.main)[0] == 0
+    assert run(line, Classify)[0] == 0
     glue = tmp_path / "glue"
     glue.mkdir()
     (glue / "dev.tsv").write_text("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n")
-    status, out, err = run(
-        f"--mode eval --model_file {tmp_path}/run --data_dir {glue}", classify.main
-    )
+    status, out, err = run(f"--mode eval --model_file {tmp_path}/run --data_dir {glue}", Classify)
     assert status == 0, err
     assert f"{glue}/dev.tsv: 1 rows" in out
 
@@ -117,7 +114,7 @@ def xnli(sample: Path, tmp_path_factory: pytest.TempPathFactory, words_of: Calla
     task = train(sample, folder / "run", "xnli", f"--data_file {folder}/zh.tsv")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["classify.py", *words_of(task)])
-        command(classify.main, settings=Config)
+        command(Classify)
     return folder
 
 
@@ -127,10 +124,10 @@ def test_several_files_are_compared_in_a_table_with_their_mean(xnli: Path, run: 
     model = f"--mode eval --model_file {xnli}/run --out {xnli}/eval --data_file "
     alone = {}
     for name, file in zip(names, files, strict=True):
-        out = run(model + file, classify.main)[1]
+        out = run(model + file, Classify)[1]
         assert name not in out.replace(file, "")  # one file needs no title
         alone[name] = float(re.search(r"^Accuracy: ([\d.]+)$", out, re.MULTILINE)[1])
-    status, out, err = run(model + ",".join(files), classify.main)
+    status, out, err = run(model + ",".join(files), Classify)
     assert status == 0, err
     shown = dict(re.findall(r"^(\w+\.tsv):\nAccuracy: ([\d.]+)$", out, re.MULTILINE))
     assert {name: float(value) for name, value in shown.items()} == alone
@@ -148,7 +145,7 @@ def test_several_files_are_compared_in_a_table_with_their_mean(xnli: Path, run: 
 def test_files_of_the_same_name_are_told_apart_by_their_folders(xnli: Path, run: Callable) -> None:
     files = f"{xnli}/de/test.tsv,{xnli}/fr/test.tsv"
     model = f"--mode eval --model_file {xnli}/run --out {xnli}/folders --data_file "
-    status, out, err = run(model + files, classify.main)
+    status, out, err = run(model + files, Classify)
     assert status == 0, err
     assert "\nfr/test.tsv:\nAccuracy: " in out
     examples = [read_json(xnli / f"folders/{x}_test.json")["examples"] for x in ("de", "fr")]
@@ -157,11 +154,11 @@ def test_files_of_the_same_name_are_told_apart_by_their_folders(xnli: Path, run:
 
 def test_a_file_whose_name_has_a_comma_is_one_file(xnli: Path, run: Callable) -> None:
     model = f"--mode eval --model_file {xnli}/run --out {xnli}/comma --data_file "
-    status, out, err = run(f"{model}{xnli}/de,fr.tsv", classify.main)
+    status, out, err = run(f"{model}{xnli}/de,fr.tsv", Classify)
     assert status == 0, err
     assert "mean" not in out
     assert read_json(xnli / "comma/de,fr.json")["examples"] == 3
-    status, out, err = run(f"{model}{xnli}/de.tsv,nothing.tsv", classify.main)
+    status, out, err = run(f"{model}{xnli}/de.tsv,nothing.tsv", Classify)
     assert (status, "nothing.tsv does not exist" in err, "Accuracy" in out) == (2, True, False)
 
 

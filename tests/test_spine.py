@@ -152,8 +152,8 @@ def test_values_that_would_do_nothing_are_refused(tmp_path: Path) -> None:
         ({"dtype": "bf61"}, "dtype='bf61'; expected fp32 or bf16"),
     ):
         with pytest.raises(UserError, match=message):
-            features.extract("nowhere", lines, str(tmp_path / "out"), **more)
+            features.Extract("nowhere", lines, str(tmp_path / "out"), **more).run()
     with pytest.raises(UserError, match="--n -1: expected 0 or more"):
-        features.similar("nowhere", lines, "a query", n=-1)
+        features.Similar("nowhere", lines, "a query", n=-1).run()
     with pytest.raises(UserError, match="--batch_size 0: expected at least 1"):
-        corpus.describe("nowhere", batch_size=0)
+        corpus.Describe("nowhere", batch_size=0).run()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import squad
+from squad import Squad
 from system.files import read_json
 
 
@@ -30,7 +30,7 @@ def test_record_trains_and_is_evaluated(sample: Path, tmp_path: Path, run: Calla
         f"--train_file {file} --eval_file {file} --model_cfg {sample}/config.json --vocab "
         f"{sample}/vocab.txt --train_cfg {sample}/train.json --total_steps 2 --max_len 40 "
         f"--max_query_len 12 --doc_stride 16 --save_dir {tmp_path}/run",
-        squad.main,
+        Squad,
     )
     assert status == 0, err
     assert f"{file}: 1 of 1 questions, 1 windows" in out
@@ -38,7 +38,7 @@ def test_record_trains_and_is_evaluated(sample: Path, tmp_path: Path, run: Calla
     line = re.search(r"^Evaluate it:  python squad.py (--mode eval .*)$", out, re.MULTILINE)
     assert line
     # It is quoted for a shell.
-    status, out, err = run(line[1].replace("'", "").replace("FILE", str(file)), squad.main)
+    status, out, err = run(line[1].replace("'", "").replace("FILE", str(file)), Squad)
     assert status == 0, err
     assert "\ntotal: 1\n" in out
     assert read_json(tmp_path / "run/predictions/predictions.json").keys() == {"3"}
@@ -48,12 +48,12 @@ def test_answers_are_evaluated_in_their_language(tmp_path: Path, run: Callable) 
     write_squad(tmp_path / "dev.json", "der Hund", "das war der Hund")
     (tmp_path / "answers.json").write_text('{"a": "Hund"}')
     line = f"--mode eval --predict_file {tmp_path}/dev.json --predictions {tmp_path}/answers.json"
-    assert run(line, squad.main)[1].startswith("exact: 0.0\n")
-    assert run(f"{line} --language de", squad.main)[1].startswith("exact: 100.0\n")
+    assert run(line, Squad)[1].startswith("exact: 0.0\n")
+    assert run(f"{line} --language de", Squad)[1].startswith("exact: 100.0\n")
     # The other way round: English articles are words of German.
     (tmp_path / "answers.json").write_text('{"a": "the der Hund"}')
-    assert run(f"{line} --language de", squad.main)[1].startswith("exact: 0.0\n")
-    assert run(line, squad.main)[1].startswith("exact: 100.0\n")
+    assert run(f"{line} --language de", Squad)[1].startswith("exact: 0.0\n")
+    assert run(line, Squad)[1].startswith("exact: 100.0\n")
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_answers_are_evaluated_in_their_language(tmp_path: Path, run: Callable) 
 def test_a_language_that_is_unknown_or_useless_is_refused(
     run: Callable, line: str, message: str
 ) -> None:
-    status, _, err = run(line, squad.main)
+    status, _, err = run(line, Squad)
     assert status == 2
     assert message in err
     assert err.count("\n") == 1

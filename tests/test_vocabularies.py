@@ -471,8 +471,8 @@ def test_a_converted_folder_tokenises_in_transformers_as_here(
         assert (
             run(
                 f"convert {source} {tmp_path / target / target}",
-                checkpoint.convert,
-                checkpoint.inspect,
+                checkpoint.Convert,
+                checkpoint.Inspect,
             )[0]
             == 0
         )
@@ -489,7 +489,7 @@ def test_no_folder_is_written_without_a_tokenizer(
     )
     for target in ("hf", "ours.pt"):
         status, _, err = run(
-            f"convert {tmp_path}/a {tmp_path}/{target}", checkpoint.convert, checkpoint.inspect
+            f"convert {tmp_path}/a {tmp_path}/{target}", checkpoint.Convert, checkpoint.Inspect
         )
         assert (status, "no vocab.txt or tokenizer.json beside" in err) == (2, True)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
@@ -503,7 +503,7 @@ def test_no_folder_is_written_without_a_tokenizer(
     ]
     (tmp_path / "vocab.txt").write_text("\n".join(lines) + "\n")
     line = f"convert {tmp_path}/a {tmp_path}/hf --vocab {tmp_path}/vocab.txt"
-    assert run(line, checkpoint.convert, checkpoint.inspect)[0] == 0
+    assert run(line, checkpoint.Convert, checkpoint.Inspect)[0] == 0
     from transformers import AutoTokenizer
 
     assert AutoTokenizer.from_pretrained(tmp_path / "hf").tokenize("w7 w8") == ["w7", "w8"]
@@ -517,7 +517,7 @@ def test_the_same_text_gives_the_same_vocabulary(tmp_path: Path) -> None:
     found = set()
     for i in range(6):
         out = tmp_path / str(i) / "vocab.txt"
-        tokenization.learn([str(tmp_path / "text.txt")], out=str(out), vocab_size=120)
+        tokenization.Learn([str(tmp_path / "text.txt")], out=str(out), vocab_size=120).run()
         found.add(out.read_text())
     assert len(found) == 1
     tokens = found.pop().splitlines()

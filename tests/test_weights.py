@@ -22,18 +22,18 @@ import checkpoint
 import features
 import finetune
 import models
-import pretrain
 import pretrained
 import vectors
 from formats import loading, names, translate
 from formats.weights import TENSORFLOW_STATE, check_finite, write_pt
+from pretrain import Pretrain
 from system.files import read_json, write_json
 from tasks import own_task
 from utils import UserError
 
 CONFIG = models.Config(72, 16, 2, 2, 32, max_len=40)
 NAMES = {0: "no", 1: "perhaps", 2: "yes"}
-COMMANDS = (checkpoint.convert, checkpoint.inspect, checkpoint.compare)
+COMMANDS = (checkpoint.Convert, checkpoint.Inspect, checkpoint.Compare)
 
 
 def write_vocab(folder: Path, n: int) -> None:
@@ -233,7 +233,7 @@ def test_a_decoder_of_its_own_is_missed_only_where_words_are_guessed(
         blanks.load(new)
     (tmp_path / "text.txt").write_text("w1 w2\nw3\n\nw4 w5\nw6\n" * 9)
     line = f"--data_file {tmp_path}/text.txt --pretrain_file {new} --save_dir {tmp_path}/run"
-    status, _, err = run(f"{line} --max_len 16 --total_steps 1", pretrain.main)
+    status, _, err = run(f"{line} --max_len 16 --total_steps 1", Pretrain)
     assert (status, f"{reason}; use other weights" in err) == (2, True), err
     status, out, err = run(f"convert {new} {tmp_path}/converted", *COMMANDS)
     assert (status, "heads: pooler, next_sentence" in out) == (0, True)
@@ -366,12 +366,12 @@ def test_pairs_for_a_model_of_one_segment_are_refused_before_anything_is_written
     (tmp_path / "lines.txt").write_text("w1 ||| w2\n")
     line = f"extract --pretrain_file {folder} --input_file {tmp_path}/lines.txt --layers=-1"
     status, _, err = run(
-        f"{line} --output_file {tmp_path}/out --max_len 9", features.extract, features.fill
+        f"{line} --output_file {tmp_path}/out --max_len 9", features.Extract, features.Fill
     )
     assert (status, message in err, (tmp_path / "out").exists()) == (2, True, False)
     (tmp_path / "text.txt").write_text("w1 w2\nw3\n\nw4 w5\nw6\n" * 9)
     line = f"--data_file {tmp_path}/text.txt --pretrain_file {folder} --save_dir {tmp_path}/run"
-    status, _, err = run(f"{line} --max_len 16 --total_steps 1", pretrain.main)
+    status, _, err = run(f"{line} --max_len 16 --total_steps 1", Pretrain)
     assert (status, message in err, (tmp_path / "run").exists()) == (2, True, False)
 
 
@@ -583,7 +583,7 @@ def test_what_is_no_weights_is_called_what_it_is(folder: Path, tmp_path: Path) -
     ours["pooler.dense.bias"] = nested["bert.pooler.dense.bias"]
     write_pt(tmp_path / "ours/m.pt", {"config": CONFIG.to_json(), "model": ours})
     for source in (saved(folder, nested), tmp_path / "ours/m.pt"):
-        for use in (checkpoint.read, lambda file: checkpoint.inspect(str(file))):
+        for use in (checkpoint.read, lambda file: checkpoint.Inspect(str(file)).run()):
             with pytest.raises(
                 UserError, match=r"pooler\.dense\.bias is nested; expected ordinary"
             ):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import classify
+from classify import Classify
 from system.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,7 +79,7 @@ def test_commands_do_without_what_windows_lacks(
     # The same bytes as elsewhere.
     monkeypatch.chdir(linux)
     for name in ("train", "predict"):
-        assert run(LINES[name].split(" ", 1)[1], classify.main)[0] == 0
+        assert run(LINES[name].split(" ", 1)[1], Classify)[0] == 0
     for name in ("out.tsv", "run/metrics.jsonl", "run/task.json", "run/vocab.txt", "run/run.json"):
         assert (windows / name).read_bytes() == (linux / name).read_bytes(), name
     assert "좋음" in (windows / "out.tsv").read_text("utf-8")

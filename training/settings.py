@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from optim import SCHEDULES
 from system.files import read_config
 from utils import UserError, checked, nearest, show
+
+# Those of optim.SCHEDULES: their names are known without PyTorch, which optim needs.
+SCHEDULES = ("warmup_linear", "linear", "warmup_cosine", "cosine", "warmup_constant")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +157,3 @@ EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
 # The settings that evaluating and predicting have a use for: they need neither rates nor a length,
 # but memory limits their batches too.
 INFERENCE = ("batch_size", "dtype")
-# The others, as flags of a command, are for this mode alone.
-TRAINING_FLAGS = {
-    field.name: "train" for field in dataclasses.fields(Config) if field.name not in INFERENCE
-}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from prepared import TEXT, make
 
-from corpus import describe, prepare
+from corpus import Describe, Prepare
 from formats.vocab import load_vocab
 from pretraining.describe import duplicates, look_for_faults, look_into
 from pretraining.pairs import PairConfig, Pairs
@@ -22,7 +22,7 @@ def warned(found: Corpus, max_len: int = 64, max_pred: int | None = None) -> str
 
 def test_describe_tells_what_will_be_trained_on(tmp_path: Path, vocab: Path, run: Callable) -> None:
     found = make(tmp_path, vocab, TEXT)
-    status, out, _ = run(f"describe {tmp_path}/ids --max_len 64 --batch_size 8", prepare, describe)
+    status, out, _ = run(f"describe {tmp_path}/ids --max_len 64 --batch_size 8", Prepare, Describe)
     assert status == 0
     lines = dict(line.split(":", 1) for line in out.splitlines())
     tokens = len(found.tokens)

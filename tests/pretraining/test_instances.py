@@ -90,12 +90,12 @@ def test_several_files_are_one_corpus(tmp_path: Path) -> None:
         half = {name: values[i * 35 : (i + 1) * 35] for name, values in arrays.items()}
         write_records(tmp_path / f"x.tfrecord-0000{i}-of-00002", half)
     source = Source(cache_dir=str(tmp_path / "cache"))
-    found = source.prepare(f"{tmp_path}/x.tfrecord*", tmp_path)
+    found = source.prepare(f"{tmp_path}/x.tfrecord*")
     assert (found.kind, found.counts["instances"]) == ("instances", 70)
     assert sorted(instances(PairBatches(FixedInstances(found, LENGTH), 16, seed=1))) == sorted(
         expected(arrays)
     )
-    assert source.prepare(f"{tmp_path}/x.tfrecord*", tmp_path).folder == found.folder
+    assert source.prepare(f"{tmp_path}/x.tfrecord*").folder == found.folder
 
 
 def without(name: str) -> Callable[[dict], dict]:

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 from prepared import TEXT, make
 
-from corpus import describe, prepare
+from corpus import Describe, Prepare
 from formats.vocab import load_vocab
 from pretraining import shards
 from pretraining.sentences import Layout, layout, sentences
 from pretraining.shards import Corpus
 from pretraining.text import prepare_text
 from system.files import find_files
-from tokenization import FullTokenizer, learn
+from tokenization import FullTokenizer, Learn
 from utils import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -193,7 +193,7 @@ def test_a_corpus_is_prepared_once_and_only_from_the_same_text(
         make(tmp_path, vocab, TEXT + "more")
     (tmp_path / "text0.txt").write_text(TEXT)
     line = f"prepare {tmp_path}/text0.txt --vocab {vocab} --out {tmp_path}/new --workers 2"
-    status, out, _ = run(line, prepare, describe)
+    status, out, _ = run(line, Prepare, Describe)
     assert (status, out) == (
         0,
         f"{tmp_path}/new/shard-0-of-1: 44 documents, 300 sentences, {len(first.tokens)} tokens\n",
@@ -210,8 +210,8 @@ def test_shards_made_apart_are_used_together_and_a_missing_one_is_named(
             run(
                 f"prepare {tmp_path}/text0.txt --vocab {vocab} --out {tmp_path}/apart --shard "
                 f"{i}/3",
-                prepare,
-                describe,
+                Prepare,
+                Describe,
             )[0]
             == 0
         )
@@ -219,15 +219,15 @@ def test_shards_made_apart_are_used_together_and_a_missing_one_is_named(
         Corpus(tmp_path / "apart")
     run(
         f"prepare {tmp_path}/text0.txt --vocab {vocab} --out {tmp_path}/apart --shard 1/3",
-        prepare,
-        describe,
+        Prepare,
+        Describe,
     )
     assert content(Corpus(tmp_path / "apart")) == content(whole)
     for wrong in ("3/3", "1", "x/2"):
         status, _, err = run(
             f"prepare {tmp_path}/text0.txt --vocab {vocab} --out {tmp_path}/apart --shard {wrong}",
-            prepare,
-            describe,
+            Prepare,
+            Describe,
         )
         assert (status, err.count("\n")) == (2, 1)
     prepare_text([tmp_path / "text0.txt"], vocab, tmp_path / "other", True, shard=(0, 2))
@@ -314,8 +314,8 @@ def test_what_is_not_text_is_named_and_nothing_is_left(
     (tmp_path / "text0.txt").write_bytes(text)
     status, _, err = run(
         f"prepare {tmp_path}/text0.txt --vocab {vocab} --out {tmp_path}/deep/ids --workers 2",
-        prepare,
-        describe,
+        Prepare,
+        Describe,
     )
     line = err.splitlines()[-1]
     assert status == 2
@@ -332,7 +332,7 @@ def test_a_full_disk_leaves_nothing(
     (tmp_path / "text0.txt").write_text(TEXT)
     monkeypatch.setattr(shards.ArrayFile, "append", full)
     status, _, err = run(
-        f"prepare {tmp_path}/text0.txt --vocab {vocab} --out {tmp_path}/ids", prepare, describe
+        f"prepare {tmp_path}/text0.txt --vocab {vocab} --out {tmp_path}/ids", Prepare, Describe
     )
     assert (status, err.splitlines()[-1]) == (
         2,
@@ -386,7 +386,7 @@ def test_a_learned_vocabulary_spells_the_text_it_was_learned_from(
         "\ufeffDer Kaffee war heiß, der Tee kalt.\n여름 바다 여름 산\n" * 30
     )
     status, out, _ = run(
-        f"learn {tmp_path}/text.txt --vocab_size 68 --out {tmp_path}/v/vocab.txt", *([learn] * 2)
+        f"learn {tmp_path}/text.txt --vocab_size 68 --out {tmp_path}/v/vocab.txt", *([Learn] * 2)
     )
     vocab = load_vocab(tmp_path / "v/vocab.txt")
     assert (status, len(vocab)) == (0, 68)
@@ -397,12 +397,12 @@ def test_a_learned_vocabulary_spells_the_text_it_was_learned_from(
     assert "[UNK]" not in tokens
     assert "kaffee" in tokens
     assert json.loads((tmp_path / "v/tokenizer_config.json").read_text()) == {"do_lower_case": True}
-    learn(
+    Learn(
         [str(tmp_path / "text.txt")],
         out=str(tmp_path / "cased/vocab.txt"),
         vocab_size=70,
         lower_case=False,
-    )
+    ).run()
     assert "Kaffee" in load_vocab(tmp_path / "cased/vocab.txt")
     for line, message in (
         (f"{tmp_path}/text.txt --out {tmp_path}/v/vocab.txt", "exists already"),
@@ -410,7 +410,7 @@ def test_a_learned_vocabulary_spells_the_text_it_was_learned_from(
         ("--vocab_size 9", "missing"),
         (f"{tmp_path}/text.txt --out {tmp_path}/x.txt --vocab_size 5", "expected more than the 5"),
     ):
-        status, _, err = run(f"learn {line}", *([learn] * 2))
+        status, _, err = run(f"learn {line}", *([Learn] * 2))
         assert (status, err.count("\n")) == (2, 1)
         assert message in err
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 import checkpoint
-import choose
 import finetune
 import models
 import pretrained
 import train
+from choose import Choose
 from tasks import ChoiceTask
 from tasks.choices import read_questions
 from tasks.features import encode
@@ -225,12 +225,12 @@ def test_the_command_evaluates_and_predicts(
     trained: Path, tmp_path: Path, run: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "choice.jsonl"
-    status, out, err = run(f"--mode eval --model_file {trained} --data_file {file}", choose.main)
+    status, out, err = run(f"--mode eval --model_file {trained} --data_file {file}", Choose)
     assert status == 0, err
     report = json.loads((trained.parent / "eval/choice.json").read_text())
     assert f"Accuracy: {report['Accuracy']}" in out
     line = f"--mode predict --model_file {trained} --data_file {file}"
-    status, out, _ = run(line, choose.main)
+    status, out, _ = run(line, Choose)
     header, *rows = (line.split("\t") for line in out.splitlines())
     assert header == ["index", "prediction", "choice", "probabilities"]
     given = [json.loads(line) for line in file.read_text().splitlines()]
@@ -246,7 +246,7 @@ def test_the_command_evaluates_and_predicts(
     # From a pipe come JSON lines.
     stream = io.TextIOWrapper(io.BytesIO(file.read_bytes()))
     monkeypatch.setattr(sys, "stdin", stream)
-    _, piped, _ = run(f"--mode predict --model_file {trained} --data_file -", choose.main)
+    _, piped, _ = run(f"--mode predict --model_file {trained} --data_file -", Choose)
     assert [row.split("\t")[:2] for row in piped.splitlines()] == [header[:2]] + [
         row[:2] for row in rows
     ]
@@ -284,7 +284,7 @@ def test_what_is_wrong_is_said_in_a_line(
     (tmp_path / name).write_text(text)
     line = f"--train_file {tmp_path}/{name} --model_cfg {sample}/config.json --vocab "
     line += f"{sample}/vocab.txt --save_dir {tmp_path}/run"
-    status, _, err = run(line, choose.main)
+    status, _, err = run(line, Choose)
     assert status == 2, err
     assert message in err
     assert len(err.strip().splitlines()) == 1

@@ -440,10 +440,10 @@ def flags(shape: Path, save_dir: Path, version: int = 1, **more: object) -> str:
 def test_questions_are_learnt_answered_and_evaluated(
     shape: Path, tmp_path: Path, run: Callable, version: int
 ) -> None:
-    status, out, err = run(flags(shape, tmp_path / "run", version), squad.main)
+    status, out, err = run(flags(shape, tmp_path / "run", version), squad.Squad)
     assert status == 0, err
     model = f"--model_file {tmp_path}/run --predict_file {shape}/dev{version}.json"
-    status, out, err = run(f"--mode eval {model} --out {tmp_path}/out", squad.main)
+    status, out, err = run(f"--mode eval {model} --out {tmp_path}/out", squad.Squad)
     assert status == 0, err
     results = {
         line.split(": ")[0]: float(line.split(": ")[1])
@@ -468,13 +468,13 @@ def test_questions_are_learnt_answered_and_evaluated(
     again = run(
         f"--mode eval --predict_file {shape}/dev{version}.json --predictions "
         f"{tmp_path}/out/predictions.json",
-        squad.main,
+        squad.Squad,
     )
     assert f"f1: {results['f1']}" in again[1]
     (tmp_path / "text.txt").write_text("the GREEN mat sat on the dog")
     status, out, _ = run(
         f"--question Colour --context_file {tmp_path}/text.txt --model_file {tmp_path}/run",
-        squad.main,
+        squad.Squad,
     )
     assert (
         status,
@@ -486,7 +486,7 @@ def test_questions_are_learnt_answered_and_evaluated(
     ("line", "message"),
     [
         ("--mode answer", "--mode answer: expected train, predict or eval"),
-        ("", "--mode train needs --train_file"),
+        ("--mode train", "--mode train needs --train_file"),
         (
             "--mode predict --model_file x",
             "--mode predict needs --model_file, and --predict_file or --question",
@@ -543,7 +543,7 @@ def test_a_mistake_ends_in_one_line(
         for part in re.findall(r"--\S+ .+?(?= --|$)", flags(shape, tmp_path / "run"))
         if not part.startswith("--train_file") and part.split()[0] not in re.findall(r"--\w+", line)
     )
-    status, out, err = run(line.format(bad=tmp_path, own=shape, more=more), squad.main)
+    status, out, err = run(line.format(bad=tmp_path, own=shape, more=more), squad.Squad)
     assert message in err
     assert (status, len(err.strip().splitlines()), "Traceback" in out + err) == (2, 1, False)
     assert not (tmp_path / "run").exists()
@@ -673,7 +673,7 @@ def test_n_best_has_n_best_entries_and_perhaps_no_answer_behind_them(
 def test_a_file_of_another_kind_is_named(shape: Path, tmp_path: Path, run: Callable) -> None:
     (tmp_path / "nbest.json").write_text(json.dumps({"q0": [{"text": "cat"}]}))
     line = f"--mode eval --predict_file {shape}/dev1.json --predictions {tmp_path}/nbest.json"
-    status, _, err = run(line, squad.main)
+    status, _, err = run(line, squad.Squad)
     assert (status, "q0 is [{'text': 'cat'}]; expected str" in err) == (2, True)
 
 
@@ -711,7 +711,7 @@ def test_a_file_of_another_kind_is_named(shape: Path, tmp_path: Path, run: Calla
 def test_flags_that_could_do_nothing_are_refused(
     shape: Path, run: Callable, line: str, message: str
 ) -> None:
-    status, _, err = run(line.format(own=shape), squad.main)
+    status, _, err = run(line.format(own=shape), squad.Squad)
     assert (status, message in err) == (2, True), err
 
 

@@ -461,20 +461,20 @@ def test_the_command_evaluates_predicts_and_scores(
     trained: Path, tmp_path: Path, run: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = f"--mode eval --model_file {trained} --data_file {tmp_path}/train.txt"
-    status, out, err = run(line, tag.main, tag.score)
+    status, out, err = run(line, tag.Tag, tag.Score)
     assert status == 0, err
     metrics = dict(line.split(": ") for line in out.splitlines() if re_metric(line))
     report = json.loads((trained.parent / "eval/train.json").read_text())
     assert float(metrics["F1"]) == report["F1"]
     # What it wrote is scored alike, and what it predicts too.
-    _, scored, _ = run(f"score {trained.parent}/eval/train.tsv", tag.main, tag.score)
+    _, scored, _ = run(f"score {trained.parent}/eval/train.tsv", tag.Tag, tag.Score)
     assert scored.strip() in out
     line = (
         f"--mode predict --model_file {trained} --data_file {tmp_path}/train.txt --out {tmp_path}/p"
     )
-    status, out, err = run(line, tag.main, tag.score)
+    status, out, err = run(line, tag.Tag, tag.Score)
     assert (status, out) == (0, "")
-    _, again, _ = run(f"score {tmp_path}/p", tag.main, tag.score)
+    _, again, _ = run(f"score {tmp_path}/p", tag.Tag, tag.Score)
     assert again == scored
     # From a pipe comes plain text, and each line is answered.
     saved = finetune.load(trained)
@@ -489,7 +489,7 @@ def test_the_command_evaluates_predicts_and_scores(
 
     stream = io.TextIOWrapper(io.BytesIO("\n".join(given).encode()))
     monkeypatch.setattr(sys, "stdin", stream)
-    status, out, err = run(f"--mode predict --model_file {trained} --data_file -", tag.main)
+    status, out, err = run(f"--mode predict --model_file {trained} --data_file -", tag.Tag)
     assert out.splitlines() == [line.strip() for line in expected]
 
 
@@ -526,7 +526,7 @@ def test_what_is_wrong_is_said_in_a_line(
     (tmp_path / "dev.txt").write_text("a X\n\nc Z\n")
     line = f"--train_file {file} --model_cfg {sample}/config.json --vocab {sample}/vocab.txt "
     line += f"--save_dir {tmp_path}/run {flags.format(folder=tmp_path)}"
-    status, _, err = run(line, tag.main, tag.score)
+    status, _, err = run(line, tag.Tag, tag.Score)
     assert status == 2, err
     assert message in err
     assert len(err.strip().splitlines()) == 1

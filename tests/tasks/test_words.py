@@ -37,7 +37,7 @@ def test_a_stray_tag_is_asked_about_before_it_is_learnt(
 ) -> None:
     file = written(tmp_path, NAMES.replace("left O", f"left {stray}", 1))
     line = f"--train_file {file} --model_cfg {sample}/config.json --vocab {sample}/vocab.txt "
-    status, _, err = run(f"{line} --save_dir {tmp_path}/run", tag.main)
+    status, _, err = run(f"{line} --save_dir {tmp_path}/run", tag.Tag)
     assert status == 2
     assert err.strip().endswith(
         f"x.txt: 1 of 40 tags mark no entity: '{stray}' in line 3; expected O or B-PER as the "

@@ -1,0 +1,140 @@
+"""What a sentence model's answers become: rows of predictions, the worst mistakes, pictures.
+
+    for lines in prediction_lines(saved, "new.csv"):
+        print(lines, end="")
+
+`saved` is a finetune.Saved of a SentenceTask.
+"""
+
+import collections
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from formats.tfrecords import RECORDS
+from tasks import pictures, reports
+from tasks.metrics import confusion
+from tasks.rows import describe_table, open_rows
+from tasks.sentences import SentenceTask
+from tasks.task import Data
+from utils import note, visible
+
+WORST = 100  # mistakes that are written down
+
+
+def prediction_lines(
+    saved: Any, data_file: str, probabilities: bool = True, bar: bool = False
+) -> Iterator[str]:
+    """The lines of a table, some at a time: index, prediction, and the probability of each label.
+
+    There is a row for each row of the file, in its order, counted from 0; `-` is standard input.
+
+    Args:
+        bar: show progress.
+    """
+    task = saved.task
+    # Columns of probabilities need names, and a number has none.
+    names = task.labels if probabilities else ()
+    header = "\t".join(["index", "prediction", *names]) + "\n"
+    table, index = None, 0
+    # A TFRecord's records are read as a whole, since it has no lines that a pipe could deliver.
+    if RECORDS.search(data_file):
+        data = saved.load(data_file, labelled=False)
+        parts = iter([(data, task.answers(data, saved.outputs(data, bar=False)))])
+    else:
+        # Rows are read as needed, so a file of any size is predicted in the memory of one part.
+        table, examples = open_rows(task, data_file, labelled=False)
+        # From a pipe nothing is waited for: an interactive user wants an answer to each line.
+        parts = saved.stream(data_file, examples, waiting=data_file != "-", bar=bar)
+    # A part's answers are in the order of its rows, though its batches were sorted by length.
+    for _, answers in parts:
+        lines = []
+        if index == 0:
+            # The first rows have been read without an error, so the model's name is worth a line.
+            note(saved.describe())
+            lines.append(header)
+        for answer, chances in answers:
+            shown = [f"{chance:.6f}" for chance in chances] if names else []
+            lines.append("\t".join([str(index), answer, *shown]) + "\n")
+            index += 1
+        yield "".join(lines)
+    # A file without rows still becomes a table, since another program may read it.
+    if index == 0:
+        yield header
+    if table and data_file != "-":
+        note(describe_table(data_file, index, table.names, table.header, collections.Counter()))
+
+
+def report(
+    saved: Any, data: Data, outputs: np.ndarray, stem: Path, plots: bool = False
+) -> tuple[dict[str, Any], list[str]]:
+    """Print the confusion matrix, write the worst mistakes, and pictures if they are asked for.
+
+    Returns the labels and the matrix, for the file of metrics, and the names of the tables written.
+
+    Args:
+        stem: how the names of the files begin.
+    """
+    task, about = saved.task, dict[str, Any]()
+    # A text in several windows has several inputs; its score is their mean.
+    scores = data.features.average(outputs)
+    predicted = task.predicted(scores)
+    # Only with one label a text are label and prediction the row and column of a matrix.
+    if task.kind == "class":
+        matrix = confusion(predicted, data.features.example_labels, len(task.labels))
+        about = {"labels": task.labels, "confusion": matrix.tolist()}
+        # More columns would not fit a terminal; the file of metrics has all of them.
+        if len(task.labels) <= 10:
+            print(reports.confusion_table(task.labels, matrix))
+        if plots:
+            title = f"{task.name}, {visible(data.file.name)}"
+            figure = pictures.confusion(task.labels, matrix, title)
+            pictures.save(figure, f"{stem}_confusion.png")
+    measure = "difference" if task.number else "probability"
+    header = ["line", "label", "prediction", measure, "text_a", "text_b"]
+    mistakes = worst(task, data, scores, predicted)
+    reports.write_tsv(Path(f"{stem}_errors.tsv"), header, mistakes)
+    # A model from elsewhere has no metrics.jsonl beside it.
+    if plots:
+        picture_of_run(saved.folder, stem.parent)
+    return about, [f"{stem}_errors.tsv"]
+
+
+def picture_of_run(folder: Path, target: Path) -> None:
+    """Draw the curves of the run in a folder, if there is one, into another folder."""
+    log = folder / "metrics.jsonl"
+    if log.is_file():
+        pictures.save(pictures.learning(log), target / "learning.png")
+
+
+def worst(
+    task: SentenceTask, data: Data, scores: np.ndarray, predicted: np.ndarray
+) -> list[list[object]]:
+    """Mistakes, the most confident first; of numbers, the furthest off.
+
+    Each is line, label, prediction, confidence and texts.
+    """
+    labels, lines = data.features.example_labels, data.features.example_lines
+    wrong = predicted != labels
+    if task.kind == "number":
+        confidence = np.abs(predicted - labels)
+    elif task.kind == "class":
+        confidence = task.probabilities(scores).max(1)
+    else:
+        # Of the label that it is most wrong about.
+        chances = task.probabilities(scores)
+        confidence = (np.maximum(chances, 1 - chances) * wrong).max(1)
+        wrong = wrong.any(1)
+    order = np.argsort(-confidence, kind="stable")
+    rows: list[list[object]] = []
+    # Sorting all examples and keeping the wrong ones leaves the stable order of equal confidences
+    # alone.
+    for i in order[wrong[order]][:WORST]:
+        texts = ["", ""]
+        if data.examples:
+            texts = [data.examples[i].text_a, data.examples[i].text_b or ""]
+        names = task.name_of(labels[i]), task.name_of(predicted[i])
+        rows.append([lines[i], *names, f"{confidence[i]:.4f}", *texts])
+    return rows

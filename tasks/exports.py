@@ -1,0 +1,186 @@
+"""A saved model for others: a folder for transformers, a .onnx, a .pt with what belongs to it.
+
+source = loading.read("runs/mrpc")
+write_hugging_face(source, Path("my-model"), lower_case=True, vocab=Path("runs/mrpc/vocab.txt"))
+"""
+
+import dataclasses
+import json
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from formats import cards, onnx
+from formats.loading import MODELS, Checkpoint, load
+from formats.names import ARCHITECTURES, CLASSIFIERS, LABELLED, table_rows
+from formats.vocab import load_vocab, save_for_transformers, save_vocab, stated_rules
+from formats.weights import write_pt
+from system.files import read_json, whole_file, write_json
+from tasks.sentences import task_of_labels
+from utils import UserError, typed
+
+
+def write_hugging_face(
+    source: Checkpoint, folder: Path, lower_case: bool, vocab: Path | None = None
+) -> list[str]:
+    """A folder that `transformers` loads: config.json, model.safetensors, vocabulary, casing.
+
+    Returns the heads left out, which the class of transformers that fits best has no place for.
+    """
+    from safetensors.torch import save
+
+    # ARCHITECTURES ends with BertModel, which needs no head, so that there is always one.
+    architecture = next(name for name, heads in ARCHITECTURES.items() if heads <= set(source.heads))
+    heads = ARCHITECTURES[architecture]
+    prefix = ""
+    # BertModel's own names have no prefix, and its pooler is optional.
+    if architecture == "BertModel":
+        heads, prefix = {"pooler"}, "bert."  # the bare encoder goes without it
+    own = CLASSIFIERS.get(architecture, "classifier")
+    tensors: dict[str, Tensor] = {}
+    for row in table_rows(source.config.n_layers):
+        if row.ours in source.tensors and row.head in heads | {"transformer"}:
+            parts = source.tensors[row.ours].float().chunk(len(row.hugging_face))
+            for name, part in zip(row.hugging_face, parts, strict=True):
+                # Our tags and choice are called "classifier" by their own classes.
+                name = re.sub(rf"^{own}\.", "classifier.", name.removeprefix(prefix))
+                # safetensors writes contiguous memory alone.
+                tensors[name] = part.contiguous()
+    settings = {
+        "architectures": [architecture],
+        "model_type": "bert",
+        "pad_token_id": 0,
+        "position_embedding_type": "absolute",
+        **source.config.to_released(),
+        **label_settings(source, heads),
+    }
+    # transformers reads the metadata to know that the tensors are laid out as PyTorch's are.
+    with whole_file(folder / "model.safetensors") as f:
+        f.write(save(tensors, metadata={"format": "pt"}))
+    if vocab:
+        rules, _ = stated_rules(vocab, source.folder / source.file.name)
+        # A model that fills [MASK] is of no use to transformers where its text is split.
+        masks, max_len = "masked_lm" in heads, source.config.max_len
+        save_for_transformers(vocab, folder, lower_case, rules, max_len, masks)
+    # Our settings of the task, so that the folder is read back without a flag.
+    beside = source.folder
+    for name, values in task_settings(source).items():
+        write_json(folder / name, values)
+    best = typed(source.extra.get("best") or {}, dict[str, Any], f"{source.file}: best")
+    head = next((name for name in cards.PIPELINES if name in heads), None)
+    with whole_file(folder / "README.md") as f:
+        f.write(cards.card(beside, head, best).encode())
+    # Last, since a folder with a config.json passes for a model.
+    write_json(folder / "config.json", settings)
+    return [head for head in source.heads if head not in heads]
+
+
+def write_onnx(
+    out: Path, source: Checkpoint, vocab: Path, lower_case: bool, int8: bool
+) -> tuple[list[str], str]:
+    """A model in ONNX, with labels and vocabulary; returns heads left out, and what was checked."""
+    name = next(name for name, (_, heads) in MODELS.items() if heads <= set(source.heads))
+    kind, heads = MODELS[name]
+    more: dict[str, Any] = {"with_pooler": False} if name == "encoder" else {}
+    if name in LABELLED:
+        more["n_tags" if name == "tags" else "n_labels"] = len(source.tensors[f"{name}.bias"])
+    model: Any = kind(source.config, **more)
+    load(model, source)
+    if name == "encoder":
+        model = model.transformer
+    metadata = {"head": name, "labels": json.dumps(source.labels)}
+    # All that a model's folder holds beside the weights.
+    rules, _ = stated_rules(vocab, source.file)
+    with tempfile.TemporaryDirectory() as beside:
+        folder = Path(beside)
+        save_vocab(vocab, folder, lower_case, rules)
+        write_json(folder / "config.json", source.config.to_json())
+        for settings_file, values in own_settings(source).items():
+            write_json(folder / settings_file, values)
+        metadata |= {file.name: file.read_bytes().decode() for file in folder.iterdir()}
+    # Line ends as Unix has them, for readers elsewhere.
+    metadata["vocab.txt"] = "".join(f"{token}\n" for token in load_vocab(vocab))
+    worst = onnx.write(out, model, metadata, int8)
+    checked = f"; onnxruntime's numbers differ from PyTorch's by at most {worst:.1e}"
+    if int8:
+        checked = f"; of random tokens, int8 changes the numbers by at most {worst:.1e}"
+    return [head for head in source.heads if head not in heads], checked
+
+
+def task_settings(source: Checkpoint) -> dict[str, Any]:
+    """Our settings files beside weights that have a head to go with them: {name: contents}."""
+    beside = source.folder
+    used = set(source.heads) - {"pooler", "masked_lm", "next_sentence"}
+    names = ("task.json", "squad.json") if used else ()
+    return {name: read_json(beside / name) for name in names if (beside / name).is_file()}
+
+
+def own_settings(source: Checkpoint) -> dict[str, Any]:
+    """The same, and the labels where nothing more is known of a task."""
+    settings = task_settings(source)
+    if source.labels and "task.json" not in settings:
+        settings["task.json"] = {"labels": source.labels}
+        # That a text has several is known from a file that is not copied.
+        task = task_of_labels(source) if "classifier" in source.heads else None
+        if task and task.separator:
+            settings["task.json"] = task.to_json()
+    return settings
+
+
+def label_settings(source: Checkpoint, heads: set[str]) -> dict[str, Any]:
+    """Hugging Face's id2label, label2id and problem_type, where one of the heads has labels."""
+    for head in LABELLED:
+        if head in heads:
+            n_labels = len(source.tensors[f"{head}.bias"])
+            labels = source.labels or [f"LABEL_{i}" for i in range(n_labels)]
+            kind = {}
+            if head == "classifier":
+                task = own_settings(source).get("task.json", {})
+                kind = {"problem_type": cards.problem_type(task, n_labels)}
+            return kind | {
+                "id2label": {str(i): label for i, label in enumerate(labels)},
+                "label2id": {label: i for i, label in enumerate(labels)},
+            }
+    return {}
+
+
+def write_with_vocab(out: Path, source: Checkpoint, vocab: Path, lower_case: bool) -> None:
+    """A .pt, and before it what belongs to it: whoever finds the .pt finds the rest too."""
+    folder, settings = out.parent, own_settings(source)
+    rules, _ = stated_rules(vocab, source.file)
+
+    def same_rules() -> bool:
+        there, _ = stated_rules(folder / "vocab.txt")
+        if there.do_lower_case not in (None, lower_case):
+            return False
+        return there.unusual() == dataclasses.replace(rules, do_lower_case=lower_case).unusual()
+
+    fits = {
+        "vocab.txt": lambda: load_vocab(folder / "vocab.txt") == load_vocab(vocab),
+        "tokenizer_config.json": same_rules,
+    }
+    # What is there already must fit, and what is new is removed again if writing fails.
+    new = []
+    for name in (*fits, *settings):
+        path = folder / name
+        if not path.exists():
+            new.append(path)
+        elif not (fits[name]() if name in fits else read_json(path) == settings[name]):
+            raise UserError(
+                f"{folder} holds another model's {name} already; name a target in a folder of its "
+                "own"
+            )
+    try:
+        save_vocab(vocab, folder, lower_case, rules)
+        for name, values in settings.items():
+            write_json(folder / name, values)
+        contents = {"config": source.config.to_json(), "model": source.tensors}
+        write_pt(out, contents)
+    except BaseException:
+        # A .pt that is there, as flushing the folder to the disk alone has failed, keeps its own.
+        for path in [] if out.exists() else new:
+            path.unlink(missing_ok=True)
+        raise

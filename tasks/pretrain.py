@@ -1,0 +1,293 @@
+"""Pre-training as a kind of task: masked words, and whether the second sentence follows the first.
+
+    task = PretrainTask(max_len=128, source=Source(vocab="vocab.txt", cache_dir="runs/base"))
+    run = finetune.prepare(task, "corpus.txt", start, "held_out.txt", cfg)
+    run.fit("runs/base").last["masked_lm_accuracy"]
+
+Source of the loss and of the metrics: run_pretraining.py of google-research/bert.
+"""
+
+# B instances, P masked slots at most, V words of the vocabulary
+
+import dataclasses
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import models
+from formats.loading import Checkpoint
+from formats.vocab import casing, stated_rules
+from layers.packing import Packing
+from pretrained import Pretrained
+from pretraining.batches import Instances, PairBatches, PretrainBatch
+from pretraining.instances import FixedInstances
+from pretraining.pairs import PairConfig, Pairs
+from pretraining.shards import Corpus
+from pretraining.source import Source
+from tasks.task import CONFIG, Data, Task
+from tokenization import FullTokenizer
+from utils import UserError
+
+# Google's checkpoints have all three.
+HEADS = ("pooler", "masked_lm", "next_sentence")
+EVALUATION_SEED = 0  # of the pairs and masks that held-out text is evaluated with
+
+# Which pairs a seed means. Runs that began with others record another number, or none.
+PAIR_RULES = 2
+# What an instance is like.
+PAIR_FIELDS = tuple(field.name for field in dataclasses.fields(PairConfig))
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainFeatures:
+    """Instances as a task's features are: something that makes batches."""
+
+    instances: Instances
+    has_pairs: bool
+
+    def batches(self, batch_size: int, seed: int | None = None) -> PairBatches:
+        """Without a seed nothing is shuffled: for evaluation."""
+        return PairBatches(self.instances, batch_size, seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainTask(PairConfig, Task):
+    """What instances are like, how files become them, and what is learnt from them."""
+
+    name: str = "pretrain"
+    max_len: int = PairConfig.max_len
+    source: Source = Source()  # noqa: RUF009 # how files become a prepared corpus
+    seed: int = 0  # of pairs and masks
+    fixed_masks: bool = False  # every epoch has the pairs and masks of the first
+    ready_made: bool = False  # trained on instances that were masked elsewhere
+
+    head: ClassVar[str] = "masked_lm"
+    fresh: ClassVar[tuple[str, ...]] = HEADS
+    optional: ClassVar[tuple[str, ...]] = HEADS
+    settings_file: ClassVar[str] = "pretrain.json"
+    settings: ClassVar[tuple[str, ...]] = PAIR_FIELDS
+    each_epoch: ClassVar[bool] = False
+    complete: ClassVar[str] = "all heads"  # type: ignore[misc]
+
+    # --------------------------------------------------------------------------------------- data
+
+    def load(self, file: str | Path, tokenizer: FullTokenizer, labelled: bool = True) -> Data:
+        """Held-out text, its pairs and masks always the same."""
+        task, corpus = self, self.source.prepare(str(file))
+        if corpus.kind == "instances":
+            # The instances of a file have a length of their own, other than the model's perhaps.
+            self.check_ready_made(corpus)
+            task = dataclasses.replace(self, max_len=corpus.about["max_len"], max_pred=None)
+        return task.data(file, corpus, EVALUATION_SEED, fixed=True)
+
+    def load_training(
+        self, file: str | Path, tokenizer: FullTokenizer
+    ) -> tuple["PretrainTask", Data]:
+        """The task, and the instances that it trains on."""
+        corpus = self.source.prepare(str(file))
+        task = dataclasses.replace(self, ready_made=corpus.kind == "instances")
+        if task.ready_made:
+            self.check_ready_made(corpus)
+        return task, task.data(file, corpus, self.seed, self.fixed_masks, describe(corpus))
+
+    def data(
+        self, file: str | Path, corpus: Corpus, seed: int, fixed: bool, summary: str = ""
+    ) -> Data:
+        """What a corpus gives to train on, or to evaluate with."""
+        instances: Instances
+        if corpus.kind == "instances":
+            instances = FixedInstances(corpus, self.max_len)
+        else:
+            instances = Pairs(corpus, self, seed, fixed)
+        return Data(Path(file), PretrainFeatures(instances, self.next_sentence), [], summary)
+
+    def check_ready_made(self, corpus: Corpus) -> None:
+        """UserError where instances that were masked elsewhere are asked to be others."""
+        usual = PairConfig(self.max_len, next_sentence=self.next_sentence)
+        names = [name for name in PAIR_FIELDS if getattr(self, name) != getattr(usual, name)]
+        # It follows from mask_prob where it is not given.
+        if self.max_pred == PairConfig(self.max_len, mask_prob=self.mask_prob).max_pred:
+            names = [name for name in names if name != "max_pred"]
+        if self.fixed_masks:
+            # Instances that are read from a file are the same in every epoch anyway.
+            names.append("fixed_masks")
+        if names:
+            raise UserError(
+                f"the instances of {corpus.folder} are trained on as they are; leave out "
+                f"{', '.join(f'--{name}' for name in names)}; see --help"
+            )
+
+    def check_start(self, start: Pretrained) -> None:
+        """UserError where a model cannot take instances, or has a head that is not BERT's."""
+        # Training would go on with a fresh head in the place of the one that was trained.
+        if start.source and "masked_lm" in start.source.unusable:
+            reason = start.source.unusable["masked_lm"]
+            raise UserError(f"{start.source.file}: {reason}; use other weights")
+        super().check_start(start)
+        if self.next_sentence:
+            start.config.check_pairs()
+
+    def fit_start(self, start: Pretrained, data: Data) -> Pretrained:
+        """Weights with the tokenizer that a corpus was prepared by.
+
+        UserError where its ids are beyond the model's.
+        """
+        corpus = data.features.instances.corpus
+        # An id beyond the embeddings is an error in PyTorch only where it is looked up, on a GPU
+        # without a clear message.
+        if self.ready_made and corpus.about["largest_id"] >= start.config.vocab_size:
+            raise UserError(
+                f"{corpus.folder} has token ids up to {corpus.about['largest_id']}, the model "
+                f"{start.config.vocab_size} tokens; use the vocabulary the instances were made with"
+            )
+        # Tokens were cased by the rule of their preparation. GluonNLP's and TensorFlow's files do
+        # not state it.
+        lower_case = corpus.about.get("do_lower_case")
+        if lower_case is None:
+            lower_case = casing(start.vocab)
+        # And split by it, whatever lies beside the vocabulary.
+        rules, _ = stated_rules(corpus.vocab_file or start.vocab)
+        rules = rules.googles() if self.source.googles_rule else rules
+        tokenizer = FullTokenizer(start.vocab, lower_case, rules)
+        return dataclasses.replace(start, tokenizer=tokenizer)
+
+    # -------------------------------------------------------------------------------------- model
+
+    def model(self, config: models.Config) -> models.PretrainModel:
+        """Encoder, pooler and both heads."""
+        model = models.PretrainModel(config)
+        if not self.next_sentence:
+            # Without pairs nothing trains these two. Weight decay would still shrink them.
+            for head in (model.pooler, model.next_sentence):
+                head.requires_grad_(False)
+        return model
+
+    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Google's loss: of the masked slots, plus the mean cross-entropy of the order."""
+        return get_loss(model, batch, self.next_sentence)
+
+    def outputs(self, model: nn.Module, batch: Any) -> Tensor:
+        """(B, 5), as outputs() below."""
+        return outputs(model, batch)
+
+    def metrics(self, data: Data, outputs: np.ndarray) -> dict[str, float]:
+        """What Google's pre-training prints, but for global_step, from outputs() (N, 5)."""
+        return metrics(outputs, self.next_sentence)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """What metrics() gives."""
+        words = ("masked_lm_accuracy", "masked_lm_loss", "loss")
+        order = ("next_sentence_accuracy", "next_sentence_loss")
+        return words + order if self.next_sentence else words
+
+    # ----------------------------------------------------------------------------------- settings
+
+    @property
+    def train_cfg(self) -> Path:
+        return CONFIG / "pretrain.json"
+
+    def to_json(self) -> dict[str, Any]:
+        """What instances are like, with all defaults; of ready-made ones most is not known."""
+        known = ("max_len", "next_sentence") if self.ready_made else PAIR_FIELDS
+        return {name: getattr(self, name) if name in known else None for name in PAIR_FIELDS}
+
+    @classmethod
+    def of_weights(cls, values: dict[str, Any], source: Checkpoint) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if value is not None}
+
+    def run_settings(self, data: Data, eval_data: list[Data]) -> dict[str, Any]:
+        corpora = [one.features.instances.corpus for one in (data, *eval_data)]
+        settings = {**self.to_json(), "fixed_masks": self.fixed_masks}
+        settings["sha256 of corpus"], *others = (corpus.key[:16] for corpus in corpora)
+        settings["sha256 of eval_file"] = others[0] if others else None
+        # Ready-made instances are the same in every version.
+        if any(corpus.kind == "text" for corpus in corpora):
+            settings["pair rules"] = PAIR_RULES
+        return settings
+
+
+def describe(corpus: Corpus) -> str:
+    """What will be trained on, in words."""
+    if corpus.kind == "instances":
+        return ""
+    counts = corpus.counts
+    return (
+        f"{counts['documents']} documents, {counts['sentences']} sentences, {counts['tokens']} "
+        "tokens"
+    )
+
+
+# ----------------------------------------------------------------------------------------- the loss
+
+
+def losses(model: nn.Module, batch: PretrainBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Cross-entropies of every masked slot (B, P) and of the order (B,), and what scores they have.
+
+    The scores: (B, P, V), (B, 2).
+    """
+    words, order = model(batch.input_ids, batch.segment_ids, batch.input_mask, batch.positions)
+    # Cross-entropy over 30,000 words loses digits in bf16. A float64 model (in tests) stays as it
+    # is.
+    exact = torch.promote_types(words.dtype, torch.float32)
+    # (B, P, V) -> (B * P, V); the labels are flattened likewise.
+    flat = words.to(exact).flatten(0, 1)
+    # Not reduced here: unused slots have the weight 0, and a mean would count them.
+    word_loss = F.cross_entropy(flat, batch.words.flatten(), reduction="none")
+    order_loss = F.cross_entropy(order.to(exact), batch.order, reduction="none")
+    return word_loss.view(batch.words.shape), order_loss, words, order
+
+
+def get_loss(
+    model: nn.Module, batch: PretrainBatch, next_sentence: bool = True
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Google's loss: of the masked slots, plus the mean cross-entropy of the order.
+
+    Google divides the sum over the slots by (their number + 1e-5); the batch's weights have that in
+    them already.
+    """
+    word_loss, order_loss, _, _ = losses(model, batch)
+    # The weights contain the number of slots in the whole batch, so the sum is over a row's slots,
+    # and the mean over rows. Parts of a batch then add up to the loss of the whole.
+    loss_lm = (batch.weights * word_loss).sum(1).mean()
+    means = {"loss_lm": loss_lm}
+    total = loss_lm
+    # Without pairs the order is not defined, and its head is not trained.
+    if next_sentence:
+        means["loss_clsf"] = order_loss.mean()
+        total = loss_lm + means["loss_clsf"]
+    means["loss_total"] = total
+    # Real tokens of an instance, from which the log derives the speed.
+    means["tokens"] = Packing.of(batch.input_mask).real.sum(1).float().mean()
+    return total, means
+
+
+def outputs(model: nn.Module, batch: PretrainBatch) -> Tensor:
+    """(B, 5): masked slots, those guessed right, their summed loss; order right, its loss."""
+    word_loss, order_loss, words, order = losses(model, batch)
+    used = batch.weights > 0
+    right = (words.argmax(-1) == batch.words) & used
+    order_right = order.argmax(-1) == batch.order
+    # Counts, not means: instances have different numbers of slots, so that only sums can be
+    # averaged over batches without a bias.
+    columns = [used.sum(1), right.sum(1), (word_loss * used).sum(1), order_right, order_loss]
+    return torch.stack(columns, dim=1)
+
+
+def metrics(found: np.ndarray, next_sentence: bool) -> dict[str, float]:
+    """What Google's pre-training prints, but for global_step, from outputs() (N, 5)."""
+    # In float64: float32 counts exactly only up to 2**24, and held-out text may have more slots.
+    slots, right, word_loss, order_right, order_loss = found.astype(np.float64).T
+    results = {
+        "masked_lm_accuracy": right.sum() / slots.sum(),
+        "masked_lm_loss": word_loss.sum() / slots.sum(),
+    }
+    if next_sentence:
+        results["next_sentence_accuracy"] = order_right.mean()
+        results["next_sentence_loss"] = order_loss.mean()
+    results["loss"] = results["masked_lm_loss"] + results.get("next_sentence_loss", 0)
+    return {name: float(value) for name, value in results.items()}
