@@ -24,8 +24,7 @@ from system.files import check_output, whole_file, write_json
 from utils import UserError, data_stream, json_text
 
 if TYPE_CHECKING:
-    from blanks import Blanks
-    from vectors import Vectors
+    from encoder import Encoder, Vectors
 
 FORMATS = ("jsonl", "npz", "safetensors")
 POOLING = ("none", "cls", "mean", "max")
@@ -80,11 +79,11 @@ class Extract(EncoderCommand):
             raise UserError(f"--format {self.format} needs an --output_file")
         if self.output_file != "-":
             check_output(self.output_file, (self.input_file, *self.weights))
-        import vectors
+        from encoder import load
 
         # Flags are checked before the weights are loaded, layers after it: they depend on the
         # model.
-        encoder = vectors.load(*self.weights, self.max_len, self.batch_size, self.dtype)
+        encoder = load(*self.weights, self.max_len, self.batch_size, self.dtype)
         encoder.check_layers(layers)
         found = encoder.extract(read_lines(self.input_file), layers, self.pooling, self.input_file)
         if self.output_file == "-":
@@ -174,9 +173,9 @@ class Similar(EncoderCommand):
             raise UserError(f"--n {self.n}: expected 0 or more")
         if not self.query.strip():
             raise UserError("--query is empty; expected a text")
-        import vectors
+        from encoder import load
 
-        encoder = vectors.load(*self.weights, self.max_len)
+        encoder = load(*self.weights, self.max_len)
         encoder.check_layers([self.layer])
         pooling = self.pooling or encoder.usual_pooling
         lines = [line for line in read_lines(self.input_file) if line.strip()]
@@ -230,7 +229,7 @@ class Fewshot(EncoderCommand):
         shots = integers("shots", self.shots)
         if min(shots) < 1 or self.draws < 1:
             raise UserError(f"--shots {self.shots} --draws {self.draws}: expected 1 or more")
-        import vectors
+        from encoder import load
         from tasks import get_task, own_task
         from tasks.fewshot import Judge
         from tasks.superglue import file_in
@@ -249,7 +248,7 @@ class Fewshot(EncoderCommand):
         if self.out:
             check_output(self.out, (data_file, eval_file, *self.weights))
         judge = Judge(task, data_file, eval_file, shots, self.draws, self.select)
-        encoder = vectors.load(*self.weights, self.max_len, head="pooler")
+        encoder = load(*self.weights, self.max_len, head="pooler")
         files = f"{data_file} and {eval_file}"
         results = judge(functools.partial(encoder.pool, file=files))
         for result in results:
@@ -274,11 +273,11 @@ class BlanksCommand(EncoderCommand):
     batch_size: int = 32  # texts, each with one token masked, that are computed at once
     dtype: str = "fp32"  # of matrix products: fp32, bf16 or, on a CPU, int8
 
-    def load(self) -> "Blanks":
+    def load(self) -> "Encoder":
         """The model, ready to fill and to score."""
-        import blanks
+        from encoder import load
 
-        return blanks.load(*self.weights, self.max_len, self.batch_size, self.dtype)
+        return load(*self.weights, self.max_len, self.batch_size, self.dtype, head="masked_lm")
 
 
 @dataclasses.dataclass

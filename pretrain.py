@@ -238,8 +238,8 @@ def warn(run: "Run", folder: Path) -> None:
 
 def few_shots(judge: "Judge", run: "Run", steps: int, trainer: "Trainer") -> dict[str, float]:
     """What a few labelled examples teach about the encoder, as it is after some updates."""
+    from encoder import Encoder
     from system import distributed
-    from vectors import Encoder
 
     model: Any = trainer.model
     step = trainer.state.step

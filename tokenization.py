@@ -13,7 +13,6 @@ makes plain Python faster than compiled tokenizers that do the work anew each ti
 rule: tokenization.py of google-research/bert.
 """
 
-import collections
 import dataclasses
 import re
 import unicodedata
@@ -419,20 +418,6 @@ class FullTokenizer:
 # --------------------------------------------------------------------------------- a new vocabulary
 
 
-def lines_of(files: list[Path]) -> Iterator[str]:
-    """The lines of UTF-8 texts, one after the other; UserError names the line that is none."""
-    for file in files:
-        with open(file, "rb") as f:
-            for number, line in enumerate(f, start=1):
-                try:
-                    # Only the first line of a file can have a byte order mark.
-                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError:
-                    raise UserError(
-                        f"{file}, line {number}: not UTF-8 text; convert the file to UTF-8"
-                    ) from None
-
-
 @dataclasses.dataclass
 class Learn:
     """Learn a WordPiece vocabulary from text.
@@ -453,6 +438,8 @@ class Learn:
             raise UserError(
                 "learning a vocabulary needs the package tokenizers; pip install tokenizers"
             ) from None
+        from formats.learning import count_words, train_vocab
+
         target, settings = Path(self.out), {"do_lower_case": self.lower_case}
         beside = target.parent / "tokenizer_config.json"
         if self.vocab_size <= len(SPECIAL):
@@ -477,61 +464,6 @@ class Learn:
         with whole_file(target, replace=False) as f:
             f.write("".join(f"{token}\n" for token in vocab).encode())
         print(f"{target}: {len(vocab)} tokens")
-
-
-def count_words(files: list[Path], lower_case: bool) -> collections.Counter[str]:
-    """How often each word occurs, split and normalised as BERT does."""
-    from tokenizers import normalizers, pre_tokenizers
-
-    normalizer = normalizers.BertNormalizer(strip_accents=lower_case, lowercase=lower_case)
-    splitter = pre_tokenizers.BertPreTokenizer()
-    words: collections.Counter[str] = collections.Counter()
-    for line in lines_of(files):
-        pieces = splitter.pre_tokenize_str(normalizer.normalize_str(line))
-        words.update(word for word, _ in pieces)
-    return words
-
-
-def train_vocab(words: collections.Counter[str], vocab_size: int) -> list[str]:
-    """The tokens of a WordPiece vocabulary learned from counted words, in the order of their ids.
-
-    The trainer numbers characters as it meets them in a hash table, in another order each time, and
-    breaks ties between merges by these numbers. Given as special tokens, they are numbered before.
-    """
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    # For single characters a quarter of the vocabulary, or 1,000: the rarest ones become [UNK].
-    characters = alphabet(words, max(1000, vocab_size // 4))
-    single = [char for char in characters if len(char) == 1]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[*SPECIAL, *characters],
-        initial_alphabet=single,
-        limit_alphabet=len(single),
-        show_progress=False,
-    )
-    # One word at a time, so that the trainer counts what was counted here: their order is lost.
-    tokenizer.train_from_iterator(words.elements(), trainer)
-    by_id = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    return [token for token, _ in by_id]
-
-
-def alphabet(words: dict[str, int], limit: int) -> list[str]:
-    """The most frequent characters of counted words, in an order that the text alone decides.
-
-    First those that begin a word, then (as ##x) those that continue one.
-    """
-    count: collections.Counter[str] = collections.Counter()
-    inside: set[str] = set()
-    for word, n in words.items():
-        for char in word:
-            count[char] += n
-        inside.update(word[1:])
-    # The most frequent characters, ties by code point; then in an order without frequencies.
-    kept = sorted(sorted(count, key=lambda char: (-count[char], char))[:limit])
-    return kept + [f"##{char}" for char in kept if char in inside]
 
 
 if __name__ == "__main__":

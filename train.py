@@ -29,6 +29,7 @@ from formats.weights import checkpoints_in
 from optim import BertAdam, parameter_groups
 from system import distributed
 from system.progress import progress
+from system.signals import Interrupted, Signals
 from training.inference import (
     Batch,
     Outputs,
@@ -43,7 +44,7 @@ from training.inference import (
 )
 from training.runs import MetricsLog, Writer, drop_optimizer, newest_state, snapshot
 from training.settings import Config
-from utils import Interrupted, Signals, UserError, nearest, rank, say, size
+from utils import UserError, nearest, rank, say, size
 
 Metrics = Callable[[], dict[str, float]]
 GetLoss = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]

@@ -17,7 +17,7 @@ import torch
 from common import data, report, seconds
 
 import features
-import vectors
+from encoder import load as load_encoder
 from system.cli import command
 from tasks import fewshot
 from tasks.metrics import spearman
@@ -93,7 +93,7 @@ def run(lines: int = 2000, repeats: int = 3) -> None:
         f"Largest difference of a value: {difference:.1e}. Ours loads the weights within the time.",
         "",
     ]
-    encoder = vectors.load(data("minilm"), head="pooler")
+    encoder = load_encoder(data("minilm"), head="pooler")
     pairs = read_examples(TASKS["stsb"], data("glue/STS-B/dev.tsv"))
     halves = [
         np.stack(

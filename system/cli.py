@@ -20,18 +20,8 @@ from typing import Any
 
 from system import distributed
 from system.flags import command_list, help_text, name_of, parse
-from utils import (
-    ENDING,
-    STREAMS,
-    Signals,
-    UserError,
-    drop_stdout,
-    nearest,
-    rank,
-    short,
-    size,
-    visible,
-)
+from system.signals import ENDING, Signals
+from utils import STREAMS, UserError, drop_stdout, nearest, rank, short, size, visible
 
 # ------------------------------------------------------------------------------------------ streams
 

@@ -1,8 +1,8 @@
 """Judging an encoder without training it: few examples of each class, a linear classifier.
 
     judge = Judge(TASKS["sst2"], "SST-2/train.tsv", "SST-2/dev.tsv")
-    encoder = vectors.load("uncased_L-12_H-768_A-12", head="pooler")
-    for shot in judge(encoder.pool): print(shot.k, shot.mean)
+    model = encoder.load("uncased_L-12_H-768_A-12", head="pooler")
+    for shot in judge(model.pool): print(shot.k, shot.mean)
 
 The protocol of Scenic's BERT: vectors are standardised by the mean and standard deviation of the
 examples, a constant is appended, and ridge regression to +-1 is solved in closed form for every

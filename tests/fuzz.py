@@ -44,7 +44,7 @@ import finetune
 import models
 import pretrained
 import train
-import vectors
+from encoder import load as load_encoder
 from formats.vocab import casing
 from formats.weights import silent_stderr
 from pretrain import Pretrain
@@ -251,7 +251,7 @@ def predict_two(folder: Path) -> None:
 
 def take_vectors(folder: Path) -> None:
     """The vectors of two lines."""
-    encoder = vectors.load(folder, max_len=16)
+    encoder = load_encoder(folder, max_len=16)
     found = list(encoder.extract(["anna sold it", "again"], [-1], "mean"))
     expect(all(np.isfinite(text.values).all() for text in found), "finite vectors")
 

@@ -26,10 +26,11 @@ from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
 from pretraining.text import prepare_text
 from system import distributed
+from system.signals import Interrupted
 from tasks import pretrain as pretraining_task
 from tokenization import FullTokenizer
 from training.inference import Source
-from utils import Interrupted, size
+from utils import size
 
 TORCHRUN = [
     sys.executable,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-import blanks
+import encoder
 import features
 import models
 from formats.weights import write_pt
@@ -76,9 +76,9 @@ def read(theirs: Any, text: str) -> tuple[torch.Tensor, torch.Tensor]:
     return found["input_ids"][0], found["token_type_ids"][0]
 
 
-def doubled(weights: Path, batch_size: int = 32) -> blanks.Blanks:
+def doubled(weights: Path, batch_size: int = 32) -> encoder.Encoder:
     """The model in float64."""
-    found = blanks.load(weights, batch_size=batch_size)
+    found = encoder.load(weights, batch_size=batch_size, head="masked_lm")
     found.model.double()
     return found
 
@@ -135,7 +135,7 @@ def test_texts_stream_and_keep_their_order(
     weights: Path, monkeypatch: pytest.MonkeyPatch, ask: str
 ) -> None:
     # Fewer than the [MASK]s of a batch.
-    monkeypatch.setattr(blanks, "SLICE", 3)
+    monkeypatch.setattr(encoder, "SLICE", 3)
     rng = random.Random(1)
     texts = [" ".join(rng.choices(WORDS, k=rng.randint(0, 12))) for _ in range(150)]
     if ask == "fill":
@@ -167,7 +167,7 @@ def test_texts_stream_and_keep_their_order(
 
 def test_empty_texts_fill_no_memory(weights: Path) -> None:
     left = iter([""] * 3000)
-    found = blanks.load(weights).score(left)
+    found = encoder.load(weights, head="masked_lm").score(left)
     assert next(found) == ("", 0.0, 0)
     assert len(list(left)) == 3000 - 1024  # a chunk is taken at a time
     assert list(found) == [("", 0.0, 0)] * 1023
@@ -176,8 +176,10 @@ def test_empty_texts_fill_no_memory(weights: Path) -> None:
 @pytest.mark.parametrize("dtype", ["bf16", "int8"])
 def test_other_dtypes_are_near(weights: Path, dtype: str) -> None:
     texts = [text for text in WHOLE if text]
-    exact = [found.score for found in blanks.load(weights).score(texts)]
-    near = [found.score for found in blanks.load(weights, dtype=dtype).score(texts)]
+    exact = [found.score for found in encoder.load(weights, head="masked_lm").score(texts)]
+    near = [
+        found.score for found in encoder.load(weights, dtype=dtype, head="masked_lm").score(texts)
+    ]
     assert near == pytest.approx(exact, rel=0.1)
 
 
@@ -188,7 +190,11 @@ def test_a_mask_whose_id_is_that_of_padding_is_told_from_it(tmp_path: Path) -> N
     config = models.Config(len(tokens), dim=8, n_layers=1, n_heads=1, dim_ff=8, max_len=16)
     model = models.PretrainModel(config)
     write_pt(tmp_path / "m.pt", {"config": vars(config), "model": model.state_dict()})
-    found = list(blanks.load(tmp_path / "m.pt").fill(["[MASK]", "the [MASK] film was good"]))
+    found = list(
+        encoder.load(tmp_path / "m.pt", head="masked_lm").fill(
+            ["[MASK]", "the [MASK] film was good"]
+        )
+    )
     assert [len(masks) for masks in found] == [1, 1]
 
 
@@ -196,7 +202,7 @@ def test_a_mask_whose_id_is_that_of_padding_is_told_from_it(tmp_path: Path) -> N
 
 
 def test_the_tables_have_what_a_notebook_gets(weights: Path, run: Callable) -> None:
-    filler = blanks.load(weights)
+    filler = encoder.load(weights, head="masked_lm")
     texts = ["the[MASK]was[MASK]", "[MASK]"]
     status, out, err = run(f"fill {weights} {' '.join(texts)} --top 2", *COMMANDS)
     assert (status, err) == (0, "")
@@ -221,7 +227,7 @@ def test_lines_of_a_pipe_are_texts(
     assert (status, err) == (0, "")
     lines = ["a good\tfilm", "", "the book ||| it is bad"]
     rows = ["index\tscore\ttokens\ttext"]
-    for index, found in enumerate(blanks.load(weights).score(lines)):
+    for index, found in enumerate(encoder.load(weights, head="masked_lm").score(lines)):
         text = found.text.replace("\t", " ")
         rows.append(f"{index}\t{found.score:.6f}\t{found.n_tokens}\t{text}")
     assert out.splitlines() == rows
@@ -276,7 +282,7 @@ def test_a_mistake_ends_in_one_line(
 
 
 def test_what_is_wrong_in_a_later_chunk_comes_after_what_was_right(weights: Path) -> None:
-    found = blanks.load(weights, batch_size=1).score(["a"] * 40 + ["[MASK]"])
+    found = encoder.load(weights, batch_size=1, head="masked_lm").score(["a"] * 40 + ["[MASK]"])
     assert len(list(itertools.islice(found, 32))) == 32
     with pytest.raises(UserError, match=r"text 40, '\[MASK\]', has a"):
         next(found)

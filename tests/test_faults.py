@@ -29,18 +29,19 @@ import torch
 import checkpoint
 import models
 import train
-import utils
 from formats.weights import checkpoints_in, read_pt, write_pt
 from pretraining import shards
 from pretraining.shards import Corpus
 from pretraining.text import prepare_text
+from system import signals
 from system.files import whole_file, whole_folder
 from system.locks import locked
+from system.signals import Interrupted, Signals
 from tasks import TASKS
 from tasks.features import Batches
 from tokenization import FullTokenizer
 from training import runs
-from utils import Interrupted, Signals, UserError
+from utils import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 MRPC = dataclasses.replace(TASKS["mrpc"], max_len=64)
@@ -233,7 +234,7 @@ def test_a_signal_while_text_is_prepared_leaves_nothing(
 
 def test_a_signal_sent_twice_still_saves(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        utils, "watch", lambda _: None
+        signals, "watch", lambda _: None
     )  # on a slow machine a second may pass between the two
     write, trainer = runs.write_pt, make("run")
 
@@ -269,8 +270,8 @@ def test_a_signal_that_comes_late_is_heeded(
 
 def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
     code = (
-        "import time, utils\n"
-        "with utils.Signals() as asked:\n"
+        "import time\nfrom system import signals\n"
+        "with signals.Signals() as asked:\n"
         "    print('ready', flush=True)\n"
         "    while True: time.sleep(0.1)\n"
     )

@@ -17,7 +17,7 @@ from sklearn.linear_model import Ridge
 import checkpoint
 import features
 import models
-import vectors
+from encoder import load as load_encoder
 from formats import names
 from formats.weights import write_pt
 from system.files import write_json
@@ -252,7 +252,7 @@ def test_a_length_that_is_none_and_texts_lower_cased_elsewhere_are_refused(
 
 
 def test_lines_stream_and_keep_their_order(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = vectors.load(weights / "model.pt", batch_size=2)
+    encoder = load_encoder(weights / "model.pt", batch_size=2)
     lines = (weights / "lines.txt").read_text().splitlines() * 3
     taken = []
 
@@ -283,7 +283,7 @@ def test_the_most_similar_line_is_the_query_itself(weights: Path, run: Callable)
     ]
     status, out, err = run(" ".join(line) + f" --query={lines[7].replace(' ', '_')}", *COMMANDS)
     assert status == 0, err
-    encoder = vectors.load(weights / "model.pt")
+    encoder = load_encoder(weights / "model.pt")
     found = np.stack([t.values[0] for t in encoder.extract([monkey, *lines], [-1], "mean")]).astype(
         np.float64
     )
@@ -436,7 +436,7 @@ def test_what_is_cut_off_is_told_once_for_a_command(
     weights: Path, tmp_path: Path, run: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # More than one chunk, so that the counts of all of them are added.
-    monkeypatch.setattr(vectors, "CHUNK", 1)
+    monkeypatch.setattr("encoder.CHUNK", 1)
     lines = ["the film was good", "the film " * 50, "good", "bad book ||| " + "fine " * 30]
     file = tmp_path / "lines.txt"
     file.write_text("\n".join(lines) + "\n")

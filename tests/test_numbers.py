@@ -9,10 +9,9 @@ import pytest
 import seeds
 import torch
 
-import blanks
 import finetune
 import models
-import vectors
+from encoder import load as load_encoder
 from pretrain import Pretrain
 from training.inference import are_numbers
 from utils import UserError
@@ -74,7 +73,7 @@ def test_vectors_blanks_and_pre_training_refuse_them_too(
     kinds: Path, monkeypatch: pytest.MonkeyPatch, run: Callable
 ) -> None:
     folder = kinds / "pretrained"
-    encoder, filler = vectors.load(folder, max_len=24), blanks.load(folder)
+    encoder, filler = load_encoder(folder, max_len=24), load_encoder(folder, head="masked_lm")
     assert len(list(encoder.extract(["anna", "it"], [-1]))) == 2
     for model in (encoder.model, filler.model):
         with torch.no_grad():

@@ -34,7 +34,7 @@ PACKAGES = ("tasks", "pretraining", "training", "formats", "layers", "system")
 ROWS = {  # a module or package imports only from rows below its own
     "commands": tuple("classify squad tag choose pretrain features corpus checkpoint".split()),
     "command": ("command",),
-    "jobs": ("finetune", "vectors", "blanks"),
+    "jobs": ("finetune", "encoder"),
     "data": ("tasks",),
     "start and loop": ("pretrained", "train", "pretraining"),
     "text and runs": ("tokenization", "training"),

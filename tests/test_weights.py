@@ -17,13 +17,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertForPreTraining, BertForSequenceClassification
 
-import blanks
 import checkpoint
 import features
 import finetune
 import models
 import pretrained
-import vectors
+from encoder import load as load_encoder
 from formats import loading, names, translate
 from formats.weights import TENSORFLOW_STATE, check_finite, write_pt
 from pretrain import Pretrain
@@ -209,7 +208,7 @@ def test_a_classifier_that_is_not_berts_is_missed_only_where_it_is_wanted(
     tensors = load_file(classifier / "model.safetensors") | change
     new = saved(classifier, {name: t for name, t in tensors.items() if t is not None})
     assert checkpoint.read(new).heads == ["pooler"]
-    assert vectors.load(new, max_len=16).pool([("w1", None)]).shape == (1, 16)
+    assert load_encoder(new, max_len=16).pool([("w1", None)]).shape == (1, 16)
     with pytest.raises(UserError, match=f"{reason}; train one first"):
         pretrained.find(new, head="classifier")
 
@@ -228,9 +227,9 @@ def test_a_decoder_of_its_own_is_missed_only_where_words_are_guessed(
     found = checkpoint.read(new)
     assert f"left out its masked_lm: {reason}" in capsys.readouterr().err
     assert found.heads == ["pooler", "next_sentence"]
-    assert vectors.load(new, max_len=16).pool([("w1", None)]).shape == (1, 16)
+    assert load_encoder(new, max_len=16).pool([("w1", None)]).shape == (1, 16)
     with pytest.raises(UserError, match=f"{reason}; name weights that"):
-        blanks.load(new)
+        load_encoder(new, head="masked_lm")
     (tmp_path / "text.txt").write_text("w1 w2\nw3\n\nw4 w5\nw6\n" * 9)
     line = f"--data_file {tmp_path}/text.txt --pretrain_file {new} --save_dir {tmp_path}/run"
     status, _, err = run(f"{line} --max_len 16 --total_steps 1", Pretrain)
@@ -529,7 +528,7 @@ def test_weights_that_are_not_finite_are_refused_but_to_look_at(
     tensors[name][3, :2] = torch.tensor([math.nan, math.inf])
     bad = saved(classifier, tensors)
     where = r"2 of the 512 numbers of transformer\.blocks\.1\.feed_forward\.fc2\.weight are NaN"
-    for use in (finetune.load, checkpoint.read, blanks.load, vectors.load):
+    for use in (finetune.load, checkpoint.read, load_encoder):
         with pytest.raises(UserError, match=where):
             use(bad)
     status, _, err = run(f"convert {bad} {tmp_path}/new", *COMMANDS)

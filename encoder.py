@@ -1,17 +1,22 @@
-"""Filling blanks: the words that fit where a text has [MASK], and how likely a whole text is.
+"""An encoder as it is: vectors of texts, the words that fit a [MASK], how likely a text is.
 
-    blanks = load("uncased_L-12_H-768_A-12")
-    for masks in blanks.fill(["Paris is the [MASK] of France."]):
+    encoder = load("uncased_L-12_H-768_A-12")
+    for text in encoder.extract(["A line.", "Two ||| texts."], layers=[-1], pooling="mean"):
+        text.values  # (1, D)
+
+    encoder = load("uncased_L-12_H-768_A-12", head="masked_lm")
+    for masks in encoder.fill(["Paris is the [MASK] of France."]):
         masks[0]  # of its first [MASK]: [("capital", 0.99), ...]
-    for found in blanks.score(["A text.", "Two ||| texts."]):
+    for found in encoder.score(["A text.", "Two ||| texts."]):
         found.score, found.n_tokens
 
-Shapes: B inputs, S tokens of the longest one, M [MASK]s of the one with most of them, K [MASK]s of
-all inputs together, D width, V vocabulary.
+Shapes: B inputs, S tokens of the longest one, T tokens of all, M [MASK]s of the one with most of
+them, K [MASK]s of all inputs together, D width, V vocabulary.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,18 +26,28 @@ from torch import Tensor
 
 import models
 import pretrained
-import train
 from formats import loading
 from formats.rules import UNKNOWN
+from formats.sentence_encoders import stated_length, stated_pooling
 from layers.packing import Packing
-from tasks.features import Batch, Batches, Features
+from tasks.features import Batch, Batches, Features, encode, report_truncation
 from tokenization import FullTokenizer, split_line
 from training import inference
+from training.settings import Config
 from utils import UserError, show
 
+MAX_LEN = 128  # tokens of a text at most, where neither the caller nor the folder says it
+CHUNK = 32  # batches of texts that are sorted by length together
 MASK = "[MASK]"
-CHUNK = 32  # batches of inputs that are sorted by length together
 SLICE = 256  # [MASK]s whose V scores are in memory at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Vectors:
+    """A text's tokens and its vectors of some layers."""
+
+    tokens: list[str]  # [CLS] and [SEP] included
+    values: np.ndarray  # (tokens, layers, D), or pooled (layers, D)
 
 
 class Score(NamedTuple):
@@ -53,16 +68,103 @@ class Input(NamedTuple):
 
 
 @dataclasses.dataclass
-class Blanks:
-    """An encoder with its masked-language head, and its tokenizer."""
+class Encoder:
+    """An encoder, its pooler or its masked-language head, and its tokenizer."""
 
-    model: models.PretrainModel
+    model: Any  # a BertModel; to fill and to score, a PretrainModel
     tokenizer: FullTokenizer
     max_len: int
     device: torch.device
     batch_size: int = 32
     dtype: str = "fp32"
-    name: str = "the model"  # of it in messages: the file of its weights
+    name: str = "the encoder"  # of it in messages: the file of its weights
+    folder: Path | None = None  # what lies beside the weights
+
+    def infer(
+        self, batches: Batches, outputs: inference.Outputs
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """The outputs of batches, each with the numbers of its rows."""
+        return inference.infer(
+            self.model, batches, self.device, self.dtype, outputs, name=self.name
+        )
+
+    # -------------------------------------------------------------------------------- vectors
+
+    @property
+    def usual_pooling(self) -> str:
+        """How the folder pools a text's vectors, as stated_pooling() has it; else their mean."""
+        return (self.folder and stated_pooling(self.folder)) or "mean"
+
+    def check_layers(self, layers: list[int]) -> None:
+        """UserError where a layer is none of the model's."""
+        n = self.model.cfg.n_layers
+        if wrong := [layer for layer in layers if not -n <= layer < n]:
+            raise UserError(
+                f"layers={wrong[0]}: the model has {n} layers; expected -{n} (the lowest) to -1, "
+                f"or 0 to {n - 1}"
+            )
+
+    def extract(
+        self,
+        lines: Iterable[str],
+        layers: list[int],
+        pooling: str = "none",
+        file: str | Path = "the lines",
+    ) -> Iterator[Vectors]:
+        """The vectors of each line, in order; a line is a text, or two with ` ||| ` between them.
+
+        Only some thousand lines are in memory at a time, sorted by length, so that little is
+        padded. At the end a note says how much of the lines was cut off; `file` is their name.
+        """
+        self.check_layers(layers)
+
+        # The layers and the pooling, as inference.infer wants a function of a model and a batch.
+        def outputs(model: Any, batch: Batch) -> Tensor:
+            return layer_outputs(model.transformer, batch, layers, pooling)
+
+        rest, n, truncation = iter(lines), 0, np.zeros(3, int)
+        # As many lines as are sorted by length together: memory stays the same, and little is
+        # padded.
+        while chunk := list(islice(rest, CHUNK * self.batch_size)):
+            texts = encode([split_line(line) for line in chunk], self.tokenizer, self.max_len)
+            n, truncation = n + len(chunk), truncation + texts.truncation
+            found = [np.empty(0)] * len(chunk)
+            batches = Batches(texts, self.batch_size)
+            for rows, output in self.infer(batches, outputs):
+                values = output.float().cpu().numpy()
+                parts = list(values)
+                # The vectors of all tokens of a batch come as one array, cut at the ends of its
+                # texts.
+                if pooling == "none":
+                    parts = np.split(values, np.cumsum(texts.lengths[rows])[:-1])
+                for row, part in zip(rows, parts, strict=True):
+                    found[row] = part
+            # The order of the lines: batches were sorted by length.
+            for i, values in enumerate(found):
+                ids = texts.ids[texts.starts[i] : texts.starts[i + 1]].tolist()
+                yield Vectors(self.tokenizer.convert_ids_to_tokens(ids), values)
+        report_truncation(file, n, truncation, self.max_len)
+
+    def pool(
+        self, texts: Sequence[tuple[str, str | None]], file: str | Path | None = "the texts"
+    ) -> np.ndarray:
+        """(N, D): what a sentence head reads of texts and pairs.
+
+        A note says how much of them was cut off; `file` is their name, None: no note.
+        """
+        inputs = encode(texts, self.tokenizer, self.max_len)
+        if file is not None:
+            report_truncation(file, len(inputs), inputs.truncation, self.max_len)
+        batches = Batches(inputs, self.batch_size)
+
+        def outputs(model: Any, batch: Batch) -> Tensor:
+            return model.pool(**batch.inputs)
+
+        return inference.predict(
+            self.model, batches, self.device, self.dtype, outputs, name=self.name
+        )
+
+    # ----------------------------------------------------------------------------- blanks
 
     def fill(
         self, texts: Iterable[str], top: int = 5, words: list[str] | None = None
@@ -194,9 +296,7 @@ class Blanks:
         for chunk, inputs in self.chunks(texts, in_turn):
             found = [np.empty(0)] * len(inputs)
             batches = Batches(as_features(inputs), self.batch_size)
-            for rows, output in inference.infer(
-                self.model, batches, self.device, self.dtype, outputs, name=self.name
-            ):
+            for rows, output in self.infer(batches, outputs):
                 # The [MASK]s of a batch come as one array, cut where the next input's begin.
                 ends = np.cumsum([inputs[row].n_masks for row in rows])
                 parts = np.split(output.cpu().numpy(), ends[:-1])
@@ -221,6 +321,30 @@ def as_features(inputs: list[Input]) -> Features:
 
 
 # -------------------------------------------------------------------------------------- the outputs
+
+
+def layer_outputs(
+    transformer: models.Transformer, batch: Batch, layers: list[int], pooling: str
+) -> Tensor:
+    """(T, layers, D), the real tokens one after the other; or pooled (B, layers, D)."""
+    outputs: list[Tensor] = []
+    transformer(**batch.inputs, outputs=outputs)
+    blocks = outputs[1:]  # the first is the embeddings'
+    # (layers) x (T, D) -> (T, layers, D)
+    chosen = torch.stack([blocks[layer] for layer in layers], dim=1)
+    if pooling == "none":
+        return chosen
+    lengths = Packing.of(batch.input_mask).real.sum(1)
+    # [CLS] is the first token of each text, and texts follow each other.
+    if pooling == "cls":
+        return chosen[lengths.cumsum(0) - lengths]
+    if pooling == "max":
+        return torch.segment_reduce(chosen.float(), "max", lengths=lengths)
+    # (T,) the number of the text that each token belongs to.
+    text = torch.arange(len(lengths), device=chosen.device).repeat_interleave(lengths)
+    # Summed in float32: bf16 would lose small vectors in a long text.
+    sums = chosen.new_zeros(len(lengths), *chosen.shape[1:], dtype=torch.float32)
+    return sums.index_add_(0, text, chosen.float()) / lengths[:, None, None]
 
 
 def best_words(
@@ -266,6 +390,9 @@ def word_logs(model: models.PretrainModel, vectors: Tensor) -> Tensor:
     return scores.log_softmax(-1)
 
 
+# ------------------------------------------------------------------------------------------ loading
+
+
 def load(
     weights: str | Path,
     model_cfg: str | None = None,
@@ -273,22 +400,31 @@ def load(
     max_len: int | None = None,
     batch_size: int = 32,
     dtype: str = "fp32",
-) -> Blanks:
-    """Encoder and masked-language head of a checkpoint: TensorFlow's, Hugging Face's or ours.
+    head: str = "",
+) -> Encoder:
+    """The encoder of a checkpoint: TensorFlow's, Hugging Face's or ours.
 
     Args:
-        max_len: tokens of a text at most; None: as many as the model takes.
+        max_len: tokens of a text at most; None: as the folder of a sentence encoder says, else 128;
+            to fill and to score, as many as the model takes.
+        head: one that it has to have: pooler to judge, masked_lm to fill and to score.
     """
     # The values are checked where a Config is made.
-    train.Config(batch_size=batch_size, dtype=dtype)
-    start = pretrained.find(weights, model_cfg, vocab, head="masked_lm")
-    max_len = start.config.max_len if max_len is None else max_len
-    start.config.check_length(max_len)
+    Config(batch_size=batch_size, dtype=dtype)
+    start = pretrained.find(weights, model_cfg, vocab, head)
     assert start.source
-    model, device = models.PretrainModel(start.config), inference.get_device()
-    # Nothing reads these two here, and transformers' BertForMaskedLM has neither.
+    folder, predicts = start.source.folder, head == "masked_lm"
+    # Blanks are filled in whole texts; vectors are of their beginnings.
+    usual = start.config.max_len if predicts else MAX_LEN
+    if max_len is None and not predicts:
+        max_len = stated_length(folder, start.tokenizer.do_lower_case)
+    max_len = usual if max_len is None else max_len
+    start.config.check_length(max_len)
+    kind = models.PretrainModel if predicts else models.BertModel
+    model, device = kind(start.config), inference.get_device()
+    # Token vectors and blanks need no pooler, and transformers' BertForMaskedLM has none.
     loading.load(model, start.source, fresh=("pooler", "next_sentence"))
     inference.lay_out(model, device, dtype)
-    name = str(start.source.file)
     model.to(device).eval()
-    return Blanks(model, start.tokenizer, max_len, device, batch_size, dtype, name=name)
+    name = str(start.source.file)
+    return Encoder(model, start.tokenizer, max_len, device, batch_size, dtype, name, folder)
