@@ -30,6 +30,7 @@ from optim import BertAdam, parameter_groups
 from system import distributed
 from system.progress import progress
 from system.signals import Interrupted, Signals
+from training.checkpoints import Checkpoints, TrainState
 from training.inference import (
     Batch,
     Outputs,
@@ -42,9 +43,9 @@ from training.inference import (
     scores,
     wrap,
 )
-from training.runs import MetricsLog, Writer, drop_optimizer, newest_state, snapshot
+from training.runs import MetricsLog
 from training.settings import Config
-from utils import UserError, nearest, rank, say, size
+from utils import UserError, rank, say, size
 
 Metrics = Callable[[], dict[str, float]]
 GetLoss = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
@@ -85,49 +86,15 @@ class Evaluation:
     probe_steps: int = 0  # updates between calls of probe
 
 
-@dataclasses.dataclass
-class TrainState:
-    """What training resumes from, beside the model and the optimizer."""
+@dataclasses.dataclass(frozen=True)
+class Due:
+    """What follows an update, in this order."""
 
-    step: int = 0  # updates made
-    # Whether the evaluation and the checkpoint that follow the last update are still to be done.
-    evaluation_pending: bool = False
-    # The metric, the value and the step of the best evaluation, and how many evaluations came
-    # `since`.
-    best: dict[str, Any] = dataclasses.field(default_factory=dict)
-    # Sums of the metrics since the epoch began and since the last line of the log; "steps" counts.
-    sums: dict[str, dict[str, Any]] = dataclasses.field(
-        default_factory=lambda: {"epoch": {}, "log": {}}
-    )
-
-    def add(self, metrics: dict[str, Any]) -> None:
-        """Add the metrics of an update to the sums."""
-        # Values stay tensors on the GPU: reading one after each update would make the CPU wait.
-        for sums in self.sums.values():
-            for name, value in {"steps": 1, **metrics}.items():
-                sums[name] = sums.get(name, 0) + value
-
-    def means(self, interval: str) -> dict[str, float]:
-        """The means of an interval's metrics."""
-        sums = self.sums[interval]
-        return {name: float(sums[name]) / sums["steps"] for name in sums if name != "steps"}
-
-    def add_evaluation(self, values: dict[str, float], metric: str | None) -> None:
-        """Compare an evaluation with the best so far, by a metric; None: the first one."""
-        # The first metric of a task is the one it is usually judged by.
-        metric = metric or next(iter(values))
-        if metric not in values:
-            raise UserError(
-                f"stop_metric={metric!r}{nearest(metric, values)}; expected one of "
-                f"{', '.join(values)}"
-            )
-        value = float(values[metric])
-        # Metrics rise as a model gets better, but for losses.
-        sign = -1 if metric.endswith("loss") else 1
-        if not self.best or sign * value > sign * self.best["value"]:
-            self.best = {"metric": metric, "value": value, "step": self.step, "since": 0}
-        else:
-            self.best["since"] += 1
+    log: bool  # a line of metrics
+    epoch: int | None  # the one that ends with it, counted from 1
+    probe: bool
+    evaluate: bool
+    save: bool
 
 
 class Parts(NamedTuple):
@@ -170,7 +137,7 @@ class Trainer:
                 "torchrun"
             )
         cfg.check_trainable()
-        self.cfg, self.batches, self.contents = cfg, batches, contents or {}
+        self.cfg, self.batches = cfg, batches
         self.save_dir, self.log_dir = Path(save_dir), log_dir
         self.device = get_device()
         self.n_gpus = count_gpus(self.device, data_parallel)
@@ -191,22 +158,24 @@ class Trainer:
                 module.checkpointing = cfg.checkpointing  # type: ignore[assignment]
         self.optimizer = make_optimizer(model, cfg, self.total_steps)
         self.state = TrainState()
-        self.writer = Writer()
+        self.checkpoints = Checkpoints(
+            self.save_dir, model, self.optimizer, contents or {}, cfg.keep_checkpoints
+        )
         self.saved_at = time.monotonic()  # when a checkpoint was last begun
         # While training:
+        self.evaluation = Evaluation()
         self.log: MetricsLog | None = None
         self.signals: Signals | None = None
 
     @property
     def file(self) -> Path:
         """The checkpoint of the step the run is at."""
-        return self.save_dir / f"model_steps_{self.state.step}.pt"
+        return self.checkpoints.file(self.state.step)
 
     @property
     def best_file(self) -> Path:
         """The checkpoint of the best evaluation; the newest one where there was none."""
-        step = self.state.best.get("step", self.state.step)
-        return self.save_dir / f"model_steps_{step}.pt"
+        return self.checkpoints.best(self.state)
 
     @property
     def out_of_patience(self) -> bool:
@@ -228,11 +197,11 @@ class Trainer:
         A loss or gradient that is not finite ends the run before the update, with a UserError that
         names the step and the batch. SIGINT, SIGTERM and SIGHUP save, and raise Interrupted.
         """
-        evaluation = evaluation or Evaluation()
+        self.evaluation = evaluation or Evaluation()
         # Processes with different settings would wait for each other forever.
-        self.check_same(evaluation)
-        self.resume()
+        self.check_same()
         state = self.state
+        self.checkpoints.resume(state, self.total_steps)
         # A finished run is not an error: the same command may be part of a script that is run
         # again.
         if self.finished and not state.evaluation_pending:
@@ -241,7 +210,8 @@ class Trainer:
                 reason = f"stopped after {self.cfg.patience} checks without a better "
                 reason += state.best["metric"]
             say(f"{self.file} is there already, {reason}")
-            self.shrink_best()  # where the run was killed before it could
+            # Where the run was killed before it could.
+            self.checkpoints.shrink_best(state)
             return self.file
         self.log = MetricsLog(
             self.save_dir,
@@ -255,8 +225,8 @@ class Trainer:
         # the second signal must not cut the checkpoint short.
         with Signals() as self.signals:
             try:
-                self.run_updates(get_loss, evaluation)
-                self.writer.wait()
+                self.run_updates(get_loss)
+                self.checkpoints.writer.wait()
                 # A signal may come after the last update, while the checkpoint is being written.
                 self.check_signals()
             except Interrupted as interrupted:
@@ -264,36 +234,30 @@ class Trainer:
             finally:
                 self.signals = None
                 # The writer may still be at work on a checkpoint when an error ends the run.
-                self.writer.wait()
+                self.checkpoints.writer.wait()
                 # Closing writes once more what a full disk has refused.
                 with contextlib.suppress(OSError):
                     self.log.close()
         if self.out_of_patience:
             say(f"Stopped: {self.cfg.patience} checks without a better {state.best['metric']}")
         say(f"Saved {self.file}")
-        self.shrink_best()
+        self.checkpoints.shrink_best(state)
         return self.file
 
-    def run_updates(self, get_loss: GetLoss, evaluation: Evaluation) -> None:
+    def run_updates(self, get_loss: GetLoss) -> None:
         """All updates that are left, and what follows each."""
         state = self.state
         self.wrapped.train()
         replicas = self.replicate(get_loss)
         # The run was stopped between an update and what follows it.
         if state.evaluation_pending:
-            self.after_update(evaluation)
+            self.after_update()
         # What the next updates compute on is made while this one is computed.
         made = ahead(self.parts, range(state.step, self.total_steps))
         with contextlib.closing(made):
-            self.run_epochs(replicas, get_loss, evaluation, made)
+            self.run_epochs(replicas, get_loss, made)
 
-    def run_epochs(
-        self,
-        replicas: nn.Module,
-        get_loss: GetLoss,
-        evaluation: Evaluation,
-        batches: Iterator[Parts],
-    ) -> None:
+    def run_epochs(self, replicas: nn.Module, get_loss: GetLoss, batches: Iterator[Parts]) -> None:
         """The epochs that are left, each with a bar of its own."""
         state, epoch = self.state, 0
         while not self.finished:
@@ -310,10 +274,10 @@ class Trainer:
                     self.update(replicas, get_loss, next(batches), bar)
                     # The bar of an epoch is closed before its evaluation prints anything.
                     if state.step < end:
-                        self.after_update(evaluation)
+                        self.after_update()
             # The epoch's last update; the bar is closed now.
             if state.evaluation_pending:
-                self.after_update(evaluation)
+                self.after_update()
 
     def progress(self, start: int, end: int) -> tqdm:
         """The bar of an epoch."""
@@ -340,19 +304,36 @@ class Trainer:
         state.evaluation_pending = True
         state.add(means | {"grad_norm": norm})
         self.log.tokens = self.log.tokens + means.get("tokens", 0) * parts.n_rows
-        logging, saving = self.is_due(cfg.log_steps), self.is_due(cfg.save_steps)
+        due = self.due()
         # Reading a GPU's numbers makes the CPU wait for it.
-        if logging or saving or self.device.type == "cpu":
+        if due.log or due.save or self.device.type == "cpu":
             self.check_finite()
             bar.set_description(f"Iter (loss={float(means['loss']):5.3f})", refresh=False)
         bar.update()
-        if logging:
+        if due.log:
             self.write_metrics({"lr": lr, **state.means("log")})
             state.sums["log"] = {}
 
-    def is_due(self, interval: int) -> bool:
-        """Whether what happens every so many updates, and after the last one, happens now."""
-        return self.state.step == self.total_steps or self.state.step % interval == 0
+    def due(self) -> Due:
+        """What follows the last update."""
+        step, cfg, evaluation, epoch = self.state.step, self.cfg, self.evaluation, 1
+        # The epoch, counted from 1, that the last update belonged to.
+        while self.batches.first(epoch) < step:
+            epoch += 1
+        last = step == self.total_steps
+        epoch_ends = last or step == self.batches.first(epoch)
+        # A checkpoint follows every evaluation, so that the best model is always on the disk.
+        save = last or step % cfg.save_steps == 0 or (evaluation.each_epoch and epoch_ends)
+        # Tasks are evaluated once an epoch, whatever save_steps says; pre-training at every
+        # checkpoint.
+        evaluate = epoch_ends if evaluation.each_epoch else save
+        return Due(
+            log=last or step % cfg.log_steps == 0,
+            epoch=epoch if epoch_ends else None,
+            probe=evaluation.probe is not None and step % evaluation.probe_steps == 0,
+            evaluate=evaluation.metrics is not None and evaluate,
+            save=save,
+        )
 
     def parts(self, step: int) -> Parts:
         """This process's rows of a batch on the device, in gradient_accumulation parts."""
@@ -420,29 +401,16 @@ class Trainer:
 
     # --------------------------------------------------------------------------- what follows it
 
-    def after_update(self, evaluation: Evaluation) -> None:
+    def after_update(self) -> None:
         """The end of an epoch is reported; probe, evaluation and checkpoint, where they are due."""
-        state, epoch = self.state, 1
-        # The epoch, counted from 1, that the last update belonged to.
-        while self.batches.first(epoch) < state.step:
-            epoch += 1
-        last = state.step == self.total_steps
-        epoch_ends = last or state.step == self.batches.first(epoch)
-        if epoch_ends:
-            self.report_epoch(epoch)
-        # A checkpoint follows every evaluation, so that the best model is always on the disk.
-        saving = self.is_due(self.cfg.save_steps) or (evaluation.each_epoch and epoch_ends)
-        evaluating = evaluation.metrics is not None and saving
-        # Tasks are evaluated once an epoch, whatever save_steps says; pre-training at every
-        # checkpoint.
-        if evaluation.each_epoch and not epoch_ends:
-            evaluating = False
-        probing = evaluation.probe is not None and state.step % evaluation.probe_steps == 0
-        if probing or evaluating:
-            self.evaluate(evaluation, probing, evaluating)
+        due = self.due()
+        if due.epoch is not None:
+            self.report_epoch(due.epoch)
+        if due.probe or due.evaluate:
+            self.evaluate(due)
         # Cleared before saving: the checkpoint states that nothing is left to do at its step.
-        state.evaluation_pending = False
-        if saving or self.save_minutes_have_passed():
+        self.state.evaluation_pending = False
+        if due.save or self.save_minutes_have_passed():
             self.save()
 
     def report_epoch(self, epoch: int) -> None:
@@ -454,20 +422,20 @@ class Trainer:
         loss = self.state.means("epoch")["loss"]
         say(f"Epoch {epoch}/{max(n_epochs, epoch)} : Average Loss {loss:.3f}")
 
-    def evaluate(self, evaluation: Evaluation, probing: bool, evaluating: bool) -> None:
+    def evaluate(self, due: Due) -> None:
         """Probe and evaluate; the best evaluation is remembered, and all of it logged."""
         # An update that was refused would make the evaluation measure the model before it.
         self.check_finite()
         lines = []
         with self.stoppable():
-            if probing:
-                assert evaluation.probe
-                lines.append(evaluation.probe())
-            if evaluating:
-                assert evaluation.metrics
-                values = evaluation.metrics()
+            if due.probe:
+                assert self.evaluation.probe
+                lines.append(self.evaluation.probe())
+            if due.evaluate:
+                assert self.evaluation.metrics
+                values = self.evaluation.metrics()
                 lines.append({f"eval_{name}": value for name, value in values.items()})
-        if evaluating:
+        if due.evaluate:
             # Remembered before the log is written, since stop_metric may be unknown, which is an
             # error.
             self.state.add_evaluation(values, self.cfg.stop_metric)
@@ -495,7 +463,7 @@ class Trainer:
         if failed < 0:
             return
         # The last checkpoint that the message names has to be whole.
-        self.writer.wait()
+        self.checkpoints.writer.wait()
         message = (
             f"loss or gradient is not finite at step {failed + 1} "
             f"({self.batches.describe(failed)}); stopped before that update; look at that data, "
@@ -534,7 +502,7 @@ class Trainer:
         # A notebook may call train() again, which must not add the interrupted batch's gradients.
         self.optimizer.zero_grad()
         self.save()
-        self.writer.wait()
+        self.checkpoints.writer.wait()
         where = f"at step {self.state.step} of {self.total_steps}"
         return Interrupted(
             interrupted.number, f"{where}; the same command resumes from {self.file}"
@@ -551,97 +519,24 @@ class Trainer:
         return distributed.maximum(int(passed and rank() == 0)) > 0
 
     def save(self) -> None:
-        """Begin to write model_steps_N.pt; drop the oldest. The last one has the model alone."""
+        """Begin to write the checkpoint of this step."""
         # Parameters that are not finite must not replace a checkpoint that is.
         self.check_finite()
-        state = self.state
         # A power cut must not leave a checkpoint whose lines of metrics are lost.
         if self.log and (number := self.log.file_number()) is not None:
             os.fsync(number)
-        saved: dict[str, Any] = {"step": state.step, **self.contents}
-        saved |= {"model": dict(self.model.state_dict()), "best": state.best}
-        # The moments of Adam take twice the space of the model, and a finished run needs them no
-        # more.
-        if state.step < self.total_steps or state.evaluation_pending:
-            sums = {
-                interval: {name: float(value) for name, value in values.items()}
-                for interval, values in state.sums.items()
-            }
-            saved |= {"optimizer": self.optimizer.state_dict(), "sums": sums}
-            saved["due"] = state.evaluation_pending
-        # Copied to the CPU now; the next update may begin while the thread still writes.
-        saved, self.saved_at = snapshot(saved), time.monotonic()
-        if rank() == 0:
-            best = self.best_file if state.best else self.file
-            self.writer.write(self.file, saved, self.cfg.keep_checkpoints, best)
+        state = self.state
+        finished = state.step >= self.total_steps and not state.evaluation_pending
+        self.checkpoints.save(state, finished)
+        self.saved_at = time.monotonic()
 
-    def shrink_best(self) -> None:
-        """At the end of a run, leave of its best checkpoint the model; the last one ends it."""
-        if rank() == 0 and self.best_file != self.file and self.best_file.is_file():
-            drop_optimizer(self.best_file)
-
-    def resume(self) -> None:
-        """Take the state of the newest whole checkpoint, which the first process reads."""
-        # One process reads: a shared disk would deliver the same file to each of them.
-        found = newest_state(self.save_dir, self.total_steps) if rank() == 0 else None
-        saved = distributed.from_first(found)
-        if saved is None:
-            return
-        # The file is whole, but may be of another model or of another program; load_state_dict and
-        # the conversions in restore() raise any of these errors.
-        try:
-            self.restore(saved)
-        except (
-            AttributeError,
-            IndexError,
-            KeyError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
-            reason = str(error).split("\n")[0]
-            raise UserError(
-                f"{saved['file']} does not fit this run ({reason}); remove it, or name another "
-                "--save_dir"
-            ) from None
-        if "optimizer" in saved:
-            say(f"Resuming from {saved['file']}")
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Take over what a checkpoint holds; one of Python's errors where it does not fit."""
-        own, state = self.model.state_dict(), self.state
-        like = distributed.sharded_like
-        weights = {name: like(tensor, own.get(name)) for name, tensor in saved["model"].items()}
-        self.model.load_state_dict(weights)
-        state.step = int(saved["step"])
-        state.evaluation_pending = bool(saved.get("due", False))
-        if best := saved.get("best", {}):
-            state.best = {
-                "metric": str(best["metric"]),
-                "value": float(best["value"]),
-                "step": int(best["step"]),
-                "since": int(best["since"]),
-            }
-        # The checkpoint of a finished run has the model alone.
-        if "optimizer" not in saved:
-            return
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        moments = saved["optimizer"]["state"]
-        # "step" is a number in each parameter's state; the moments have the parameter's shape, and
-        # are divided as it is.
-        for i, values in moments.items():
-            for name in values.keys() - {"step"}:
-                values[name] = like(values[name], parameters[i])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        state.sums = {interval: dict(saved["sums"][interval]) for interval in state.sums}
-
-    def check_same(self, evaluation: Evaluation) -> None:
+    def check_same(self) -> None:
         """UserError where another process would train otherwise."""
         # Settings of one process, started on another machine with another file, may differ.
         settings = dataclasses.asdict(self.cfg)
         settings |= {"total_steps": self.total_steps, "shard": self.sharded}
-        settings["evaluation"] = evaluation.metrics is not None
-        settings["few shots"] = evaluation.probe_steps
+        settings["evaluation"] = self.evaluation.metrics is not None
+        settings["few shots"] = self.evaluation.probe_steps
         distributed.check_same("training", settings)
 
 

@@ -41,7 +41,7 @@ from formats.weights import checkpoints_in, read_pt
 from pretrain import Pretrain
 from system import files
 from system.cli import command
-from training.runs import newest_state
+from training.checkpoints import newest_state
 from utils import UserError
 
 torch.set_num_threads(1)

@@ -40,7 +40,7 @@ from system.signals import Interrupted, Signals
 from tasks import TASKS
 from tasks.features import Batches
 from tokenization import FullTokenizer
-from training import runs
+from training import checkpoints, runs
 from utils import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -236,7 +236,7 @@ def test_a_signal_sent_twice_still_saves(make: Callable, monkeypatch: pytest.Mon
     monkeypatch.setattr(
         signals, "watch", lambda _: None
     )  # on a slow machine a second may pass between the two
-    write, trainer = runs.write_pt, make("run")
+    write, trainer = checkpoints.write_pt, make("run")
 
     def slow(file: Path, state: dict) -> None:
         os.kill(os.getpid(), signal.SIGTERM)  # by a scheduler and by torchrun
@@ -248,7 +248,7 @@ def test_a_signal_sent_twice_still_saves(make: Callable, monkeypatch: pytest.Mon
             os.kill(os.getpid(), signal.SIGTERM)
         return MRPC.loss(model, batch)
 
-    monkeypatch.setattr(runs, "write_pt", slow)
+    monkeypatch.setattr(checkpoints, "write_pt", slow)
     with pytest.raises(Interrupted, match="at step 5 of 20"):
         trainer.train(get_loss)
     assert [faults.step([file]) for file in checkpoints_in(trainer.save_dir)] == [5]
@@ -257,9 +257,9 @@ def test_a_signal_sent_twice_still_saves(make: Callable, monkeypatch: pytest.Mon
 def test_a_signal_that_comes_late_is_heeded(
     make: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = runs.write_pt
+    write = checkpoints.write_pt
     monkeypatch.setattr(
-        runs,
+        checkpoints,
         "write_pt",
         lambda *a: (os.kill(os.getpid(), signal.SIGINT), time.sleep(0.2), write(*a)),
     )
@@ -308,7 +308,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     make: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer, whole = make("run", save_steps=5), make("whole", save_steps=5)
-    write, reached = runs.write_pt, threading.Event()
+    write, reached = checkpoints.write_pt, threading.Event()
 
     def slow(file: Path, state: dict) -> None:
         if state["step"] == 5:
@@ -321,7 +321,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
             reached.set()
         return MRPC.loss(model, batch)
 
-    monkeypatch.setattr(runs, "write_pt", slow)
+    monkeypatch.setattr(checkpoints, "write_pt", slow)
     trainer.train(get_loss)
     monkeypatch.undo()
     whole.train(MRPC.loss)
@@ -359,14 +359,14 @@ def test_minutes_save_too_and_change_nothing(
 def test_a_failed_write_ends_the_run_and_keeps_the_one_before(
     make: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = runs.write_pt
+    write = checkpoints.write_pt
 
     def full(file: Path, state: dict) -> None:
         if state["step"] == 10:
             raise OSError("no room")
         write(file, state)
 
-    monkeypatch.setattr(runs, "write_pt", full)
+    monkeypatch.setattr(checkpoints, "write_pt", full)
     with pytest.raises(OSError, match="no room"):
         make("run", save_steps=5).train(MRPC.loss)
     assert [faults.step([file]) for file in checkpoints_in(make("run").save_dir)] == [5]

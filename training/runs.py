@@ -1,11 +1,9 @@
-"""A run's folder: whose it is, its checkpoints and its metrics.
+"""A run's folder: whose it is, and its metrics.
 
 with held("runs/mrpc", settings):  # UserError where it is another run's, or in use
-    writer.write(file, state, keep=3, best=file)  # while training continues
     log.write({"step": 10, "loss": 0.6})
 """
 
-import concurrent.futures
 import contextlib
 import hashlib
 import json
@@ -14,10 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-import torch
 from torch import nn
 
-from formats.weights import checkpoints_in, read_pt, write_pt
+from formats.weights import checkpoints_in
 from system import distributed
 from system.files import check_model_files, name_file, read_json, whole_file, write_json
 from system.locks import locked
@@ -45,9 +42,6 @@ USUAL: dict[str, tuple] = {
     "attention": ("sdpa",),
     "cuda_graphs": (False,),
 }
-
-# What of a checkpoint only resuming needs: two thirds of its size.
-RESUMING = ("optimizer", "sums", "due")
 
 # Any of these tells that somebody keeps a model here, which a run would mix with its own.
 TAKEN = (
@@ -130,108 +124,6 @@ def weights_digest(model: nn.Module) -> str:
         # Bytes in the order of the state dict, so equal weights have equal digests on any device.
         digest.update(distributed.whole(tensor).cpu().contiguous().numpy().data)
     return digest.hexdigest()
-
-
-# -------------------------------------------------------------------------------------- checkpoints
-
-
-def snapshot(value: Any) -> Any:
-    """A copy of a state in the first process's memory; all processes have to call this.
-
-    Sharded tensors are put together, one at a time.
-    """
-
-    # A copy: the next update changes parameters in place while the thread still writes them.
-    def copy(tensor: torch.Tensor) -> torch.Tensor | None:
-        whole = distributed.whole(tensor.detach())
-        return whole.to("cpu", copy=True) if rank() == 0 else None
-
-    return distributed.map_tensors(value, copy)
-
-
-class Writer:
-    """Writes checkpoints in a thread, one at a time; an error there is raised by the next call."""
-
-    def __init__(self) -> None:
-        self.thread = concurrent.futures.ThreadPoolExecutor(1)
-        self.written: concurrent.futures.Future | None = None
-
-    def write(self, file: Path, state: dict[str, Any], keep: int, best: Path) -> None:
-        """Write a state that nobody changes any more; then drop all but the newest, and the best.
-
-        Args:
-            keep: how many files up to this one to keep; 0: all.
-            best: a file that is kept however old it is.
-        """
-        # One checkpoint at a time: two in memory would take twice the space, and an error comes out
-        # here.
-        self.wait()
-
-        def work() -> None:
-            write_pt(file, state)
-            files = checkpoints_in(file.parent)
-            # Files of later steps are damaged: newest_state() has passed over them.
-            older = files[: 1 + files.index(file)]
-            for old in older[:-keep] if keep else []:
-                # Windows removes none that is read just now; the next call tries again.
-                if old != best:
-                    with contextlib.suppress(PermissionError):
-                        old.unlink()
-
-        self.written = self.thread.submit(work)
-
-    def wait(self) -> None:
-        """Until everything is on the disk."""
-        if self.written:
-            # Forgotten before it is asked, or an error would be raised again by every later call.
-            written, self.written = self.written, None
-            written.result()
-
-
-def drop_optimizer(file: Path) -> None:
-    """Leave of a checkpoint what the last one of a run has: the model alone.
-
-    A file that cannot be read or written stays as it is: a finished run needs the model alone.
-    """
-    # A full disk is no reason to fail after training: the file before is whole.
-    with contextlib.suppress(OSError, UserError):
-        state = read_pt(file)
-        if state and "optimizer" in state:
-            write_pt(file, {name: state[name] for name in state if name not in RESUMING})
-
-
-def newest_state(folder: Path, total_steps: int) -> dict[str, Any] | None:
-    """The state in the newest checkpoint that is whole, or None where there is no checkpoint.
-
-    A damaged one is reported and passed over.
-    """
-    # A process that was killed while writing leaves a part that no other one needs.
-    for part in folder.glob(".model_steps_*.pt.*part"):
-        say(f"{part} was not written to its end and is removed")
-        part.unlink()
-    files = checkpoints_in(folder)
-    # The newest whole one: a power cut may have damaged the last.
-    for file in reversed(files):
-        try:
-            return read_state(file, total_steps) | {"file": str(file)}
-        except UserError as error:
-            say(str(error))
-    # Starting anew without a word would overwrite what may still be mended.
-    if files:
-        raise UserError(f"no checkpoint in {folder} is whole; remove them to start again")
-    return None
-
-
-def read_state(file: Path, total_steps: int) -> dict[str, Any]:
-    """The state in a checkpoint; UserError where training cannot resume from it."""
-    state = read_pt(file)
-    # The name has to be that of the step inside: files are copied and renamed by hand.
-    if not isinstance(state, dict) or file.name != f"model_steps_{state.get('step')}.pt":
-        raise UserError(f"{file} holds no state to resume from")
-    # The last checkpoint of a run holds the model alone.
-    if not state.get("optimizer") and state["step"] != total_steps:
-        raise UserError(f"{file} holds no state to resume from")
-    return state
 
 
 # ------------------------------------------------------------------------------------------ metrics
