@@ -69,28 +69,27 @@ def convert(
             "in .pt or .onnx, or a folder's"
         )
     from formats.loading import read
-    from formats.vocab import casing, check_size, find_vocab
+    from formats.vocab import find_vocabulary
     from models import Config
     from tasks import exports
 
     found = read(source, Config.from_json(model_cfg) if model_cfg else None)
     found.check_labels()
-    vocab_file = find_vocab(vocab, found.file)
-    check_size(vocab_file, found.config.vocab_size, found.file)
-    lower_case = casing(vocab_file, found.file)
+    vocabulary = find_vocabulary(vocab, found.file)
+    vocabulary.check_size(found.config.vocab_size, found.file)
     left_out, more = list[str](), ""
     if ending == ".pt":
         # The files of two models that are written at once would mix, each of them whole.
         with locked(out.parent / ".convert.lock"):
             check_free(out)
-            exports.write_with_vocab(out, found, vocab_file, lower_case)
+            exports.write_with_vocab(out, found, vocabulary)
     elif ending == ".onnx":
         note("Exporting and checking, which takes up to a minute")
-        left_out, more = exports.write_onnx(out, found, vocab_file, lower_case, int8)
+        left_out, more = exports.write_onnx(out, found, vocabulary, int8)
     else:
         # A folder is renamed when it is complete, so that nobody finds half a model.
         with whole_folder(out) as folder:
-            left_out = exports.write_hugging_face(found, folder, lower_case, vocab_file)
+            left_out = exports.write_hugging_face(found, folder, vocabulary)
     heads = ", ".join(head for head in found.heads if head not in left_out) or "none"
     message = f"{found.describe()} -> {target}: {len(found.tensors)} tensors, heads: {heads}"
     if left_out:

@@ -8,7 +8,7 @@
 import dataclasses
 import re
 
-from formats.vocab import casing
+from formats.vocab import Vocabulary
 from pretraining.describe import look_into
 from pretraining.pairs import PairConfig
 from pretraining.shards import Corpus
@@ -39,9 +39,8 @@ class Prepare:
             raise UserError(f"--shard {self.shard}: expected I/N, such as 0/4")
         folder = prepare_text(
             find_files(",".join(self.texts)),
-            self.vocab,
+            Vocabulary.read(self.vocab),
             self.out,
-            casing(self.vocab),
             cores() if self.workers is None else self.workers,
             (int(match[1]), int(match[2])),
             language_of(self.split_sentences),

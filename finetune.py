@@ -231,8 +231,8 @@ def prepare(
         )
     # The task as its training data make it: the evaluation files need its labels and columns.
     task, data = task.load_training(data_file, start.tokenizer)
-    eval_data = [task.load(file, start.tokenizer) for file in eval_files]
     start = task.fit_start(start, data)
+    eval_data = [task.load(file, start.tokenizer) for file in eval_files]
     for read in (data, *eval_data):
         if read.features.has_pairs:
             start.config.check_pairs()

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from command import RunCommand, check_demo
-from formats.rules import began_by_googles_rule
+from pretraining.builder import CorpusBuilder, vocab_of
 from pretraining.describe import look_for_faults
 from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import is_prepared
-from pretraining.source import Source
 from pretraining.text import language_of
 from system.cli import command
 from system.files import read_json, write_json
@@ -104,10 +103,10 @@ class Pretrain(RunCommand):
         from tasks.pretrain import PretrainTask
 
         # Prepared text belongs to the run unless a folder is named that several runs share.
-        cache, language = self.cache_dir or folder, language_of(self.split_sentences)
-        # A run that was begun by Google's rule goes on by it.
-        source = Source(self.vocab, cache, None, language, began_by_googles_rule(folder))
-        return PretrainTask(**self.given(), source=source, seed=seed, fixed_masks=self.fixed_masks)
+        builder = CorpusBuilder(self.cache_dir or folder, language_of(self.split_sentences))
+        return PretrainTask(
+            **self.given(), builder=builder, seed=seed, fixed_masks=self.fixed_masks
+        )
 
     # ------------------------------------------------------------------------------------ train
 
@@ -147,16 +146,12 @@ class Pretrain(RunCommand):
             self.vocab,
             save_dir=folder,
             # The vocabulary in a prepared corpus comes after the one named and the weights' own.
-            other_vocab=task.source.vocab_of(self.data_file),
+            other_vocab=vocab_of(self.data_file),
         )
-        # Both texts are tokenised with the same vocabulary, whatever lies beside them.
-        weights = start.source.file if start.source else None
-        source = dataclasses.replace(task.source, vocab=start.vocab, weights=weights)
         eval_files = [self.eval_file] if self.eval_file else []
         # The second text is looked at before the first one is prepared, which may take hours.
         if self.eval_file and not is_prepared(self.eval_file):
-            source.find(self.eval_file)
-        task = dataclasses.replace(task, source=source)
+            task.builder.find(self.eval_file)
         return finetune.prepare(task, self.data_file, start, eval_files, cfg)
 
     def judge(self) -> "Judge | None":
@@ -198,10 +193,9 @@ class Pretrain(RunCommand):
         assert start.source
         folder = Path(self.save_dir or start.source.folder)
         # Held-out accuracy depends on max_len and on masking, so it is measured as the run was.
-        source = self.task(folder, 0).source
-        source = dataclasses.replace(source, vocab=start.vocab, weights=start.source.file)
         task = PretrainTask.saved(start.source)
-        task = dataclasses.replace(task, **self.given(), source=source)
+        builder = self.task(folder, 0).builder
+        task = dataclasses.replace(task, **self.given(), builder=builder)
         # A classifier fine-tuned from BERT has the encoder alone, and scores of new heads would
         # mean nothing.
         needed = HEADS if task.next_sentence else ("masked_lm",)

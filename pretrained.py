@@ -18,14 +18,7 @@ import models
 from formats import hub, loading
 from formats.cards import COMMANDS
 from formats.rules import began_by_googles_rule
-from formats.vocab import (
-    casing,
-    check_size,
-    find_vocab,
-    save_vocab,
-    stated_rules,
-    vocab_digest,
-)
+from formats.vocab import Vocabulary, find_vocabulary
 from system.files import write_json
 from tokenization import FullTokenizer
 from training import runs
@@ -41,11 +34,15 @@ class Pretrained:
 
     config: models.Config
     source: loading.Checkpoint | None  # None: from scratch
-    vocab: Path
     tokenizer: FullTokenizer
 
     def __repr__(self) -> str:
-        return f"<{self.source or 'from scratch'}, {self.vocab}>"
+        return f"<{self.source or 'from scratch'}, {self.vocabulary}>"
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens that the embeddings are of."""
+        return self.tokenizer.vocabulary
 
     def load_into(
         self, model: nn.Module, fresh: tuple[str, ...] = (), complete: str = "all heads"
@@ -73,7 +70,7 @@ class Pretrained:
             recorded["weights"] = origin
         recorded["do_lower_case"] = self.tokenizer.do_lower_case
         recorded["tokenizer rules"] = self.tokenizer.rules.unusual()
-        recorded["sha256 of vocab"] = vocab_digest(self.vocab)[:16]
+        recorded["sha256 of vocab"] = self.vocabulary.digest[:16]
         # A digest of the weights that training begins with: another start is another run.
         recorded["sha256 of initial weights"] = runs.weights_digest(model)[:16]
         if self.tokenizer.rules.added and began_by_googles_rule(folder):
@@ -83,7 +80,7 @@ class Pretrained:
             )
         # The lock is taken before anything is written, and kept until training ends.
         with runs.held(folder, recorded):
-            save_vocab(self.vocab, folder, self.tokenizer.do_lower_case, self.tokenizer.rules)
+            self.vocabulary.save(folder)
             write_json(folder / "config.json", config)
             yield
 
@@ -118,14 +115,11 @@ def find(
     if source and predicting:
         source.check_labels()
     file = source.folder / source.file.name if source else None
-    vocab_file = find_vocab(vocab, file, other_vocab)
-    check_size(vocab_file, config.vocab_size, file)
-    # The weights' name may say how a vocabulary is cased that was copied from them.
-    lower_case = casing(vocab_file, *([file] if file else []))
-    rules, _ = stated_rules(vocab_file, file)
+    vocabulary = find_vocabulary(vocab, file, other_vocab)
+    vocabulary.check_size(config.vocab_size, file)
     if save_dir and began_by_googles_rule(Path(save_dir)):
-        rules = rules.googles()
-    return Pretrained(config, source, vocab_file, FullTokenizer(vocab_file, lower_case, rules))
+        vocabulary = vocabulary.googles()
+    return Pretrained(config, source, FullTokenizer(vocabulary))
 
 
 def lacking(source: loading.Checkpoint, head: str, weights: str | Path | None) -> str:

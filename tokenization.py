@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from formats.rules import SPECIAL, UNKNOWN, AddedToken, Rules
-from formats.vocab import load_vocab, stated_casing, stated_rules
+from formats.vocab import Vocabulary
 from system import forms
 from system.cli import command
 from system.files import find_files, read_json, whole_file, write_json
@@ -180,24 +180,34 @@ class FullTokenizer:
     tokens that are kept whole, and another length up to which a word is split (formats/rules.py).
 
     Args:
-        rules: what these files say; None: they are read.
+        vocab_file: its file, or a Vocabulary that was read, with its casing and rules.
+        rules: what the files beside it say; None: they are read.
     """
 
     def __init__(
-        self, vocab_file: str | Path, do_lower_case: bool = True, rules: Rules | None = None
+        self,
+        vocab_file: str | Path | Vocabulary,
+        do_lower_case: bool = True,
+        rules: Rules | None = None,
     ):
-        # The files beside the vocabulary know better than a flag how it was made.
-        known, reason = stated_casing(vocab_file)
-        if known is not None and known != do_lower_case:
-            raise UserError(
-                f"do_lower_case={do_lower_case} contradicts the vocabulary ({reason}); set {known}"
-            )
-        rules = rules or stated_rules(vocab_file)[0]
-        self.rules = rules = dataclasses.replace(rules, do_lower_case=do_lower_case)
-        self.do_lower_case = do_lower_case
-        self.strip_accents = do_lower_case if rules.strip_accents is None else rules.strip_accents
+        if isinstance(vocab_file, Vocabulary):
+            self.vocabulary = vocab_file
+        else:
+            found = Vocabulary.read(vocab_file)
+            # The files beside the vocabulary know better than a flag how it was made.
+            if found.reason and (known := found.rules.do_lower_case) != do_lower_case:
+                raise UserError(
+                    f"do_lower_case={do_lower_case} contradicts the vocabulary ({found.reason}); "
+                    f"set {known}"
+                )
+            self.vocabulary = found.with_rules(rules, do_lower_case)
+        self.rules = rules = self.vocabulary.rules
+        self.do_lower_case = bool(rules.do_lower_case)
+        self.strip_accents = rules.strip_accents
+        if rules.strip_accents is None:
+            self.strip_accents = self.do_lower_case
         self.tokenize_chinese_chars = rules.tokenize_chinese_chars
-        pieces = load_vocab(vocab_file)
+        pieces = self.vocabulary.tokens
         added = {token.content: token.id for token in rules.added}
         # No piece is longer than the longest token, so that the search need not begin further out.
         self._longest = max(map(len, pieces))

@@ -61,7 +61,6 @@ def run(
             [data("corpus/wikipedia.txt")],
             data("vocab/bert-base-uncased/vocab.txt"),
             folder,
-            True,
             2,
             language="en",
         )

@@ -146,7 +146,6 @@ def run(
             [data("corpus/wikipedia.txt")],
             data("vocab/bert-base-uncased/vocab.txt"),
             Path(folder),
-            True,
             2,
             language="en",
         )

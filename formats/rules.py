@@ -1,7 +1,7 @@
 """How texts are tokenised beside a vocabulary's tokens: what tokenizer files of a folder say.
 
-rules, where = stated(Path("bert"), vocab)  # vocab: {token: id}
-rules.added                                 # tokens that are kept whole where they stand in a text
+    rules, where = TokenizerFiles.read(Path("bert")).rules(vocab)  # vocab: {token: id}
+    rules.added  # tokens that are kept whole where they stand in a text
 
 Google's rule splits every text alike. transformers keeps special and added tokens whole, and takes
 words of 100 characters at most; folders in its form are tokenised as it does it. A folder is in its
@@ -129,67 +129,86 @@ def began_by_googles_rule(folder: Path) -> bool:
 # ------------------------------------------------------------------------------------ what is there
 
 
-def is_in_their_form(folder: Path) -> bool:
-    """Whether what lies in a folder is in transformers' form."""
-    if (folder / "tokenizer.json").is_file():
-        return True
-    # Weights of several files have an index beside them, and numbers in their names.
-    if any(folder.glob("model*.safetensors")) or any(folder.glob("pytorch_model*.bin")):
-        return True
-    config = folder / "tokenizer_config.json"
-    values = read_json(config) if config.is_file() else recorded_rules(folder)
-    return "tokenizer_class" in values
+@dataclasses.dataclass(frozen=True)
+class TokenizerFiles:
+    """What the tokenizer files of a folder say, each read once."""
 
+    folder: Path
+    values: dict[str, Any]  # of tokenizer_config.json; of a run without one, of its record
+    is_config: bool  # whether they are of a tokenizer_config.json
+    # Vocabulary, rules and added tokens of a tokenizer.json, if there is one.
+    tokenizer: tuple[dict[str, int], dict[str, Any], list[dict[str, Any]]] | None
 
-def stated(folder: Path, vocab: dict[str, int] | None) -> tuple[Rules, str]:
-    """The rules that the tokenizer files of a folder state, and in which files.
+    @classmethod
+    def read(cls, folder: Path) -> "TokenizerFiles":
+        """UserError where they ask for what is not supported."""
+        config, tokenizer = folder / "tokenizer_config.json", folder / "tokenizer.json"
+        is_config = config.is_file()
+        # A run knows it all the same.
+        values = read_json(config) if is_config else recorded_rules(folder)
+        check_supported(values, config)
+        parsed = read_tokenizer_json(tokenizer) if tokenizer.is_file() else None
+        return cls(folder, values, is_config, parsed)
 
-    UserError where they contradict each other, or ask for what is not supported.
+    @property
+    def in_their_form(self) -> bool:
+        """Whether what lies in the folder is in transformers' form."""
+        # Weights of several files have an index beside them, and numbers in their names.
+        return (
+            self.tokenizer is not None
+            or "tokenizer_class" in self.values
+            or any(self.folder.glob("model*.safetensors"))
+            or any(self.folder.glob("pytorch_model*.bin"))
+        )
 
-    Args:
-        vocab: the tokens that belong to them; None: leave `added` out.
-    """
-    config, tokenizer = folder / "tokenizer_config.json", folder / "tokenizer.json"
-    # A run knows it all the same.
-    values = read_json(config) if config.is_file() else recorded_rules(folder)
-    check_supported(values, config)
-    found: dict[str, Any] = {}
-    places = []
-    fields = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
-    told = {name: values[name] for name in fields if values.get(name) is not None}
-    if told:
-        found = typed(told, dict[str, bool], config)
-        places.append(config.name if config.is_file() else "run.json")
-    longest = values.get("max_input_chars_per_word")
-    if longest is not None:
-        found["max_input_chars_per_word"] = typed(longest, int, f"{config}: its longest word")
-    listed: list[dict[str, Any]] = []
-    if tokenizer.is_file():
-        _, theirs, listed = read_tokenizer_json(tokenizer)
-        for name, value in theirs.items():
-            if value is None:
-                continue
-            if found.get(name, value) != value:
-                raise UserError(
-                    f"{tokenizer} has {name}={value}, and {config.name} beside it {found[name]}; "
-                    "make them agree, or remove the wrong one"
-                )
-            found[name] = value
-        places.append(tokenizer.name)
-    if is_in_their_form(folder):
-        found.setdefault("max_input_chars_per_word", TRANSFORMERS_LONGEST)
-        if vocab is not None:
-            added = added_tokens(folder, values, listed, vocab)
-            # Special tokens are then split like any text, and of no use, unless they are behind the
-            # vocabulary: the model has a row for them.
-            if values.get("split_special_tokens"):
-                added = tuple(t for t in added if not t.special or t.content not in vocab)
-                found["split_special_tokens"] = any(token.special for token in added)
-            found["added"] = added
-    where = ""
-    if places:
-        where = f"{folder / ' and '.join(places)} has do_lower_case={found.get('do_lower_case')}"
-    return Rules(**found), where
+    def rules(self, vocab: dict[str, int] | None) -> tuple[Rules, str]:
+        """The rules that they state, and which files do.
+
+        UserError where they contradict each other.
+
+        Args:
+            vocab: the tokens that belong to them; None: leave `added` out.
+        """
+        config, values = self.folder / "tokenizer_config.json", self.values
+        found: dict[str, Any] = {}
+        places = []
+        fields = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
+        told = {name: values[name] for name in fields if values.get(name) is not None}
+        if told:
+            found = typed(told, dict[str, bool], config)
+            places.append(config.name if self.is_config else "run.json")
+        longest = values.get("max_input_chars_per_word")
+        if longest is not None:
+            found["max_input_chars_per_word"] = typed(longest, int, f"{config}: its longest word")
+        listed: list[dict[str, Any]] = []
+        if self.tokenizer:
+            tokenizer = self.folder / "tokenizer.json"
+            _, theirs, listed = self.tokenizer
+            for name, value in theirs.items():
+                if value is None:
+                    continue
+                if found.get(name, value) != value:
+                    raise UserError(
+                        f"{tokenizer} has {name}={value}, and {config.name} beside it "
+                        f"{found[name]}; make them agree, or remove the wrong one"
+                    )
+                found[name] = value
+            places.append(tokenizer.name)
+        if self.in_their_form:
+            found.setdefault("max_input_chars_per_word", TRANSFORMERS_LONGEST)
+            if vocab is not None:
+                added = added_tokens(self.folder, values, listed, vocab)
+                # Special tokens are then split like any text, and of no use, unless they are behind
+                # the vocabulary: the model has a row for them.
+                if values.get("split_special_tokens"):
+                    added = tuple(t for t in added if not t.special or t.content not in vocab)
+                    found["split_special_tokens"] = any(token.special for token in added)
+                found["added"] = added
+        where = ""
+        if places:
+            files = self.folder / " and ".join(places)
+            where = f"{files} has do_lower_case={found.get('do_lower_case')}"
+        return Rules(**found), where
 
 
 def check_supported(values: dict[str, Any], config: Path) -> None:

@@ -13,7 +13,7 @@ from itertools import chain, pairwise
 import numpy as np
 
 from formats.rules import UNKNOWN
-from formats.vocab import count_capitals
+from formats.vocab import count_capitals, has_many, load_vocab
 from pretraining.batches import PairBatches
 from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
@@ -272,9 +272,10 @@ def vocabulary_warnings(corpus: Corpus) -> Iterator[str]:
             "python tokenization.py learn"
         )
     assert corpus.vocab_file
-    capitals, is_cased = count_capitals(corpus.vocab_file)
+    tokens = load_vocab(corpus.vocab_file)
+    capitals = count_capitals(tokens)
     # A vocabulary with many capitals is a cased one; that of lower-cased text has next to none.
-    if lower_case == is_cased:
+    if lower_case == has_many(capitals, tokens):
         yield (
             f"do_lower_case={lower_case}, and {capitals} of the vocabulary's tokens have capitals; "
             "prepare the text with the other casing"

@@ -1,6 +1,6 @@
 """From text to a prepared corpus: tokens, and where sentences and documents start.
 
-    prepare_text([Path("books.txt")], "vocab.txt", "books-ids", do_lower_case=True, workers=8)
+    prepare_text([Path("books.txt")], "vocab.txt", "books-ids", workers=8)
     Corpus("books-ids").counts["tokens"]
 
 Files are cut into jobs of about a megabyte. Worker processes tokenise them, and their results are
@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from formats.rules import UNKNOWN, Rules
-from formats.vocab import save_vocab, stated_rules, vocab_digest
+from formats.vocab import Vocabulary
 from pretraining.sentences import Layout, check_splitter, layout, sentences
 from pretraining.shards import FORMAT, ArrayFile, id_type, write_shard
 from system import forms
@@ -167,16 +167,14 @@ def line_number(job: Job, before: bytes) -> int:
 
 
 @functools.cache
-def worker_tokenizer(vocab: Path, do_lower_case: bool, rules: Rules) -> FullTokenizer:
+def worker_tokenizer(file: Path, rules: Rules) -> FullTokenizer:
     """The tokenizer of a worker process, which it keeps for all its jobs."""
-    return FullTokenizer(vocab, do_lower_case, rules)
+    return FullTokenizer(Vocabulary.read(file).with_rules(rules, bool(rules.do_lower_case)))
 
 
-def work(
-    vocab: Path, do_lower_case: bool, rules: Rules, language: str | None, job: Job
-) -> Tokenised:
-    """A job in a worker process."""
-    return tokenise(job, worker_tokenizer(vocab, do_lower_case, rules), language)
+def work(file: Path, rules: Rules, language: str | None, job: Job) -> Tokenised:
+    """A job in a worker process, which reads the vocabulary itself."""
+    return tokenise(job, worker_tokenizer(file, rules), language)
 
 
 def start_worker() -> None:
@@ -200,19 +198,13 @@ def start_worker() -> None:
 
 
 def run_jobs(
-    jobs: list[Job],
-    workers: int,
-    vocab: Path,
-    do_lower_case: bool,
-    rules: Rules,
-    language: str | None,
+    jobs: list[Job], workers: int, tokenizer: FullTokenizer, language: str | None
 ) -> Iterator[Tokenised]:
     """The jobs' results in their order, computed in parallel, a bounded number in memory."""
     if workers == 1 or len(jobs) == 1:
-        tokenizer = FullTokenizer(vocab, do_lower_case, rules)
         yield from (tokenise(job, tokenizer, language) for job in jobs)
         return
-    work_on = functools.partial(work, vocab, do_lower_case, rules, language)
+    work_on = functools.partial(work, tokenizer.vocabulary.file, tokenizer.rules, language)
     # fork starts a worker in milliseconds, where importing numpy anew takes longer than small texts
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
     # Windows waits for no more than 63 at a time, of which the pool has two.
@@ -245,10 +237,9 @@ def run_jobs(
 class TextShard:
     """The arrays of a text's shard while they are written."""
 
-    def __init__(self, folder: Path, vocab: Path, do_lower_case: bool, rules: Rules):
-        vocabulary = FullTokenizer(vocab, do_lower_case, rules)
-        self.unknown_id = vocabulary.vocab[UNKNOWN]
-        self.tokens = ArrayFile(folder / "tokens.bin", id_type(len(vocabulary.tokens)))
+    def __init__(self, folder: Path, tokenizer: FullTokenizer):
+        self.unknown_id = tokenizer.vocab[UNKNOWN]
+        self.tokens = ArrayFile(folder / "tokens.bin", id_type(len(tokenizer.tokens)))
         # at which token each sentence starts, and at which sentence each document
         self.sentences = ArrayFile(folder / "sentences.bin", np.dtype("<i8"))
         self.documents = ArrayFile(folder / "documents.bin", np.dtype("<i8"))
@@ -303,28 +294,27 @@ def check_texts(files: list[Path]) -> None:
 
 def prepare_text(
     files: list[Path],
-    vocab: str | Path,
+    vocab: str | Path | Vocabulary,
     out: str | Path,
-    do_lower_case: bool,
     workers: int = 1,
     shard: tuple[int, int] = (0, 1),
     language: str | None = None,
-    rules: Rules | None = None,
+    settings: dict[str, Any] | None = None,
 ) -> Path:
     """Tokenise text into `out`/shard-I-of-N, or find that it is done; returns the shard's folder.
 
     Args:
         files: UTF-8 text, a sentence a line, a blank line between documents; a file's end ends a
             document too.
-        vocab: vocab.txt; it is copied into the shard.
+        vocab: vocab.txt, or the vocabulary in it; it is copied into the shard.
         out: folder of the prepared corpus.
         workers: processes that tokenise.
         shard: (i, n): the i-th of n parts, about equal in bytes.
         language: split lines into sentences by this language's rules ("en").
-        rules: how texts are tokenised; None: as the files beside the vocabulary say.
+        settings: source_settings() of these, where they are known already.
     """
-    (i, n), vocab = shard, Path(vocab)
-    rules = rules or stated_rules(vocab)[0]
+    i, n = shard
+    vocabulary = vocab if isinstance(vocab, Vocabulary) else Vocabulary.read(vocab)
     check_texts(files)
     if not 0 <= i < n:
         raise UserError(
@@ -339,14 +329,14 @@ def prepare_text(
         "format": FORMAT,
         "kind": "text",
         "shard": [i, n],
-        **source_settings(files, vocab, do_lower_case, language, rules),
+        **(settings or source_settings(files, vocabulary, language)),
     }
     folder = Path(out) / f"shard-{i}-of-{n}"
     # Looked for twice: another process may have prepared it while this one waited for the lock.
     if not (folder / "shard.json").is_file():
         with locked(folder.with_name(f".{folder.name}.lock")):  # others wait, and find it done
             if not (folder / "shard.json").is_file():
-                write_text(files, vocab, folder, do_lower_case, rules, workers, language, made_from)
+                write_text(files, vocabulary, folder, workers, language, made_from)
     there = read_json(folder / "shard.json")
     if different := [name for name in made_from if there.get(name) != made_from[name]]:
         raise UserError(
@@ -358,10 +348,8 @@ def prepare_text(
 
 def write_text(
     files: list[Path],
-    vocab: Path,
+    vocabulary: Vocabulary,
     folder: Path,
-    do_lower_case: bool,
-    rules: Rules,
     workers: int,
     language: str | None,
     made_from: dict[str, Any],
@@ -373,12 +361,13 @@ def write_text(
     jobs = jobs[len(jobs) * i // n : len(jobs) * (i + 1) // n]
     n_bytes = sum(job.end - job.start for job in jobs)
     with whole_folder(folder) as partial, contextlib.ExitStack() as stack:
-        save_vocab(vocab, partial, do_lower_case, rules, everywhere=True)
-        shard = TextShard(partial, vocab, do_lower_case, rules)
+        vocabulary.save(partial, everywhere=True)
+        tokenizer = FullTokenizer(vocabulary)
+        shard = TextShard(partial, tokenizer)
         for file in shard.arrays().values():
             stack.enter_context(file)
         with progress(total=n_bytes, unit="B", unit_scale=True, desc="Preparing") as bar:
-            results = run_jobs(jobs, workers, vocab, do_lower_case, rules, language)
+            results = run_jobs(jobs, workers, tokenizer, language)
             for job, done in zip(jobs, results, strict=True):
                 shard.append(done)
                 bar.update(job.end - job.start)
@@ -407,14 +396,13 @@ def jobs_of(file: Path, language: str | None) -> list[Job]:
 
 
 def source_settings(
-    files: list[Path], vocab: Path, do_lower_case: bool, language: str | None, rules: Rules
+    files: list[Path], vocabulary: Vocabulary, language: str | None
 ) -> dict[str, Any]:
     """What a prepared text follows from; nothing else changes its arrays."""
-    rules = dataclasses.replace(rules, do_lower_case=do_lower_case)
     return {
         "text": [[visible(file.name), file_digest(file)] for file in files],
-        "vocab": vocab_digest(vocab),
-        "do_lower_case": do_lower_case,
+        "vocab": vocabulary.digest,
+        "do_lower_case": vocabulary.rules.do_lower_case,
         "split_sentences": language,
-        **rules.unusual(),
+        **vocabulary.rules.unusual(),
     }

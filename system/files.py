@@ -101,12 +101,21 @@ LONGEST_PIPE = 2**28  # bytes; /dev/zero has no end
 
 def read_text(file: str | Path) -> str:
     """The UTF-8 text of a file or a pipe without a byte order mark, its line ends as they are."""
-    path = Path(file)
+    return decoded(read_content(Path(file)), Path(file))
+
+
+def read_content(path: Path) -> bytes:
+    """The bytes of a text file or a pipe."""
     check_file(path, "a text file")
     with open(path, "rb") as f:
         content = f.read() if path.is_file() else f.read(LONGEST_PIPE)
     if len(content) == LONGEST_PIPE and not path.is_file():
-        raise UserError(f"{file} does not end within {LONGEST_PIPE >> 20} MB; expected a text file")
+        raise UserError(f"{path} does not end within {LONGEST_PIPE >> 20} MB; expected a text file")
+    return content
+
+
+def decoded(content: bytes, path: Path) -> str:
+    """The text of the bytes of a file, without a byte order mark."""
     # utf-8-sig drops a byte order mark, which Windows programs write.
     try:
         return content.decode("utf-8-sig")

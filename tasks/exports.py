@@ -4,7 +4,6 @@ source = loading.read("runs/mrpc")
 write_hugging_face(source, Path("my-model"), lower_case=True, vocab=Path("runs/mrpc/vocab.txt"))
 """
 
-import dataclasses
 import json
 import re
 import tempfile
@@ -16,7 +15,8 @@ from torch import Tensor
 from formats import cards, onnx
 from formats.loading import MODELS, Checkpoint, load
 from formats.names import ARCHITECTURES, CLASSIFIERS, LABELLED, table_rows
-from formats.vocab import load_vocab, save_for_transformers, save_vocab, stated_rules
+from formats.rules import TokenizerFiles
+from formats.vocab import Vocabulary, load_vocab
 from formats.weights import write_pt
 from system.files import read_json, whole_file, write_json
 from tasks.sentences import task_of_labels
@@ -24,7 +24,7 @@ from utils import UserError, typed
 
 
 def write_hugging_face(
-    source: Checkpoint, folder: Path, lower_case: bool, vocab: Path | None = None
+    source: Checkpoint, folder: Path, vocabulary: Vocabulary | None = None
 ) -> list[str]:
     """A folder that `transformers` loads: config.json, model.safetensors, vocabulary, casing.
 
@@ -60,11 +60,9 @@ def write_hugging_face(
     # transformers reads the metadata to know that the tensors are laid out as PyTorch's are.
     with whole_file(folder / "model.safetensors") as f:
         f.write(save(tensors, metadata={"format": "pt"}))
-    if vocab:
-        rules, _ = stated_rules(vocab, source.folder / source.file.name)
+    if vocabulary:
         # A model that fills [MASK] is of no use to transformers where its text is split.
-        masks, max_len = "masked_lm" in heads, source.config.max_len
-        save_for_transformers(vocab, folder, lower_case, rules, max_len, masks)
+        vocabulary.save_for_transformers(folder, source.config.max_len, "masked_lm" in heads)
     # Our settings of the task, so that the folder is read back without a flag.
     beside = source.folder
     for name, values in task_settings(source).items():
@@ -79,7 +77,7 @@ def write_hugging_face(
 
 
 def write_onnx(
-    out: Path, source: Checkpoint, vocab: Path, lower_case: bool, int8: bool
+    out: Path, source: Checkpoint, vocabulary: Vocabulary, int8: bool
 ) -> tuple[list[str], str]:
     """A model in ONNX, with labels and vocabulary; returns heads left out, and what was checked."""
     name = next(name for name, (_, heads) in MODELS.items() if heads <= set(source.heads))
@@ -93,16 +91,15 @@ def write_onnx(
         model = model.transformer
     metadata = {"head": name, "labels": json.dumps(source.labels)}
     # All that a model's folder holds beside the weights.
-    rules, _ = stated_rules(vocab, source.file)
     with tempfile.TemporaryDirectory() as beside:
         folder = Path(beside)
-        save_vocab(vocab, folder, lower_case, rules)
+        vocabulary.save(folder)
         write_json(folder / "config.json", source.config.to_json())
         for settings_file, values in own_settings(source).items():
             write_json(folder / settings_file, values)
         metadata |= {file.name: file.read_bytes().decode() for file in folder.iterdir()}
     # Line ends as Unix has them, for readers elsewhere.
-    metadata["vocab.txt"] = "".join(f"{token}\n" for token in load_vocab(vocab))
+    metadata["vocab.txt"] = "".join(f"{token}\n" for token in vocabulary.tokens)
     worst = onnx.write(out, model, metadata, int8)
     checked = f"; onnxruntime's numbers differ from PyTorch's by at most {worst:.1e}"
     if int8:
@@ -147,19 +144,20 @@ def label_settings(source: Checkpoint, heads: set[str]) -> dict[str, Any]:
     return {}
 
 
-def write_with_vocab(out: Path, source: Checkpoint, vocab: Path, lower_case: bool) -> None:
+def write_with_vocab(out: Path, source: Checkpoint, vocabulary: Vocabulary) -> None:
     """A .pt, and before it what belongs to it: whoever finds the .pt finds the rest too."""
     folder, settings = out.parent, own_settings(source)
-    rules, _ = stated_rules(vocab, source.file)
 
     def same_rules() -> bool:
-        there, _ = stated_rules(folder / "vocab.txt")
-        if there.do_lower_case not in (None, lower_case):
+        there = TokenizerFiles.read(folder)
+        ours = vocabulary.rules
+        rules, _ = there.rules(vocabulary.tokens if there.in_their_form else None)
+        if rules.do_lower_case not in (None, ours.do_lower_case):
             return False
-        return there.unusual() == dataclasses.replace(rules, do_lower_case=lower_case).unusual()
+        return rules.unusual() == ours.unusual()
 
     fits = {
-        "vocab.txt": lambda: load_vocab(folder / "vocab.txt") == load_vocab(vocab),
+        "vocab.txt": lambda: load_vocab(folder / "vocab.txt") == vocabulary.tokens,
         "tokenizer_config.json": same_rules,
     }
     # What is there already must fit, and what is new is removed again if writing fails.
@@ -174,7 +172,7 @@ def write_with_vocab(out: Path, source: Checkpoint, vocab: Path, lower_case: boo
                 "own"
             )
     try:
-        save_vocab(vocab, folder, lower_case, rules)
+        vocabulary.save(folder)
         for name, values in settings.items():
             write_json(folder / name, values)
         contents = {"config": source.config.to_json(), "model": source.tensors}

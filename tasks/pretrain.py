@@ -1,6 +1,6 @@
 """Pre-training as a kind of task: masked words, and whether the second sentence follows the first.
 
-    task = PretrainTask(max_len=128, source=Source(vocab="vocab.txt", cache_dir="runs/base"))
+    task = PretrainTask(max_len=128, builder=CorpusBuilder(cache_dir="runs/base"))
     run = finetune.prepare(task, "corpus.txt", start, "held_out.txt", cfg)
     run.fit("runs/base").last["masked_lm_accuracy"]
 
@@ -20,14 +20,14 @@ from torch import Tensor, nn
 
 import models
 from formats.loading import Checkpoint
-from formats.vocab import casing, stated_rules
+from formats.vocab import Vocabulary
 from layers.packing import Packing
 from pretrained import Pretrained
 from pretraining.batches import Instances, PairBatches, PretrainBatch
+from pretraining.builder import CorpusBuilder
 from pretraining.instances import FixedInstances
 from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
-from pretraining.source import Source
 from tasks.task import CONFIG, Data, Task
 from tokenization import FullTokenizer
 from utils import UserError
@@ -60,7 +60,7 @@ class PretrainTask(PairConfig, Task):
 
     name: str = "pretrain"
     max_len: int = PairConfig.max_len
-    source: Source = Source()  # noqa: RUF009 # how files become a prepared corpus
+    builder: CorpusBuilder = CorpusBuilder()  # noqa: RUF009 # how files become a corpus
     seed: int = 0  # of pairs and masks
     fixed_masks: bool = False  # every epoch has the pairs and masks of the first
     ready_made: bool = False  # trained on instances that were masked elsewhere
@@ -77,7 +77,7 @@ class PretrainTask(PairConfig, Task):
 
     def load(self, file: str | Path, tokenizer: FullTokenizer, labelled: bool = True) -> Data:
         """Held-out text, its pairs and masks always the same."""
-        task, corpus = self, self.source.prepare(str(file))
+        task, corpus = self, self.builder.prepare(str(file), tokenizer.vocabulary)
         if corpus.kind == "instances":
             # The instances of a file have a length of their own, other than the model's perhaps.
             self.check_ready_made(corpus)
@@ -88,7 +88,7 @@ class PretrainTask(PairConfig, Task):
         self, file: str | Path, tokenizer: FullTokenizer
     ) -> tuple["PretrainTask", Data]:
         """The task, and the instances that it trains on."""
-        corpus = self.source.prepare(str(file))
+        corpus = self.builder.prepare(str(file), tokenizer.vocabulary)
         task = dataclasses.replace(self, ready_made=corpus.kind == "instances")
         if task.ready_made:
             self.check_ready_made(corpus)
@@ -144,16 +144,13 @@ class PretrainTask(PairConfig, Task):
                 f"{corpus.folder} has token ids up to {corpus.about['largest_id']}, the model "
                 f"{start.config.vocab_size} tokens; use the vocabulary the instances were made with"
             )
-        # Tokens were cased by the rule of their preparation. GluonNLP's and TensorFlow's files do
-        # not state it.
-        lower_case = corpus.about.get("do_lower_case")
-        if lower_case is None:
-            lower_case = casing(start.vocab)
-        # And split by it, whatever lies beside the vocabulary.
-        rules, _ = stated_rules(corpus.vocab_file or start.vocab)
-        rules = rules.googles() if self.source.googles_rule else rules
-        tokenizer = FullTokenizer(start.vocab, lower_case, rules)
-        return dataclasses.replace(start, tokenizer=tokenizer)
+        # GluonNLP's and TensorFlow's files do not state how their text was split.
+        if corpus.vocab_file is None:
+            return start
+        # Whatever lies beside the model's vocabulary, text was split by the rules of the corpus.
+        rules = Vocabulary.read(corpus.vocab_file).rules
+        vocabulary = dataclasses.replace(start.vocabulary, rules=rules)
+        return dataclasses.replace(start, tokenizer=FullTokenizer(vocabulary))
 
     # -------------------------------------------------------------------------------------- model
 

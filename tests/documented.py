@@ -18,6 +18,7 @@ from test_checkpoint import tensorflow_checkpoint
 
 import checkpoint
 import models
+from formats.vocab import Vocabulary
 from system.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -216,4 +217,4 @@ def write_weights(folder: Path) -> None:
     ):
         source = checkpoint.Checkpoint("ours", folder, config, dict(model.state_dict()), labels)
         (folder / name).mkdir(parents=True)
-        checkpoint.write_hugging_face(source, folder / name, True, vocab)
+        checkpoint.write_hugging_face(source, folder / name, Vocabulary.read(vocab))

@@ -45,7 +45,7 @@ import models
 import pretrained
 import train
 from encoder import load as load_encoder
-from formats.vocab import casing
+from formats.vocab import Vocabulary
 from formats.weights import silent_stderr
 from pretrain import Pretrain
 from pretraining import instances, pairs, shards
@@ -148,7 +148,7 @@ def read_run(file: Path) -> None:
 def read_vocabulary(file: Path) -> None:
     """A tokenizer, and what it makes of a text."""
     vocab = file if file.name == "tokenizer.json" else file.with_name("vocab.txt")
-    tokenizer = FullTokenizer(vocab, casing(vocab))
+    tokenizer = FullTokenizer(Vocabulary.read(vocab))
     ids = tokenizer.encode("anna sold\tthe Lamp , \u4e00\u0301 [MASK] \ud800")
     expect(
         all(0 <= i < len(tokenizer.vocab) for i in ids),
@@ -224,7 +224,7 @@ def check_batches(batches: PairBatches, most: int, largest: int) -> None:
 def read_text(file: Path) -> None:
     """Prepare a text."""
     folder = file.parent
-    prepare_text([folder / "corpus.txt"], folder / "vocab.txt", folder / "prepared", True)
+    prepare_text([folder / "corpus.txt"], folder / "vocab.txt", folder / "prepared")
 
 
 def read_folder(file: Path) -> None:

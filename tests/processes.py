@@ -79,7 +79,7 @@ def trainer(
         task, data = kinds.TASK_OF[kind].load_training(file, FullTokenizer(vocab))
         model, batches = task.model(shape), data.features.batches(10, 1)
     else:
-        prepare_text([sample / "corpus.txt"], vocab, sample / "prepared", True)
+        prepare_text([sample / "corpus.txt"], vocab, sample / "prepared")
         pairs = Pairs(Corpus(sample / "prepared"), PairConfig(max_len=48), seed=1)
         model, batches = models.PretrainModel(shape), PairBatches(pairs, 10, seed=1)
     return train.Trainer(cfg, model.double(), batches, folder, shard=shard)

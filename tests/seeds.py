@@ -230,7 +230,7 @@ def pretrained_model(folder: Path) -> None:
 
 def prepare(folder: Path) -> None:
     """The corpus of a sample, prepared."""
-    prepare_text([folder / "corpus.txt"], folder / "vocab.txt", folder / "corpus", True)
+    prepare_text([folder / "corpus.txt"], folder / "vocab.txt", folder / "corpus")
 
 
 def prepare_run(folder: Path) -> finetune.Run:

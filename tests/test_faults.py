@@ -509,7 +509,7 @@ def test_hostile_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_prepared_corpus_names_no_files_elsewhere(tmp_path: Path, sample: Path) -> None:
-    prepare_text([sample / "corpus.txt"], sample / "vocab.txt", tmp_path, True)
+    prepare_text([sample / "corpus.txt"], sample / "vocab.txt", tmp_path)
     shard = tmp_path / "shard-0-of-1"
     about = json.loads((shard / "shard.json").read_text())
     shutil.copy(shard / "tokens.bin", tmp_path / "elsewhere.bin")

@@ -19,6 +19,8 @@ import checkpoint
 import models
 from formats import hub, loading
 from formats.names import OURS
+from formats.rules import Rules, special_tokens
+from formats.vocab import Vocabulary
 from system.files import read_json
 from utils import UserError
 
@@ -39,7 +41,10 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = checkpoint.Checkpoint(OURS, folder / "x.pt", CONFIG, tensors)
     vocab = folder.parent / "vocab.txt"
     vocab.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]) + "\n")
-    checkpoint.write_hugging_face(source, folder, True, vocab)
+    vocabulary = Vocabulary.read(vocab)
+    # As transformers splits texts.
+    rules = Rules(max_input_chars_per_word=100, added=special_tokens(vocabulary.tokens))
+    checkpoint.write_hugging_face(source, folder, vocabulary.with_rules(rules, True))
     return folder
 
 

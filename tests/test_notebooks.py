@@ -14,6 +14,7 @@ import torch
 
 import checkpoint
 import models
+from formats.vocab import Vocabulary
 from tasks import pictures
 
 nbformat = pytest.importorskip("nbformat")
@@ -106,7 +107,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = models.PretrainModel(config)
     source = checkpoint.Checkpoint("ours", folder, config, dict(model.state_dict()))
     (folder / "bert").mkdir()
-    checkpoint.write_hugging_face(source, folder / "bert", True, folder / "vocab.txt")
+    checkpoint.write_hugging_face(source, folder / "bert", Vocabulary.read(folder / "vocab.txt"))
     rng = random.Random(0)
     for name, n in (("train.csv", 40), ("dev.csv", 20)):
         rows = [

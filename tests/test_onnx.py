@@ -19,6 +19,7 @@ import pretrained
 import train
 from formats import onnx as onnx_files
 from formats.names import OURS
+from formats.vocab import Vocabulary
 from tasks import exports
 from utils import UserError
 
@@ -53,7 +54,7 @@ def saved(folder: Path, kind: str) -> tuple[nn.Module, Path]:
     labels = ["x", "y", "z"] if kind in ("classifier", "tags") else None
     (folder / "words.txt").write_text("\n".join(WORDS) + "\n")
     source = checkpoint.Checkpoint(OURS, folder / "m.pt", CONFIG, model.state_dict(), labels)
-    exports.write_with_vocab(folder / "own" / "m.pt", source, folder / "words.txt", True)
+    exports.write_with_vocab(folder / "own" / "m.pt", source, Vocabulary.read(folder / "words.txt"))
     return model, folder / "own" / "m.pt"
 
 

@@ -33,9 +33,9 @@ from classify import Classify
 from formats.weights import checkpoints_in
 from optim import BertAdam, parameter_groups
 from pretraining.batches import PairBatches, PretrainBatch
+from pretraining.builder import CorpusBuilder
 from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
-from pretraining.source import Source
 from pretraining.text import prepare_text
 from tasks import pretrain as pretraining_task
 from training import inference
@@ -47,7 +47,7 @@ SETTINGS = {"batch_size": 16, "n_epochs": 2, "lr": 1e-3, "save_steps": 5, "log_s
 @pytest.fixture(scope="module")
 def corpus(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     folder = tmp_path_factory.mktemp("corpus")
-    prepare_text([sample / "corpus.txt"], sample / "vocab.txt", folder, True)
+    prepare_text([sample / "corpus.txt"], sample / "vocab.txt", folder)
     return Corpus(folder)
 
 
@@ -91,8 +91,8 @@ def evaluate(model: models.PretrainModel, batches: PairBatches) -> dict[str, flo
 
 def prepare(flags: dict[str, object], save_dir: Path) -> finetune.Run:
     cfg = train.Config.from_json(str(flags["train_cfg"]))
-    source = Source(str(flags["vocab"]), save_dir)
-    task = pretraining_task.PretrainTask(max_len=48, source=source, seed=cfg.seed)
+    builder = CorpusBuilder(save_dir)
+    task = pretraining_task.PretrainTask(max_len=48, builder=builder, seed=cfg.seed)
     start = pretrained.find(None, str(flags["model_cfg"]), str(flags["vocab"]))
     return finetune.prepare(task, str(flags["data_file"]), start, cfg=cfg)
 
@@ -117,7 +117,7 @@ def test_twenty_steps_in_float64_have_the_losses_of_transformers_with_google_s_u
     )
     ours = models.PretrainModel(config)
     checkpoint.write_hugging_face(
-        checkpoint.Checkpoint("ours", tmp_path, config, dict(ours.state_dict())), tmp_path, True
+        checkpoint.Checkpoint("ours", tmp_path, config, dict(ours.state_dict())), tmp_path
     )
     theirs = (
         transformers.BertForPreTraining.from_pretrained(tmp_path, attn_implementation="eager")
@@ -493,7 +493,7 @@ def test_every_mistake_is_one_line_and_nothing_is_left(
     (tmp_path / "single.txt").write_text("anna sold the red lamp .\nit was red .\n")
     (tmp_path / "binary.txt").write_bytes(b"text\n\0\1")
     (tmp_path / "short_vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nlamp\n")
-    prepare_text([sample / "corpus.txt"], tmp_path / "short_vocab.txt", tmp_path / "prepared", True)
+    prepare_text([sample / "corpus.txt"], tmp_path / "short_vocab.txt", tmp_path / "prepared")
     before = sorted(tmp_path.rglob("*"))
     for more, message in (
         ({"data_file": tmp_path / "none.txt"}, "none.txt does not exist"),
@@ -649,7 +649,6 @@ def test_wikipedia_a_paragraph_a_line_has_the_random_share_of_google_s_own_gener
         [real / "corpus/wikipedia.txt"],
         real / "vocab/bert-base-uncased/vocab.txt",
         tmp_path,
-        True,
         workers=2,
     )
     pairs = Pairs(Corpus(tmp_path), PairConfig(max_len=128))

@@ -10,7 +10,7 @@ import plain_tokenizer as plain
 import pytest
 
 import tokenization
-from formats.vocab import casing
+from formats.vocab import Vocabulary
 from tokenization import FullTokenizer, split_line
 from utils import UserError
 
@@ -232,7 +232,7 @@ def test_casing_follows_from_the_checkpoint(
     vocab = tmp_path / folder / "vocab.txt"
     if settings:
         (tmp_path / folder / "tokenizer_config.json").write_text(settings)
-    assert casing(vocab) is expected
+    assert Vocabulary.read(vocab).rules.do_lower_case is expected
     # Told by a name or setting, not guessed from the tokens.
     if folder in ("uncased_L-2", "bert-base-cased", "multi_cased_L-12", "bert-x"):
         with pytest.raises(
@@ -257,10 +257,10 @@ def test_a_name_that_contradicts_its_vocabulary_is_asked_about(
             make(tmp_path / folder, tokens, lower_case)
     vocab = tmp_path / folder / "vocab.txt"
     with pytest.raises(UserError, match=message):
-        casing(vocab)
+        Vocabulary.read(vocab)
     # The file that the message names decides.
     vocab.with_name("tokenizer_config.json").write_text('{"do_lower_case": true}')
-    assert casing(vocab) is True
+    assert Vocabulary.read(vocab).rules.do_lower_case is True
 
 
 @pytest.mark.real
@@ -274,7 +274,9 @@ def test_equal_to_tokenizers_on_wikipedia_and_the_released_vocabularies_load(rea
         ("multilingual-cased", 119547, False),
     ):
         vocab = real / f"vocab/bert-base-{name}/vocab.txt"
-        ours = FullTokenizer(vocab, casing(vocab) if name != "chinese" else True)
+        ours = FullTokenizer(
+            vocab, Vocabulary.read(vocab).rules.do_lower_case if name != "chinese" else True
+        )
         assert len(ours.vocab) == size
         assert ours.do_lower_case is lower_case
         theirs = BertWordPieceTokenizer(str(vocab), lowercase=lower_case, strip_accents=lower_case)

@@ -18,14 +18,9 @@ import pretrained
 import tokenization
 from formats.rules import tokenizer_json
 from formats.vocab import (
-    casing,
-    check_size,
+    Vocabulary,
     find_vocab_file,
     load_vocab,
-    save_for_transformers,
-    save_vocab,
-    stated_rules,
-    vocab_digest,
 )
 from formats.weights import write_pt
 from models import Config, PretrainModel
@@ -87,7 +82,7 @@ def test_a_tokenizer_of_transformers_is_read_as_it_is_and_survives_being_saved(
     file = find_vocab_file(folder)
     assert file == folder / "tokenizer.json"
     assert load_vocab(file) == load_vocab(vocab)
-    lower = casing(file)
+    lower = Vocabulary.read(file).rules.do_lower_case
     assert lower == settings.get("do_lower_case", True)
     expected = by_transformers(folder)
     tokenizer = FullTokenizer(file, lower)
@@ -95,7 +90,7 @@ def test_a_tokenizer_of_transformers_is_read_as_it_is_and_survives_being_saved(
     ids, spans = tokenizer.encode_with_offsets(TEXT)
     assert tokenizer.convert_ids_to_tokens(ids) == expected
     assert spans == sorted(spans)
-    save_vocab(file, tmp_path / "again", lower)
+    Vocabulary.read(file).with_rules(None, lower).save(tmp_path / "again")
     assert FullTokenizer(tmp_path / "again/vocab.txt", lower).tokenize(TEXT) == expected
     write_json(
         tmp_path / "again/tokenizer_config.json",
@@ -239,7 +234,7 @@ def for_transformers(file: Path, folder: Path, lower: bool, masks: bool = False)
     """What AutoTokenizer makes of a vocabulary and its rules, written for it."""
     from transformers import AutoTokenizer
 
-    save_for_transformers(file, folder, lower, stated_rules(file)[0], max_len=40, masks=masks)
+    Vocabulary.read(file).save_for_transformers(folder, max_len=40, masks=masks)
     write_json(folder / "config.json", {"model_type": "bert"})
     return AutoTokenizer.from_pretrained(folder)
 
@@ -255,12 +250,12 @@ def test_tokens_that_a_folder_adds_are_kept_whole_as_transformers_keeps_them(
         write_json(vocab.parent / name, values)
     theirs = AutoTokenizer.from_pretrained(vocab.parent)
     theirs.save_pretrained(tmp_path / "saved")
-    texts, lower = random_texts(400), casing(vocab)
+    texts, lower = random_texts(400), Vocabulary.read(vocab).rules.do_lower_case
     check_equal(theirs, FullTokenizer(vocab, lower), texts)
     # What transformers writes of it has a tokenizer.json; a run, its copies and a folder for
     # transformers have what save_vocab and save_for_transformers write.
     check_equal(theirs, FullTokenizer(tmp_path / "saved/tokenizer.json", lower), texts)
-    save_vocab(vocab, tmp_path / "run", lower)
+    Vocabulary.read(vocab).with_rules(None, lower).save(tmp_path / "run")
     again = FullTokenizer(tmp_path / "run/vocab.txt", lower)
     assert again.rules == FullTokenizer(vocab, lower).rules
     check_equal(theirs, again, texts)
@@ -272,15 +267,15 @@ def test_tokens_that_a_folder_adds_are_kept_whole_as_transformers_keeps_them(
 def test_added_tokens_count_as_tokens_of_the_model(vocab: Path) -> None:
     for name, values in ADDED["before"].items():
         write_json(vocab.parent / name, values)
-    check_size(vocab, 30)
+    Vocabulary.read(vocab).check_size(30)
     with pytest.raises(UserError, match=r"has 30 tokens, the model 28; set its vocab_size"):
-        check_size(vocab, 28)
+        Vocabulary.read(vocab).check_size(28)
     # A copy of the vocabulary elsewhere is used by the rules of the weights.
     (vocab.parent.parent / "copy").mkdir()
     copy = Path(shutil.copy(vocab, vocab.parent.parent / "copy"))
     weights = vocab.with_name("model.safetensors")
-    check_size(copy, 30, weights)
-    rules, _ = stated_rules(copy, weights)
+    Vocabulary.read(copy, weights).check_size(30, weights)
+    rules = Vocabulary.read(copy, weights).rules
     assert FullTokenizer(copy, True, rules).tokenize("Covid") == ["Covid"]
     tokenizer = FullTokenizer(vocab)
     assert tokenizer.convert_tokens_to_ids(["<e 1>", "Covid"]) == [28, 29]
@@ -295,7 +290,7 @@ def test_googles_rule_stays_where_nothing_is_transformers(vocab: Path, tmp_path:
         tokenizer = FullTokenizer(vocab)
         for text in texts:
             assert tokenizer.tokenize(text) == plain.tokenize(text, tokenizer.vocab, True)
-    save_vocab(vocab, tmp_path / "run", True)
+    Vocabulary.read(vocab).with_rules(None, True).save(tmp_path / "run")
     assert read_json(tmp_path / "run/tokenizer_config.json") == {"do_lower_case": True}
     # transformers then splits [SEP] too, and takes words of up to 200 characters.
     check_equal(for_transformers(vocab, tmp_path / "folder", True), tokenizer, texts)
@@ -320,7 +315,7 @@ def test_the_longest_word_is_what_tokenizer_json_says(
     vocabulary = values["model"]["vocab"]
     vocabulary |= {"x": len(vocabulary), "##x": len(vocabulary) + 1}
     write_json(folder / "tokenizer.json", values)
-    save_vocab(folder / "tokenizer.json", tmp_path / "run", True)
+    Vocabulary.read(folder / "tokenizer.json").with_rules(None, True).save(tmp_path / "run")
     theirs = for_transformers(tmp_path / "run/vocab.txt", tmp_path / "folder", True)
     for file in ("hf/tokenizer.json", "run/vocab.txt", "folder/vocab.txt"):
         tokenizer = FullTokenizer(tmp_path / file)
@@ -420,11 +415,11 @@ def test_a_line_separator_is_a_token_of_chinese(real: Path, tmp_path: Path) -> N
     tokens = source.read_bytes().decode().removesuffix("\n").split("\n")
     shutil.copy(source, tmp_path)
     assert list(load_vocab(tmp_path / "vocab.txt")) == tokens
-    rules = stated_rules(source)[0]
+    rules = Vocabulary.read(source).rules
     values = tokenizer_json({token: i for i, token in enumerate(tokens)}, rules)
     write_json(tmp_path / "tokenizer.json", values)
     assert find_vocab_file(tmp_path) == tmp_path / "vocab.txt"
-    assert vocab_digest(tmp_path / "tokenizer.json") == vocab_digest(source)
+    assert Vocabulary.read(tmp_path / "tokenizer.json").digest == Vocabulary.read(source).digest
 
 
 def test_white_space_that_is_a_token_is_kept(vocab: Path, tmp_path: Path) -> None:
@@ -432,7 +427,9 @@ def test_white_space_that_is_a_token_is_kept(vocab: Path, tmp_path: Path) -> Non
     file = tmp_path / "vocab.txt"
     file.write_bytes("\r\n".join([*lines, ""]).encode())
     assert list(load_vocab(file)) == lines
-    values = tokenizer_json({token: i for i, token in enumerate(lines)}, stated_rules(file)[0])
+    values = tokenizer_json(
+        {token: i for i, token in enumerate(lines)}, Vocabulary.read(file).rules
+    )
     write_json(tmp_path / "tokenizer.json", values)
     assert find_vocab_file(tmp_path) == file
 
@@ -533,7 +530,7 @@ def test_a_vocabulary_other_than_the_models_is_refused(tmp_path: Path, sample: P
     write_pt(
         tmp_path / "run/model.pt", {"config": vars(cfg), "model": PretrainModel(cfg).state_dict()}
     )
-    save_vocab(sample / "vocab.txt", tmp_path / "run", True)
+    Vocabulary.read(sample / "vocab.txt").with_rules(None, True).save(tmp_path / "run")
     words[20], words[21] = words[21], words[20]
     (tmp_path / "swapped.txt").write_text("\n".join(words) + "\n")
     with pytest.raises(
@@ -541,7 +538,7 @@ def test_a_vocabulary_other_than_the_models_is_refused(tmp_path: Path, sample: P
     ):
         pretrained.find(tmp_path / "run", vocab=str(tmp_path / "swapped.txt"))
     # A run's own vocabulary has a digest in run.json.
-    digest = vocab_digest(tmp_path / "run/vocab.txt")[:16]
+    digest = Vocabulary.read(tmp_path / "run/vocab.txt").digest[:16]
     (tmp_path / "run/run.json").write_text(json.dumps({"sha256 of vocab": digest}))
     pretrained.find(tmp_path / "run")
     shutil.copy(tmp_path / "swapped.txt", tmp_path / "run/vocab.txt")

@@ -19,5 +19,5 @@ def make(
     for i, text in enumerate(texts):
         files.append(folder / f"text{i}.txt")
         files[-1].write_bytes(text if isinstance(text, bytes) else text.encode())
-    prepare_text(files, vocab, folder / name, True, **settings)
+    prepare_text(files, vocab, folder / name, **settings)
     return Corpus(folder / name)

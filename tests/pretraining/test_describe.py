@@ -9,7 +9,7 @@ import pytest
 from prepared import TEXT, make
 
 from corpus import Describe, Prepare
-from formats.vocab import load_vocab
+from formats.vocab import Vocabulary, load_vocab
 from pretraining.describe import duplicates, look_for_faults, look_into
 from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
@@ -74,7 +74,7 @@ def test_describe_warns_of_what_looks_wrong(tmp_path: Path, vocab: Path) -> None
     cased.write_text(
         "".join(f"{t}\n" for t in [*load_vocab(vocab), *(f"Word{i}" for i in range(50))])
     )
-    found = make(tmp_path, cased, TEXT, name="casing")
+    found = make(tmp_path, Vocabulary.read(cased).with_rules(None, True), TEXT, name="casing")
     assert "do_lower_case=True, and 50 of the vocabulary's" in warned(found)
 
 
@@ -104,11 +104,11 @@ def test_hard_wrapped_lines_are_warned_of(tmp_path: Path, vocab: Path) -> None:
     words = " ".join(vocab.read_text().split()[5:]) + " "
     wrapped = "\n\n".join("\n".join(textwrap.wrap(words * 40, 60)) for _ in range(3))
     (tmp_path / "text.txt").write_text(wrapped)
-    prepare_text([tmp_path / "text.txt"], vocab, tmp_path / "wrapped", True)
+    prepare_text([tmp_path / "text.txt"], vocab, tmp_path / "wrapped")
     assert Corpus(tmp_path / "wrapped").about["hard_wrapped"]
     assert "lines seem to be hard-wrapped, so sentences are cut at line ends" in warned(
         Corpus(tmp_path / "wrapped"), 32
     )
     (tmp_path / "plain.txt").write_text(TEXT)
-    prepare_text([tmp_path / "plain.txt"], vocab, tmp_path / "plain", True)
+    prepare_text([tmp_path / "plain.txt"], vocab, tmp_path / "plain")
     assert not Corpus(tmp_path / "plain").about["hard_wrapped"]

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from fixed_instances import LENGTH, make_arrays, write_records
 
+from formats.vocab import Vocabulary
 from pretraining.batches import PairBatches
+from pretraining.builder import CorpusBuilder
 from pretraining.instances import FixedInstances, prepare_instances
 from pretraining.shards import Corpus
-from pretraining.source import Source
 from utils import UserError
 
 
@@ -89,13 +90,15 @@ def test_several_files_are_one_corpus(tmp_path: Path) -> None:
     for i in range(2):
         half = {name: values[i * 35 : (i + 1) * 35] for name, values in arrays.items()}
         write_records(tmp_path / f"x.tfrecord-0000{i}-of-00002", half)
-    source = Source(cache_dir=str(tmp_path / "cache"))
-    found = source.prepare(f"{tmp_path}/x.tfrecord*")
+    builder = CorpusBuilder(tmp_path / "cache")
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
+    vocabulary = Vocabulary.read(tmp_path / "vocab.txt")
+    found = builder.prepare(f"{tmp_path}/x.tfrecord*", vocabulary)
     assert (found.kind, found.counts["instances"]) == ("instances", 70)
     assert sorted(instances(PairBatches(FixedInstances(found, LENGTH), 16, seed=1))) == sorted(
         expected(arrays)
     )
-    assert source.prepare(f"{tmp_path}/x.tfrecord*").folder == found.folder
+    assert builder.prepare(f"{tmp_path}/x.tfrecord*", vocabulary).folder == found.folder
 
 
 def without(name: str) -> Callable[[dict], dict]:

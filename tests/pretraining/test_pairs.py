@@ -47,9 +47,7 @@ def write(documents: Documents, folder: Path, shards: int = 1) -> Corpus:
     text = "\n".join("\n".join(" ".join(f"w{i}" for i in s) for s in d) + "\n" for d in documents)
     (folder / "text.txt").write_text(text)
     for i in range(shards):
-        prepare_text(
-            [folder / "text.txt"], folder / "vocab.txt", folder / "ids", True, shard=(i, shards)
-        )
+        prepare_text([folder / "text.txt"], folder / "vocab.txt", folder / "ids", shard=(i, shards))
     return Corpus(folder / "ids")
 
 

@@ -230,9 +230,9 @@ def test_shards_made_apart_are_used_together_and_a_missing_one_is_named(
             Describe,
         )
         assert (status, err.count("\n")) == (2, 1)
-    prepare_text([tmp_path / "text0.txt"], vocab, tmp_path / "other", True, shard=(0, 2))
+    prepare_text([tmp_path / "text0.txt"], vocab, tmp_path / "other", shard=(0, 2))
     (tmp_path / "text0.txt").write_text(TEXT + " more")
-    prepare_text([tmp_path / "text0.txt"], vocab, tmp_path / "other", True, shard=(1, 2))
+    prepare_text([tmp_path / "text0.txt"], vocab, tmp_path / "other", shard=(1, 2))
     with pytest.raises(UserError, match=r"differs from .* in text"):
         Corpus(tmp_path / "other")
 

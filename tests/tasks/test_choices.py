@@ -18,6 +18,7 @@ import models
 import pretrained
 import train
 from choose import Choose
+from formats.vocab import Vocabulary
 from tasks import ChoiceTask
 from tasks.choices import read_questions
 from tasks.features import encode
@@ -197,7 +198,7 @@ def test_the_head_is_that_of_transformers(
     tokens = [*map(str, range(95)), "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     (tmp_path / "vocab.txt").write_text("\n".join(tokens) + "\n")
     (tmp_path / "hf").mkdir()
-    checkpoint.write_hugging_face(source, tmp_path / "hf", True, tmp_path / "vocab.txt")
+    checkpoint.write_hugging_face(source, tmp_path / "hf", Vocabulary.read(tmp_path / "vocab.txt"))
     theirs = BertForMultipleChoice.from_pretrained(tmp_path / "hf").double().eval()
     ids, segments, mask = padded_batch
     # Their question has all five choices.

@@ -16,6 +16,7 @@ import models
 import pretrained
 import tag
 import train
+from formats.vocab import Vocabulary
 from tasks import TagTask
 from tasks.conlleval import Counts, chunks, count_file
 from tasks.features import most_context, window_starts
@@ -420,7 +421,7 @@ def test_the_head_and_its_loss_are_those_of_transformers(
     (tmp_path / "vocab.txt").write_text("\n".join(map(str, range(95))) + "\n[PAD]\n[UNK]\n[CLS]\n")
     with open(tmp_path / "vocab.txt", "a") as f:
         f.write("[SEP]\n[MASK]\n")
-    checkpoint.write_hugging_face(source, tmp_path / "hf", True, tmp_path / "vocab.txt")
+    checkpoint.write_hugging_face(source, tmp_path / "hf", Vocabulary.read(tmp_path / "vocab.txt"))
     theirs = BertForTokenClassification.from_pretrained(tmp_path / "hf").double().eval()
     ours.load_state_dict(tensors)
     ids, segments, mask = padded_batch

@@ -1,6 +1,7 @@
 """From what --data_file names to a prepared corpus: text, fixed instances, or one made earlier.
 
-corpus = Source(vocab="vocab.txt", cache_dir="runs/base").prepare("books/*.txt")
+builder = CorpusBuilder(cache_dir="runs/base")
+corpus = builder.prepare("books/*.txt", Vocabulary.read("vocab.txt"))
 """
 
 import dataclasses
@@ -8,7 +9,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from formats.vocab import casing, find_vocab, find_vocab_file, load_vocab, stated_rules
+from formats.vocab import Vocabulary, find_vocab_file, load_vocab
 from pretraining.instances import FIXED, prepare_instances
 from pretraining.shards import Corpus, find_shards, is_prepared
 from pretraining.text import check_texts, cores, prepare_text, source_settings
@@ -17,23 +18,21 @@ from utils import UserError, visible
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class CorpusBuilder:
     """How files become a prepared corpus."""
 
-    vocab: str | Path | None = None  # vocab.txt; None: what lies beside the weights
     cache_dir: str | Path = "."  # for prepared text
-    weights: Path | None = None  # the file that training starts from
     language: str | None = None  # to split lines into sentences in; None: a line is a sentence
-    googles_rule: bool = False  # whatever lies beside the vocabulary: of a run begun by it
 
-    def prepare(self, names: str) -> Corpus:
+    def prepare(self, names: str, vocabulary: Vocabulary) -> Corpus:
         """The corpus in a folder that was prepared earlier, or that is made of files now.
 
         Args:
             names: a folder, or a comma list of files, globs and folders.
+            vocabulary: of the model, to tokenise text by.
         """
         if is_prepared(names):
-            return self.open(names)
+            return self.open(names, vocabulary)
         files, are_records = self.find(names)
         cache = Path(self.cache_dir)
         # Ids and masks come from the files alone: no vocabulary or casing changes them.
@@ -42,22 +41,19 @@ class Source:
             folder = cache / folder_name(digests)
             prepare_instances(files, folder)
         else:
-            vocab = find_vocab(self.vocab, self.weights)
-            lower_case = casing(vocab, *([self.weights] if self.weights else []))
             # Whatever changes the arrays is part of the folder's name, so another setting prepares
             # anew.
-            rules, _ = stated_rules(vocab)
-            rules = rules.googles() if self.googles_rule else rules
-            made_from = source_settings(files, vocab, lower_case, self.language, rules)
+            made_from = source_settings(files, vocabulary, self.language)
             folder = cache / folder_name(made_from)
             prepare_text(
-                files, vocab, folder, lower_case, cores(), language=self.language, rules=rules
+                files,
+                vocabulary,
+                folder,
+                cores(),
+                language=self.language,
+                settings=made_from,
             )
         return Corpus(folder)
-
-    def vocab_of(self, names: str) -> Path | None:
-        """The vocabulary in a folder that was prepared earlier."""
-        return find_vocab_file(find_shards(Path(names))[0]) if is_prepared(names) else None
 
     def find(self, names: str) -> tuple[list[Path], bool]:
         """The files to prepare, and whether they have fixed instances; nothing is prepared yet.
@@ -74,18 +70,13 @@ class Source:
             check_texts(files)
         return files, bool(records)
 
-    def open(self, folder: str) -> Corpus:
+    def open(self, folder: str, vocabulary: Vocabulary) -> Corpus:
         """A corpus prepared earlier; UserError where it was prepared otherwise than asked for."""
         corpus = Corpus(folder)
-        vocab = Path(self.vocab) if self.vocab else None
-        # The vocabulary beside the weights counts as named, since training begins with those
-        # embeddings.
-        if vocab is None and self.weights:
-            vocab = find_vocab_file(self.weights.parent)
-        if vocab and corpus.vocab_file and load_vocab(vocab) != load_vocab(corpus.vocab_file):
+        if corpus.vocab_file and load_vocab(corpus.vocab_file) != vocabulary.tokens:
             raise UserError(
-                f"{folder} was prepared with another vocabulary than {vocab}; prepare the text "
-                "again, or name the model that belongs to it"
+                f"{folder} was prepared with another vocabulary than {vocabulary.file}; prepare "
+                "the text again, or name the model that belongs to it"
             )
         # A corpus keeps what it was prepared with; the flag can only agree.
         split = corpus.about.get("split_sentences")
@@ -95,6 +86,11 @@ class Source:
                 "prepare the text again"
             )
         return corpus
+
+
+def vocab_of(names: str) -> Path | None:
+    """The vocabulary in a folder that was prepared earlier."""
+    return find_vocab_file(find_shards(Path(names))[0]) if is_prepared(names) else None
 
 
 def folder_name(made_from: dict) -> str:
