@@ -421,7 +421,9 @@ def load(
     max_len = usual if max_len is None else max_len
     start.config.check_length(max_len)
     kind = models.PretrainModel if predicts else models.BertModel
-    model, device = kind(start.config), inference.get_device()
+    with models.undrawn():
+        model = kind(start.config)
+    device = inference.get_device()
     # Token vectors and blanks need no pooler, and transformers' BertForMaskedLM has none.
     loading.load(model, start.source, fresh=("pooler", "next_sentence"))
     inference.lay_out(model, device, dtype)

@@ -468,7 +468,8 @@ def load(
     source = task.fit_weights(start.source, training=False)
     if source.onnx:
         return load_onnx(start, task, source, batch_size, dtype)
-    model = task.model(start.config)
+    with models.undrawn():
+        model = task.model(start.config)
     loading.load(model, source, task.optional)
     device = inference.get_device()
     inference.lay_out(model, device, dtype)

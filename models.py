@@ -14,9 +14,11 @@ real tokens are computed, as one long (T, D) list (packing.py). Who has many bat
 packing of each beforehand, and passes it in the mask's place.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -573,8 +575,28 @@ class PretrainModel(BertModel):
         return words, self.next_sentence(self.pooler(x[:, 0]))
 
 
+# Whether models draw their weights when they are built.
+DRAWING = contextvars.ContextVar("drawing", default=True)
+
+
+@contextlib.contextmanager
+def undrawn() -> Iterator[None]:
+    """Within it, models are built without drawing weights, which are loaded next.
+
+    Drawing those of BERT-base takes seconds. Where a model is trained they are drawn all the same:
+    which number a new head gets follows from the seed and from all draws before.
+    """
+    token = DRAWING.set(False)
+    try:
+        yield
+    finally:
+        DRAWING.reset(token)
+
+
 def initialise(model: nn.Module, std: float) -> None:
     """Google's start: weights from a normal cut at two deviations, biases 0, LayerNorm 1 and 0."""
+    if not DRAWING.get():
+        return
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)

@@ -434,8 +434,8 @@ def best_of_seeds(folder: Path, one: Path) -> Path:
 
 def best_of(files: list[Path]) -> Path:
     """Which of a run's checkpoints its folder stands for: the best evaluated, else the last."""
-    # The newest file knows the best step of the whole run.
-    last = read_pt(files[-1])
+    # The newest file knows the best step of the whole run, which is all that is wanted of it.
+    last = read_pt(files[-1], whole=False)
     best = last.get("best") if isinstance(last, dict) else None
     if not isinstance(best, dict):
         return files[-1]

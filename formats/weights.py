@@ -174,8 +174,8 @@ def unnested(contents: Any, file: Path) -> Any:
     return contents
 
 
-def read_archive(file: Path) -> Any:
-    """What torch.save has written: tensors and plain values.
+def read_archive(file: Path, mapped: bool = False) -> Any:
+    """What torch.save has written: tensors, `mapped` in the file or read, and plain values.
 
     UserError where a file is damaged, or would run code, allocate memory that it does not fill, or
     name other files.
@@ -190,7 +190,8 @@ def read_archive(file: Path) -> Any:
             warnings.simplefilter("ignore")
             # weights_only refuses a pickle that would run code. Weights of a GPU are read without
             # one.
-            return torch.load(file, map_location="cpu", weights_only=True)
+            mapped = mapped and is_text(file)
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except UserError:
         raise
     except Exception as error:
@@ -321,8 +322,13 @@ def write_pt(file: str | Path, contents: dict[str, Any]) -> None:
             ) from error
 
 
-def read_pt(file: Path) -> dict[str, Any] | None:
-    """The contents of a .pt of ours, its digest checked; None if it is something else."""
+def read_pt(file: Path, whole: bool = True) -> dict[str, Any] | None:
+    """The contents of a .pt of ours, its digest checked; None if it is something else.
+
+    Args:
+        whole: False: its tensors stay in the file, and the digest is not compared, to look at the
+            numbers beside them.
+    """
     check_regular(file)
     with open(file, "rb") as f:
         start = f.read(2)
@@ -340,8 +346,8 @@ def read_pt(file: Path) -> dict[str, Any] | None:
             f"{file} is truncated or altered: it has no digest at its end; use an earlier "
             "checkpoint"
         )
-    if not digest_matches(file):
+    if whole and not digest_matches(file):
         raise UserError(
             f"{file} is altered: its digest does not match its contents; use an earlier checkpoint"
         )
-    return read_archive(file)
+    return read_archive(file, mapped=not whole)

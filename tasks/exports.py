@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+import models
 from formats import cards, onnx
 from formats.loading import MODELS, Checkpoint, load
 from formats.names import ARCHITECTURES, CLASSIFIERS, LABELLED, table_rows
@@ -85,7 +86,8 @@ def write_onnx(
     more: dict[str, Any] = {"with_pooler": False} if name == "encoder" else {}
     if name in LABELLED:
         more["n_tags" if name == "tags" else "n_labels"] = len(source.tensors[f"{name}.bias"])
-    model: Any = kind(source.config, **more)
+    with models.undrawn():
+        model: Any = kind(source.config, **more)
     load(model, source)
     if name == "encoder":
         model = model.transformer
