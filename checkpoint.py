@@ -30,9 +30,9 @@ def __getattr__(name: str) -> Any:
 
         return exports.write_hugging_face
     if name in ("read", "load", "Checkpoint"):
-        from formats import loading
+        import pretrained
 
-        return getattr(loading, name)
+        return getattr(pretrained, {"Checkpoint": "Pretrained"}.get(name, name))
     raise AttributeError(f"module 'checkpoint' has no attribute {name!r}")
 
 
@@ -68,9 +68,9 @@ def convert(
             f"{target}: files ending in {out.suffix} are not written here; expected a name ending "
             "in .pt or .onnx, or a folder's"
         )
-    from formats.loading import read
     from formats.vocab import find_vocabulary
     from models import Config
+    from pretrained import read
     from tasks import exports
 
     found = read(source, Config.from_json(model_cfg) if model_cfg else None)
@@ -129,7 +129,7 @@ class Inspect:
     file: str  # a TensorFlow checkpoint, a Hugging Face folder or file, a .pt, or a folder
 
     def run(self) -> None:
-        from formats.loading import read_raw, settings_beside
+        from formats.finding import read_raw, settings_beside
         from formats.names import HEADS, OURS, names_of, table_rows
         from formats.translate import head_of
         from formats.weights import is_plain
@@ -169,7 +169,7 @@ class Compare:
     tolerance: float = 0.0  # the largest difference that is none
 
     def run(self) -> None:
-        from formats.loading import read
+        from pretrained import read
 
         left, right = read(self.a, finite=False).tensors, read(self.b, finite=False).tensors
         worst, alone = 0.0, 0

@@ -189,14 +189,13 @@ class Classify(TaskCommand):
         from tasks import get_task
         from tasks.sentences import find_task
 
-        assert start.source
         # --task may name a task whose files have other columns; the labels stay the model's.
         named = get_task(self.task) if self.task else None
         # What the flags say of columns wins over the task.json that lies beside the model.
-        task = self.with_flags(find_task(start.source, named, self.separator))
+        task = self.with_flags(find_task(start, named, self.separator))
         # A model of another program has no task.json, but Hugging Face's config.json names labels.
-        if task.lacks_labels and start.source.labels:
-            task = dataclasses.replace(task, labels=tuple(start.source.labels))
+        if task.lacks_labels and start.labels:
+            task = dataclasses.replace(task, labels=tuple(start.labels))
         return task
 
     def eval(self) -> None:

@@ -181,8 +181,7 @@ class TaskCommand(RunCommand):
         """The task that a model was trained on, with what flags say of it."""
         from tasks import KINDS
 
-        assert start.source
-        return dataclasses.replace(KINDS[self.kind].saved(start.source), **self.given())
+        return dataclasses.replace(KINDS[self.kind].saved(start), **self.given())
 
     def evaluate(self, saved: "finetune.Saved", files: list[str]) -> None:
         """Print and write the metrics of each file, of several a table at the end."""

@@ -26,7 +26,6 @@ from torch import Tensor
 
 import models
 import pretrained
-from formats import loading
 from formats.rules import UNKNOWN
 from formats.sentence_encoders import stated_length, stated_pooling
 from layers.packing import Packing
@@ -412,8 +411,7 @@ def load(
     # The values are checked where a Config is made.
     Config(batch_size=batch_size, dtype=dtype)
     start = pretrained.find(weights, model_cfg, vocab, head)
-    assert start.source
-    folder, predicts = start.source.folder, head == "masked_lm"
+    folder, predicts = start.folder, head == "masked_lm"
     # Blanks are filled in whole texts; vectors are of their beginnings.
     usual = start.config.max_len if predicts else MAX_LEN
     if max_len is None and not predicts:
@@ -425,8 +423,8 @@ def load(
         model = kind(start.config)
     device = inference.get_device()
     # Token vectors and blanks need no pooler, and transformers' BertForMaskedLM has none.
-    loading.load(model, start.source, fresh=("pooler", "next_sentence"))
+    pretrained.load(model, start, fresh=("pooler", "next_sentence"))
     inference.lay_out(model, device, dtype)
     model.to(device).eval()
-    name = str(start.source.file)
+    name = str(start.file)
     return Encoder(model, start.tokenizer, max_len, device, batch_size, dtype, name, folder)

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 import models
 import pretrained
 import train
-from formats import loading
 from formats.names import LABELLED
 from formats.onnx import OnnxModel
 from pretrained import Pretrained
@@ -354,19 +353,16 @@ class Saved:
     @property
     def file(self) -> Path:
         """Where its weights were read from."""
-        assert self.start.source
-        return self.start.source.file
+        return self.start.file
 
     @property
     def folder(self) -> Path:
         """Where evaluations of it are written: the run's folder; one of its own for a .onnx."""
-        assert self.start.source
-        return self.file.with_suffix("") if self.start.source.onnx else self.file.parent
+        return self.file.with_suffix("") if self.start.onnx else self.file.parent
 
     def describe(self) -> str:
         """Which file it is, in words."""
-        assert self.start.source
-        return self.start.source.describe()
+        return self.start.describe()
 
     def load(self, file: str | Path, labelled: bool = True) -> Data:
         """A file of the task as inputs of the model."""
@@ -455,22 +451,21 @@ def load(
         start: what pretrained.find() gave of model_file, where its parts lie elsewhere.
     """
     start = start or pretrained.find(model_file, predicting=True)
-    assert start.source
     # The head in the file says which kind of task it was trained on.
-    head = task.head if task else next((h for h in start.source.heads if h in KINDS), None)
-    if head not in start.source.heads:
+    head = task.head if task else next((h for h in start.heads if h in KINDS), None)
+    if head not in start.heads:
         wanted = head or " or ".join(KINDS)
-        raise UserError(pretrained.lacking(start.source, wanted, model_file))
+        raise UserError(pretrained.lacking(start, wanted, model_file))
     if task is None or isinstance(task, type):
-        task = (task or KINDS[str(head)]).saved(start.source)
+        task = (task or KINDS[str(head)]).saved(start)
     assert isinstance(task, Task)
     task.check_start(start)
-    source = task.fit_weights(start.source, training=False)
-    if source.onnx:
-        return load_onnx(start, task, source, batch_size, dtype)
+    start = task.fit_weights(start, training=False)
+    if start.onnx:
+        return load_onnx(start, task, batch_size, dtype)
     with models.undrawn():
         model = task.model(start.config)
-    loading.load(model, source, task.optional)
+    pretrained.load(model, start, task.optional)
     device = inference.get_device()
     inference.lay_out(model, device, dtype)
     # One device needs no wrapper: inference.predict moves the model and computes in its dtype.
@@ -479,16 +474,14 @@ def load(
     return Saved(start, task, runs_on, batch_size, dtype, device, n_gpus)
 
 
-def load_onnx(
-    start: Pretrained, task: Task, source: loading.Checkpoint, batch_size: int, dtype: str
-) -> Saved:
+def load_onnx(start: Pretrained, task: Task, batch_size: int, dtype: str) -> Saved:
     """A trained model that onnxruntime computes, its scores in the order of the task's labels."""
     if dtype != "fp32":
         raise UserError(
-            f"dtype={dtype}: {source.file} computes as it was converted (checkpoint.py convert, "
+            f"dtype={dtype}: {start.file} computes as it was converted (checkpoint.py convert, "
             "which has --int8); leave dtype out"
         )
-    assert source.onnx
-    columns = source.tensors[f"{task.head}.bias"] if task.head in LABELLED else None
-    model = OnnxModel(source.onnx, columns)
+    assert start.onnx
+    columns = start.tensors[f"{task.head}.bias"] if task.head in LABELLED else None
+    model = OnnxModel(start.onnx, columns)
     return Saved(start, task, model, batch_size, dtype, torch.device("cpu"), 1)

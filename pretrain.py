@@ -190,19 +190,17 @@ class Pretrain(RunCommand):
         assert data_file
         cfg = Config.from_flags(self.train_cfg, self.settings)
         start = pretrained.find(self.model_file, self.model_cfg, self.vocab)
-        assert start.source
-        folder = Path(self.save_dir or start.source.folder)
+        folder = Path(self.save_dir or start.folder)
         # Held-out accuracy depends on max_len and on masking, so it is measured as the run was.
-        task = PretrainTask.saved(start.source)
+        task = PretrainTask.saved(start)
         builder = self.task(folder, 0).builder
         task = dataclasses.replace(task, **self.given(), builder=builder)
         # A classifier fine-tuned from BERT has the encoder alone, and scores of new heads would
         # mean nothing.
         needed = HEADS if task.next_sentence else ("masked_lm",)
-        if missing := [head for head in needed if head not in start.source.heads]:
+        if missing := [head for head in needed if head not in start.heads]:
             raise UserError(
-                f"{start.source.file} has no {', '.join(missing)}; evaluate a model that was "
-                "pre-trained"
+                f"{start.file} has no {', '.join(missing)}; evaluate a model that was pre-trained"
             )
         saved = finetune.load(
             self.model_file, task, start, cfg.batch_size, cfg.dtype, self.data_parallel
@@ -210,7 +208,7 @@ class Pretrain(RunCommand):
         say(saved.describe())
         say(inference.device_name(saved.device, saved.n_gpus))
         # A checkpoint from elsewhere does not know its step.
-        report(saved.evaluate(data_file), int(start.source.extra.get("step", 0)), folder)
+        report(saved.evaluate(data_file), int(start.extra.get("step", 0)), folder)
 
 
 def warn(run: "Run", folder: Path) -> None:

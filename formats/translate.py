@@ -194,3 +194,47 @@ def listed(texts: list[str]) -> str:
     """The first five of some texts, and the number of the rest."""
     rest = f"; and {len(texts) - 5} more" if len(texts) > 5 else ""
     return "; ".join(texts[:5]) + rest
+
+
+# ------------------------------------------------------------------------------------------- shapes
+
+
+def shapes(config: Config, n_labels: int = 2) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter that a model of this configuration may have, by its name."""
+    d, f, vocabulary = config.dim, config.dim_ff, config.vocab_size
+    # The rows of each matrix, by the end of its module's name: (out, in), or (entries, width).
+    matrices = {
+        "embedding.token": (vocabulary, d),
+        "embedding.position": (config.max_len, d),
+        "embedding.segment": (config.n_segments, d),
+        "attention.qkv": (3 * d, d),
+        "attention.out": (d, d),
+        "feed_forward.fc1": (f, d),
+        "feed_forward.fc2": (d, f),
+        "pooler.dense": (d, d),
+        "masked_lm.dense": (d, d),
+        "next_sentence": (2, d),
+        "classifier": (n_labels, d),
+        "answer": (2, d),  # a start and an end
+        "tags": (n_labels, d),
+        "choice": (1, d),
+    }
+    found: dict[str, tuple[int, ...]] = {}
+    for row in table_rows(config.n_layers):
+        module, _, kind = row.ours.rpartition(".")
+        matrix = next((m for name, m in matrices.items() if module.endswith(name)), None)
+        if matrix:
+            found[row.ours] = matrix if kind == "weight" else matrix[:1]
+        else:
+            # A norm, or the bias of each word's score.
+            found[row.ours] = (vocabulary,) if module == "masked_lm" else (d,)
+    return found
+
+
+def differences(tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]]) -> list[str]:
+    """Which tensors have another shape than expected, in words."""
+    return [
+        f"{name} is {tuple(tensors[name].shape)}, expected {shape}"
+        for name, shape in expected.items()
+        if name in tensors and tuple(tensors[name].shape) != shape
+    ]

@@ -1,4 +1,4 @@
-"""The bytes of other people's formats and of our .pt; what is in them loading.py knows.
+"""The bytes of other people's formats and of our .pt; what is in them pretrained.py knows.
 
 tensors = read_weights(Path("model.safetensors"))   # {name: tensor}, or pytorch_model.bin, shards
 tensors = read_tensorflow(Path("bert_model.ckpt"))  # {variable: tensor}

@@ -14,18 +14,18 @@ from torch import Tensor
 
 import models
 from formats import cards, onnx
-from formats.loading import MODELS, Checkpoint, load
 from formats.names import ARCHITECTURES, CLASSIFIERS, LABELLED, table_rows
 from formats.rules import TokenizerFiles
 from formats.vocab import Vocabulary, load_vocab
 from formats.weights import write_pt
+from pretrained import MODELS, Pretrained, load
 from system.files import read_json, whole_file, write_json
 from tasks.sentences import task_of_labels
 from utils import UserError, typed
 
 
 def write_hugging_face(
-    source: Checkpoint, folder: Path, vocabulary: Vocabulary | None = None
+    source: Pretrained, folder: Path, vocabulary: Vocabulary | None = None
 ) -> list[str]:
     """A folder that `transformers` loads: config.json, model.safetensors, vocabulary, casing.
 
@@ -78,7 +78,7 @@ def write_hugging_face(
 
 
 def write_onnx(
-    out: Path, source: Checkpoint, vocabulary: Vocabulary, int8: bool
+    out: Path, source: Pretrained, vocabulary: Vocabulary, int8: bool
 ) -> tuple[list[str], str]:
     """A model in ONNX, with labels and vocabulary; returns heads left out, and what was checked."""
     name = next(name for name, (_, heads) in MODELS.items() if heads <= set(source.heads))
@@ -109,7 +109,7 @@ def write_onnx(
     return [head for head in source.heads if head not in heads], checked
 
 
-def task_settings(source: Checkpoint) -> dict[str, Any]:
+def task_settings(source: Pretrained) -> dict[str, Any]:
     """Our settings files beside weights that have a head to go with them: {name: contents}."""
     beside = source.folder
     used = set(source.heads) - {"pooler", "masked_lm", "next_sentence"}
@@ -117,7 +117,7 @@ def task_settings(source: Checkpoint) -> dict[str, Any]:
     return {name: read_json(beside / name) for name in names if (beside / name).is_file()}
 
 
-def own_settings(source: Checkpoint) -> dict[str, Any]:
+def own_settings(source: Pretrained) -> dict[str, Any]:
     """The same, and the labels where nothing more is known of a task."""
     settings = task_settings(source)
     if source.labels and "task.json" not in settings:
@@ -129,7 +129,7 @@ def own_settings(source: Checkpoint) -> dict[str, Any]:
     return settings
 
 
-def label_settings(source: Checkpoint, heads: set[str]) -> dict[str, Any]:
+def label_settings(source: Pretrained, heads: set[str]) -> dict[str, Any]:
     """Hugging Face's id2label, label2id and problem_type, where one of the heads has labels."""
     for head in LABELLED:
         if head in heads:
@@ -146,7 +146,7 @@ def label_settings(source: Checkpoint, heads: set[str]) -> dict[str, Any]:
     return {}
 
 
-def write_with_vocab(out: Path, source: Checkpoint, vocabulary: Vocabulary) -> None:
+def write_with_vocab(out: Path, source: Pretrained, vocabulary: Vocabulary) -> None:
     """A .pt, and before it what belongs to it: whoever finds the .pt finds the rest too."""
     folder, settings = out.parent, own_settings(source)
 

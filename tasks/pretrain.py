@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
-from formats.loading import Checkpoint
 from formats.vocab import Vocabulary
 from layers.packing import Packing
 from pretrained import Pretrained
@@ -124,9 +123,9 @@ class PretrainTask(PairConfig, Task):
     def check_start(self, start: Pretrained) -> None:
         """UserError where a model cannot take instances, or has a head that is not BERT's."""
         # Training would go on with a fresh head in the place of the one that was trained.
-        if start.source and "masked_lm" in start.source.unusable:
-            reason = start.source.unusable["masked_lm"]
-            raise UserError(f"{start.source.file}: {reason}; use other weights")
+        if "masked_lm" in start.unusable:
+            reason = start.unusable["masked_lm"]
+            raise UserError(f"{start.file}: {reason}; use other weights")
         super().check_start(start)
         if self.next_sentence:
             start.config.check_pairs()
@@ -150,7 +149,7 @@ class PretrainTask(PairConfig, Task):
         # Whatever lies beside the model's vocabulary, text was split by the rules of the corpus.
         rules = Vocabulary.read(corpus.vocab_file).rules
         vocabulary = dataclasses.replace(start.vocabulary, rules=rules)
-        return dataclasses.replace(start, tokenizer=FullTokenizer(vocabulary))
+        return dataclasses.replace(start, found_tokenizer=FullTokenizer(vocabulary))
 
     # -------------------------------------------------------------------------------------- model
 
@@ -194,7 +193,7 @@ class PretrainTask(PairConfig, Task):
         return {name: getattr(self, name) if name in known else None for name in PAIR_FIELDS}
 
     @classmethod
-    def of_weights(cls, values: dict[str, Any], source: Checkpoint) -> dict[str, Any]:
+    def of_weights(cls, values: dict[str, Any], source: Pretrained) -> dict[str, Any]:
         return {name: value for name, value in values.items() if value is not None}
 
     def run_settings(self, data: Data, eval_data: list[Data]) -> dict[str, Any]:

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
-from formats.loading import Checkpoint, settings_beside
+from formats.finding import settings_beside
 from formats.tfrecords import RECORDS
+from pretrained import Pretrained
 from system.files import read_json
 from tasks.features import LONG, encode
 from tasks.labels import question
@@ -360,11 +361,11 @@ class SentenceTask(TableTask):
         return {"task": self.name, **other, "labels": labels, "max_len": self.max_len}
 
     @classmethod
-    def saved(cls, source: Checkpoint) -> "SentenceTask":
+    def saved(cls, source: Pretrained) -> "SentenceTask":
         """The task in the task.json beside weights, or that their labels make."""
         return find_task(source)
 
-    def fit_weights(self, source: Checkpoint, training: bool) -> Checkpoint:
+    def fit_weights(self, source: Pretrained, training: bool) -> Pretrained:
         """Weights whose classifier scores the task's labels, in their order.
 
         For training another classifier is left out, for answering it is a UserError.
@@ -392,7 +393,7 @@ class SentenceTask(TableTask):
             tensors[name] = tensors[name][columns]
         return dataclasses.replace(source, tensors=tensors)
 
-    def label_columns(self, source: Checkpoint) -> list[int] | None:
+    def label_columns(self, source: Pretrained) -> list[int] | None:
         """Which column of a classifier's scores each label has; None if its labels are others.
 
         The labels neutral, entailment, contradiction, and MNLI -> [2, 1, 0]. LABEL_0, LABEL_1 and
@@ -424,7 +425,7 @@ def groups_of(examples: list[Example]) -> np.ndarray:
 
 
 def find_task(
-    source: Checkpoint, named: SentenceTask | None = None, separator: str | None = None
+    source: Pretrained, named: SentenceTask | None = None, separator: str | None = None
 ) -> SentenceTask:
     """The task that a classifier was trained on.
 
@@ -456,7 +457,7 @@ def find_task(
     return dataclasses.replace(task, **saved)
 
 
-def task_of_labels(source: Checkpoint) -> SentenceTask | None:
+def task_of_labels(source: Pretrained) -> SentenceTask | None:
     """Data of one's own, with the labels that a classifier has; of a single score, a number."""
     usual = TASKS["csv"]
     # Weights from elsewhere may have fewer positions than a task's usual length.

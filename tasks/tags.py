@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
-from formats.loading import Checkpoint
 from layers.packing import Packing
+from pretrained import Pretrained
 from tasks.conlleval import Counts, chunks
 from tasks.features import Batches, Features, inputs_of, window_starts
 from tasks.labels import alike
@@ -417,13 +417,13 @@ class TagTask(AnsweringTask):
     # --------------------------------------------------------------------------------- settings
 
     @classmethod
-    def of_weights(cls, values: dict[str, Any], source: Checkpoint) -> dict[str, Any]:
+    def of_weights(cls, values: dict[str, Any], source: Pretrained) -> dict[str, Any]:
         """Weights from elsewhere name their labels in config.json, or not at all."""
         n_tags = len(source.tensors["tags.bias"])
         numbered = [f"LABEL_{i}" for i in range(n_tags)]
         return {"labels": source.labels or numbered} | values
 
-    def fit_weights(self, source: Checkpoint, training: bool) -> Checkpoint:
+    def fit_weights(self, source: Pretrained, training: bool) -> Pretrained:
         """Weights whose head has the task's tags; for training another one is left out."""
         if tuple(source.labels or ()) == self.labels or not training:
             return source

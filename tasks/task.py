@@ -18,7 +18,6 @@ import numpy as np
 from torch import Tensor, nn
 
 import models
-from formats.loading import Checkpoint
 from pretrained import Pretrained
 from system.files import file_digest, read_json
 from tasks.features import report_truncation
@@ -119,7 +118,7 @@ class Task(abc.ABC):
         return {name: getattr(self, name) for name in self.settings}
 
     @classmethod
-    def saved(cls, source: Checkpoint) -> Any:
+    def saved(cls, source: Pretrained) -> Any:
         """The task that weights were trained on, as the settings file beside them says.
 
         Without one it is the usual task.
@@ -141,11 +140,11 @@ class Task(abc.ABC):
             raise UserError(f"{file}: {error}") from None
 
     @classmethod
-    def of_weights(cls, values: dict[str, Any], source: Checkpoint) -> dict[str, Any]:
+    def of_weights(cls, values: dict[str, Any], source: Pretrained) -> dict[str, Any]:
         """The settings of a saved task, with what its weights themselves say."""
         return values
 
-    def fit_weights(self, source: Checkpoint, training: bool) -> Checkpoint:
+    def fit_weights(self, source: Pretrained, training: bool) -> Pretrained:
         """Weights whose head is the task's own; by default they are taken as they are.
 
         For training the head of another task is left out; for answering it is a UserError.
@@ -159,9 +158,9 @@ class Task(abc.ABC):
     def fit_start(self, start: Pretrained, data: Data) -> Pretrained:
         """What training starts from, as the task and its data need it."""
         # A head of another task is left out here, so that it starts anew.
-        if not start.source:
+        if not start.is_trained:
             return start
-        return dataclasses.replace(start, source=self.fit_weights(start.source, training=True))
+        return self.fit_weights(start, training=True)
 
     def run_settings(self, data: Data, eval_data: list[Data]) -> dict[str, Any]:
         """What the run's run.json records of the task and its data."""

@@ -97,7 +97,7 @@ def read_checkpoint(file: Path) -> None:
 def read_hugging_face(file: Path) -> None:
     """What a command starts from."""
     start = pretrained.find(file.parent, head="classifier")
-    checkpoint.load(models.Classifier(start.config, 2), start.source, fresh=("classifier",))
+    checkpoint.load(models.Classifier(start.config, 2), start, fresh=("classifier",))
 
 
 def read_classifier(file: Path) -> None:

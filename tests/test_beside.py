@@ -229,7 +229,7 @@ def test_labels_are_named_by_either_setting_and_may_be_numbers(
     values = read_json(folder / "config.json")
     del values["id2label"], values["label2id"]
     write_json(folder / "config.json", values | settings)
-    assert pretrained.find(folder, predicting=True).source.labels == expected
+    assert pretrained.find(folder, predicting=True).labels == expected
     if "id2label" in settings:
         theirs = transformers.AutoConfig.from_pretrained(folder).id2label
         assert [str(theirs[i]) for i in range(5)] == expected

@@ -23,7 +23,7 @@ import models
 import squad
 import tag
 from choose import Choose
-from formats.vocab import load_vocab
+from formats.vocab import Vocabulary, load_vocab
 from formats.weights import write_pt
 from models import Config, PretrainModel
 from system import files
@@ -37,7 +37,6 @@ from system.files import (
     whole_folder,
 )
 from system.locks import locked
-from tasks import exports
 from tasks.questions import read_squad
 from training import runs
 from utils import UserError
@@ -204,17 +203,17 @@ def test_two_conversions_to_one_target_leave_one_model(
             errors.append(str(error))
 
     second = threading.Thread(target=convert, args=(b,))
-    name = "save_for_transformers" if target == "hf" else "save_vocab"
-    save = getattr(exports, name)
+    name = "save_for_transformers" if target == "hf" else "save"
+    save = getattr(Vocabulary, name)
 
     def interleaved(*arguments: object, **more: object) -> None:
-        monkeypatch.setattr(exports, name, save)
+        monkeypatch.setattr(Vocabulary, name, save)
         save(*arguments, **more)
         # In the middle of the first one; the second is done with a folder, and waits for a .pt.
         second.start()
         second.join(60 if target == "hf" else 0.2)
 
-    monkeypatch.setattr(exports, name, interleaved)
+    monkeypatch.setattr(Vocabulary, name, interleaved)
     convert(a)
     second.join(60)
     (error,) = errors

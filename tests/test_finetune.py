@@ -536,7 +536,7 @@ def test_training_stops_when_patience_ends_and_keeps_the_best(
     calls = list(range(6))  # interrupted in between, and gone on with: the same end
     with monkeypatch.context() as patch:
         # A run that ends at step 150 would leave no optimizer in its best checkpoint.
-        patch.setattr(train, "drop_optimizer", lambda file: None)
+        patch.setattr("training.checkpoints.drop_optimizer", lambda file: None)
         run(line.replace("/run", "/broken") + " --total_steps 150", Classify)
     (tmp_path / "broken/model_steps_150.pt").unlink()
     settings = tmp_path / "broken/run.json"

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import checkpoint
 import models
-from formats import hub, loading
+from formats import finding, hub
 from formats.names import OURS
 from formats.rules import Rules, special_tokens
 from formats.vocab import Vocabulary
@@ -243,7 +243,7 @@ def test_names_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(UserError, match="expected hf:owner/name or hf:owner/name@revision"):
             hub.repository(name)
     with pytest.raises(UserError, match="did you mean bert-base-uncased"):
-        loading.find_weights("bert-base-uncasd")
+        finding.find_weights("bert-base-uncasd")
     # A folder that is missing, or is there, is no name.
     assert hub.repository("runs/mrpc") is None
     monkeypatch.chdir(tmp_path)
@@ -264,7 +264,7 @@ def test_googles_zip_is_read_as_it_is(tmp_path: Path, monkeypatch: pytest.Monkey
         name: name for name in ("bert_config.json", "vocab.txt", "bert_model.ckpt.index")
     }
     assert not list(tmp_path.rglob("evil.txt"))
-    assert loading.find_weights(file) == folder / "bert_model.ckpt"
+    assert finding.find_weights(file) == folder / "bert_model.ckpt"
     # What was altered since is taken out again; what was not is not touched.
     before = (folder / "vocab.txt").stat().st_mtime_ns
     assert hub.unzipped(file) == folder

@@ -80,7 +80,8 @@ def test_help_and_a_wrong_flag_need_no_torch(name: str, flag: str, status: int) 
     "line",
     [
         "classify.py --task tsv --data_file pairs.tsv --text_a text_a --text_b text_b "
-        "--label label --pretrain_file finished/pretrain --max_len 32 --total_steps 2 --save_dir new",
+        "--label label --pretrain_file finished/pretrain --max_len 32 --total_steps 2 "
+        "--save_dir new",
         "classify.py --mode predict --model_file finished/classify --data_file new.tsv",
         "pretrain.py --data_file corpus.txt --pretrain_file finished/classify --max_len 32 "
         "--batch_size 8 --gradient_accumulation 1 --total_steps 2 --save_dir new",

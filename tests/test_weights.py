@@ -23,7 +23,7 @@ import finetune
 import models
 import pretrained
 from encoder import load as load_encoder
-from formats import loading, names, translate
+from formats import finding, names, translate
 from formats.weights import TENSORFLOW_STATE, check_finite, write_pt
 from pretrain import Pretrain
 from system.files import read_json, write_json
@@ -630,13 +630,13 @@ def test_the_expected_shapes_are_those_of_the_models(tiny: models.Config, n_labe
         models.MultipleChoice(config),
     ]
     expected = {name: tuple(t.shape) for model in heads for name, t in model.state_dict().items()}
-    assert loading.shapes(config, n_labels) == expected
+    assert translate.shapes(config, n_labels) == expected
 
 
 def test_a_tensorflow_checkpoint_is_found_whatever_stands_before_ckpt(tmp_path: Path) -> None:
     (tmp_path / "ckpt-1.index").write_bytes(b"")
     (tmp_path / "ckpt-12.index").write_bytes(b"")
-    assert loading.find_weights(tmp_path) == tmp_path / "ckpt-12"
+    assert finding.find_weights(tmp_path) == tmp_path / "ckpt-12"
 
 
 def test_numbers_of_a_byte_are_looked_at_too(tmp_path: Path) -> None:
