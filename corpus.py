@@ -15,7 +15,7 @@ from pretraining.shards import Corpus
 from pretraining.text import cores, language_of, prepare_text
 from system.cli import command
 from system.files import find_files, read_json
-from utils import UserError
+from utils import UserError, told
 
 
 @dataclasses.dataclass
@@ -77,7 +77,7 @@ class Describe:
         for name, value in found.figures.items():
             print(f"{name + ':':24}{value}")
         for warning in found.warnings:
-            print(f"warning: {warning}")
+            print(f"warning: {told(warning)}")
 
 
 if __name__ == "__main__":

@@ -56,11 +56,11 @@ class Tuning:
     def __post_init__(self) -> None:
         if self.boost and not self.freeze_encoder:
             raise UserError(
-                "--boost encodes every text once, before training; it needs --freeze_encoder True"
+                "`boost` encodes every text once, before training; it needs `freeze_encoder=True`"
             )
         if self.freeze_encoder and self.reinit_layers:
             raise UserError(
-                "--reinit_layers starts layers anew and --freeze_encoder would keep them so; leave "
+                "`reinit_layers` starts layers anew and `freeze_encoder` would keep them so; leave "
                 "one out"
             )
 
@@ -121,7 +121,7 @@ class Run:
         # Pooled vectors need no encoder while training, so that there is nothing to divide.
         if shard and self.tuning.boost:
             raise UserError(
-                "--shard True and --boost: the last layer alone is trained, and fits everywhere; "
+                "`shard=True` and `boost`: the last layer alone is trained, and fits everywhere; "
                 "leave one out"
             )
         folder, model = Path(save_dir), self.model()
@@ -217,7 +217,7 @@ def prepare(
             f"stop_metric={show(cfg.stop_metric)}; expected one of {', '.join(task.stop_metrics)}"
         )
     if (cfg.patience or cfg.stop_metric) and not eval_files:
-        raise UserError("patience and stop_metric are about evaluation; name an --eval_file")
+        raise UserError("patience and stop_metric are about evaluation; name an `eval_file`")
     # A notebook names weights by their path, a command has found them already.
     if not isinstance(start, Pretrained):
         start = pretrained.find(start)
@@ -255,7 +255,7 @@ def fit_seeds(
     """
     # The table of seeds has a column for each metric, so without an evaluation it would be empty.
     if not run.eval_data:
-        raise UserError("--seeds compares evaluations; name an --eval_file or a --data_dir")
+        raise UserError("`seeds` compares evaluations; name an `eval_file` or a `data_dir`")
     # Beside some other model, results.json and the seeds' folders would be taken for its own.
     runs.check_free(folder)
     results, outcomes = [], []
@@ -479,7 +479,7 @@ def load_onnx(start: Pretrained, task: Task, batch_size: int, dtype: str) -> Sav
     if dtype != "fp32":
         raise UserError(
             f"dtype={dtype}: {start.file} computes as it was converted (checkpoint.py convert, "
-            "which has --int8); leave dtype out"
+            "which has `int8`); leave dtype out"
         )
     assert start.onnx
     columns = start.tensors[f"{task.head}.bias"] if task.head in LABELLED else None

@@ -141,7 +141,7 @@ class Config:
         if max_len > self.max_len:
             raise UserError(
                 f"max_len={max_len} is more than the {self.max_len} positions of the model; lower "
-                "--max_len"
+                "`max_len`"
             )
 
     def check_pairs(self) -> None:

@@ -220,7 +220,7 @@ def find(
         found = Pretrained("", Path(), config, {})
     else:
         raise UserError(
-            "neither --pretrain_file nor --model_cfg; name weights to start from, or the shape of "
+            "neither `pretrain_file` nor `model_cfg`; name weights to start from, or the shape of "
             "a model"
         )
     vocabulary = find_vocabulary(vocab, file, other_vocab)
@@ -239,9 +239,9 @@ def lacking(source: Pretrained, head: str, weights: str | Path | None) -> str:
         message += COMMANDS[head]
         # A .onnx is no start.
         if not source.onnx:
-            message += f", or train it from this one with --pretrain_file {weights}"
+            message += f", or train it from this one with `pretrain_file={weights}`"
         return message
-    remedy = f"train one first (--mode train --pretrain_file {weights}), or name weights that"
+    remedy = f"train one first (`mode=train` `pretrain_file={weights}`), or name weights that"
     # No task trains these for their own sake.
     if head in PRETRAINED_HEADS:
         remedy = "name weights that pretrain.py or Google made, which"
@@ -274,7 +274,7 @@ def read(
     """
     if predicting and is_onnx(Path(source)):
         if config is not None:
-            raise UserError(f"{source} has its configuration in it; leave --model_cfg out")
+            raise UserError(f"{source} has its configuration in it; leave `model_cfg` out")
         return read_onnx(Path(source))
     kind, file, theirs, extra = read_raw(source)
     check_beside(file.parent)

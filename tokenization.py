@@ -454,13 +454,13 @@ class Learn:
         beside = target.parent / "tokenizer_config.json"
         if self.vocab_size <= len(SPECIAL):
             raise UserError(
-                f"--vocab_size {self.vocab_size}: expected more than the {len(SPECIAL)} special "
+                f"`vocab_size={self.vocab_size}`: expected more than the {len(SPECIAL)} special "
                 "tokens"
             )
         # Models belong to a vocabulary: one that is overwritten would leave them without theirs.
         if target.exists() or (beside.exists() and read_json(beside) != settings):
             raise UserError(
-                f"{target if target.exists() else beside} exists already; name another --out"
+                f"{target if target.exists() else beside} exists already; name another `out`"
             )
         files = find_files(",".join(self.texts))
         for file in files:

@@ -133,7 +133,7 @@ class Trainer:
         distributed.start()
         if shard and size() == 1:
             raise UserError(
-                "--shard True divides a model among processes, and this is one; start several with "
+                "`shard=True` divides a model among processes, and this is one; start several with "
                 "torchrun"
             )
         cfg.check_trainable()

@@ -250,8 +250,22 @@ def make(cls: type[T], values: dict[str, Any], source: str | Path) -> T:
 # ----------------------------------------------------------------------------------------- messages
 
 
+SETTING = re.compile(r"`(\w+)(?:=([^`]*))?`")
+
+
+def told(text: str) -> str:
+    """A message as it is shown: its settings, in backticks, are flags where a command shows it.
+
+    told("lower `max_len`, or use `long=window`") -> "lower --max_len, or use --long window"
+    """
+    if not STREAMS.flags:
+        return text
+    return SETTING.sub(lambda found: f"--{' '.join(filter(None, found.groups()))}", text)
+
+
 def note(text: str) -> None:
     """Tell the user something in a line on stderr, where it disturbs no output."""
+    text = told(text)
     if rank() == 0:
         # A closed stderr raises ValueError, a full disk OSError; a note is not worth the work.
         with contextlib.suppress(OSError, ValueError):
@@ -263,6 +277,7 @@ class Streams:
     """What has become of the streams that this process prints to."""
 
     lost: OSError | None = None  # the error that stdout has failed with
+    flags: bool = False  # whether settings in messages are shown as flags: in a command
 
 
 STREAMS = Streams()
@@ -275,7 +290,7 @@ def say(text: str) -> None:
     that error, in STREAMS.lost, when its work is done.
     """
     try:
-        print(visible(text), flush=True)
+        print(visible(told(text)), flush=True)
     except OSError as error:
         STREAMS.lost = error
         drop_stdout()

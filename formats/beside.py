@@ -113,7 +113,7 @@ def compare(file: Path, values: dict[str, Any], run: dict[str, Any], names: Iter
         if values.get(name) != run.get(name):
             remedy = "restore that"
             if name == "max_len":
-                remedy += ", or use another with --max_len"
+                remedy += ", or use another with `max_len`"
             raise UserError(
                 f"{file}: {name} is {show(values.get(name))}, and the model was trained with "
                 f"{show(run.get(name))}, as run.json beside it says; {remedy}"

@@ -41,7 +41,7 @@ def find_weights(source: str | Path) -> Path:
         return find_in_folder(hub.unzipped(source))
     if is_onnx(source) and source.is_file():
         raise UserError(
-            f"{source} serves to evaluate and predict alone, as the --model_file of the command "
+            f"{source} serves to evaluate and predict alone, as the `model_file` of the command "
             "that trained it; name the folder that it was made from"
         )
     if source.is_file():
@@ -167,7 +167,7 @@ def stated_config(
     if beside:
         return Config.from_dict(settings, beside)
     raise UserError(
-        f"no config.json or bert_config.json beside {file}; name the configuration with --model_cfg"
+        f"no config.json or bert_config.json beside {file}; name the configuration with `model_cfg`"
     )
 
 

@@ -23,7 +23,7 @@ def stated_pooling(folder: Path) -> str | None:
     modules = folder / "modules.json"
     if not modules.is_file():
         return None
-    remedy = "--pooling cls, mean or max takes the encoder's own vectors"
+    remedy = "`pooling` cls, mean or max takes the encoder's own vectors"
     pooling = None
     for module in read_json(modules, list[dict[str, Any]]):
         name = str(module.get("type")).split(".")[-1]

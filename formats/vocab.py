@@ -161,14 +161,14 @@ class Vocabulary:
         if len(ours) < len(theirs):
             raise UserError(
                 f"{self.file} has {len(ours)} tokens, and {own.file} beside the weights "
-                f"{len(theirs)}; leave --vocab out"
+                f"{len(theirs)}; leave `vocab` out"
             )
         # Whether the model has room for more is another question, which check_size asks.
         for i, (old, new) in enumerate(zip(theirs, ours, strict=False)):
             if old != new and not old.startswith("[unused"):
                 raise UserError(
                     f"{self.file} has {show(new)} as token {i}, and {own.file} beside the weights "
-                    f"{show(old)}; leave --vocab out"
+                    f"{show(old)}; leave `vocab` out"
                 )
 
 
@@ -305,8 +305,8 @@ def find_vocabulary(
     if chosen is None:
         where = f"no vocab.txt or tokenizer.json beside {weights}"
         if weights is None:
-            where = "neither --vocab nor --pretrain_file"
-        raise UserError(f"{where}; name a vocab.txt with --vocab")
+            where = "neither `vocab` nor `pretrain_file`"
+        raise UserError(f"{where}; name a vocab.txt with `vocab`")
     found = Vocabulary.read(chosen, weights)
     own = Vocabulary.read(beside, weights) if vocab and beside else found
     if weights and (beside or vocab):

@@ -82,7 +82,7 @@ class CorpusBuilder:
         split = corpus.about.get("split_sentences")
         if self.language not in (None, split):
             raise UserError(
-                f"{folder} was prepared with --split_sentences {split}; leave the flag out, or "
+                f"{folder} was prepared with `split_sentences={split}`; leave the flag out, or "
                 "prepare the text again"
             )
         return corpus

@@ -214,7 +214,7 @@ def warnings(pairs: Pairs, found: Statistics, asked: PairConfig) -> Iterator[str
     if found.masked < 0.9 * config.mask_prob:
         yield (
             f"max_pred={config.max_pred} masks {found.masked:.1%} of the tokens, not "
-            f"{config.mask_prob:.0%}; leave --max_pred out for "
+            f"{config.mask_prob:.0%}; leave `max_pred` out for "
             f"{math.ceil(config.max_len * config.mask_prob)}"
         )
     if found.same > 0.1:
@@ -233,7 +233,7 @@ def document_warnings(corpus: Corpus, found: Statistics, next_sentence: bool) ->
     if counts["documents"] == 1 and next_sentence:
         yield (
             "the text is a single document, so there is no random second text: separate documents "
-            "by blank lines, or pre-train with --next_sentence False"
+            "by blank lines, or pre-train with `next_sentence=False`"
         )
     elif per_document > 5000:
         # 5,000 sentences are a book; longer documents are most likely several.
@@ -252,12 +252,12 @@ def document_warnings(corpus: Corpus, found: Statistics, next_sentence: bool) ->
         yield (
             f"lines seem to be paragraphs ({length:.0f} tokens on average): {single:.0%} of the "
             f"pairs have a random second text only since one line fills them, and {cut_off:.0%} of "
-            "the text is cut off; prepare with --split_sentences True"
+            "the text is cut off; prepare with `split_sentences=True`"
         )
     if corpus.about.get("hard_wrapped"):
         yield (
             "lines seem to be hard-wrapped, so sentences are cut at line ends: prepare with "
-            "--split_sentences True, which joins them first"
+            "`split_sentences=True`, which joins them first"
         )
 
 

@@ -245,7 +245,7 @@ class FixedInstances:
         if (length := corpus.about["max_len"]) != max_len:
             raise UserError(
                 f"max_len={max_len}, and the instances of {corpus.folder} have {length} tokens; "
-                f"set --max_len {length}"
+                f"set `max_len={length}`"
             )
         self.corpus, self.n = corpus, corpus.counts["instances"]
         self.n_blocks = -(-self.n // self.BLOCK)

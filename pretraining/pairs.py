@@ -118,7 +118,7 @@ class Pairs:
             raise UserError(
                 f"{corpus.text_names} is a single document, so no sentence from another one can be "
                 "had; separate documents by blank lines, or turn next-sentence prediction off: "
-                "--next_sentence False"
+                "`next_sentence=False`"
             )
         assert corpus.vocab_file
         vocab = load_vocab(corpus.vocab_file)

@@ -107,12 +107,12 @@ def check_splitter(language: str) -> None:
     """UserError where lines cannot be split into sentences."""
     if not re.fullmatch("[a-z]{2,3}", language):
         raise UserError(
-            f"--split_sentences {language}: expected True (English), False, or a language code "
+            f"`split_sentences={language}`: expected True (English), False, or a language code "
             "such as de"
         )
     try:
         import sentencex  # noqa: F401
     except ImportError:
         raise UserError(
-            "--split_sentences needs the package sentencex; pip install sentencex, or leave it out"
+            "`split_sentences` needs the package sentencex; pip install sentencex, or leave it out"
         ) from None

@@ -242,7 +242,7 @@ def find_shards(folder: Path) -> list[Path]:
     if not folders:
         raise UserError(
             f"{folder} holds no prepared corpus; make one with python corpus.py prepare TEXT "
-            "--vocab V --out DIR"
+            "`vocab=V` `out=DIR`"
         )
     n = read_about(folders[0] / "shard.json")["shard"][1]
     # Exactly the parts of one split: 0/4 to 3/4, and no others beside them.

@@ -224,7 +224,7 @@ def run_jobs(
                     waiting.append(executor.submit(work_on, job))
         except concurrent.futures.process.BrokenProcessPool:
             raise UserError(
-                "a worker process was killed, perhaps for want of memory; use fewer --workers"
+                "a worker process was killed, perhaps for want of memory; use fewer `workers`"
             ) from None
         finally:
             # An error in one job must not wait for those that are not needed any more.
@@ -318,10 +318,10 @@ def prepare_text(
     check_texts(files)
     if not 0 <= i < n:
         raise UserError(
-            f"--shard {i}/{n}: expected 0/{n} to {n - 1}/{n}, since shards count from 0"
+            f"`shard={i}/{n}`: expected 0/{n} to {n - 1}/{n}, since shards count from 0"
         )
     if workers < 1:
-        raise UserError(f"--workers {workers}: expected at least 1")
+        raise UserError(f"`workers={workers}`: expected at least 1")
     if language is not None:
         check_splitter(language)
     # Whatever changes the arrays. It is compared when a shard is there already.
@@ -341,7 +341,7 @@ def prepare_text(
     if different := [name for name in made_from if there.get(name) != made_from[name]]:
         raise UserError(
             f"{folder} was prepared from something else ({', '.join(different)}); name another "
-            "--out, or remove it"
+            "`out`, or remove it"
         )
     return folder
 

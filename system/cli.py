@@ -21,7 +21,7 @@ from typing import Any
 from system import distributed
 from system.flags import command_list, help_text, name_of, parse
 from system.signals import ENDING, Signals
-from utils import STREAMS, UserError, drop_stdout, nearest, rank, short, size, visible
+from utils import STREAMS, UserError, drop_stdout, nearest, rank, short, size, told, visible
 
 # ------------------------------------------------------------------------------------------ streams
 
@@ -177,7 +177,7 @@ def words_of(error: BaseException) -> str:
 def report(program: str, message: str) -> None:
     """Print why this process ends, unless another one has reported it."""
     # Messages of libraries may have many lines.
-    message = short(visible(" ".join(message.split())), LONGEST_MESSAGE)
+    message = short(visible(told(" ".join(message.split()))), LONGEST_MESSAGE)
     if not distributed.leave_reason(message):
         return
     if rank():
@@ -205,6 +205,16 @@ def leave(status: int) -> typing.NoReturn:
 HELP = {"--help", "-h"}
 
 
+@contextlib.contextmanager
+def settings_as_flags() -> Iterator[None]:
+    """Within it, messages call settings as this command line does: `max_len=5` is --max_len 5."""
+    STREAMS.flags = True
+    try:
+        yield
+    finally:
+        STREAMS.flags = False
+
+
 def command(*commands: type, named: bool = False, processes: bool = False) -> None:
     """Run a dataclass as a command line: its fields are the flags, its run() the work.
 
@@ -215,7 +225,7 @@ def command(*commands: type, named: bool = False, processes: bool = False) -> No
         processes: whether torchrun may start several processes of it.
     """
     program, line = Path(sys.argv[0]).name, sys.argv[1:]
-    with sound_streams(), one_line_errors(program):
+    with sound_streams(), settings_as_flags(), one_line_errors(program):
         chosen, usage = commands[0], program
         has_modes = hasattr(chosen, "mode")
         table = {name_of(one): one for one in commands[has_modes:]}

@@ -308,7 +308,7 @@ def question(
     if answer is None:
         raise UserError(
             f"{where}: it is not said which choice is right; expected one of {', '.join(names)} "
-            "(--mode predict needs none)"
+            "(`mode=predict` needs none)"
         )
     # An answer that is no text is a number, as the names are.
     if str(answer) not in names:

@@ -175,7 +175,7 @@ def count_file(file: str | Path) -> Counts:
     if not counts.n_right:
         note(
             f"{file}: no predicted tag is the gold one; are its last two columns the gold and the "
-            "predicted tag, as in eval/NAME.tsv of --mode eval?"
+            "predicted tag, as in eval/NAME.tsv of `mode=eval`?"
         )
     return counts
 

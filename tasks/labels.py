@@ -84,7 +84,7 @@ def question(counts: Mapping[str, int]) -> tuple[str, str]:
             parts = [part.strip() for part in label.split(separator)]
             if len(parts) > 1 and all(part in counts for part in parts):
                 what = f"the label {show(label)} may be several, with {separator!r} between them"
-                return f"{what} (--separator {shlex.quote(separator)})", label
+                return f"{what} (`separator={shlex.quote(separator)}`)", label
     single = [label for label, n in counts.items() if n == 1]
     # Of a few rows, nothing follows from that.
     if single and sum(counts.values()) >= FEW_ROWS:

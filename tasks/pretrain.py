@@ -117,7 +117,7 @@ class PretrainTask(PairConfig, Task):
         if names:
             raise UserError(
                 f"the instances of {corpus.folder} are trained on as they are; leave out "
-                f"{', '.join(f'--{name}' for name in names)}; see --help"
+                f"{', '.join(f'`{name}`' for name in names)}"
             )
 
     def check_start(self, start: Pretrained) -> None:

@@ -257,7 +257,7 @@ class QuestionTask(AnsweringTask):
             raise UserError(
                 f"doc_stride={self.doc_stride} is more than the {room} tokens of context that a "
                 f"window has beside a question of {self.max_query_len}; tokens between windows "
-                "would not be seen; lower --doc_stride"
+                "would not be seen; lower `doc_stride`"
             )
 
     # ------------------------------------------------------------------------------------ model

@@ -89,7 +89,7 @@ def check_inputs(
             f"{file}: expected input_mask and segment_ids of 0 and 1, and input_ids of 0 or more"
         )
     if ids.shape[1] > max_len:
-        raise UserError(f"{file} has inputs of {ids.shape[1]} tokens; set --max_len {ids.shape[1]}")
+        raise UserError(f"{file} has inputs of {ids.shape[1]} tokens; set `max_len={ids.shape[1]}`")
     # np.diff finds a 1 after a 0 in the mask, and a 0 after a 1 in the segments, padding aside.
     mask_rises = (np.diff(mask, axis=1) > 0).any()
     segments_fall = (np.diff(segments, axis=1)[mask[:, 1:] > 0] < 0).any()

@@ -283,8 +283,8 @@ def header_hint(fields: list[str]) -> str:
     """What to do where a first row may be a header."""
     names = short(", ".join(fields), 100)
     hint = (
-        f"If the first row is a header, name its columns with --text_a and --label ({names}); if "
-        "not, add --header False"
+        f"If the first row is a header, name its columns with `text_a` and `label` ({names}); if "
+        "not, add `header=False`"
     )
     # A title, or a date, above the header.
     if "" in fields:
@@ -392,13 +392,13 @@ def with_lists(task: TableTask, table: tables.Table) -> TableTask:
     where = f"{table.name}, line {line}: label {show(field)}"
     if task.lacks_labels and items and all(item in BITS for item in items):
         raise UserError(
-            f"{where} is a list of 0 and 1; name all labels in their order with --labels"
+            f"{where} is a list of 0 and 1; name all labels in their order with `labels`"
         )
     # A list of JSON is meant; one in a csv may have come from anywhere.
     if task.lacks_labels and not task.separator and table.delimiter:
         raise UserError(
-            f"{where} is a list of labels; if texts have several, add --separator {SEPARATOR} or "
-            "name all labels with --labels"
+            f"{where} is a list of labels; if texts have several, add `separator={SEPARATOR}` or "
+            "name all labels with `labels`"
         )
     return dataclasses.replace(task, separator=task.separator or SEPARATOR)
 
@@ -417,7 +417,7 @@ def label_in(task: TableTask, field: str, where: str) -> str:
     if odd := [item for item in items if task.separator in item]:
         raise UserError(
             f"{where}: the label {show(odd[0])} has {task.separator!r} in it, which stands between "
-            "labels; name another --separator"
+            "labels; name another `separator`"
         )
     return task.separator.join(items)
 

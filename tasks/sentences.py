@@ -67,7 +67,7 @@ class SentenceTask(TableTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.long not in LONG:
-            raise UserError(f"--long {show(self.long)}: expected {' or '.join(LONG)}")
+            raise UserError(f"`long={show(self.long)}`: expected {' or '.join(LONG)}")
 
     # ------------------------------------------------------------------------------------- rows
 
@@ -96,7 +96,7 @@ class SentenceTask(TableTask):
             # Ids alone do not say what the labels are called, and task.json has to name them.
             if self.lacks_labels:
                 raise UserError(
-                    f"{file} has no names of labels; name its --task, --labels or --meta_data_file"
+                    f"{file} has no names of labels; name its `task`, `labels` or `meta_data_file`"
                 )
             return self, self.load(file, tokenizer)
         rows = read_rows(self, file)
@@ -162,7 +162,7 @@ class SentenceTask(TableTask):
         file: str | Path,
         n_rows: int,
         truncation: np.ndarray,
-        remedy: str = "--long window keeps them",
+        remedy: str = "`long=window` keeps them",
     ) -> None:
         """Say how much of a file was cut off, if anything was."""
         super().report_truncation(file, n_rows, truncation, remedy)
@@ -192,14 +192,14 @@ class SentenceTask(TableTask):
             raise UserError(
                 f"{column} has the label {', '.join(map(repr, found)) or 'none'} in all "
                 f"{len(examples)} rows; expected two labels or more; name the right column with "
-                "--label"
+                "`label`"
             )
         # Labels that hardly repeat are sentences or numbers: the wrong column was named.
         if len(found) > 2 and len(found) > len(examples) / 2:
             raise UserError(
                 f"{column} has {len(found)} labels in {len(examples)} rows, such as "
-                f"{show(found[0], 40)}; name the right column with --label, name all labels with "
-                "--labels, or use --labels number"
+                f"{show(found[0], 40)}; name the right column with `label`, name all labels with "
+                "`labels`, or use `labels=number`"
             )
         # Labels are written to tables, in which an empty one or a line end could not be read back.
         if odd := [name for name in found if not name or {"\t", "\n", "\r"} & set(name)]:
@@ -211,7 +211,7 @@ class SentenceTask(TableTask):
         if asked:
             raise UserError(
                 f"{column}, line {line_of(odd_label)}: {asked}; mend the file, or say that all of "
-                "them are labels: --labels all"
+                "them are labels: `labels=all`"
             )
         return dataclasses.replace(self, labels=tuple(found))
 
@@ -343,7 +343,7 @@ class SentenceTask(TableTask):
         file = CONFIG / f"train_{'own' if self.is_own else self.name}.json"
         if not file.is_file():
             raise UserError(
-                f"{self.name} has no data to train on; train on {self.kin}, or name a --train_cfg"
+                f"{self.name} has no data to train on; train on {self.kin}, or name a `train_cfg`"
             )
         return file
 
@@ -442,17 +442,17 @@ def find_task(
         named = dataclasses.replace(known, name=named.name, form=named.form)
     elif trained and named and trained.name not in (named.name, named.kin):
         raise UserError(
-            f"{source.file} was trained on {trained.name}, not on {named.name}; leave --task out"
+            f"{source.file} was trained on {trained.name}, not on {named.name}; leave `task` out"
         )
     # Another separator would change how many labels the model was trained on.
     if trained and separator not in (None, trained.separator):
         raise UserError(
             f"{source.file} was trained with {trained.separator or 'no'} separator between labels; "
-            "leave --separator out"
+            "leave `separator` out"
         )
     task = named or known
     if task is None:
-        raise UserError(f"no task.json beside {source.file}; name the task with --task")
+        raise UserError(f"no task.json beside {source.file}; name the task with `task`")
     # max_len and long are the model's, even where the task is named anew.
     return dataclasses.replace(task, **saved)
 
@@ -655,10 +655,10 @@ def get_task(name: str) -> SentenceTask:
     # sts_b, STS-B and stsb are one task: folders and other programs spell it in different ways.
     key = name.lower().replace("-", "").replace("_", "")
     if key in ELSEWHERE:
-        raise UserError(f"--task {short(name)} is a task of {ELSEWHERE[key]}; see docs/tasks.md")
+        raise UserError(f"`task={short(name)}` is a task of {ELSEWHERE[key]}; see docs/tasks.md")
     if key not in TASKS:
         raise UserError(
-            f"--task {short(name)}: unknown task{nearest(key, TASKS)}; the tasks are "
+            f"`task={short(name)}`: unknown task{nearest(key, TASKS)}; the tasks are "
             f"{', '.join(TASKS)}"
         )
     return TASKS[key]
@@ -689,7 +689,7 @@ def own_task(
     if labels == "number":
         if separator:
             raise UserError(
-                "--separator is for several labels of a text, --labels number for a number; leave "
+                "`separator` is for several labels of a text, `labels=number` for a number; leave "
                 "one out"
             )
         changes |= {"labels": (), "number": True, "metric_names": CORRELATIONS}
@@ -699,13 +699,13 @@ def own_task(
         names = [name.strip() for name in labels.split(",")]
         if len(set(names)) < len(names) or not all(names) or len(names) < 2:
             raise UserError(
-                f"--labels {labels}: expected different labels with commas between them, or number"
+                f"`labels={labels}`: expected different labels with commas between them, or number"
             )
         changes |= {"labels": tuple(names), "number": False}
     if separator:
         if not task.is_own:
             raise UserError(
-                f"--separator is for data of your own; a text of {task.name} has one label"
+                f"`separator` is for data of your own; a text of {task.name} has one label"
             )
         # Over several labels accuracy asks for all of them at once, so that F1 says more.
         changes |= {"separator": separator, "metric_names": ("F1", "Accuracy")}
@@ -733,7 +733,7 @@ def task_of_meta_data(meta_data_file: str, task: SentenceTask | None) -> Sentenc
         task = dataclasses.replace(task, **changes)
     if meta.number != task.number:
         what = "labels, not numbers" if meta.number else "numbers, not labels"
-        raise UserError(f"{meta_data_file}: {task.name} has {what}; name another --task")
+        raise UserError(f"{meta_data_file}: {task.name} has {what}; name another `task`")
     if not meta.number and meta.num_labels not in (None, task.n_outputs):
         raise UserError(
             f"{meta_data_file}: num_labels is {meta.num_labels}; {task.name} has "

@@ -136,7 +136,7 @@ def choose_columns(
             if len(same) > 1:
                 raise UserError(
                     f"{name}: columns {' and '.join(map(str, same))} are both called "
-                    f"{show(fields[column])}; name one by its number, --{use} {same[0]}"
+                    f"{show(fields[column])}; name one by its number, `{use}={same[0]}`"
                 )
     check_distinct(name, fields, columns)
     missing = [use for use, column in columns.items() if column is None]
@@ -156,16 +156,16 @@ def choose_columns(
     message = (
         f"{name}: no column {' or '.join(map(repr, usable))}{nearest(usable[0], fields)}; the "
         f"columns of its first row are {short(', '.join(fields), 120)}; name the right one with "
-        f"--{use}"
+        f"`{use}`"
     )
     if unsure:
-        message += ", or if that row is no header, add --header False"
+        message += ", or if that row is no header, add `header=False`"
     elif header is False and not is_number(specs[use][0]):
-        message += f", if that row is no header by its number, --{use} 0"
+        message += f", if that row is no header by its number, `{use}=0`"
     if len(fields) == 1 and (others := [d for d in DELIMITERS if d in fields[0]]):
         message += f"; if its fields have {show(others[0])} between them, name it a .csv"
     if use == "text_a" and (pair := names_of_pair(fields)):
-        message += f", or of pairs --text_a {pair[0]} --text_b {pair[1]}"
+        message += f", or of pairs `text_a={pair[0]}` `text_b={pair[1]}`"
     raise UserError(message)
 
 
@@ -175,8 +175,8 @@ def check_distinct(name: str, fields: list[str], columns: dict[str, int | None])
     for use, column in columns.items():
         if column is not None and uses.setdefault(column, use) != use:
             raise UserError(
-                f"{name}: --{uses[column]} and --{use} are both its column {column}; name another "
-                f"one of {short(', '.join(fields), 100)} with --{uses[column]}"
+                f"{name}: `{uses[column]}` and `{use}` are both its column {column}; name another "
+                f"one of {short(', '.join(fields), 100)} with `{uses[column]}`"
             )
 
 
@@ -315,7 +315,7 @@ def find_delimiter(file: str | Path, names: set[str]) -> str:
     ways = " and ".join(map(show, found))
     raise UserError(
         f"{file}: {ways} stand in each of its rows equally often; which of them is between the "
-        "fields? Name it: --delimiter ',', or ';' or tab"
+        "fields? Name it: `delimiter=','`, or ';' or tab"
     )
 
 

@@ -172,7 +172,7 @@ class TagTask(AnsweringTask):
 
     def __post_init__(self) -> None:
         if self.context not in CONTEXTS:
-            raise UserError(f"--context {show(self.context)}: expected {' or '.join(CONTEXTS)}")
+            raise UserError(f"`context={show(self.context)}`: expected {' or '.join(CONTEXTS)}")
         if self.max_len < 3:
             raise UserError(f"max_len={self.max_len}; a word needs at least 3 tokens")
 
@@ -214,7 +214,7 @@ class TagTask(AnsweringTask):
         if len(tags) < 2 or len(tags) > max(10, n_words / 2):
             raise UserError(
                 f"{file}: {len(tags)} tags of {n_words} words, such as {show(min(tags), 40)}; "
-                "expected two or more that repeat; name the right column with --column"
+                "expected two or more that repeat; name the right column with `column`"
             )
         if are_entities(tags):
             kinds = collections.Counter(tag[2:] for t in texts for tag in t.tags if tag != "O")
@@ -339,7 +339,7 @@ class TagTask(AnsweringTask):
         raise UserError(
             f"{file}, line {line}: the tag {show(tag)} is not in the training data"
             f"{nearest(tag, self.labels)}; their tags are {short(', '.join(self.labels), 100)}; is "
-            "it a file of the same kind, and the same --column?"
+            "it a file of the same kind, and the same `column`?"
         )
 
     # ------------------------------------------------------------------------------------ model

@@ -143,7 +143,7 @@ class Layout:
         if not labelled and len(sentences[0]) == 1 and separator == " " and width > 4:
             raise UserError(
                 f"{file}: its first sentence is a line of {width} columns; expected a word a "
-                f"line; plain text comes from standard input: --data_file - < {file}"
+                f"line; plain text comes from standard input: `data_file=-` < {file}"
             )
         prefix = "" if numbered else language_of(sentences[0])
         layout = cls(file, width, separator, names, header, numbered, prefix, word, tag)
@@ -289,11 +289,11 @@ def find_column(
     elif column is not None:
         found = names.index(column.lower()) if column.lower() in names else width
     if found not in free:
-        wanted = "" if column is None else f"--column {short(column)}: "
+        wanted = "" if column is None else f"`column={short(column)}`: "
         if not free:
             raise UserError(
-                f"{file} has words alone; expected their tags in a column beside them (--mode "
-                "predict needs none)"
+                f"{file} has words alone; expected their tags in a column beside them "
+                "(`mode=predict` needs none)"
             )
         known = f" or {', '.join(names[i] for i in free)}" if names else ""
         raise UserError(

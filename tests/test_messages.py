@@ -1,5 +1,6 @@
 """What reaches a terminal, a log and JSON: foreign text shown, bars as lines, numbers that are."""
 
+import ast
 import dataclasses
 import io
 import json
@@ -26,7 +27,7 @@ from system import cli, progress
 from system.files import write_json
 from tasks import reports
 from training import runs
-from utils import UserError, in_a_line, json_text, note, say, visible
+from utils import STREAMS, UserError, in_a_line, json_text, note, say, told, visible
 
 # ------------------------------------------------------------------------------------ foreign text
 
@@ -54,6 +55,7 @@ def test_what_steers_a_terminal_is_shown_and_every_other_character_stays() -> No
     assert in_a_line("a\tb\n\x9b") == r"a\tb\n\x9b"
 
 
+ROOT = Path(__file__).resolve().parent.parent
 HOSTILE = "a\x1b[2J\u202eb\rc\u2028\x85d\udce9"
 SHOWN = r"a\x1b[2J\u202eb\rc\u2028\x85d\udce9"
 
@@ -276,3 +278,33 @@ def test_json_is_as_it_was_where_all_numbers_are_finite(tmp_path: Path) -> None:
 def test_signals_of_tests_are_those_of_a_command_in_the_foreground() -> None:
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_a_setting_is_a_flag_in_a_command_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = "lower `max_len`, or use `long=window`; see `checkpoint.py list`, and `x-y`"
+    assert told(message) == message
+    monkeypatch.setattr(STREAMS, "flags", True)
+    assert told(message) == (
+        "lower --max_len, or use --long window; see `checkpoint.py list`, and `x-y`"
+    )
+
+
+def test_no_module_below_the_commands_speaks_of_flags() -> None:
+    commands = {"classify", "squad", "tag", "choose", "pretrain", "features", "corpus"}
+    commands |= {"checkpoint", "command"}
+    files = [f for f in ROOT.glob("*.py") if f.stem not in commands]
+    for room in ("tasks", "pretraining", "training", "formats", "layers"):
+        files += (ROOT / room).glob("*.py")
+    for file in files:
+        tree = ast.parse(file.read_text())
+        documented = {
+            id(node.body[0].value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            and isinstance(node.body[0], ast.Expr)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                # torchrun has flags of its own.
+                spoken = re.search("--(?!nproc_per_node)[a-z]", node.value)
+                assert id(node) in documented or not spoken, (file.name, node.value)

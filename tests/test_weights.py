@@ -500,7 +500,7 @@ def test_files_of_pytorchic_bert_give_its_outputs(
             assert (order - other.classify(expected).flip(1)).abs().max() <= 1e-10
     assert "heads: pooler, masked_lm, next_sentence;" in run(f"inspect {file}", *COMMANDS)[1]
     with pytest.raises(
-        UserError, match=r"no config\.json .*; name the configuration with --model_cfg"
+        UserError, match=r"no config\.json .*; name the configuration with `model_cfg`"
     ):
         checkpoint.read(file)
     status, out, err = run(

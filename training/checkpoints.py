@@ -147,7 +147,7 @@ class Checkpoints:
             reason = str(error).split("\n")[0]
             raise UserError(
                 f"{saved['file']} does not fit this run ({reason}); remove it, or name another "
-                "--save_dir"
+                "`save_dir`"
             ) from None
         if "optimizer" in saved:
             say(f"Resuming from {saved['file']}")

@@ -222,7 +222,7 @@ def wrap(
     if (compiled or flash) and n_gpus > 1:
         setting = "compile=true" if compiled else "attention=flash"
         raise UserError(
-            f"{setting} works on one GPU, and {n_gpus} are visible; add --data_parallel False"
+            f"{setting} works on one GPU, and {n_gpus} are visible; add `data_parallel=False`"
         )
     # Before compiling, since what is compiled depends on the device.
     model.to(device)

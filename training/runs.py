@@ -65,7 +65,7 @@ def check_free(save_dir: str | Path) -> None:
     if taken and not (folder / "run.json").is_file():
         raise UserError(
             f"{save_dir} holds a model already ({taken[0]}) and no run.json; name another "
-            "--save_dir"
+            "`save_dir`"
         )
 
 
@@ -113,7 +113,7 @@ def check_own(save_dir: str | Path, settings: dict[str, Any]) -> None:
         more = f" and {len(different) - 3} more" if len(different) > 3 else ""
         raise UserError(
             f"{save_dir} belongs to another run ({'; '.join(different[:3])}{more}); name another "
-            "--save_dir, or remove it"
+            "`save_dir`, or remove it"
         )
 
 

@@ -60,7 +60,7 @@ def test_describe_warns_of_what_looks_wrong(tmp_path: Path, vocab: Path) -> None
     assert "most documents are a single sentence" in warned(
         make(tmp_path, vocab, "the lamp\n\n" * 50, name="short")
     )
-    assert "--split_sentences True" in warned(
+    assert "`split_sentences=True`" in warned(
         make(tmp_path, vocab, ((event * 6 + "\n") * 20 + "\n") * 9, name="paragraphs")
     )
     assert "are [UNK]" in warned(

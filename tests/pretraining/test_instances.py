@@ -172,7 +172,7 @@ def test_max_len_must_be_the_instances_own(tmp_path: Path) -> None:
     write_records(tmp_path / "a.tfrecord", make_arrays())
     prepare_instances([tmp_path / "a.tfrecord"], tmp_path / "ids")
     with pytest.raises(
-        UserError, match=r"max_len=128, and the instances of .* have 16 tokens; set --max_len 16"
+        UserError, match=r"max_len=128, and the instances of .* have 16 tokens; set `max_len=16`"
     ):
         FixedInstances(Corpus(tmp_path / "ids"), 128)
 

@@ -515,7 +515,7 @@ def test_shards_together_are_the_corpus_in_one_piece(
 
 def test_a_single_document_has_no_random_second_text(tmp_path: Path) -> None:
     corpus = write([[[1, 2, 3]] * 50], tmp_path)
-    with pytest.raises(UserError, match=r"single document.*--next_sentence False"):
+    with pytest.raises(UserError, match=r"single document.*`next_sentence=False`"):
         make_pairs(corpus, 32)
     assert len(PairBatches(make_pairs(corpus, 32, next_sentence=False), 8)) == 1
 

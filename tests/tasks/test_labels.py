@@ -83,7 +83,7 @@ def test_ones_in_a_list_or_in_columns_are_labels_once_they_are_named(tmp_path: P
 
 def test_a_list_in_a_csv_is_asked_about(tmp_path: Path) -> None:
     content = "text,label\n" + "a,\"['x', 'y']\"\nb,\"['y']\"\nc,[]\n" * 2
-    with pytest.raises(UserError, match=r"line 2: label .* is a list of labels; .* --separator ,"):
+    with pytest.raises(UserError, match=r"line 2: label .* is a list of labels; .* `separator=,`"):
         learnt(tmp_path, "x.csv", content)
     for flags in ({"separator": ","}, {"labels": "x,y"}):
         task, rows = learnt(tmp_path, "x.csv", content, **flags)
@@ -160,7 +160,7 @@ def test_a_header_in_the_middle_is_asked_about(tmp_path: Path) -> None:
 def test_a_question_about_the_header_lists_its_columns(tmp_path: Path) -> None:
     content = "review,rating\n" + "good,5\nbad,1\n" * 5
     with pytest.raises(
-        UserError, match=r"its columns with --text_a and --label \(review, rating\)"
+        UserError, match=r"its columns with `text_a` and `label` \(review, rating\)"
     ):
         learnt(tmp_path, "x.csv", content)
 
@@ -191,7 +191,7 @@ def test_a_decimal_comma_is_told_from_other_labels(tmp_path: Path) -> None:
 
 def test_a_tab_between_fields_can_be_named(tmp_path: Path) -> None:
     content = "fast, good\tpos\nslow, bad\tneg\n"
-    with pytest.raises(UserError, match="--delimiter ',', or ';' or tab"):
+    with pytest.raises(UserError, match="`delimiter=','`, or ';' or tab"):
         learnt(tmp_path, "x.csv", content)
     for delimiter in ("tab", "\\t", "\t"):
         task, _ = learnt(tmp_path, "x.csv", content, delimiter=delimiter)

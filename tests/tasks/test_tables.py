@@ -57,7 +57,7 @@ def test_the_first_row_is_a_header_where_it_names_every_column(tmp_path: Path) -
     ]
     unsure = write(tmp_path, "x\tlabel\t\tone of two\n")
     with pytest.raises(
-        UserError, match=r"no column 'sentence'; .* the right one with --a, or if .* --header False"
+        UserError, match=r"no column 'sentence'; .* the right one with `a`, or if .* `header=False`"
     ):
         rows(unsure, "tsv", **wanted)
     assert rows(unsure, "tsv", header=False, **wanted) == [(1, ["one of two", "label"])]
@@ -120,7 +120,7 @@ def test_what_stands_between_the_fields_of_a_csv_is_seen_in_its_rows(tmp_path: P
 
 def test_a_separator_that_may_be_one_or_another_is_asked_about(tmp_path: Path) -> None:
     file = write(tmp_path, "fast, good;pos\nslow, bad;neg\n", "rows.csv")
-    asked = r"rows.csv: ',' and ';' stand in each of its rows equally often; .*: --delimiter ',',"
+    asked = r"rows.csv: ',' and ';' stand in each of its rows equally often; .*: `delimiter=','`,"
     with pytest.raises(UserError, match=asked):
         tables.read(file, "csv", {"a": "text|0"})
     for delimiter, first in ((",", "fast"), (";", "fast, good")):
@@ -130,7 +130,7 @@ def test_a_separator_that_may_be_one_or_another_is_asked_about(tmp_path: Path) -
 
 def test_two_columns_of_one_name_are_asked_about(tmp_path: Path) -> None:
     file = write(tmp_path, "text,label,label\na,x,1\n")
-    with pytest.raises(UserError, match=r"columns 1 and 2 are both called 'label'; .* --label 1$"):
+    with pytest.raises(UserError, match=r"columns 1 and 2 are both called 'label'; .* `label=1`$"):
         rows(file, "csv", label="label")
     assert rows(file, "csv", header=True, label="2") == [(2, ["1"])]
 
@@ -144,13 +144,13 @@ def test_two_columns_of_one_name_are_asked_about(tmp_path: Path) -> None:
             "txt\tlabel\nx\ty\n",
             r"no column 'text' \(did you mean txt\?\); the columns of its first row are txt, "
             r"label; name "
-            "the right one with --a",
+            "the right one with `a`",
         ),
         (
             "tsv",
             "text\ty\nx\ty\n",
             "no column 'label'; the columns of its first row are text, y; name the right one with "
-            "--b",
+            "`b`",
         ),
         ("csv", 'text,label\nx,y\n"open,z\n', "line 3: not csv"),
         (
@@ -225,12 +225,12 @@ def test_a_number_that_json_does_not_have_is_no_label(tmp_path: Path, number: st
         (
             "pos,good\n",
             {"text_a": "text|0", "label": "0"},
-            "--text_a and --label are both its colu",
+            "`text_a` and `label` are both its colu",
         ),
         ("x,label\na,b\n", {"text_a": "label", "label": "label"}, "are both its column 1; name an"),
-        ("id,sentence1,sentence2\n", {"text_a": "text"}, "--text_a sentence1 --text_b sentence2$"),
-        ("a,text_a,text_b\n", {"text_a": "text"}, "or of pairs --text_a text_a --text_b text_b$"),
-        ("one text\n", {"text_a": "review"}, "if that row is no header by its number, --text_a 0"),
+        ("id,sentence1,sentence2\n", {"text_a": "text"}, "`text_a=sentence1` `text_b=sentence2`$"),
+        ("a,text_a,text_b\n", {"text_a": "text"}, "or of pairs `text_a=text_a` `text_b=text_b`$"),
+        ("one text\n", {"text_a": "review"}, "if that row is no header by its number, `text_a=0`"),
     ],
 )
 def test_advice_about_columns_can_be_followed(

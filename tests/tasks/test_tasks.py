@@ -226,7 +226,7 @@ def test_several_labels_of_a_text_are_split_at_the_separator(tmp_path: Path) -> 
             "a,neg\nb,poss\n",
             r"line 2: unknown label 'poss' \(did you mean pos\?\); the labels of csv are ",
         ),
-        ({"labels": "neg"}, "", "--labels neg: expected different labels with commas"),
+        ({"labels": "neg"}, "", "`labels=neg`: expected different labels with commas"),
         ({"labels": "number", "separator": ";"}, "", "leave one out"),
         ({"text_a": "5"}, "a,x\nb,y\n", "no column '5'; the columns of its first row are a, x"),
         ({}, "a,x\nb\n", "line 2: 1 columns; expected 2"),
@@ -403,7 +403,7 @@ def test_an_unknown_task_is_answered_with_the_list() -> None:
     assert (get_task("SST-2"), get_task("sts_b")) == (TASKS["sst2"], TASKS["stsb"])
     with pytest.raises(
         UserError,
-        match=r"--task mprc: unknown task \(did you mean mrpc\?\); the tasks are cola, sst2, mrpc",
+        match=r"`task=mprc`: unknown task \(did you mean mrpc\?\); the tasks are cola, sst2, mrpc",
     ):
         get_task("mprc")
 
@@ -596,7 +596,7 @@ def test_a_header_is_asked_about_where_texts_have_several_labels(tmp_path: Path)
     ):
         read_rows(own_task(TASKS["csv"], separator=";"), tmp_path / "x.csv")
     with pytest.raises(
-        UserError, match="--separator is for data of your own; a text of mrpc has one label"
+        UserError, match="`separator` is for data of your own; a text of mrpc has one label"
     ):
         own_task(TASKS["mrpc"], separator=";")
 
