@@ -1,19 +1,23 @@
-# make demo    install what running needs, pre-train on the built-in corpus, fine-tune with and without
-# make test    install what the checks need too, then every check
-# make check   formatting, ruff and mypy alone
-# make soak    kill, cut short and damage hundreds of short runs, read 20,000 damaged files, watch the memory of a long run
+# make demo       install what running needs, pre-train on the built-in corpus, fine-tune with and without
+# make test       install what the checks need too, then formatting, ruff, mypy and most tests
+# make test-slow  the tests with processes, kills, notebooks, fuzzing, ONNX and the documentation
+# make check      formatting, ruff and mypy alone
+# make soak       kill, cut short and damage hundreds of short runs, read 20,000 damaged files, watch the memory of a long run
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test check soak
+.PHONY: demo test test-slow check soak
 
 demo: $(VENV)/run
 	$(BIN)/python examples/demo.py
 
 test: check
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 -m "not slow"
+
+test-slow: $(VENV)/test
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 -m slow
 
 check: $(VENV)/test
 	$(BIN)/ruff format --check .

@@ -19,6 +19,8 @@ from documented import ROOT, SCRIPTS, VARIABLES
 from examples import demo
 from examples import sample as sample_world
 
+pytestmark = pytest.mark.slow
+
 PAGES = ["README.md", *(f"docs/{file.name}" for file in sorted((ROOT / "docs").glob("*.md")))]
 COMMANDS = [page for page in PAGES if documented.commands(page)]
 PYTHON = [page for page in PAGES if documented.snippets(page)]

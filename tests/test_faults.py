@@ -43,6 +43,8 @@ from tokenization import FullTokenizer
 from training import checkpoints, runs
 from utils import UserError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 MRPC = dataclasses.replace(TASKS["mrpc"], max_len=64)
 LITTLE = """import sys; sys.path[:0] = ["tests"]

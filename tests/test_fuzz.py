@@ -7,6 +7,8 @@ from pathlib import Path
 import fuzz
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", fuzz.READERS)
 def test_damaged_files_are_read_or_refused_in_a_line(name: str, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ nbclient = pytest.importorskip("nbclient")
 pytest.importorskip("ipykernel")
 pytest.importorskip("matplotlib")
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = {file.stem: file for file in sorted(ROOT.glob("notebooks/*.ipynb"))}
 

@@ -23,6 +23,8 @@ from formats.vocab import Vocabulary
 from tasks import exports
 from utils import UserError
 
+pytestmark = pytest.mark.slow
+
 CONFIG = models.Config(70, 16, 2, 2, 32, max_len=24)
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(65))]
 KINDS: dict[str, Callable[[], nn.Module]] = {

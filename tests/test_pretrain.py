@@ -323,6 +323,7 @@ def test_the_corpus_is_prepared_once_and_a_prepared_one_gives_the_same_run(
     assert not list((tmp_path / "third").glob("corpus-*"))
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_started_again_gives_the_same_bits(
     flags: dict, sample: Path, tmp_path: Path, words_of: Callable
 ) -> None:

@@ -22,6 +22,8 @@ from pretraining.shards import Corpus
 from system.locks import locked
 from tasks.features import Batches
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = (2, 4)
 

@@ -136,6 +136,7 @@ def test_interrupted_and_started_again_gives_the_same_bits_and_metrics(
     assert same(parameters(whole), parameters(finished))
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_started_again_gives_the_same_bits(
     sample: Path, tmp_path: Path
 ) -> None:
