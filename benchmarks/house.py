@@ -1,4 +1,4 @@
-"""How large and how dense the code is: modules, tokens, functions, comments, flags, README.
+"""How large and how dense the code is, what a start costs, and what stands where it should not.
 
     $ python benchmarks/house.py [FOLDER]
 
@@ -8,6 +8,10 @@ Python's tokenizer without comments, docstrings and line ends.
 
 import ast
 import io
+import re
+import resource
+import statistics
+import subprocess
 import sys
 import tokenize
 from collections.abc import Iterator
@@ -16,7 +20,6 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 OTHERS = {"tests", "benchmarks", "examples", "docs", "notebooks", "runs"}
-COMMANDS = {"main", "extract", "similar", "fewshot", "prepare", "describe", "convert", "learn"}
 LAYOUT = (
     tokenize.NL,
     tokenize.NEWLINE,
@@ -86,6 +89,59 @@ def count(file: Path) -> Counts:
     return Counts(tokens, len(code), len(comments), wide, list(functions_of(tree)))
 
 
+EIGHT = "tokenization checkpoint models optim train utils pretrain classify".split()
+COMMANDS = [*("checkpoint", "pretrain", "classify", "squad", "tag", "choose", "features", "corpus")]
+ROOMS = {
+    "the eight": EIGHT,
+    "squad, tag, choose, features": "squad tag choose features".split(),
+    "command, finetune, encoder, pretrained": "command finetune encoder pretrained".split(),
+}
+LOADED = """
+import runpy, sys
+sys.argv = ["{name}.py", *{words}]
+try:
+    runpy.run_path("{name}.py", run_name="__main__")
+except SystemExit:
+    pass
+print("torch" in sys.modules, file=sys.__stderr__)
+"""
+NAMED = {"features": "extract", "corpus": "prepare", "checkpoint": "convert"}
+
+
+def starts(root: Path) -> tuple[bool, float]:
+    """Whether --help or a wrong flag of a command loads torch, and the slowest's processor time.
+
+    The time is the median of five starts.
+    """
+    loads, slowest = False, 0.0
+    for name in COMMANDS:
+        for flag in ("--help", "--xyzzy"):
+            words = [NAMED[name], flag] if name in NAMED else [flag]
+            code, times = LOADED.format(name=name, words=words), []
+            for _ in range(5):
+                before = resource.getrusage(resource.RUSAGE_CHILDREN)
+                done = subprocess.run(
+                    [sys.executable, "-c", code], cwd=root, capture_output=True, text=True
+                )
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+            loads |= done.stderr.splitlines()[-1] != "False"
+            slowest = max(slowest, statistics.median(times))
+    return loads, slowest
+
+
+def spoken_flags(file: Path) -> int:
+    """How often string literals of a module name a flag of ours."""
+    tree = ast.parse(file.read_text())
+    documentation = {line for node in ast.walk(tree) for line in docstring_lines(node)}
+    return sum(
+        len(re.findall("--(?!nproc_per_node)[a-z]", node.value))
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if node.lineno not in documentation
+    )
+
+
 def main() -> None:
     """Print the figures of a checkout."""
     root = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else ROOT
@@ -95,27 +151,37 @@ def main() -> None:
         sum(column) for column in zip(*(c[:4] for c in counted), strict=True)
     )
     functions = [function for c in counted for function in c.functions]
-    below = [function for function in functions if function.name not in COMMANDS]
-    longest = max(below, key=lambda function: function.lines)
-    widest = max(below, key=lambda function: function.parameters)
+    longest = max(functions, key=lambda function: function.lines)
+    widest = max(functions, key=lambda function: function.parameters)
     largest = max(zip(counted, files, strict=True), key=lambda pair: pair[0].lines)
-    sys.path.insert(0, str(root))
-    from classify import Classify
-    from system import flags
-
-    n_flags = len(flags.flags_of(Classify))
-    print(f"modules at the top         {len(list(root.glob('*.py')))}, in all {len(files)}")
-    print(f"tokens per code line       {tokens / lines:.2f}")
-    print(f"code tokens, code lines    {tokens:,}, {lines:,}")
-    print(f"lines over 100 columns     {wide}")
-    print(
-        f"largest module             {largest[1].relative_to(root)}, {largest[0].lines} code lines"
-    )
-    print(f"longest function           {longest.name}, {longest.lines} lines")
-    print(f"most parameters            {widest.name}, {widest.parameters}")
-    print(f"comments per 1,000 lines   {1000 * comments / lines:.0f}")
-    print(f"flags of classify.py       {n_flags}")
-    print(f"words of README.md         {len((root / 'README.md').read_text().split())}")
+    length = {file.stem: len(file.read_text().splitlines()) for file in root.glob("*.py")}
+    readme = (root / "README.md").read_text()
+    loads, slowest = starts(root)
+    below = [f for f in files if f.parent != root or f.stem not in (*COMMANDS, "command")]
+    below = [file for file in below if file.parent.name != "system"]
+    figures = {
+        "modules at the top": f"{len(length)}, in all {len(files)}",
+        **{
+            name: f"{sum(length.get(m, 0) for m in modules):,} lines: "
+            + ", ".join(f"{m} {length.get(m, 0)}" for m in modules)
+            for name, modules in ROOMS.items()
+        },
+        "product": f"{sum(len(f.read_text().splitlines()) for f in files):,} lines",
+        "tokens per code line": f"{tokens / lines:.2f}",
+        "code tokens, code lines": f"{tokens:,}, {lines:,}",
+        "lines over 100 columns": wide,
+        "largest module": f"{largest[1].relative_to(root)}, {largest[0].lines} code lines",
+        "longest function": f"{longest.name}, {longest.lines} lines",
+        "most parameters": f"{widest.name}, {widest.parameters}",
+        "comments per 1,000 lines": f"{1000 * comments / lines:.0f}",
+        "torch at --help or a wrong flag": f"{loads}; {slowest:.2f} s of processor time",
+        "SimpleNamespace": sum("SimpleNamespace" in file.read_text() for file in files),
+        "--flag below the commands": sum(map(spoken_flags, below)),
+        "words of README.md": f"{len(readme.split())}, {len(readme.split('```')[0].split())} "
+        "before the first command",
+    }
+    for name, value in figures.items():
+        print(f"{name:40}{value}")
 
 
 if __name__ == "__main__":
