@@ -20,7 +20,7 @@ from typing import Any
 from system.cli import command
 from system.files import whole_folder
 from system.locks import locked
-from utils import UserError, in_a_line, note
+from utils import UserError, in_a_line, warn
 
 
 def __getattr__(name: str) -> Any:
@@ -42,7 +42,7 @@ def __getattr__(name: str) -> Any:
 OTHER_FILES = ".bin .safetensors .pth .ckpt .h5 .msgpack .tflite .pb .npz .zip .json".split()
 
 
-def check_free(out: Path) -> None:
+def check_unused(out: Path) -> None:
     """UserError where something is there already, but for an empty folder where one is written."""
     # The working folder is not replaced: the shell would be left in a folder that is gone.
     is_empty_folder = out.is_dir() and not any(out.iterdir()) and not out.samefile(".")
@@ -62,7 +62,7 @@ def convert(
     ending = out.suffix.lower()
     if int8 and ending != ".onnx":
         raise UserError(f"{target}: --int8 is for a .onnx; leave it out")
-    check_free(out)
+    check_unused(out)
     if ending in OTHER_FILES:
         raise UserError(
             f"{target}: files ending in {out.suffix} are not written here; expected a name ending "
@@ -81,10 +81,10 @@ def convert(
     if ending == ".pt":
         # The files of two models that are written at once would mix, each of them whole.
         with locked(out.parent / ".convert.lock"):
-            check_free(out)
+            check_unused(out)
             exports.write_with_vocab(out, found, vocabulary)
     elif ending == ".onnx":
-        note("Exporting and checking, which takes up to a minute")
+        warn("Exporting and checking, which takes up to a minute")
         left_out, more = exports.write_onnx(out, found, vocabulary, int8)
     else:
         # A folder is renamed when it is complete, so that nobody finds half a model.

@@ -17,7 +17,7 @@ from system.flags import only
 from utils import UserError, rank
 
 if TYPE_CHECKING:
-    from finetune import Saved, Tuning
+    from finetune import FineTuneConfig, Saved
     from pretrained import Pretrained
     from tasks import SentenceTask
     from tasks.task import Data
@@ -176,11 +176,11 @@ class Classify(TaskCommand):
         return self.data_file, self.eval_files
 
     @property
-    def tuning(self) -> "Tuning":
+    def tuning(self) -> "FineTuneConfig":
         """How the model is fine-tuned, beside train.Config."""
-        from finetune import Tuning
+        from finetune import FineTuneConfig
 
-        return Tuning(self.freeze_encoder, self.boost, self.reinit_layers)
+        return FineTuneConfig(self.freeze_encoder, self.boost, self.reinit_layers)
 
     # ------------------------------------------------------------------------- eval and predict
 
@@ -236,7 +236,7 @@ class Classify(TaskCommand):
 
         task = saved.task
         # GLUE's site expects file names of its own, one for each test file of the task.
-        for name, target in zip(task.test, task.hand_in or task.test, strict=True):
+        for name, target in zip(task.test, task.submission or task.test, strict=True):
             file = file_in(folder, name)
             # Only the first test file is required: a folder may have MNLI's matched set alone.
             if Path(file).is_file() or name == task.test[0]:
@@ -251,7 +251,7 @@ def predict_file(saved: "Saved", data_file: str, out: str | None) -> None:
     from tasks import answers
 
     # GLUE's site accepts no columns beside index and prediction.
-    for_site = saved.task.hand_in and Path(data_file).name in saved.task.test
+    for_site = saved.task.submission and Path(data_file).name in saved.task.test
     # Answers on a terminal show that it goes on; a file shows nothing.
     lines = answers.prediction_lines(saved, data_file, not for_site, bar=out is not None)
     write_answers(lines, out)

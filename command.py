@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from system.files import check_output, named_files, whole_file, write_json
 from system.flags import check_mode, given_flags, only, settings_of
 from training.settings import INFERENCE, Config
-from utils import UserError, data_stream, note, say, size
+from utils import UserError, data_stream, log, size, warn
 
 if TYPE_CHECKING:
     import finetune
@@ -134,7 +134,7 @@ class TaskCommand(RunCommand):
         task: "Task",
         data_file: str,
         eval_files: list[str],
-        tuning: "finetune.Tuning | None" = None,
+        tuning: "finetune.FineTuneConfig | None" = None,
     ) -> "finetune.Run":
         """Everything that training needs, read and checked."""
         import finetune
@@ -152,7 +152,7 @@ class TaskCommand(RunCommand):
         from formats.cards import COMMANDS
 
         script, model = f"python {COMMANDS[self.kind]}", shlex.quote(str(folder))
-        say(
+        log(
             f"Evaluate it:  {script} --mode eval --model_file {model} --{self.file_flag} FILE\n"
             f"Predict:      {script} --mode predict --model_file {model} --{self.file_flag} FILE\n"
             f"Take it away: python checkpoint.py convert {model} FOLDER  # transformers, or "
@@ -188,15 +188,15 @@ class TaskCommand(RunCommand):
         from tasks import reports
         from training import inference
 
-        say(saved.describe())
-        say(inference.device_name(saved.device, saved.n_gpus))
+        log(saved.describe())
+        log(inference.device_name(saved.device, saved.n_gpus))
         folder, names = Path(self.out or saved.folder / "eval"), reports.short_names(files)
         stems = [folder / reports.report_name(name) for name in names]
         self.check_reports(folder, stems)
         results = {}
         for name, file, stem in zip(names, files, stems, strict=True):
             data = saved.load(file)
-            say(data.summary)
+            log(data.summary)
             outputs = saved.outputs(data)
             found = saved.task.metrics(data, outputs)
             results[name] = {metric: found[metric] for metric in saved.task.metric_names}
@@ -210,7 +210,7 @@ class TaskCommand(RunCommand):
             write_json(Path(f"{stem}.json"), report | more)
             print("Saved " + ", ".join([f"{stem}.json", *written]))
         if len(files) > 1:
-            text, summary = reports.over_files(results)
+            text, summary = reports.files_table(results)
             about = {"model_file": str(saved.file), "data_files": files}
             write_json(folder / "all_files.json", about | summary)
             print(f"{text}\nSaved {folder / 'all_files.json'}")
@@ -299,7 +299,7 @@ def answer_lines(saved: "finetune.Saved", file: str, bar: bool) -> Iterator[str]
     for data, answers in parts:
         # The first rows have been read without an error, so the model's name is worth a line.
         if n == 0:
-            note(saved.describe())
+            warn(saved.describe())
             yield head
         yield "".join(f"{line}\n" for line in task.lines(data, answers, n))
         n += len(answers)
@@ -315,7 +315,7 @@ def write_answers(lines: Iterable[str], out: str | None) -> None:
         with whole_file(out) as f:
             for line in lines:
                 f.write(line.encode())
-        note(f"Saved {out}")
+        warn(f"Saved {out}")
         return
     if sys.stdout is None:
         raise UserError("standard output is closed; name a file with --out")

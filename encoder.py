@@ -424,7 +424,7 @@ def load(
     device = inference.get_device()
     # Token vectors and blanks need no pooler, and transformers' BertForMaskedLM has none.
     pretrained.load(model, start, fresh=("pooler", "next_sentence"))
-    inference.lay_out(model, device, dtype)
+    inference.prepack(model, device, dtype)
     model.to(device).eval()
     name = str(start.file)
     return Encoder(model, start.tokenizer, max_len, device, batch_size, dtype, name, folder)

@@ -231,7 +231,7 @@ class Fewshot(EncoderCommand):
             raise UserError(f"--shots {self.shots} --draws {self.draws}: expected 1 or more")
         from encoder import load
         from tasks import get_task, own_task
-        from tasks.fewshot import Judge
+        from tasks.fewshot import FewShotEvaluator
         from tasks.superglue import file_in
 
         columns = (self.text_a, self.text_b, self.label, self.labels, self.header)
@@ -247,7 +247,7 @@ class Fewshot(EncoderCommand):
             raise UserError("fewshot needs --data_dir, or --data_file and --eval_file")
         if self.out:
             check_output(self.out, (data_file, eval_file, *self.weights))
-        judge = Judge(task, data_file, eval_file, shots, self.draws, self.select)
+        judge = FewShotEvaluator(task, data_file, eval_file, shots, self.draws, self.select)
         encoder = load(*self.weights, self.max_len, head="pooler")
         files = f"{data_file} and {eval_file}"
         results = judge(functools.partial(encoder.pool, file=files))

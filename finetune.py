@@ -38,7 +38,7 @@ from tasks.features import Batches, PooledBatches
 from tasks.inputs import inputs_of, length_of
 from tasks.task import Data, Task
 from training import inference, runs
-from utils import UserError, rank, say, show, visible
+from utils import UserError, log, rank, show, visible
 
 CHUNK = 64  # batches of examples that are predicted at a time
 
@@ -46,7 +46,7 @@ CHUNK = 64  # batches of examples that are predicted at a time
 
 
 @dataclasses.dataclass(frozen=True)
-class Tuning:
+class FineTuneConfig:
     """How a model is fine-tuned, beside train.Config."""
 
     freeze_encoder: bool = False  # train the head alone
@@ -86,7 +86,7 @@ class Run:
     data: Data
     eval_data: list[Data]
     settings: dict[str, Any]  # what shapes the result, beside cfg and start
-    tuning: Tuning
+    tuning: FineTuneConfig
 
     def __repr__(self) -> str:
         return f"<run of {self.task.name} on {self.data!r}, {self.start!r}>"
@@ -133,9 +133,9 @@ class Run:
         # All that shapes the result; run.json compares it when the same command is started again.
         settings = dataclasses.asdict(self.cfg) | self.settings
         # The folder is held before the first file is written, so that two runs cannot mix theirs.
-        with self.start.held(folder, model, settings):
+        with self.start.run_lock(folder, model, settings):
             write_json(folder / self.task.settings_file, self.task.to_json())
-            say(inference.device_name(trainer.device, trainer.n_gpus))
+            log(inference.device_name(trainer.device, trainer.n_gpus))
             measure = functools.partial(probe, trainer) if probe else None
             return self.fit_held(trainer, model, batches, measure, probe_steps)
 
@@ -167,7 +167,7 @@ class Run:
                 # off in predict().
                 found = self.task.metrics(data, trainer.predict(data_batches, self.task.outputs))
                 shown = ", ".join(f"{metric} {value:.4f}" for metric, value in found.items())
-                say(f"{name}: {shown}")
+                log(f"{name}: {shown}")
                 # The names of the first file's are plain: they decide which checkpoint is best.
                 suffix = f" ({visible(str(Path(name).with_suffix('')))})" if results else ""
                 results |= {metric + suffix: value for metric, value in found.items()}
@@ -177,13 +177,13 @@ class Run:
             evaluate if self.eval_data else None, self.task.each_epoch, probe, probe_steps
         )
         file = trainer.train(self.task.loss, evaluation)
-        log = trainer.save_dir / "metrics.jsonl"
+        metrics = trainer.save_dir / "metrics.jsonl"
         # Metrics were logged by the first process alone, and all of them return the same result.
-        evaluations = distributed.from_first({} if rank() else runs.read_evaluations(log))
+        evaluations = distributed.from_first({} if rank() else runs.read_evaluations(metrics))
         state = trainer.state
         if state.best:
             metric, value = state.best["metric"], state.best["value"]
-            say(f"Best: {metric} {value:.4f}, {trainer.best_file}")
+            log(f"Best: {metric} {value:.4f}, {trainer.best_file}")
         # A run that stopped between two evaluations has none at its last step.
         last = evaluations.get(state.step, {})
         best = evaluations.get(state.best.get("step"), {})
@@ -196,7 +196,7 @@ def prepare(
     start: Pretrained | str | Path,
     eval_files: Sequence[str | Path] | str | Path = (),
     cfg: train.Config | None = None,
-    tuning: Tuning | None = None,
+    tuning: FineTuneConfig | None = None,
 ) -> Run:
     """Read and check everything before anything is written or trained.
 
@@ -209,7 +209,7 @@ def prepare(
     """
     if isinstance(eval_files, str | Path):
         eval_files = [eval_files]
-    cfg, tuning = cfg or train.Config.from_json(task.train_cfg), tuning or Tuning()
+    cfg, tuning = cfg or train.Config.from_json(task.train_cfg), tuning or FineTuneConfig()
     cfg.check_trainable()
     # The loss is no metric of the task, and a stop_metric all the same.
     if cfg.stop_metric is not None and cfg.stop_metric not in task.stop_metrics:
@@ -236,7 +236,7 @@ def prepare(
         if read.features.has_pairs:
             start.config.check_pairs()
         if read.summary:
-            say(read.summary)
+            log(read.summary)
     settings = {**task.run_settings(data, eval_data), **dataclasses.asdict(tuning)}
     return Run(cfg, start, task, data, eval_data, settings, tuning)
 
@@ -257,12 +257,12 @@ def fit_seeds(
     if not run.eval_data:
         raise UserError("`seeds` compares evaluations; name an `eval_file` or a `data_dir`")
     # Beside some other model, results.json and the seeds' folders would be taken for its own.
-    runs.check_free(folder)
+    runs.check_unused(folder)
     results, outcomes = [], []
     # Seeds are consecutive from the configuration's own, so that five seeds contain the runs of
     # three.
     for seed in range(run.cfg.seed, run.cfg.seed + n):
-        say(f"Seed {seed}")
+        log(f"Seed {seed}")
         name = f"seed-{seed}"
         # The data were read once. Each seed differs in its initial weights, the order and dropout
         # alone.
@@ -281,8 +281,8 @@ def fit_seeds(
         )
     # A constant answer shows which seeds failed to learn: BERT-large collapses on small data sets
     # at some seeds.
-    constant = run.task.constant_metric(run.eval_data[0].features.example_labels)
-    text, summary = reports.over_seeds(outcomes, run.task.metric_names[0], constant)
+    constant = run.task.majority_baseline(run.eval_data[0].features.example_labels)
+    text, summary = reports.seeds_table(outcomes, run.task.metric_names[0], constant)
     write_json(folder / "results.json", summary)
     print(f"{text}\nSaved {folder / 'results.json'}")
     return results, results[outcomes.index(summary["best"])]
@@ -422,7 +422,7 @@ class Saved:
         # A part has many batches: examples are sorted by length within it, and little is padded.
         chunks = iter(lambda: list(islice(examples, most)), [])
         if not waiting:
-            chunks = inference.available(examples, most)
+            chunks = inference.drain(examples, most)
         n, truncation = 0, np.zeros(3, int)
         with progress(bar and rank() == 0, total=total, unit=" inputs", delay=3) as shown:
             for chunk in chunks:
@@ -460,14 +460,14 @@ def load(
         task = (task or KINDS[str(head)]).saved(start)
     assert isinstance(task, Task)
     task.check_start(start)
-    start = task.fit_weights(start, training=False)
+    start = task.match_head(start, training=False)
     if start.onnx:
         return load_onnx(start, task, batch_size, dtype)
     with models.undrawn():
         model = task.model(start.config)
     pretrained.load(model, start, task.optional)
     device = inference.get_device()
-    inference.lay_out(model, device, dtype)
+    inference.prepack(model, device, dtype)
     # One device needs no wrapper: inference.predict moves the model and computes in its dtype.
     n_gpus = inference.count_gpus(device, data_parallel)
     runs_on = inference.wrap(model, device, dtype, n_gpus) if n_gpus > 1 else model

@@ -21,11 +21,11 @@ from system.cli import command
 from system.files import read_json, write_json
 from system.flags import only
 from training.settings import Config
-from utils import UserError, note, rank, say
+from utils import UserError, log, rank, warn
 
 if TYPE_CHECKING:
     from finetune import Run
-    from tasks.fewshot import Judge
+    from tasks.fewshot import FewShotEvaluator
     from tasks.pretrain import PretrainTask
     from train import Trainer
 
@@ -123,7 +123,7 @@ class Pretrain(RunCommand):
         run = self.prepare(folder)
         # Few-shot evaluation resumes only on the same examples, or its curve would have a break.
         run.settings["sha256 of few shots"] = judge.key[:16] if judge else None
-        warn(run, folder)
+        warn_of_text(run, folder)
         probe = functools.partial(few_shots, judge, run, steps) if judge else None
         result = run.fit(folder, self.log_dir, self.data_parallel, self.shard, probe, steps)
         if result.last:
@@ -138,7 +138,7 @@ class Pretrain(RunCommand):
         assert self.data_file
         cfg = Config.from_flags(self.train_cfg, self.settings, CONFIG)
         # Preparing text writes into the folder, so another model's folder is refused before.
-        runs.check_free(folder)
+        runs.check_unused(folder)
         task = self.task(folder, cfg.seed)
         start = pretrained.find(
             self.model_file or self.pretrain_file,
@@ -154,7 +154,7 @@ class Pretrain(RunCommand):
             task.builder.find(self.eval_file)
         return finetune.prepare(task, self.data_file, start, eval_files, cfg)
 
-    def judge(self) -> "Judge | None":
+    def judge(self) -> "FewShotEvaluator | None":
         """What few-shot evaluation needs, if it is asked for."""
         if self.fewshot_steps is None:
             if self.fewshot_task or self.fewshot_dir:
@@ -169,12 +169,12 @@ class Pretrain(RunCommand):
                 "--fewshot_dir"
             )
         from tasks import get_task
-        from tasks.fewshot import Judge
+        from tasks.fewshot import FewShotEvaluator
         from tasks.superglue import file_in
 
         task, folder = get_task(self.fewshot_task), self.fewshot_dir
         # Of MNLI's two development sets the first is enough to follow a curve.
-        return Judge(task, file_in(folder, "train.tsv"), file_in(folder, task.dev[0]))
+        return FewShotEvaluator(task, file_in(folder, "train.tsv"), file_in(folder, task.dev[0]))
 
     # ------------------------------------------------------------------------------------- eval
 
@@ -205,30 +205,32 @@ class Pretrain(RunCommand):
         saved = finetune.load(
             self.model_file, task, start, cfg.batch_size, cfg.dtype, self.data_parallel
         )
-        say(saved.describe())
-        say(inference.device_name(saved.device, saved.n_gpus))
+        log(saved.describe())
+        log(inference.device_name(saved.device, saved.n_gpus))
         # A checkpoint from elsewhere does not know its step.
         report(saved.evaluate(data_file), int(start.extra.get("step", 0)), folder)
 
 
-def warn(run: "Run", folder: Path) -> None:
+def warn_of_text(run: "Run", folder: Path) -> None:
     """Say what looks wrong with a text, as `corpus.py describe` does, and what has changed."""
     instances = run.data.features.instances
     file = folder / "run.json"
     if file.is_file():
         # Earlier versions drew other pairs from the seed.
         if "pair rules" in run.settings and "pair rules" not in read_json(file):
-            note(
+            warn(
                 f"{folder} began with an earlier version, which drew other pairs from the same "
                 "seed; from here on it is trained on pairs of this version"
             )
     # A run that resumes has been warned when it began.
     elif isinstance(instances, Pairs) and rank() == 0:
         for warning in look_for_faults(instances, run.cfg.batch_size):
-            note(f"warning: {warning}")
+            warn(f"warning: {warning}")
 
 
-def few_shots(judge: "Judge", run: "Run", steps: int, trainer: "Trainer") -> dict[str, float]:
+def few_shots(
+    judge: "FewShotEvaluator", run: "Run", steps: int, trainer: "Trainer"
+) -> dict[str, float]:
     """What a few labelled examples teach about the encoder, as it is after some updates."""
     from encoder import Encoder
     from system import distributed
@@ -242,7 +244,7 @@ def few_shots(judge: "Judge", run: "Run", steps: int, trainer: "Trainer") -> dic
     # A sharded model's parts are gathered once, since the judge calls its methods directly.
     with distributed.gathered(model):
         shots = judge(functools.partial(encoder.pool, file=file))
-    say(f"Step {step}, few shots: {', '.join(f'{shot.k}: {shot.mean:.4f}' for shot in shots)}")
+    log(f"Step {step}, few shots: {', '.join(f'{shot.k}: {shot.mean:.4f}' for shot in shots)}")
     return {f"fewshot_{shot.k}": shot.mean for shot in shots}
 
 

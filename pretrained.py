@@ -47,7 +47,7 @@ from formats.weights import check_finite, check_tensors
 from system.files import write_json
 from tokenization import FullTokenizer
 from training import runs
-from utils import UserError, note, say, short
+from utils import UserError, log, short, warn
 
 # The heads that pre-training gives a model.
 PRETRAINED_HEADS = ("pooler", "masked_lm", "next_sentence")
@@ -145,10 +145,10 @@ class Pretrained:
         if self.is_trained:
             new = load(model, self, fresh)
             heads = f"new: {', '.join(new)}" if new else complete
-            say(f"{self.describe()}, {heads}")
+            log(f"{self.describe()}, {heads}")
 
     @contextlib.contextmanager
-    def held(self, folder: Path, model: nn.Module, settings: dict[str, Any]) -> Iterator[None]:
+    def run_lock(self, folder: Path, model: nn.Module, settings: dict[str, Any]) -> Iterator[None]:
         """Within it, a folder is the run's own; it gets the model's shape and vocabulary.
 
         Args:
@@ -173,7 +173,7 @@ class Pretrained:
                 "weights with save_dir, so that it goes on by it"
             )
         # The lock is taken before anything is written, and kept until training ends.
-        with runs.held(folder, recorded):
+        with runs.run_lock(folder, recorded):
             self.vocabulary.save(folder)
             write_json(folder / "config.json", config)
             yield
@@ -317,9 +317,9 @@ def read(
         check_finite(tensors, file)
     if strange:
         names = [short(name) for name in strange]
-        note(f"{file}: left out, since BERT has no such tensors: {listed(names)}")
+        warn(f"{file}: left out, since BERT has no such tensors: {listed(names)}")
     for name, reason in unusable.items():
-        note(f"{file}: left out its {name}: {reason}")
+        warn(f"{file}: left out its {name}: {reason}")
     labels = labels if labelled else None
     found = Pretrained(kind, file, config, tensors, labels, extra, unusable=unusable)
     if found.labels and len(found.labels) != n_labels:

@@ -16,7 +16,7 @@ from system.cli import command
 from system.files import read_json, read_text, whole_file
 from system.flags import given_flags, only
 from system.locks import locked
-from utils import UserError, data_stream, json_text, note
+from utils import UserError, data_stream, json_text, warn
 
 if TYPE_CHECKING:
     from finetune import Saved
@@ -154,7 +154,7 @@ class Squad(TaskCommand):
             raise UserError("an empty --question or --context_file; expected a text")
         answer = saved.predict([(question, text)])[0]
         # On stderr, so that stdout has the answer alone.
-        note(saved.describe())
+        warn(saved.describe())
         print(saved.task.chosen(answer) or "(no answer)", file=data_stream())
 
     def answer_file(self, evaluating: bool) -> None:
@@ -166,7 +166,7 @@ class Squad(TaskCommand):
         self.check_outputs([folder / name for name in names])
         task, data = saved.task, saved.load(self.predict_file)
         answers = task.answers(data, saved.outputs(data))
-        note(saved.describe())
+        warn(saved.describe())
         # The three files have the names and the form of run_squad.py, for SQuAD's own evaluation.
         # All of them are this model's, even if another one answers at the same time.
         with locked(folder / ".lock"):

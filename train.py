@@ -35,17 +35,17 @@ from training.inference import (
     Batch,
     Outputs,
     Source,
-    ahead,
     count_gpus,
     get_device,
     predict,
+    prefetch,
     prepare,
     scores,
     wrap,
 )
 from training.runs import MetricsLog
 from training.settings import Config
-from utils import UserError, rank, say, size
+from utils import UserError, log, rank, size
 
 Metrics = Callable[[], dict[str, float]]
 GetLoss = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
@@ -209,7 +209,7 @@ class Trainer:
             if self.out_of_patience:
                 reason = f"stopped after {self.cfg.patience} checks without a better "
                 reason += state.best["metric"]
-            say(f"{self.file} is there already, {reason}")
+            log(f"{self.file} is there already, {reason}")
             # Where the run was killed before it could.
             self.checkpoints.shrink_best(state)
             return self.file
@@ -239,8 +239,8 @@ class Trainer:
                 with contextlib.suppress(OSError):
                     self.log.close()
         if self.out_of_patience:
-            say(f"Stopped: {self.cfg.patience} checks without a better {state.best['metric']}")
-        say(f"Saved {self.file}")
+            log(f"Stopped: {self.cfg.patience} checks without a better {state.best['metric']}")
+        log(f"Saved {self.file}")
         self.checkpoints.shrink_best(state)
         return self.file
 
@@ -253,7 +253,7 @@ class Trainer:
         if state.evaluation_pending:
             self.after_update()
         # What the next updates compute on is made while this one is computed.
-        made = ahead(self.parts, range(state.step, self.total_steps))
+        made = prefetch(self.parts, range(state.step, self.total_steps))
         with contextlib.closing(made):
             self.run_epochs(replicas, get_loss, made)
 
@@ -420,7 +420,7 @@ class Trainer:
         if self.cfg.total_steps:
             n_epochs = -(-self.total_steps // len(self.batches))
         loss = self.state.means("epoch")["loss"]
-        say(f"Epoch {epoch}/{max(n_epochs, epoch)} : Average Loss {loss:.3f}")
+        log(f"Epoch {epoch}/{max(n_epochs, epoch)} : Average Loss {loss:.3f}")
 
     def evaluate(self, due: Due) -> None:
         """Probe and evaluate; the best evaluation is remembered, and all of it logged."""

@@ -263,7 +263,7 @@ def told(text: str) -> str:
     return SETTING.sub(lambda found: f"--{' '.join(filter(None, found.groups()))}", text)
 
 
-def note(text: str) -> None:
+def warn(text: str) -> None:
     """Tell the user something in a line on stderr, where it disturbs no output."""
     text = told(text)
     if rank() == 0:
@@ -283,7 +283,7 @@ class Streams:
 STREAMS = Streams()
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Report progress on stdout.
 
     Work continues where nobody can read of it (a full disk, a closed pipe); the command ends with

@@ -50,7 +50,7 @@ def run(rows: int = 1000, max_len: int = 64, dtype: str = "bf16", epochs: int = 
         for side in (False, True):
 
             def fit(side=side, files=files, folder=folder) -> finetune.Result:
-                tuning = finetune.Tuning(freeze_encoder=True, boost=side)
+                tuning = finetune.FineTuneConfig(freeze_encoder=True, boost=side)
                 run = finetune.prepare(task, files[0], data("minilm"), files[1:], cfg, tuning)
                 return run.fit(folder / str(side))
 

@@ -167,7 +167,7 @@ def compare(case: Case, seeds: int) -> tuple[str, list[float], list[float]]:
             schedule="linear",
         )
         with tempfile.TemporaryDirectory() as folder:
-            run = finetune.Run(cfg, start, task, rows, [], {}, finetune.Tuning())
+            run = finetune.Run(cfg, start, task, rows, [], {}, finetune.FineTuneConfig())
             saved = finetune.load(run.fit(folder).file)
             found = task.metrics(test, saved.outputs(test))
         ours.append(found[task.metric_names[0]])
@@ -234,7 +234,7 @@ def predicting_sides(task: Task, folder: Path) -> dict[str, Callable[[Any], obje
     start = pretrained.find(data("minilm"))
     model = task.model(start.config).eval()
     start.load_into(model, task.fresh)
-    inference.lay_out(model, torch.device("cpu"), "fp32")
+    inference.prepack(model, torch.device("cpu"), "fp32")
     their = Theirs(their_model(task), isinstance(task, ChoiceTask)).eval()
     sides = {
         "ours": lambda batch: task.outputs(model, batch.packed()),

@@ -104,7 +104,7 @@ def run(lines: int = 2000, repeats: int = 3) -> None:
     right = np.array([float(e.label) for e in pairs])
     found_rank = spearman(features.cosine(*halves), right)
     table.append(f"STS-B dev, cosine of mean vectors, untrained: Spearman {found_rank:.4f}.\n")
-    judge = fewshot.Judge(
+    judge = fewshot.FewShotEvaluator(
         TASKS["sst2"], str(data("glue/SST-2/train.tsv")), str(data("glue/SST-2/dev.tsv"))
     )
     found: list[fewshot.Shot] = []

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from system.files import read_json
-from utils import note
+from utils import warn
 
 # What the hub calls the task of each head.
 PIPELINES = {
@@ -110,5 +110,5 @@ def evaluation(file: Path, step: int | None) -> dict[str, float]:
         if at == step:
             found |= figures
     if damaged:
-        note(f"{file}, line {damaged[0]}: no line of metrics; the card is written without it")
+        warn(f"{file}, line {damaged[0]}: no line of metrics; the card is written without it")
     return found

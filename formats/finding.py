@@ -25,7 +25,7 @@ from formats.weights import (
 )
 from models import Config
 from system.files import check_file, check_model_files, read_json
-from utils import UserError, note, short, typed
+from utils import UserError, short, typed, warn
 
 
 def find_weights(source: str | Path) -> Path:
@@ -99,7 +99,7 @@ def best_of_seeds(folder: Path, one: Path) -> Path:
     # The folder may have been moved since; the names in it stay.
     file = folder / f"seed-{seed}" / Path(name).name
     check_file(file, f"the best of the seeds, as {results} says")
-    note(f"{folder} holds the runs of several seeds; the best is {file.parent}")
+    warn(f"{folder} holds the runs of several seeds; the best is {file.parent}")
     return file
 
 

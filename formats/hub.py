@@ -15,7 +15,7 @@ from pathlib import Path
 from formats.beside import USED
 from system.files import file_digest, whole_folder
 from system.locks import locked
-from utils import UserError, nearest, note, short
+from utils import UserError, nearest, short, warn
 
 # Name, where it is on the hub, layers x width, casing, languages, what for.
 FAMILY = """
@@ -179,7 +179,7 @@ def unzipped(file: Path) -> Path:
         raise UserError(
             f"{file}: {short(str(error), 100)}; it is damaged or encrypted, fetch it again"
         ) from None
-    note(f"Unpacked {file} into {folder}")
+    warn(f"Unpacked {file} into {folder}")
     return folder
 
 

@@ -24,7 +24,7 @@ from formats.names import (
     table_rows,
 )
 from models import Config
-from utils import UserError, note, short
+from utils import UserError, short, warn
 
 # How the names of an encoder and of pre-training's heads begin; what begins otherwise and is in no
 # row of the table belongs to something else that was trained on top of BERT.
@@ -60,7 +60,7 @@ def without_wrapper(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]
     message = f"{file}: names are read without {prefix!r} before them"
     if others := sorted(tensors.keys() - inside.keys()):
         message += f"; left out, since they lack it: {listed(others)}"
-    note(message)
+    warn(message)
     return {name.removeprefix(prefix): t for name, t in inside.items()}
 
 

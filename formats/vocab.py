@@ -32,7 +32,7 @@ from system.files import (
     whole_file,
     write_json,
 )
-from utils import UserError, note, show
+from utils import UserError, show, warn
 
 # Between other letters, as in "lowercased", the word says nothing.
 NAMED_CASING = re.compile(r"(?<![^\W\d_])(un)?cased(?![^\W\d_])", re.IGNORECASE)
@@ -147,7 +147,7 @@ class Vocabulary:
             remedy = "name the one it was trained with" if weights else f"set its vocab_size to {n}"
             raise UserError(f"{self.file} has {n} tokens, the model {n_rows}; {remedy}")
         if n_rows - n >= MANY_ROWS:
-            note(
+            warn(
                 f"{self.file} has {n} tokens, the model {n_rows}: is it the one it was trained "
                 "with?"
             )

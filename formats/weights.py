@@ -29,7 +29,7 @@ from system.files import (
     read_json,
     whole_file,
 )
-from utils import UserError, is_text, note, short, show, typed
+from utils import UserError, is_text, short, show, typed, warn
 
 # safetensors and the three endings that torch.save's files have.
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
@@ -169,7 +169,7 @@ def unnested(contents: Any, file: Path) -> Any:
             raise UserError(f"{file} is altered: it has no digest at its end; use an earlier one")
         for name in NESTED:
             if isinstance(contents.get(name), dict):
-                note(f"{file}: its {name!r} is read, the rest is not")
+                warn(f"{file}: its {name!r} is read, the rest is not")
                 return contents[name]
     return contents
 

@@ -270,7 +270,7 @@ def to_8_bits(x: Tensor) -> tuple[Tensor, float, int]:
 FORMS = {"fp32": fp32_form, "bf16": bf16_form, "int8": int8_form}
 
 
-def lay_out(model: nn.Module, int8: bool = False) -> None:
+def prepack(model: nn.Module, int8: bool = False) -> None:
     """Let a model's products on a CPU predict as fast as they can, or in 8 bits.
 
     Its parameters stay what they are. The forms take as much memory again in float32, half of it in

@@ -26,7 +26,7 @@ from utils import STREAMS, UserError, drop_stdout, nearest, rank, short, size, t
 # ------------------------------------------------------------------------------------------ streams
 
 
-class Forgiving:
+class TolerantStream:
     """A stream that drops what it cannot write.
 
     A bar or a note that nobody reads is no reason to lose the work.
@@ -86,7 +86,7 @@ def sound_streams() -> Iterator[None]:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="\n")
     stdout: Any = Visible(sys.stdout) if sys.stdout else None
-    stderr = Forgiving(sys.stderr) if sys.stderr else open(os.devnull, "w")
+    stderr = TolerantStream(sys.stderr) if sys.stderr else open(os.devnull, "w")
     with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
         yield
 
@@ -118,7 +118,7 @@ def one_line_errors(program: str) -> Iterator[None]:
     except BrokenPipeError:
         # The reader of a pipe has seen enough.
         drop_stdout()
-        distributed.leave_reason("nobody reads what it prints")
+        distributed.publish_failure("nobody reads what it prints")
         # 141 is 128 + SIGPIPE, as a shell reports a program that a closed pipe has ended.
         leave(141)
     except KeyboardInterrupt as error:
@@ -139,14 +139,14 @@ def one_line_errors(program: str) -> Iterator[None]:
             leave(2)
         leave_if_lost(program, error)
         # A bug: its traceback is kept, and the other processes are told that this one is gone.
-        distributed.leave_reason(repr(error))
+        distributed.publish_failure(repr(error))
         raise
 
 
 def leave_if_lost(program: str, error: BaseException | None) -> None:
     """Exit where an error means that another process does not answer."""
-    if distributed.is_lost(error):
-        if reason := distributed.why_lost(error):
+    if distributed.peer_failed(error):
+        if reason := distributed.diagnose(error):
             report(program, reason)
         leave(2)
 
@@ -178,7 +178,7 @@ def report(program: str, message: str) -> None:
     """Print why this process ends, unless another one has reported it."""
     # Messages of libraries may have many lines.
     message = short(visible(told(" ".join(message.split()))), LONGEST_MESSAGE)
-    if not distributed.leave_reason(message):
+    if not distributed.publish_failure(message):
         return
     if rank():
         # The first process's bar may stand in the line.

@@ -79,7 +79,7 @@ def start() -> None:
     dist.init_process_group(backend, timeout=wait, store=store, rank=rank(), world_size=size())
     # torchrun ends its processes when one fails; if it is killed itself, nobody would.
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        threading.Thread(target=follow, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=exit_with_launcher, args=(os.getppid(),), daemon=True).start()
     # All processes print the same; the first one is enough.
     if rank():
         sys.stdout = open(os.devnull, "w")
@@ -137,7 +137,7 @@ def processes(numbers: list[int]) -> str:
     return f"process{'es' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
-def follow(launcher: int) -> None:
+def exit_with_launcher(launcher: int) -> None:
     """End as on SIGTERM when the launcher is gone; nobody else would end this process then."""
     while os.getppid() == launcher:
         time.sleep(1)
@@ -332,7 +332,7 @@ def sharded_like(tensor: Any, other: Any) -> Any:
 # ----------------------------------------------------------------------------------- when one fails
 
 
-def is_lost(error: BaseException | None) -> bool:
+def peer_failed(error: BaseException | None) -> bool:
     """Whether an error means that another process does not answer."""
     if size() == 1 or not isinstance(error, RuntimeError):
         return False
@@ -342,7 +342,7 @@ def is_lost(error: BaseException | None) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
-def leave_reason(reason: str) -> bool:
+def publish_failure(reason: str) -> bool:
     """Leave the reason why this process ends, for the others; False if one has been left before."""
     if not GROUP.store:
         # Before start() all fail alike, and the first one reports.
@@ -356,7 +356,7 @@ def leave_reason(reason: str) -> bool:
         return True
 
 
-def why_lost(error: BaseException | None) -> str | None:
+def diagnose(error: BaseException | None) -> str | None:
     """Why another process does not answer, in words; None where that one has reported it."""
     # torchrun ends those that are left once they have reported.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -19,7 +19,7 @@ from tasks.metrics import confusion
 from tasks.rows import describe_table, open_rows
 from tasks.sentences import SentenceTask
 from tasks.task import Data
-from utils import note, visible
+from utils import visible, warn
 
 WORST = 100  # mistakes that are written down
 
@@ -53,7 +53,7 @@ def prediction_lines(
         lines = []
         if index == 0:
             # The first rows have been read without an error, so the model's name is worth a line.
-            note(saved.describe())
+            warn(saved.describe())
             lines.append(header)
         for answer, chances in answers:
             shown = [f"{chance:.6f}" for chance in chances] if names else []
@@ -64,7 +64,7 @@ def prediction_lines(
     if index == 0:
         yield header
     if table and data_file != "-":
-        note(describe_table(data_file, index, table.names, table.header, collections.Counter()))
+        warn(describe_table(data_file, index, table.names, table.header, collections.Counter()))
 
 
 def report(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tasks.tables import open_text
-from utils import UserError, note
+from utils import UserError, warn
 
 Chunk = tuple[str, int, int]  # type, the first word, one past the last
 
@@ -173,7 +173,7 @@ def count_file(file: str | Path) -> Counts:
         raise UserError(f"{file} has no words; expected gold and predicted tags in two columns")
     # A file that was only tagged has words where gold tags are expected.
     if not counts.n_right:
-        note(
+        warn(
             f"{file}: no predicted tag is the gold one; are its last two columns the gold and the "
             "predicted tag, as in eval/NAME.tsv of `mode=eval`?"
         )

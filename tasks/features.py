@@ -18,7 +18,7 @@ from torch import Tensor
 
 from layers.packing import Packing
 from tokenization import FullTokenizer, truncate_pair
-from utils import UserError, note
+from utils import UserError, warn
 
 # What to do with texts of more than max_len tokens.
 LONG = ("truncate", "window")
@@ -239,7 +239,7 @@ def report_truncation(
     )
     if remedy:
         message += f"; {remedy}"
-    note(message)
+    warn(message)
 
 
 # -------------------------------------------------------------------------------- inputs to batches

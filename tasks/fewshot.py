@@ -1,6 +1,6 @@
 """Judging an encoder without training it: few examples of each class, a linear classifier.
 
-    judge = Judge(TASKS["sst2"], "SST-2/train.tsv", "SST-2/dev.tsv")
+    judge = FewShotEvaluator(TASKS["sst2"], "SST-2/train.tsv", "SST-2/dev.tsv")
     model = encoder.load("uncased_L-12_H-768_A-12", head="pooler")
     for shot in judge(model.pool): print(shot.k, shot.mean)
 
@@ -19,7 +19,7 @@ import numpy as np
 from system.files import file_digest
 from tasks.rows import read_examples, read_rows
 from tasks.sentences import SentenceTask
-from utils import UserError, note
+from utils import UserError, warn
 
 Labelled = tuple[np.ndarray, np.ndarray]  # vectors (N, D) and their labels
 Pool = Callable[[list[tuple[str, str | None]]], np.ndarray]  # texts -> (N, D)
@@ -131,7 +131,7 @@ def sweep(
 # ---------------------------------------------------------------------------------------- the judge
 
 
-class Judge:
+class FewShotEvaluator:
     """A task's examples that encoders are judged by; which are drawn and held out is fixed."""
 
     def __init__(
@@ -183,7 +183,7 @@ class Judge:
 def possible_shots(train_file: str, shots: Sequence[int], rarest: int) -> list[int]:
     """Those that the rarest class has enough examples for; UserError where there is none."""
     if skipped := [k for k in shots if k > rarest]:
-        note(
+        warn(
             f"{train_file}: the rarest class has {rarest} examples to draw from; skipped: "
             f"{', '.join(map(str, skipped))} of each class"
         )

@@ -28,7 +28,7 @@ from tasks.squad_metrics import Question, stands_at
 from tasks.superglue import check_not_flat, read_record
 from tasks.task import AnsweringTask, Data
 from tokenization import FullTokenizer
-from utils import UserError, note, short, show
+from utils import UserError, short, show, warn
 
 FORMS = "SQuAD's JSON, or ReCoRD's JSON lines in a file .jsonl"
 N_BEST = 20  # starts and ends of a window that are looked at, and answers that are written
@@ -226,7 +226,7 @@ class QuestionTask(AnsweringTask):
         asked = sum(question.context == longest for question in data.examples)
         # A short text with many questions is nothing unusual, nor is a file with a single text.
         if len(texts) / 2 < n < len(texts) and n > asked:
-            note(
+            warn(
                 f"{file}: one text of {len(longest)} characters, {short(longest, 40)!r}, gives {n} "
                 f"of the {len(texts)} windows; are several texts joined in it?"
             )
@@ -237,7 +237,7 @@ class QuestionTask(AnsweringTask):
         """Say how much of the questions was cut off; of their texts nothing is."""
         n_truncated, n_lost, _ = truncation
         if n_truncated:
-            note(
+            warn(
                 f"{file}: {n_truncated} questions are longer than "
                 f"max_query_len={self.max_query_len}; {n_lost} of their tokens are cut off"
             )
@@ -418,7 +418,7 @@ def read_squad(file: str | Path) -> list[Question]:
             "them; give each question an id of its own"
         )
     if misplaced:
-        note(
+        warn(
             f"{file}: {len(misplaced)} answers do not stand where the file says and are not "
             f"trained on, the first of them {misplaced[0]}"
         )

@@ -43,7 +43,7 @@ def write_tsv(file: Path, header: Sequence[object], rows: Sequence[Sequence[obje
             f.write(("\t".join(str(cell).translate(spaces) for cell in row) + "\n").encode())
 
 
-def over_seeds(
+def seeds_table(
     runs: list[dict[str, Any]], metric: str, constant: float
 ) -> tuple[str, dict[str, Any]]:
     """A table of runs, and the same as a dict.
@@ -109,7 +109,7 @@ def report_name(file: str) -> str:
     return Path(file).with_suffix("").as_posix().replace("/", "_")
 
 
-def over_files(results: dict[str, dict[str, float]]) -> tuple[str, dict[str, Any]]:
+def files_table(results: dict[str, dict[str, float]]) -> tuple[str, dict[str, Any]]:
     """One model's metrics of several files, by name: a table with their means, and as JSON."""
     metrics = list(next(iter(results.values())))
     mean = {

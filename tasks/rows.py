@@ -19,7 +19,7 @@ import numpy as np
 from tasks import superglue, tables
 from tasks.labels import BITS, in_places, listed
 from tasks.task import AnsweringTask
-from utils import UserError, in_a_line, nearest, note, short, show
+from utils import UserError, in_a_line, nearest, short, show, warn
 
 LARGEST = float(np.finfo(np.float32).max)  # of the labels that are numbers
 
@@ -79,7 +79,7 @@ class TableTask(AnsweringTask):
         return 1 if self.number else len(self.labels)
 
     @property
-    def is_own(self) -> bool:
+    def custom(self) -> bool:
         """Whether it is the user's own data, not a task that is known."""
         # The names of forms are the names of tasks for the user's own data.
         return self.name in tables.FORMATS
@@ -250,7 +250,7 @@ def read_rows(task: TableTask, file: str | Path, labelled: bool = True) -> Rows:
         raise UserError(f"{file} has a header and no rows; expected rows of {task.name}")
     # Only where labels are sought can a header pass for a label: known labels are checked one by
     # one.
-    if task.is_own and task.header is None and not table.header and labelled and task.lacks_labels:
+    if task.custom and task.header is None and not table.header and labelled and task.lacks_labels:
         check_first_label(task, file, table.fields, examples)
     return Rows(
         str(file),
@@ -316,7 +316,7 @@ def open_table(
     form, suffix = task.form, Path(file).suffix[1:]
     # A file's suffix says more than the task's usual form, where the data are the user's own. RTE
     # is a table in GLUE and JSON lines in SuperGLUE.
-    if suffix == "jsonl" or (task.is_own and suffix in tables.FORMATS):
+    if suffix == "jsonl" or (task.custom and suffix in tables.FORMATS):
         form = suffix
     # A test file has no labels, and its last column may be anything.
     wanted = {"text_a": task.text_a, "text_b": task.text_b, "label": None, "group": None}
@@ -343,7 +343,7 @@ def open_table(
         raise UserError(
             f"{table.name}, line 1: one text, and the model compares two; put a tab between them"
         )
-    if labelled and task.is_own and not task.number and not has_columns:
+    if labelled and task.custom and not task.number and not has_columns:
         task = with_lists(task, table)
     return table, task
 
@@ -358,7 +358,7 @@ def label_columns(task: TableTask) -> dict[str, str]:
 
 def has_label_columns(task: TableTask, file: str | Path, form: str) -> bool:
     """Whether a table of one's own has a column for each of the task's labels, and none of all."""
-    if not task.is_own or len(task.labels) < 2 or not Path(file).is_file():
+    if not task.custom or len(task.labels) < 2 or not Path(file).is_file():
         return False
     try:
         fields = tables.read(file, form, {}, True, delimiter=task.delimiter).fields
@@ -405,7 +405,7 @@ def with_lists(task: TableTask, table: tables.Table) -> TableTask:
 
 def label_in(task: TableTask, field: str, where: str) -> str:
     """The label in a field; of a list the labels with the task's separator between them."""
-    items = listed(field) if task.is_own and not task.number else None
+    items = listed(field) if task.custom and not task.number else None
     if items is None or field in task.labels:
         return field
     if not task.separator:
@@ -446,7 +446,7 @@ def parse_rows(task: TableTask, table: tables.Table, labelled: bool) -> Iterator
     short_rows, missing, empty = list[str](), list[int](), list[int]()
     # GLUE's forms are known. A wrong guess about one's own file would cost the first row, or train
     # on a header.
-    may_be_header = task.is_own and task.header is None and not table.header and not lines
+    may_be_header = task.custom and task.header is None and not table.header and not lines
     rows = table.rows
     # With labels, the label of the first row decides; see check_first_label and check_label.
     if may_be_header and not labelled:
@@ -495,7 +495,7 @@ def parse_rows(task: TableTask, table: tables.Table, labelled: bool) -> Iterator
         yield Example(line, fields[a], text_b, name, shared)
     report_odd_rows(table.name, short_rows, empty)
     if missing:
-        note(
+        warn(
             f"{table.name}: skipped {len(missing)} of its rows, whose text is {task.no_text!r}, "
             f"the first of them line {missing[0]}"
         )
@@ -506,9 +506,9 @@ def report_odd_rows(file: str, short_rows: list[str], empty: list[int]) -> None:
     if short_rows:
         more = " ..." if len(short_rows) > 3 else ""
         first = "; ".join(short_rows[:3])
-        note(f"{file}: skipped {len(short_rows)} of its rows: {first}{more}")
+        warn(f"{file}: skipped {len(short_rows)} of its rows: {first}{more}")
     if empty:
-        note(f"{file}: {len(empty)} rows have an empty text, the first of them line {empty[0]}")
+        warn(f"{file}: {len(empty)} rows have an empty text, the first of them line {empty[0]}")
 
 
 def check_first_row(task: TableTask, table: tables.Table) -> Iterator[tables.Row]:

@@ -36,7 +36,7 @@ from tasks.rows import (
 )
 from tasks.task import CONFIG, Data
 from tokenization import FullTokenizer
-from utils import UserError, checked, nearest, note, short, show, typed
+from utils import UserError, checked, nearest, short, show, typed, warn
 
 
 class Prediction(NamedTuple):
@@ -54,8 +54,8 @@ class SentenceTask(TableTask):
     # Files beside train.tsv, to evaluate. superglue.FILES has their names in SuperGLUE.
     dev: tuple[str, ...] = ("dev.tsv",)
     test: tuple[str, ...] = ("test.tsv",)  # without labels, to predict
-    hand_in: tuple[str, ...] = ()  # what GLUE's site wants their predictions to be called
-    kin: str = ""  # a task whose models do this one too
+    submission: tuple[str, ...] = ()  # what GLUE's site wants their predictions to be called
+    compatible_with: str = ""  # a task whose models do this one too
     any_texts: bool = False  # texts and pairs alike: of a model that does not say which it takes
     max_len: int = dataclasses.field(default=128, kw_only=True)  # tokens
     long: str = "truncate"  # what becomes of longer texts: one of features.LONG
@@ -174,7 +174,7 @@ class SentenceTask(TableTask):
         """
         uses = ("text_a", "text_b", "label")
         columns: dict[str, Any] = {use: rows.columns[use] for use in uses if use in rows.columns}
-        return dataclasses.replace(self, **columns) if self.is_own and rows.header else self
+        return dataclasses.replace(self, **columns) if self.custom and rows.header else self
 
     def with_labels(self, examples: list[Example]) -> "SentenceTask":
         """With the labels that examples have, sorted; UserError where there can be none."""
@@ -308,7 +308,7 @@ class SentenceTask(TableTask):
                 name: self.metric(name, predicted, labels, groups) for name in self.metric_names
             }
         for warning in caught:
-            note(str(warning.message))
+            warn(str(warning.message))
         return results
 
     def metric(
@@ -319,7 +319,7 @@ class SentenceTask(TableTask):
         more = {NEEDS[name]: known[NEEDS[name]]} if name in NEEDS else {}
         return METRICS[name](predicted, labels, **more)
 
-    def constant_metric(self, labels: np.ndarray) -> float:
+    def majority_baseline(self, labels: np.ndarray) -> float:
         """The first metric of always answering the mean, or the most frequent label."""
         # The mean is the best constant for squared error.
         if self.number:
@@ -340,10 +340,11 @@ class SentenceTask(TableTask):
     def train_cfg(self) -> Path:
         """config/train_TASK.json, train_own.json for the user's own data."""
         # Data of one's own share a configuration, whatever the form of the table.
-        file = CONFIG / f"train_{'own' if self.is_own else self.name}.json"
+        file = CONFIG / f"train_{'own' if self.custom else self.name}.json"
         if not file.is_file():
             raise UserError(
-                f"{self.name} has no data to train on; train on {self.kin}, or name a `train_cfg`"
+                f"{self.name} has no data to train on; train on {self.compatible_with}, or name a "
+                "`train_cfg`"
             )
         return file
 
@@ -365,7 +366,7 @@ class SentenceTask(TableTask):
         """The task in the task.json beside weights, or that their labels make."""
         return find_task(source)
 
-    def fit_weights(self, source: Pretrained, training: bool) -> Pretrained:
+    def match_head(self, source: Pretrained, training: bool) -> Pretrained:
         """Weights whose classifier scores the task's labels, in their order.
 
         For training another classifier is left out, for answering it is a UserError.
@@ -437,10 +438,10 @@ def find_task(
     saved, trained = read_task(source.folder / SentenceTask.settings_file)
     known = trained or task_of_labels(source)
     # Either side may say what the task is; where both do, they must agree.
-    if known and known.is_own and named and named.is_own:
+    if known and known.custom and named and named.custom:
         # Columns and labels are the trained model's, the form of the file is the user's.
         named = dataclasses.replace(known, name=named.name, form=named.form)
-    elif trained and named and trained.name not in (named.name, named.kin):
+    elif trained and named and trained.name not in (named.name, named.compatible_with):
         raise UserError(
             f"{source.file} was trained on {trained.name}, not on {named.name}; leave `task` out"
         )
@@ -485,7 +486,7 @@ def task_of_labels(source: Pretrained) -> SentenceTask | None:
 
 
 # What a field is called in task.json, where that is another name.
-JSON_NAMES = {"metric_names": "metrics"}
+JSON_NAMES = {"metric_names": "metrics", "compatible_with": "kin", "submission": "hand_in"}
 
 
 # The fields that say how a model is evaluated, whatever the task is called.
@@ -534,16 +535,16 @@ ALL = (
     # CoLA's train and dev have no header; its test file has one. Matthews, since its classes are
     # uneven.
     SentenceTask(
-        "cola", "sentence|3", label="label|1", metric_names=("Matthews",), hand_in=("CoLA.tsv",)
+        "cola", "sentence|3", label="label|1", metric_names=("Matthews",), submission=("CoLA.tsv",)
     ),
-    SentenceTask("sst2", "sentence", hand_in=("SST-2.tsv",)),
+    SentenceTask("sst2", "sentence", submission=("SST-2.tsv",)),
     SentenceTask(
         "mrpc",
         "#1 String",
         "#2 String",
         label="Quality",
         metric_names=("Accuracy", "F1"),
-        hand_in=("MRPC.tsv",),
+        submission=("MRPC.tsv",),
     ),
     SentenceTask(
         "stsb",
@@ -553,7 +554,7 @@ ALL = (
         labels=(),
         number=True,
         metric_names=CORRELATIONS,
-        hand_in=("STS-B.tsv",),
+        submission=("STS-B.tsv",),
     ),
     # QQP's files have rows with too few fields, which are skipped while training.
     SentenceTask(
@@ -562,7 +563,7 @@ ALL = (
         "question2",
         label="is_duplicate",
         metric_names=("Accuracy", "F1"),
-        hand_in=("QQP.tsv",),
+        submission=("QQP.tsv",),
         short_rows=True,
     ),
     SentenceTask(
@@ -573,19 +574,19 @@ ALL = (
         labels=NLI,
         dev=("dev_matched.tsv", "dev_mismatched.tsv"),
         test=("test_matched.tsv", "test_mismatched.tsv"),
-        hand_in=("MNLI-m.tsv", "MNLI-mm.tsv"),
-        kin="xnli",
+        submission=("MNLI-m.tsv", "MNLI-mm.tsv"),
+        compatible_with="xnli",
     ),
-    SentenceTask("qnli", "question", "sentence", labels=ENTAILMENT, hand_in=("QNLI.tsv",)),
+    SentenceTask("qnli", "question", "sentence", labels=ENTAILMENT, submission=("QNLI.tsv",)),
     # GLUE's tables and SuperGLUE's JSON lines.
     SentenceTask(
         "rte",
         "sentence1|premise",
         "sentence2|hypothesis",
         labels=ENTAILMENT,
-        hand_in=("RTE.tsv",),
+        submission=("RTE.tsv",),
     ),
-    SentenceTask("wnli", "sentence1", "sentence2", hand_in=("WNLI.tsv",)),
+    SentenceTask("wnli", "sentence1", "sentence2", submission=("WNLI.tsv",)),
     # The diagnostic set has no training data: an MNLI model answers it.
     SentenceTask(
         "ax",
@@ -594,8 +595,8 @@ ALL = (
         labels=NLI,
         metric_names=("Matthews",),
         test=("diagnostic.tsv",),
-        hand_in=("AX.tsv",),
-        kin="mnli",
+        submission=("AX.tsv",),
+        compatible_with="mnli",
     ),
     # SuperGLUE. 95% of the rows of BoolQ's val and of MultiRC's are whole at these lengths; at 128
     # tokens it would be half of the former and none of the latter.
@@ -632,7 +633,7 @@ ALL = (
         label="label|gold_label|2",
         labels=NLI,
         aliases=(("contradictory", "contradiction"),),
-        kin="mnli",
+        compatible_with="mnli",
     ),
     # Data of one's own.
     SentenceTask("csv", "text|sentence|0", label="label|1", labels=(), form="csv"),
@@ -703,7 +704,7 @@ def own_task(
             )
         changes |= {"labels": tuple(names), "number": False}
     if separator:
-        if not task.is_own:
+        if not task.custom:
             raise UserError(
                 f"`separator` is for data of your own; a text of {task.name} has one label"
             )

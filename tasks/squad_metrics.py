@@ -12,7 +12,7 @@ import string
 import unicodedata
 from collections.abc import Iterable
 
-from utils import UserError, nearest, note, show
+from utils import UserError, nearest, show, warn
 
 METRICS = ("exact", "f1")
 
@@ -151,7 +151,7 @@ def check_predicted(questions: list[Question], answers: dict[str, str]) -> None:
             "file"
         )
     if missing:
-        note(
+        warn(
             f"{len(missing)} of {len(questions)} questions have no prediction and count 0, the "
             f"first of them {missing[0]}"
         )

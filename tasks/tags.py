@@ -32,7 +32,7 @@ from tasks.tables import open_text
 from tasks.task import AnsweringTask, Data
 from tasks.words import Text, read_texts, split_words, with_column
 from tokenization import FullTokenizer
-from utils import UserError, nearest, note, short, show
+from utils import UserError, nearest, short, show, warn
 
 CONTEXTS = ("sentence", "document")
 IGNORED = -100  # the label of a token that has no tag
@@ -77,7 +77,7 @@ def report_marks(file: str | Path, tags: collections.Counter[str]) -> None:
     marks = [tag for tag in tags if re.fullmatch("[BI]-.+", tag)]
     if marks:
         other = next(tag for tag, _ in tags.most_common() if tag not in marks)
-        note(
+        warn(
             f"{file}: {sum(tags[tag] for tag in marks)} of {tags.total()} tags mark entities, such "
             f"as {show(marks[0])}, others do not, such as {show(other)}: all are taken as they "
             "are; outside of entities O is expected"
@@ -227,7 +227,7 @@ class TagTask(AnsweringTask):
             tags |= {prefix + tag[1:] for tag in tags - {"O"} for prefix in "BI"}
         task = dataclasses.replace(self, labels=tuple(sorted(tags)))
         if task.is_entities and tokenizer.do_lower_case:
-            note(
+            warn(
                 "The vocabulary is lower-cased, and capital letters help to recognise names; a "
                 "cased model finds more of them"
             )
@@ -250,7 +250,7 @@ class TagTask(AnsweringTask):
         if not training:
             bio |= {tag: tag for tag in tags if tag in self.labels}
         if any(new not in (None, tag) for tag, new in bio.items()):
-            note(f"{file}: its tags are written as {notation}; they are read as B-PER")
+            warn(f"{file}: its tags are written as {notation}; they are read as B-PER")
         strays = [tag for tag, new in bio.items() if new is None]
         if strays:
             n = sum(tags[tag] for tag in strays)
@@ -260,7 +260,7 @@ class TagTask(AnsweringTask):
             )
             if training:
                 raise UserError(f"{message}; mend these lines")
-            note(f"{message}; they count as O")
+            warn(f"{message}; they count as O")
         for text in texts:
             text.tags = [bio[tag] or "O" for tag in text.tags]
         if are_entities({tag for text in texts for tag in text.tags}):
@@ -423,7 +423,7 @@ class TagTask(AnsweringTask):
         numbered = [f"LABEL_{i}" for i in range(n_tags)]
         return {"labels": source.labels or numbered} | values
 
-    def fit_weights(self, source: Pretrained, training: bool) -> Pretrained:
+    def match_head(self, source: Pretrained, training: bool) -> Pretrained:
         """Weights whose head has the task's tags; for training another one is left out."""
         if tuple(source.labels or ()) == self.labels or not training:
             return source

@@ -144,7 +144,7 @@ class Task(abc.ABC):
         """The settings of a saved task, with what its weights themselves say."""
         return values
 
-    def fit_weights(self, source: Pretrained, training: bool) -> Pretrained:
+    def match_head(self, source: Pretrained, training: bool) -> Pretrained:
         """Weights whose head is the task's own; by default they are taken as they are.
 
         For training the head of another task is left out; for answering it is a UserError.
@@ -160,7 +160,7 @@ class Task(abc.ABC):
         # A head of another task is left out here, so that it starts anew.
         if not start.is_trained:
             return start
-        return self.fit_weights(start, training=True)
+        return self.match_head(start, training=True)
 
     def run_settings(self, data: Data, eval_data: list[Data]) -> dict[str, Any]:
         """What the run's run.json records of the task and its data."""

@@ -37,7 +37,9 @@ def main(mode: str, sample: Path, out: Path) -> None:
         save_steps=5,
         **({"lr": 0.5} if second and word == "flags" else {}),
     )
-    with runs.held(out, {"sha256 of data_file": "0123" if second and word == "data" else "4567"}):
+    with runs.run_lock(
+        out, {"sha256 of data_file": "0123" if second and word == "data" else "4567"}
+    ):
         pass
 
     def get_loss(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:

@@ -352,7 +352,7 @@ def test_minutes_save_too_and_change_nothing(
     whole.train(MRPC.loss)
     assert same_end(timed, whole)
     for minutes in (1, 3):  # may change
-        with runs.held(timed.save_dir / "other", {"save_minutes": minutes}):
+        with runs.run_lock(timed.save_dir / "other", {"save_minutes": minutes}):
             pass
     with pytest.raises(UserError, match="save_minutes=0; expected more than 0"):
         train.Config(save_minutes=0)
@@ -634,18 +634,18 @@ def test_a_folder_has_one_run_at_a_time_and_a_dead_ones_lock_is_taken_over(tmp_p
         pytest.raises(
             UserError, match=f"{folder} is in use by {name}; wait for it to end, or name another"
         ),
-        runs.held(folder, {"lr": 1}),
+        runs.run_lock(folder, {"lr": 1}),
     ):
         pass
     assert list(folder.iterdir()) == before
     other.kill()
     other.wait()
     assert (folder / ".lock").read_text() == f"{name}\n"  # left behind
-    with runs.held(folder, {"lr": 1}):
+    with runs.run_lock(folder, {"lr": 1}):
         assert (folder / ".lock").read_text().startswith(f"process {os.getpid()} on ")
         with (
             pytest.raises(UserError, match=f"in use by process {os.getpid()} on"),
-            runs.held(folder, {"lr": 1}),
+            runs.run_lock(folder, {"lr": 1}),
         ):
             pass
     assert [path.name for path in folder.iterdir()] == ["run.json"]

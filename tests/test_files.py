@@ -238,7 +238,7 @@ def test_a_lock_does_not_follow_a_link(tmp_path: Path) -> None:
     lock.symlink_to(letter)
     with (
         pytest.raises(UserError, match=r"\.lock is a link; remove it"),
-        runs.held(lock.parent, {"lr": 1}),
+        runs.run_lock(lock.parent, {"lr": 1}),
     ):
         pass
     lock.unlink()
@@ -401,7 +401,7 @@ def test_a_folder_of_glue_is_not_predicted_into_itself(tmp_path: Path) -> None:
     (tmp_path / "val.jsonl").write_text("{}")
     (tmp_path / "test.jsonl").write_text("{}")
     command = classify.Classify(mode="predict", data_dir=str(tmp_path), out=str(tmp_path))
-    task = SimpleNamespace(hand_in=(), test=("test.jsonl",))
+    task = SimpleNamespace(submission=(), test=("test.jsonl",))
     with pytest.raises(UserError, match="is read by this command"):
         command.predict_folder(SimpleNamespace(task=task), str(tmp_path))
 
@@ -432,7 +432,7 @@ def test_a_model_whose_files_have_no_end_is_refused(
                 checkpoint.read(model)
             with (
                 pytest.raises(UserError, match=f"{name} is a pipe or a device"),
-                runs.held(model, {"lr": 1}),
+                runs.run_lock(model, {"lr": 1}),
             ):
                 pass
             for reader in (read_json, lambda file: read_config(models.Config, file), load_vocab):

@@ -96,7 +96,7 @@ CSV = dataclasses.replace(TASKS["csv"], max_len=32)
 def prepared(
     shape: Path,
     task: SentenceTask = CSV,
-    tuning: finetune.Tuning | None = None,
+    tuning: finetune.FineTuneConfig | None = None,
     model_cfg: Path | None = None,
     form: str = "csv",
     **settings: object,
@@ -265,12 +265,12 @@ def test_losses_are_those_of_their_definitions() -> None:
 
 def test_what_the_same_answer_always_scores() -> None:
     task = own_task(TASKS["csv"], labels="a,b,c")
-    assert task.constant_metric(np.array([2, 0, 2, 1, 2])) == 0.6
-    assert TASKS["cola"].constant_metric(np.array([1, 0, 1])) == 0
-    assert TASKS["stsb"].constant_metric(np.array([1.0, 0, 3], np.float32)) == 0
+    assert task.majority_baseline(np.array([2, 0, 2, 1, 2])) == 0.6
+    assert TASKS["cola"].majority_baseline(np.array([1, 0, 1])) == 0
+    assert TASKS["stsb"].majority_baseline(np.array([1.0, 0, 3], np.float32)) == 0
     task = own_task(TASKS["csv"], labels="a,b", separator=";")
     labels = np.array([[1, 0], [1, 0], [1, 1]], np.float32)
-    assert task.constant_metric(labels) == pytest.approx(6 / 7)
+    assert task.majority_baseline(labels) == pytest.approx(6 / 7)
 
 
 # -------------------------------------------------------------------------------------- predictions
@@ -446,7 +446,7 @@ def test_a_frozen_encoder_keeps_its_bits_and_boost_gives_the_same_model(
     def fit(
         name: str, boost: bool, seed: int = 1
     ) -> tuple[finetune.Run, finetune.Result, dict[str, torch.Tensor]]:
-        tuning = finetune.Tuning(freeze_encoder=True, boost=boost)
+        tuning = finetune.FineTuneConfig(freeze_encoder=True, boost=boost)
         run = prepared(shape, tuning=tuning, seed=seed, lr=0.05)
         result = run.fit(tmp_path / name)
         return run, result, checkpoint.read(result.file).tensors
@@ -481,7 +481,7 @@ def test_a_frozen_encoder_keeps_its_bits_and_boost_gives_the_same_model(
 
 def test_top_layers_can_start_anew(shape: Path, trained: finetune.Result) -> None:
     def start(layers: int) -> dict[str, torch.Tensor]:
-        tuning = finetune.Tuning(reinit_layers=layers)
+        tuning = finetune.FineTuneConfig(reinit_layers=layers)
         run = finetune.prepare(CSV, shape / "train.csv", trained.file, tuning=tuning)
         return run.model().state_dict()
 
@@ -969,7 +969,7 @@ def test_every_small_task_of_glue_trains_evaluates_and_predicts_from_its_folder(
             )
             assert status == 0, err
             task = TASKS[folder.lower().replace("-", "")]
-            lines = (tmp_path / "in" / task.hand_in[0]).read_text().splitlines()
+            lines = (tmp_path / "in" / task.submission[0]).read_text().splitlines()
             assert [line.split("\t")[0] for line in lines] == ["index", *map(str, range(79))]
 
 

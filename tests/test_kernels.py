@@ -18,10 +18,10 @@ from tasks.features import Batches, Features, PooledBatch, PooledBatches, cut_by
 from training import inference
 from utils import UserError
 
-available = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
+drain = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
 
 
-@pytest.mark.skipif(not available, reason="this PyTorch has no oneDNN")
+@pytest.mark.skipif(not drain, reason="this PyTorch has no oneDNN")
 @pytest.mark.parametrize(("rows", "dim", "out"), [(1, 3, 2), (77, 384, 1152), (300, 1536, 384)])
 def test_product_and_gradients_are_as_exact_as_pytorchs(rows: int, dim: int, out: int) -> None:
     torch.manual_seed(0)
@@ -46,7 +46,7 @@ def test_product_and_gradients_are_as_exact_as_pytorchs(rows: int, dim: int, out
 
 
 def test_what_needs_no_gradient_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "onednn_is_faster", lambda: available)
+    monkeypatch.setattr(kernels, "onednn_is_faster", lambda: drain)
     x, weight, bias = (
         torch.randn(4, 64, 512),
         torch.randn(512, 512, requires_grad=True),
@@ -92,7 +92,7 @@ def one_token(n: int) -> Features:
 
 def laid_out(plain: torch.nn.Module, int8: bool = False) -> torch.nn.Module:
     model = copy.deepcopy(plain)
-    kernels.lay_out(model, int8)
+    kernels.prepack(model, int8)
     return model
 
 
@@ -101,8 +101,8 @@ def laid_out(plain: torch.nn.Module, int8: bool = False) -> torch.nn.Module:
 def test_a_layer_that_predicts_gives_the_same_products(
     activation: str | None, blocks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "onednn_is_faster", lambda: blocks and available)
-    monkeypatch.setattr(kernels, "blocks_are_faster", lambda: blocks and available)
+    monkeypatch.setattr(kernels, "onednn_is_faster", lambda: blocks and drain)
+    monkeypatch.setattr(kernels, "blocks_are_faster", lambda: blocks and drain)
     plain, x = layer(), torch.randn(5, 3, 384) * 2
     fast = laid_out(plain)
     with torch.inference_mode():
@@ -165,7 +165,7 @@ def test_other_weights_and_training_are_noticed() -> None:
 
 def test_blocks_alone_are_computed_in_int8_and_heads_stay_exact(tiny: Config) -> None:
     model = Classifier(tiny)
-    inference.lay_out(model, torch.device("cpu"), "int8")
+    inference.prepack(model, torch.device("cpu"), "int8")
     kinds = {name: type(m) for name, m in model.named_modules() if isinstance(m, Linear)}
     assert len(kinds) == 3 * 4 + 2
     for name, kind in kinds.items():

@@ -27,7 +27,7 @@ from system import cli, progress
 from system.files import write_json
 from tasks import reports
 from training import runs
-from utils import STREAMS, UserError, in_a_line, json_text, note, say, told, visible
+from utils import STREAMS, UserError, in_a_line, json_text, log, told, visible, warn
 
 # ------------------------------------------------------------------------------------ foreign text
 
@@ -70,8 +70,8 @@ class Told:
     """A command that tells foreign text in every way."""
 
     def run(self) -> None:
-        note(f"note {HOSTILE}\n2")
-        say(f"say {HOSTILE}")
+        warn(f"note {HOSTILE}\n2")
+        log(f"say {HOSTILE}")
         print(f"print {HOSTILE}")
         print(reports.confusion_table((HOSTILE, "b\n"), np.array([[1, 2], [3, 4]])))
         raise UserError(f"error {HOSTILE}")
@@ -104,8 +104,8 @@ def test_data_on_stdout_stay_as_they_are_but_on_a_terminal(
 
 
 def test_messages_in_a_notebook_are_shown_too(capsys: pytest.CaptureFixture) -> None:
-    say(HOSTILE)
-    note(HOSTILE)
+    log(HOSTILE)
+    warn(HOSTILE)
     assert capsys.readouterr() == (f"{SHOWN}\n", f"{SHOWN}\n")
 
 

@@ -297,10 +297,10 @@ def test_batches_made_ahead_are_the_same_and_in_order() -> None:
         made.append((n, threading.get_ident()))
         return n * n
 
-    assert list(inference.ahead(make, range(10))) == [n * n for n in range(10)]
+    assert list(inference.prefetch(make, range(10))) == [n * n for n in range(10)]
     assert [n for n, _ in made] == list(range(10))
     assert all(thread != main for _, thread in made)
-    assert list(inference.ahead(make, range(0))) == []
+    assert list(inference.prefetch(make, range(0))) == []
 
 
 def test_an_error_comes_with_the_batch_that_caused_it_and_leaving_ends_the_thread() -> None:
@@ -309,11 +309,11 @@ def test_an_error_comes_with_the_batch_that_caused_it_and_leaving_ends_the_threa
             raise UserError("batch 5")
         return n
 
-    batches = inference.ahead(make, range(10**9))
+    batches = inference.prefetch(make, range(10**9))
     assert [next(batches) for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(UserError, match="batch 5"):
         next(batches)
-    with closing(inference.ahead(lambda n: n, range(10**9))) as batches:
+    with closing(inference.prefetch(lambda n: n, range(10**9))) as batches:
         assert [next(batches), next(batches)] == [0, 1]
     deadline = time.monotonic() + 60
     while any(t.name.startswith("batches") for t in threading.enumerate()):

@@ -370,7 +370,7 @@ def test_interrupted_between_epochs_and_started_again_gives_the_same_bits(
     def start(folder: str) -> train.Trainer:
         run, save_dir = prepare(flags, tmp_path / folder), tmp_path / folder
         model = run.model()
-        with run.start.held(save_dir, model, run.settings):
+        with run.start.run_lock(save_dir, model, run.settings):
             pass
         batches = run.data.features.batches(run.cfg.batch_size, run.cfg.seed)
         return train.Trainer(run.cfg, model, batches, save_dir, {"config": {}})

@@ -139,7 +139,7 @@ def test_labels_are_matched_by_name(
     task = dataclasses.replace(TASKS["csv"], labels=ours)
     assert task.label_columns(source) == columns
     if columns:
-        fitted = task.fit_weights(source, training=False)
+        fitted = task.match_head(source, training=False)
         expected = source.tensors["classifier.bias"][columns]
         assert torch.equal(fitted.tensors["classifier.bias"], expected)
 

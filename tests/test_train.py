@@ -397,7 +397,7 @@ def test_evaluation_returns_rows_in_the_order_of_the_data_and_draws_no_dropout(
 
 def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
     def begin(folder: Path, settings: dict) -> None:
-        with runs.held(folder, settings):
+        with runs.run_lock(folder, settings):
             pass
 
     begin(tmp_path, {"lr": 1e-3, "seed": 1, "save_steps": 10})

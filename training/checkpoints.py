@@ -16,7 +16,7 @@ from torch import nn
 
 from formats.weights import checkpoints_in, read_pt, write_pt
 from system import distributed
-from utils import UserError, nearest, rank, say
+from utils import UserError, log, nearest, rank
 
 # What of a checkpoint only resuming needs: two thirds of its size.
 RESUMING = ("optimizer", "sums", "due")
@@ -150,7 +150,7 @@ class Checkpoints:
                 "`save_dir`"
             ) from None
         if "optimizer" in saved:
-            say(f"Resuming from {saved['file']}")
+            log(f"Resuming from {saved['file']}")
 
     def restore(self, state: TrainState, saved: dict[str, Any]) -> None:
         """Take over what a checkpoint holds; one of Python's errors where it does not fit."""
@@ -253,7 +253,7 @@ def newest_state(folder: Path, total_steps: int) -> dict[str, Any] | None:
     """
     # A process that was killed while writing leaves a part that no other one needs.
     for part in folder.glob(".model_steps_*.pt.*part"):
-        say(f"{part} was not written to its end and is removed")
+        log(f"{part} was not written to its end and is removed")
         part.unlink()
     files = checkpoints_in(folder)
     # The newest whole one: a power cut may have damaged the last.
@@ -261,7 +261,7 @@ def newest_state(folder: Path, total_steps: int) -> dict[str, Any] | None:
         try:
             return read_state(file, total_steps) | {"file": str(file)}
         except UserError as error:
-            say(str(error))
+            log(str(error))
     # Starting anew without a word would overwrite what may still be mended.
     if files:
         raise UserError(f"no checkpoint in {folder} is whole; remove them to start again")

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from layers import kernels, packing
 from system import distributed
 from system.progress import progress
-from utils import UserError, note, rank, size
+from utils import UserError, rank, size, warn
 
 # A NamedTuple (or a tuple) of tensors whose first dimension is the example.
 Batch = Any
@@ -76,7 +76,9 @@ def prepare(
     return move(batch, device)
 
 
-def ahead(make: Callable[[int], Made], numbers: Iterable[int], n_ahead: int = 4) -> Generator[Made]:
+def prefetch(
+    make: Callable[[int], Made], numbers: Iterable[int], n_ahead: int = 4
+) -> Generator[Made]:
     """make(n) of each number in turn; a thread makes the next few while the caller computes."""
     waiting: collections.deque[Future[Made]] = collections.deque()
     thread = ThreadPoolExecutor(1, "batches")
@@ -92,7 +94,7 @@ def ahead(make: Callable[[int], Made], numbers: Iterable[int], n_ahead: int = 4)
         thread.shutdown(wait=True, cancel_futures=True)
 
 
-def available(values: Iterable[Made], most: int) -> Iterator[list[Made]]:
+def drain(values: Iterable[Made], most: int) -> Iterator[list[Made]]:
     """What a pipe has delivered since the last look, at least one and at most so many."""
     # A bounded queue: a producer that is faster than the model must not fill the memory.
     waiting: queue.Queue = queue.Queue(most)
@@ -183,7 +185,7 @@ class Autocast(nn.Module):
 def usable_dtype(dtype: str, device: torch.device) -> str:
     """The dtype itself; fp32 where a CPU would compute bf16 more slowly, and a note says so."""
     if dtype == "bf16" and device.type == "cpu" and not kernels.has_bf16_products():
-        note(
+        warn(
             "dtype=bf16: this processor multiplies no bf16 numbers (it has neither AVX512_BF16 nor "
             "AMX) and would take several times as long; fp32 instead"
         )
@@ -195,12 +197,12 @@ def usable_dtype(dtype: str, device: torch.device) -> str:
     return dtype
 
 
-def lay_out(model: nn.Module, device: torch.device, dtype: str) -> None:
+def prepack(model: nn.Module, device: torch.device, dtype: str) -> None:
     """Let the blocks of a model that only predicts do so in a dtype, as fast as a CPU can."""
     dtype = usable_dtype(dtype, device)
     if device.type == "cpu":
         for block in blocks_of(model):
-            kernels.lay_out(block, int8=dtype == "int8")
+            kernels.prepack(block, int8=dtype == "int8")
 
 
 def wrap(
@@ -244,7 +246,7 @@ def set_flash(model: nn.Module, device: torch.device, flash: bool) -> None:
         if not hasattr(module, "flash"):
             continue
         if flash and (reason := packing.flash_differs(device, module.head_dim)):
-            note(f"attention=flash does not work here ({reason}); attention=sdpa instead")
+            warn(f"attention=flash does not work here ({reason}); attention=sdpa instead")
             flash = False
         module.flash = flash  # type: ignore[assignment]
 
@@ -303,7 +305,7 @@ def infer(
     # What predicted in int8 before may be asked for another dtype now.
     laid_out = any(isinstance(m, kernels.InferenceLinear) for m in model.modules())
     if dtype == "int8" or laid_out:
-        lay_out(model, device, dtype)
+        prepack(model, device, dtype)
     n_batches = len(batches)
     packed = not isinstance(model, nn.DataParallel)
     rounded = getattr(model, "cuda_graphs", False)
@@ -320,7 +322,7 @@ def infer(
     bar_of = progress(bar and rank() == 0, total=len(numbers), desc="Iter")
     # Of each batch, on the device. Asked once, at the end: asking waits for a GPU.
     finite = list[Tensor]()
-    with bar_of, contextlib.closing(ahead(make, numbers)) as made:
+    with bar_of, contextlib.closing(prefetch(make, numbers)) as made:
         for rows, batch in made:
             before_batch()
             with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16"):

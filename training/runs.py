@@ -1,6 +1,6 @@
 """A run's folder: whose it is, and its metrics.
 
-with held("runs/mrpc", settings):  # UserError where it is another run's, or in use
+with run_lock("runs/mrpc", settings):  # UserError where it is another run's, or in use
     log.write({"step": 10, "loss": 0.6})
 """
 
@@ -18,7 +18,7 @@ from formats.weights import checkpoints_in
 from system import distributed
 from system.files import check_model_files, name_file, read_json, whole_file, write_json
 from system.locks import locked
-from utils import UserError, json_text, rank, say, short, show
+from utils import UserError, json_text, log, rank, short, show
 
 # Settings that may differ when a run is resumed: they change what is written, not what is computed.
 # Of weights by name the digest is compared, not the name.
@@ -57,7 +57,7 @@ TAKEN = (
 # ---------------------------------------------------------------------------------------- ownership
 
 
-def check_free(save_dir: str | Path) -> None:
+def check_unused(save_dir: str | Path) -> None:
     """UserError if a folder holds a model that is no run's."""
     folder = Path(save_dir)
     taken = [name for name in TAKEN if (folder / name).exists()]
@@ -70,7 +70,7 @@ def check_free(save_dir: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def held(save_dir: str | Path, settings: dict[str, Any]) -> Iterator[None]:
+def run_lock(save_dir: str | Path, settings: dict[str, Any]) -> Iterator[None]:
     """Within it, a folder is this run's own: no other process can train there.
 
     UserError names every setting that differs from those of the run in the folder, so that no run
@@ -96,7 +96,7 @@ def check_own(save_dir: str | Path, settings: dict[str, Any]) -> None:
     check_model_files(Path(save_dir))
     file = Path(save_dir) / "run.json"
     if not file.is_file():
-        check_free(save_dir)
+        check_unused(save_dir)
         return
     theirs = read_json(file)
     compared = (theirs.keys() | settings.keys()) - FREE - (RECORDED_LATER - theirs.keys())
@@ -223,7 +223,7 @@ def open_metrics(file: Path, step: int, evaluation_pending: bool) -> TextIO:
                     f"{file}, line {number}: {show(line.strip())} is no line of metrics; remove it"
                 )
             if values is None:
-                say(f"{file}: its last line was not written whole and is removed")
+                log(f"{file}: its last line was not written whole and is removed")
                 continue
             # A line of training has a loss, one of an evaluation has eval_loss or a few-shot
             # accuracy.

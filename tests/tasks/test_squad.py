@@ -3,9 +3,11 @@ rules.
 """
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
+import operator
 import random
 import re
 from collections.abc import Callable
@@ -307,7 +309,9 @@ def plainly(
         )
         for prefix, group in groups:
             if group:
-                results[prefix + name] = 100 * sum(used[q.id] for q in group) / len(group)
+                # sum() of Python 3.12 and newer rounds otherwise than the official script does.
+                total = functools.reduce(operator.add, (used[q.id] for q in group))
+                results[prefix + name] = 100 * total / len(group)
                 results[prefix + "total"] = len(group)
         if odds:
             best = []

@@ -350,7 +350,7 @@ def test_the_same_tags_in_another_order_keep_their_head(trained: Path, tmp_path:
     assert source
     source = dataclasses.replace(source, labels=["O", "B-A", "I-A"])
     task = TagTask(labels=("B-A", "I-A", "O"))
-    fitted = task.fit_weights(source, training=True)
+    fitted = task.match_head(source, training=True)
     assert torch.equal(fitted.tensors["tags.bias"], source.tensors["tags.bias"][[1, 2, 0]])
 
 
@@ -561,7 +561,7 @@ def test_a_head_with_other_tags_starts_anew(trained: Path, tmp_path: Path) -> No
     start = pretrained.find(trained)
     for text, is_new in (("a B-A\nb O\n", False), ("a B-B\nb O\n", True)):
         task, _ = TagTask().load_training(written(tmp_path, text), start.tokenizer)
-        assert ("tags" not in task.fit_weights(start, training=True).heads) == is_new
+        assert ("tags" not in task.match_head(start, training=True).heads) == is_new
     assert dataclasses.replace(task, labels=()).metric_names[0] == "F1"
 
 
