@@ -68,7 +68,8 @@ class Classify(TaskCommand):
     # what stands between the fields of a csv, such as `;` or `tab`; default: look
     delimiter: str | None = None
     # -- Training
-    freeze_encoder: bool = only("train", False)  # train the last layer alone
+    # train the classifier alone; encoder and pooler stay as they are
+    freeze_encoder: bool = only("train", False)
     # with a frozen encoder, encode every text once and keep the vectors
     boost: bool = only("train", False)
     reinit_layers: int = only("train", 0)  # how many of the top layers start anew

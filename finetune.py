@@ -38,7 +38,7 @@ from tasks.features import Batches, PooledBatches
 from tasks.inputs import inputs_of, length_of
 from tasks.task import Data, Task
 from training import inference, runs
-from utils import UserError, log, rank, show, visible
+from utils import UserError, log, rank, show, visible, warn
 
 CHUNK = 64  # batches of examples that are predicted at a time
 
@@ -228,6 +228,8 @@ def prepare(
             f"reinit_layers={tuning.reinit_layers}; expected 0 to {start.config.n_layers}, the "
             "layers of the model"
         )
+    if tuning.freeze_encoder and start.is_trained and "pooler" not in start.heads:
+        warn(f"{start.file} has no pooler: `freeze_encoder` keeps one that is drawn at random")
     # The task as its training data make it: the evaluation files need its labels and columns.
     task, data = task.load_training(data_file, start.tokenizer)
     start = task.fit_start(start, data)

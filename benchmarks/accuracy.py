@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from common import data, report
+from common import as_command, data, report
 
 import finetune
 import train
@@ -226,4 +226,4 @@ def run(
 
 
 if __name__ == "__main__":
-    command(run)
+    command(as_command(run))

@@ -10,7 +10,7 @@ import io
 import tempfile
 from pathlib import Path
 
-from common import data, report, seconds
+from common import as_command, data, report, seconds
 
 import finetune
 import train
@@ -74,4 +74,4 @@ def run(rows: int = 1000, max_len: int = 64, dtype: str = "bf16", epochs: int = 
 
 
 if __name__ == "__main__":
-    command(run)
+    command(as_command(run))

@@ -2,9 +2,11 @@
 to.
 """
 
+import dataclasses
 import datetime
 import importlib.metadata
 import importlib.util
+import inspect
 import os
 import platform
 import statistics
@@ -17,6 +19,19 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def as_command(function: Callable) -> type:
+    """A function as cli.command() runs it: its parameters are the flags."""
+    fields: list[tuple] = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        default = parameter.default
+        more = () if default is parameter.empty else (dataclasses.field(default=default),)
+        fields.append((name, parameter.annotation, *more))
+    found = {"run": lambda command: function(**vars(command))}
+    kind = dataclasses.make_dataclass(function.__name__.capitalize(), fields, namespace=found)
+    kind.__doc__, kind.__module__ = function.__doc__, function.__module__
+    return kind
 
 
 def data(name: str) -> Path:

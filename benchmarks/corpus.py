@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import ROOT, data, report
+from common import ROOT, as_command, data, report
 
 from pretraining.batches import PairBatches
 from pretraining.pairs import PairConfig, Pairs
@@ -152,4 +152,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    command(run)
+    command(as_command(run))

@@ -16,7 +16,7 @@ import random
 
 import torch
 import torch.nn.functional as F
-from common import data, median_seconds, report, seconds
+from common import as_command, data, median_seconds, report, seconds
 
 import models
 from optim import BertAdam, parameter_groups
@@ -219,4 +219,4 @@ def measure(
 
 
 if __name__ == "__main__":
-    command(run)
+    command(as_command(run))

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import ROOT, median_seconds, report, seconds
+from common import ROOT, as_command, median_seconds, report, seconds
 from finetuning import DTYPES
 from gpu_sides import (
     ATTENTION,
@@ -496,4 +496,4 @@ def run(
 
 
 if __name__ == "__main__":
-    command(run)
+    command(as_command(run))

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import data, report, seconds
+from common import as_command, data, report, seconds
 from peers import export, installed, onnxruntime_sides
 
 import finetune
@@ -281,4 +281,4 @@ def speed(steps: int = 12, repeats: int = 3) -> None:
 
 
 if __name__ == "__main__":
-    command(accuracy, speed)
+    command(as_command(accuracy), as_command(speed))

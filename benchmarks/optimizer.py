@@ -7,7 +7,7 @@ $ python benchmarks/optimizer.py
 import statistics
 
 import torch
-from common import report, seconds
+from common import as_command, report, seconds
 
 from models import Classifier, Config
 from optim import BertAdam, parameter_groups
@@ -67,4 +67,4 @@ def run(repeats: int = 30) -> None:
 
 
 if __name__ == "__main__":
-    command(run)
+    command(as_command(run))

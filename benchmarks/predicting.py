@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from common import data, report, seconds
+from common import as_command, data, report, seconds
 from peers import Sides, export, installed, onnxruntime_sides, peers, pipeline_of, quiet
 
 import checkpoint
@@ -260,4 +260,4 @@ if __name__ == "__main__":
     os.environ["HF_HUB_OFFLINE"] = "1"
     # On a machine with a GPU our side alone would use it.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    command(run)
+    command(as_command(run))

@@ -16,7 +16,7 @@ import itertools
 import tempfile
 
 import torch
-from common import data, report, seconds
+from common import as_command, data, report, seconds
 from finetuning import DTYPES, matrix_rate
 
 import models
@@ -199,4 +199,4 @@ def measure(
 
 
 if __name__ == "__main__":
-    command(run)
+    command(as_command(run))

@@ -8,7 +8,7 @@ import tempfile
 from itertools import cycle, islice
 from pathlib import Path
 
-from common import data, report, seconds
+from common import as_command, data, report, seconds
 
 from system.cli import command
 from tasks.features import Batches
@@ -57,4 +57,4 @@ def run(rows: int = 400_000) -> None:
 
 
 if __name__ == "__main__":
-    command(run)
+    command(as_command(run))

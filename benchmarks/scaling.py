@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from common import ROOT, data, report, seconds
+from common import ROOT, as_command, data, report, seconds
 
 import models
 import train
@@ -185,4 +185,4 @@ if __name__ == "__main__":
         worker(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
         distributed.end()  # when nothing holds a sharded model any more
     else:
-        command(run)
+        command(as_command(run))

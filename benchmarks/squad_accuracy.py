@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import data, report, seconds
+from common import as_command, data, report, seconds
 
 import checkpoint
 import finetune
@@ -246,4 +246,4 @@ def answering(file: Path, dev: list[Question], folder: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    command(run)
+    command(as_command(run))

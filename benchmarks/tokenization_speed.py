@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 os.environ["RAYON_NUM_THREADS"] = "1"
 
-from common import data, report, seconds
+from common import as_command, data, report, seconds
 from tokenizers import BertWordPieceTokenizer
 
 from system.cli import command
@@ -71,4 +71,4 @@ def run(repeats: int = 5) -> None:
 
 
 if __name__ == "__main__":
-    command(run)
+    command(as_command(run))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import data, report, seconds
+from common import as_command, data, report, seconds
 
 import features
 from encoder import load as load_encoder
@@ -121,4 +121,4 @@ def run(lines: int = 2000, repeats: int = 3) -> None:
 
 
 if __name__ == "__main__":
-    command(run)
+    command(as_command(run))

@@ -15,7 +15,7 @@ import statistics
 from pathlib import Path
 
 import numpy as np
-from common import data, report
+from common import as_command, data, report
 
 import finetune
 from pretrain import Pretrain
@@ -23,7 +23,7 @@ from pretraining.shards import Corpus
 from system.cli import command
 from system.files import write_json
 from tasks.sentences import TASKS
-from tokenization import learn
+from tokenization import Learn
 
 SHAPE = {
     "dim": 256,
@@ -84,7 +84,8 @@ def run(
     ):
         (out / f"{name}.txt").write_text("\n\n".join(chosen) + "\n", encoding="utf-8")
     if not (out / "vocab/vocab.txt").exists():
-        learn([str(out / "train.txt")], out=str(out / "vocab/vocab.txt"), vocab_size=vocab_size)
+        vocab = str(out / "vocab/vocab.txt")
+        Learn([str(out / "train.txt")], out=vocab, vocab_size=vocab_size).run()
     write_json(out / "model.json", {**SHAPE, "vocab_size": vocab_size})
     write_json(out / "train.json", {**TRAIN, "total_steps": total_steps})
     Pretrain(
@@ -155,4 +156,4 @@ def run(
 
 
 if __name__ == "__main__":
-    command(run)
+    command(as_command(run))

@@ -161,7 +161,7 @@ def comments_of(cls: type) -> dict[str, tuple[str, str]]:
     found = {field.name: ("Flags", "") for field in dataclasses.fields(cls)}
     group, source = "Flags", ""
     # A class that was typed in has no file.
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, TypeError):
         source = inspect.getsource(cls)
     for above, name, behind in FIELD.findall(source):
         if begun := GROUP.findall(above):

@@ -35,6 +35,7 @@ import pytest
 import torch
 
 import checkpoint
+from benchmarks.common import as_command
 from classify import Classify
 from examples import sample as world
 from formats.weights import checkpoints_in, read_pt
@@ -106,7 +107,7 @@ def fork(
         sys.argv = [f"{kind}.py", *arguments]
         before()
         if function:
-            command(function)
+            command(as_command(function))
         else:
             command(KINDS[kind][0], processes=True)
         status = 0
@@ -667,4 +668,4 @@ def soak(
 
 
 if __name__ == "__main__":
-    command(soak)
+    command(as_command(soak))

@@ -44,6 +44,7 @@ import finetune
 import models
 import pretrained
 import train
+from benchmarks.common import as_command
 from encoder import load as load_encoder
 from formats.vocab import Vocabulary
 from formats.weights import silent_stderr
@@ -542,4 +543,4 @@ def main(n: int = 20000, only: str | None = None, seed: int = 0, out: str | None
 
 
 if __name__ == "__main__":
-    command(main)
+    command(as_command(main))

@@ -66,3 +66,16 @@ def test_a_finished_run_evaluates_and_predicts_as_it_did(
     assert NUMBER.sub("", found) == NUMBER.sub("", expected)
     numbers, known = (list(map(float, NUMBER.findall(text))) for text in (found, expected))
     assert numbers == pytest.approx(known, rel=1e-4, abs=1e-5)
+
+
+def test_a_pooler_that_is_drawn_and_frozen_is_told(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    line = (
+        "classify.py --task tsv --data_file pairs.tsv --text_a text_a --text_b text_b --label label"
+    )
+    line += " --max_len 32 --total_steps 1 --freeze_encoder True"
+    # A tagger has no pooler, and pre-training gives one.
+    for name, told in (("tag", True), ("pretrain", False)):
+        output_of(f"{line} --pretrain_file finished/{name} --save_dir new-{name}", monkeypatch)
+        assert ("has no pooler: --freeze_encoder keeps one" in capsys.readouterr().err) == told
