@@ -30,6 +30,7 @@ from formats.rules import UNKNOWN
 from formats.sentence_encoders import stated_length, stated_pooling
 from layers.packing import Packing
 from tasks.features import Batch, Batches, Features, encode, report_truncation
+from tasks.task import exact
 from tokenization import FullTokenizer, split_line
 from training import inference
 from training.settings import Config
@@ -383,10 +384,7 @@ def mask_vectors(model: models.PretrainModel, batch: Batch, mask: int) -> Tensor
 def word_logs(model: models.PretrainModel, vectors: Tensor) -> Tensor:
     """(K, D) -> (K, V): ln P of every word."""
     scores = model.masked_lm(vectors, model.transformer.embedding.token.weight)
-    # bf16 has too few digits for a sum over the vocabulary.
-    if scores.dtype == torch.bfloat16:
-        scores = scores.float()
-    return scores.log_softmax(-1)
+    return exact(scores).log_softmax(-1)
 
 
 # ------------------------------------------------------------------------------------------ loading

@@ -23,7 +23,7 @@ import models
 from layers.packing import Packing
 from tasks.features import Batches, Features, encode, inputs_of
 from tasks.tables import csv_rows, find_delimiter, open_text, tsv_rows
-from tasks.task import AnsweringTask, Data
+from tasks.task import AnsweringTask, Data, exact
 from tokenization import FullTokenizer
 from utils import UserError, parse_json, short, show
 
@@ -181,9 +181,7 @@ class ChoiceTask(AnsweringTask):
     def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean cross-entropy of the choices of each question."""
         scores = self.outputs(model, batch)
-        # bf16 has too few digits for a cross-entropy. A float64 model stays as it is.
-        exact = torch.promote_types(scores.dtype, torch.float32)
-        return F.cross_entropy(scores.to(exact), batch.labels), {}
+        return F.cross_entropy(exact(scores), batch.labels), {}
 
     def outputs(self, model: nn.Module, batch: Any) -> Tensor:
         """(B, K): the score of each choice, minus infinity where there is none."""

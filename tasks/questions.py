@@ -26,7 +26,7 @@ from tasks import squad_metrics
 from tasks.features import Features, most_context
 from tasks.squad_metrics import Question, stands_at
 from tasks.superglue import check_not_flat, read_record
-from tasks.task import AnsweringTask, Data
+from tasks.task import AnsweringTask, Data, exact
 from tokenization import FullTokenizer
 from utils import UserError, short, show, warn
 
@@ -268,9 +268,8 @@ class QuestionTask(AnsweringTask):
 
     def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean of the cross-entropies of start and end."""
-        # .float(): bf16 has too few digits for a softmax over 384 tokens. (B, S, 2) against (B, 2)
-        # is the mean of both cross-entropies.
-        scores = model(**batch.inputs).float()  # (B, S, 2); labels (B, 2)
+        # (B, S, 2) against (B, 2) is the mean of both cross-entropies.
+        scores = exact(model(**batch.inputs))
         return F.cross_entropy(scores, batch.labels), {}
 
     def outputs(self, model: nn.Module, batch: Any) -> Tensor:
@@ -278,7 +277,7 @@ class QuestionTask(AnsweringTask):
         # Only the best starts and ends leave the GPU: all scores of a long text would fill the
         # memory.
         k = max(N_BEST, self.n_best)
-        scores = model(**batch.inputs).float()  # (B, S, 2)
+        scores = exact(model(**batch.inputs))  # (B, S, 2)
         found = scores.topk(min(k, scores.shape[1]), dim=1)
         # A batch of short windows has fewer than k tokens; windows of all batches are stacked
         # later.

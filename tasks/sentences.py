@@ -34,7 +34,7 @@ from tasks.rows import (
     open_rows,
     read_rows,
 )
-from tasks.task import CONFIG, Data
+from tasks.task import CONFIG, Data, exact
 from tokenization import FullTokenizer
 from utils import UserError, checked, nearest, short, show, typed, warn
 
@@ -223,11 +223,7 @@ class SentenceTask(TableTask):
 
     def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean of loss_of() over a batch."""
-        scores = self.outputs(model, batch)
-        # bf16 has eight bits of precision, too few for a cross-entropy. A float64 model stays as it
-        # is.
-        exact = torch.promote_types(scores.dtype, torch.float32)
-        return self.loss_of(scores.to(exact), batch.labels), {}
+        return self.loss_of(exact(self.outputs(model, batch)), batch.labels), {}
 
     def loss_of(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of classes (B,), of each label (B, labels), squared error of numbers."""

@@ -29,7 +29,7 @@ from tasks.features import Batches, Features, inputs_of, window_starts
 from tasks.labels import alike
 from tasks.notations import are_entities, hyphenated, notation_of, to_bio
 from tasks.tables import open_text
-from tasks.task import AnsweringTask, Data
+from tasks.task import AnsweringTask, Data, exact
 from tasks.words import Text, read_texts, split_words, with_column
 from tokenization import FullTokenizer
 from utils import UserError, nearest, short, show, warn
@@ -350,9 +350,7 @@ class TagTask(AnsweringTask):
 
     def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean cross-entropy over the words of a batch."""
-        scores = model(**batch.inputs)  # (B, S, tags)
-        # bf16 has too few digits for a cross-entropy. A float64 model stays as it is.
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        scores = exact(model(**batch.inputs))  # (B, S, tags)
         losses = F.cross_entropy(
             scores.transpose(1, 2), batch.labels, ignore_index=IGNORED, reduction="none"
         )
@@ -361,7 +359,7 @@ class TagTask(AnsweringTask):
 
     def outputs(self, model: nn.Module, batch: Any) -> Tensor:
         """(B, 2, max_len): the best tag of each token and its probability; zeros where padded."""
-        best = model(**batch.inputs).float().softmax(-1).max(-1)  # (B, S) x 2
+        best = exact(model(**batch.inputs)).softmax(-1).max(-1)  # (B, S) x 2
         found = torch.stack([best.indices.float(), best.values], dim=1)
         # Windows of all batches are stacked later.
         return F.pad(found, (0, self.max_len - found.shape[2]))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 import models
@@ -169,6 +170,11 @@ class Task(abc.ABC):
         files |= {f"eval_file {i}": one.file for i, one in enumerate(eval_data, start=1)}
         digests = {f"sha256 of {name}": file_digest(file)[:16] for name, file in files.items()}
         return {**self.to_json(), **digests}
+
+
+def exact(scores: Tensor) -> Tensor:
+    """Scores in float32: bf16 has too few digits for a softmax. Those of float64 stay so."""
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
 
 class AnsweringTask(Task):
