@@ -271,13 +271,14 @@ class FilesCommand(TaskCommand):
 
 def check_demo(command: Any, data: str | None) -> None:
     """UserError where there are neither data nor --demo, or flags that a demo has no use for."""
-    names = given_flags(command)
+    names = [name for name in given_flags(command) if name != "data_file" or data]
     others = [f"--{name}" for name in names if name not in DEMO_FLAGS]
     if command.demo and others:
         raise UserError(f"--demo has no use for {', '.join(others)}; see --help")
     if not command.demo and not data:
         shown = ", ".join(others or [f"--{name}" for name in names])
-        raise UserError(f"no --data_file, which is needed with {shown}; see --help")
+        needed = f", which is needed with {shown}" if shown else ""
+        raise UserError(f"no --data_file{needed}; see --help")
 
 
 def check_shared(data_file: str | None) -> None:

@@ -235,8 +235,7 @@ def prepare(
     start = task.fit_start(start, data)
     eval_data = [task.load(file, start.tokenizer) for file in eval_files]
     for read in (data, *eval_data):
-        if read.features.has_pairs:
-            start.config.check_pairs()
+        read.features.check(start.config)
         if read.summary:
             log(read.summary)
     settings = {**task.run_settings(data, eval_data), **dataclasses.asdict(tuning)}
@@ -372,8 +371,7 @@ class Saved:
 
     def outputs(self, data: Data, bar: bool = True) -> np.ndarray:
         """(N, ...): the model's outputs for every input."""
-        if data.features.has_pairs:
-            self.start.config.check_pairs()
+        data.features.check(self.start.config)
         batches, name = data.features.batches(self.batch_size), f"{self.file} on {data.file}"
         return inference.predict(
             self.model, batches, self.device, self.dtype, self.task.outputs, bar, name=name

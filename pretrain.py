@@ -182,7 +182,7 @@ class Pretrain(RunCommand):
         """Print and write a saved model's results, on instances as it was trained with."""
         import finetune
         import pretrained
-        from tasks.pretrain import HEADS, PretrainTask
+        from tasks.pretrain import HEADS, PretrainTask, check_ready_made
         from training import inference
 
         data_file = self.data_file or self.eval_file
@@ -207,8 +207,11 @@ class Pretrain(RunCommand):
         )
         log(saved.describe())
         log(inference.device_name(saved.device, saved.n_gpus))
+        data = saved.load(data_file)
+        check_ready_made(data.features.instances.corpus, self.given())
+        results = saved.task.metrics(data, saved.outputs(data))
         # A checkpoint from elsewhere does not know its step.
-        report(saved.evaluate(data_file), int(start.extra.get("step", 0)), folder)
+        report(results, int(start.extra.get("step", 0)), folder)
 
 
 def warn_of_text(run: "Run", folder: Path) -> None:

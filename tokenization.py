@@ -195,11 +195,7 @@ class FullTokenizer:
         else:
             found = Vocabulary.read(vocab_file)
             # The files beside the vocabulary know better than a flag how it was made.
-            if found.reason and (known := found.rules.do_lower_case) != do_lower_case:
-                raise UserError(
-                    f"do_lower_case={do_lower_case} contradicts the vocabulary ({found.reason}); "
-                    f"set {known}"
-                )
+            found.check_casing(do_lower_case)
             self.vocabulary = found.with_rules(rules, do_lower_case)
         self.rules = rules = self.vocabulary.rules
         self.do_lower_case = bool(rules.do_lower_case)

@@ -250,7 +250,8 @@ def make(cls: type[T], values: dict[str, Any], source: str | Path) -> T:
 # ----------------------------------------------------------------------------------------- messages
 
 
-SETTING = re.compile(r"`(\w+)(?:=([^`]*))?`")
+# What is quoted, or joined to more, is from elsewhere: a column `label`, a file `a`.tsv.
+SETTING = re.compile(r"(?<![\w'\"])`(\w+)(?:=([^`]*))?`(?!\.?[\w'\"])")
 
 
 def told(text: str) -> str:

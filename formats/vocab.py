@@ -81,6 +81,14 @@ class Vocabulary:
         rules = dataclasses.replace(rules, do_lower_case=lower_case)
         return cls(file, text, tokens, rules, reason)
 
+    def check_casing(self, lower_case: bool) -> None:
+        """UserError where its files or names say the contrary."""
+        if self.reason and (known := self.rules.do_lower_case) != lower_case:
+            raise UserError(
+                f"do_lower_case={lower_case} contradicts the vocabulary ({self.reason}); set "
+                f"{known}"
+            )
+
     def with_rules(self, rules: Rules | None, lower_case: bool) -> "Vocabulary":
         """The same, split by other rules; None: by its own."""
         rules = dataclasses.replace(rules or self.rules, do_lower_case=lower_case)
@@ -308,7 +316,8 @@ def find_vocabulary(
             where = "neither `vocab` nor `pretrain_file`"
         raise UserError(f"{where}; name a vocab.txt with `vocab`")
     found = Vocabulary.read(chosen, weights)
-    own = Vocabulary.read(beside, weights) if vocab and beside else found
+    # Of the one that another is named for only the tokens matter.
+    own = Vocabulary(beside, *read_tokens(beside), found.rules) if vocab and beside else found
     if weights and (beside or vocab):
         check_own_vocab(weights.with_name("run.json"), own)
     # Where both are there, the one named may only fill the free places of the model's own.

@@ -45,8 +45,9 @@ WEIGHTS = re.compile(
 # ------------------------------------------------------------------------------------------ reading
 
 
-def named_files(names: str) -> list[str]:
+def named_files(names: str | Path) -> list[str]:
     """The files of a flag: a file of that name, or several with commas between them."""
+    names = str(names)
     if Path(names).exists():
         return [names]
     files = [name.strip() for name in names.split(",") if name.strip()] or [names]

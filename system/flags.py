@@ -313,7 +313,9 @@ def check_mode(command: Any) -> None:
     A flag that another mode alone reads would otherwise be ignored silently.
     """
     flags, mode = flags_of(type(command)), command.mode
-    useless = [name for name in given_flags(command) if mode not in (flags[name].modes or (mode,))]
+    # A setting that is none is for Config to refuse, which knows what it may have meant.
+    given = [flags[name] for name in given_flags(command) if name in flags]
+    useless = [flag.name for flag in given if flag.modes and mode not in flag.modes]
     if useless:
         shown = ", ".join(f"--{name}" for name in useless)
         raise UserError(f"--mode {mode} has no use for {shown}; see --help")

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import models
 from layers.packing import Packing
 from tokenization import FullTokenizer, truncate_pair
 from utils import UserError, warn
@@ -78,10 +79,10 @@ class Features:
     def __repr__(self) -> str:
         return f"<{len(self)} inputs of {len(self.ids)} tokens>"
 
-    @property
-    def has_pairs(self) -> bool:
-        """Whether an input has a second text."""
-        return bool((self.second < self.lengths).any())
+    def check(self, config: models.Config) -> None:
+        """UserError where a model cannot take the inputs."""
+        if (self.second < self.lengths).any():
+            config.check_pairs()
 
     @property
     def lengths(self) -> np.ndarray:

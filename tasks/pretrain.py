@@ -10,6 +10,7 @@ Source of the loss and of the metrics: run_pretraining.py of google-research/ber
 # B instances, P masked slots at most, V words of the vocabulary
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,6 +49,25 @@ class PretrainFeatures:
     instances: Instances
     has_pairs: bool
 
+    def check(self, config: models.Config) -> None:
+        """UserError where a model cannot take the instances."""
+        if self.has_pairs:
+            config.check_pairs()
+        if isinstance(self.instances, FixedInstances):
+            # An id or a position beyond the embeddings is an error in PyTorch only where it is
+            # looked up, on a GPU without a clear message.
+            about, folder = self.instances.corpus.about, self.instances.corpus.folder
+            if about["largest_id"] >= config.vocab_size:
+                raise UserError(
+                    f"{folder} has token ids up to {about['largest_id']}, the model "
+                    f"{config.vocab_size} tokens; use the vocabulary the instances were made with"
+                )
+            if about["max_len"] > config.max_len:
+                raise UserError(
+                    f"the instances of {folder} have {about['max_len']} tokens, the model "
+                    f"{config.max_len} positions; use instances of at most {config.max_len}"
+                )
+
     def batches(self, batch_size: int, seed: int | None = None) -> PairBatches:
         """Without a seed nothing is shuffled: for evaluation."""
         return PairBatches(self.instances, batch_size, seed)
@@ -79,7 +99,6 @@ class PretrainTask(PairConfig, Task):
         task, corpus = self, self.builder.prepare(str(file), tokenizer.vocabulary)
         if corpus.kind == "instances":
             # The instances of a file have a length of their own, other than the model's perhaps.
-            self.check_ready_made(corpus)
             task = dataclasses.replace(self, max_len=corpus.about["max_len"], max_pred=None)
         return task.data(file, corpus, EVALUATION_SEED, fixed=True)
 
@@ -89,8 +108,7 @@ class PretrainTask(PairConfig, Task):
         """The task, and the instances that it trains on."""
         corpus = self.builder.prepare(str(file), tokenizer.vocabulary)
         task = dataclasses.replace(self, ready_made=corpus.kind == "instances")
-        if task.ready_made:
-            self.check_ready_made(corpus)
+        check_ready_made(corpus, self.changed)
         return task, task.data(file, corpus, self.seed, self.fixed_masks, describe(corpus))
 
     def data(
@@ -104,8 +122,9 @@ class PretrainTask(PairConfig, Task):
             instances = Pairs(corpus, self, seed, fixed)
         return Data(Path(file), PretrainFeatures(instances, self.next_sentence), [], summary)
 
-    def check_ready_made(self, corpus: Corpus) -> None:
-        """UserError where instances that were masked elsewhere are asked to be others."""
+    @property
+    def changed(self) -> list[str]:
+        """What instances are asked to be like that is not the default."""
         usual = PairConfig(self.max_len, next_sentence=self.next_sentence)
         names = [name for name in PAIR_FIELDS if getattr(self, name) != getattr(usual, name)]
         # It follows from mask_prob where it is not given.
@@ -114,11 +133,7 @@ class PretrainTask(PairConfig, Task):
         if self.fixed_masks:
             # Instances that are read from a file are the same in every epoch anyway.
             names.append("fixed_masks")
-        if names:
-            raise UserError(
-                f"the instances of {corpus.folder} are trained on as they are; leave out "
-                f"{', '.join(f'`{name}`' for name in names)}"
-            )
+        return names
 
     def check_start(self, start: Pretrained) -> None:
         """UserError where a model cannot take instances, or has a head that is not BERT's."""
@@ -131,23 +146,14 @@ class PretrainTask(PairConfig, Task):
             start.config.check_pairs()
 
     def fit_start(self, start: Pretrained, data: Data) -> Pretrained:
-        """Weights with the tokenizer that a corpus was prepared by.
-
-        UserError where its ids are beyond the model's.
-        """
+        """Weights with the tokenizer that a corpus was prepared by."""
         corpus = data.features.instances.corpus
-        # An id beyond the embeddings is an error in PyTorch only where it is looked up, on a GPU
-        # without a clear message.
-        if self.ready_made and corpus.about["largest_id"] >= start.config.vocab_size:
-            raise UserError(
-                f"{corpus.folder} has token ids up to {corpus.about['largest_id']}, the model "
-                f"{start.config.vocab_size} tokens; use the vocabulary the instances were made with"
-            )
         # GluonNLP's and TensorFlow's files do not state how their text was split.
         if corpus.vocab_file is None:
             return start
         # Whatever lies beside the model's vocabulary, text was split by the rules of the corpus.
         rules = Vocabulary.read(corpus.vocab_file).rules
+        start.vocabulary.check_casing(bool(rules.do_lower_case))
         vocabulary = dataclasses.replace(start.vocabulary, rules=rules)
         return dataclasses.replace(start, found_tokenizer=FullTokenizer(vocabulary))
 
@@ -205,6 +211,17 @@ class PretrainTask(PairConfig, Task):
         if any(corpus.kind == "text" for corpus in corpora):
             settings["pair rules"] = PAIR_RULES
         return settings
+
+
+def check_ready_made(corpus: Corpus, names: Iterable[str]) -> None:
+    """UserError where instances that were masked elsewhere are asked to be others."""
+    # They have the length and the kind that they have.
+    asked = [name for name in names if name not in ("max_len", "next_sentence")]
+    if corpus.kind == "instances" and asked:
+        raise UserError(
+            f"the instances of {corpus.folder} are trained on as they are; leave out "
+            f"{', '.join(f'`{name}`' for name in asked)}"
+        )
 
 
 def describe(corpus: Corpus) -> str:

@@ -330,6 +330,10 @@ def test_a_command_runs_from_python_as_from_the_command_line(
     assert python.read_text() == typed.read_text()
     with pytest.raises(UserError, match="--mode train has no use for --out"):
         Classify(out="x").run()
+    with pytest.raises(UserError, match="no --data_file; see --help"):
+        Classify().run()
+    with pytest.raises(UserError, match="unknown key 'total_stps' \\(did you mean total_steps"):
+        Choose(train_file="x", settings={"total_stps": 3}).run()
 
 
 @pytest.mark.parametrize("kind", [Classify, Squad, tag.Tag, Choose, Pretrain])

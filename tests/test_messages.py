@@ -281,11 +281,15 @@ def test_signals_of_tests_are_those_of_a_command_in_the_foreground() -> None:
 
 
 def test_a_setting_is_a_flag_in_a_command_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    message = "lower `max_len`, or use `long=window`; see `checkpoint.py list`, and `x-y`"
+    message = (
+        "lower `max_len`, or use `long=window`; see `checkpoint.py list`, and `x-y`; "
+        "of a file '`label`', `a`.tsv"
+    )
     assert told(message) == message
     monkeypatch.setattr(STREAMS, "flags", True)
     assert told(message) == (
-        "lower --max_len, or use --long window; see `checkpoint.py list`, and `x-y`"
+        "lower --max_len, or use --long window; see `checkpoint.py list`, and `x-y`; "
+        "of a file '`label`', `a`.tsv"
     )
 
 

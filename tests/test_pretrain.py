@@ -473,6 +473,40 @@ def test_fixed_instances_are_trained_on_through_the_command(
         assert __import__("re").search(message, err.splitlines()[-1])
 
 
+def test_fixed_instances_evaluate_a_model_whatever_it_was_trained_with(
+    flags: dict, sample: Path, tmp_path: Path, run: Callable
+) -> None:
+    """Their own length and masks hold, and not those that the run records."""
+    arrays = make_arrays()
+    np.savez(tmp_path / "a.npz", **arrays)
+    flags |= {"mask_prob": 0.3, "max_pred": 5}
+    status, _, err = run(line(flags, eval_file=tmp_path / "a.npz"), pretrain.Pretrain)
+    assert status == 0, err
+    trained = json.loads((tmp_path / "run/eval_results.json").read_text())
+    asked = {"mode": "eval", "model_file": tmp_path / "run", "data_file": tmp_path / "a.npz"}
+    status, _, err = run(line(asked), pretrain.Pretrain)
+    assert status == 0, err
+    found = json.loads((tmp_path / "run/eval_results.json").read_text())
+    assert found == pytest.approx(trained)
+    # Every masked slot of the file counts, which no draw of the run's own masks would give.
+    share = found["masked_lm_accuracy"] * arrays["masked_lm_weights"].sum()
+    assert share == pytest.approx(round(share))
+    # Ids and positions beyond the model are told before anything is computed.
+    arrays["input_ids"][0, 1] = 4000
+    np.savez(tmp_path / "ids.npz", **arrays)
+    for more, message in (
+        ({"mask_prob": 0.2}, "are trained on as they are; leave out --mask_prob"),
+        ({"data_file": tmp_path / "ids.npz"}, "has token ids up to 4000, the model"),
+    ):
+        status, _, err = run(line(asked | more), pretrain.Pretrain)
+        assert status == 2
+        assert message in err.splitlines()[-1]
+    status, _, err = run(
+        line(flags, eval_file=tmp_path / "ids.npz", save_dir=tmp_path / "no"), pretrain.Pretrain
+    )
+    assert (status, "has token ids up to 4000, the model" in err) == (2, True), err
+
+
 def test_a_corpus_smaller_than_a_batch_is_trained_on(
     flags: dict, tmp_path: Path, run: Callable
 ) -> None:

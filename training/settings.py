@@ -110,7 +110,7 @@ class Config:
         if file:
             return cls.from_json(file, **(settings or {}))
         check_length_settings(settings or {})
-        return cls(**(settings or {}))
+        return cls(**checked(cls, settings or {}, "the settings"))
 
 
 def check_length_settings(settings: dict[str, Any]) -> None:
