@@ -18,7 +18,6 @@ from utils import UserError, rank
 
 if TYPE_CHECKING:
     from finetune import FineTuneConfig, Saved
-    from pretrained import Pretrained
     from tasks import SentenceTask
     from tasks.task import Data
 
@@ -28,8 +27,10 @@ class Classify(TaskCommand):
     """Fine-tune BERT on a sentence task, evaluate it, or predict with it."""
 
     kind = "classifier"
-    task_fields = ("max_len", "long")
-    columns = ("text_a", "text_b", "label", "labels", "header", "separator", "delimiter")
+    task_fields = (
+        *("task", "meta_data_file", "max_len", "long", "text_a", "text_b", "label", "labels"),
+        *("header", "separator", "delimiter"),
+    )
     report_endings = ("_errors.tsv",)
 
     # -- What to do
@@ -118,13 +119,6 @@ class Classify(TaskCommand):
         if self.seeds is not None and self.seeds < 1:
             raise UserError(f"--seeds {self.seeds}: expected at least 1")
 
-    def with_flags(self, task: "SentenceTask") -> "SentenceTask":
-        """A task with the columns, labels and lengths that were given."""
-        from tasks import own_task
-
-        columns = {name: getattr(self, name) for name in self.columns}
-        return dataclasses.replace(own_task(task, **columns), **self.given())
-
     # ------------------------------------------------------------------------------------ train
 
     def train(self) -> None:
@@ -152,19 +146,6 @@ class Classify(TaskCommand):
             for result in results:
                 answers.picture_of_run(result.file.parent, result.file.parent)
 
-    def new_task(self) -> "SentenceTask":
-        from tasks import get_task
-        from tasks.sentences import task_of_meta_data
-
-        task = None
-        # The meta data may name the task itself; the default, MRPC, must not hide that.
-        if self.task or not self.meta_data_file:
-            task = self.with_flags(get_task(self.task or "mrpc"))
-        if self.meta_data_file:
-            task = task_of_meta_data(self.meta_data_file, task)
-        assert task
-        return dataclasses.replace(task, **self.given())
-
     def training_files(self, task: "SentenceTask") -> tuple[str, list[str]]:
         """The file to train on, and those to evaluate."""
         from tasks.superglue import file_in, files_in
@@ -184,20 +165,6 @@ class Classify(TaskCommand):
         return FineTuneConfig(self.freeze_encoder, self.boost, self.reinit_layers)
 
     # ------------------------------------------------------------------------- eval and predict
-
-    def saved_task(self, start: "Pretrained") -> "SentenceTask":
-        """The task of the saved model, with whatever flags say of it."""
-        from tasks import get_task
-        from tasks.sentences import find_task
-
-        # --task may name a task whose files have other columns; the labels stay the model's.
-        named = get_task(self.task) if self.task else None
-        # What the flags say of columns wins over the task.json that lies beside the model.
-        task = self.with_flags(find_task(start, named, self.separator))
-        # A model of another program has no task.json, but Hugging Face's config.json names labels.
-        if task.lacks_labels and start.labels:
-            task = dataclasses.replace(task, labels=tuple(start.labels))
-        return task
 
     def eval(self) -> None:
         """Print and write the metrics of each file."""

@@ -23,7 +23,6 @@ from utils import UserError, data_stream, log, size, warn
 
 if TYPE_CHECKING:
     import finetune
-    from pretrained import Pretrained
     from tasks.task import Data, Task
 
 # What a run on the built-in sample has a use for.
@@ -109,11 +108,11 @@ class TaskCommand(RunCommand):
 
     # ------------------------------------------------------------------------------------ train
 
-    def new_task(self) -> "Task":
+    def new_task(self) -> Any:
         """The task to train, as the flags say."""
         from tasks import KINDS
 
-        return KINDS[self.kind](**self.given())
+        return KINDS[self.kind].new(**self.given())
 
     def fit(self, data_file: str | None) -> None:
         """Train on a file, and say which commands go on from there."""
@@ -165,23 +164,18 @@ class TaskCommand(RunCommand):
         """The saved model, with what flags say of its task."""
         import finetune
         import pretrained
+        from tasks import KINDS
 
         assert self.model_file
         start = pretrained.find(
             self.model_file, self.model_cfg, self.vocab, self.kind, predicting=True
         )
-        task = self.saved_task(start)
+        task = KINDS[self.kind].saved(start, **self.given())
         # Of the configuration only the batch size and dtype matter now, and no file need be named.
         cfg = Config.from_flags(self.train_cfg, self.settings)
         return finetune.load(
             self.model_file, task, start, cfg.batch_size, cfg.dtype, self.data_parallel
         )
-
-    def saved_task(self, start: "Pretrained") -> "Task":
-        """The task that a model was trained on, with what flags say of it."""
-        from tasks import KINDS
-
-        return dataclasses.replace(KINDS[self.kind].saved(start), **self.given())
 
     def evaluate(self, saved: "finetune.Saved", files: list[str]) -> None:
         """Print and write the metrics of each file, of several a table at the end."""

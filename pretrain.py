@@ -192,9 +192,8 @@ class Pretrain(RunCommand):
         start = pretrained.find(self.model_file, self.model_cfg, self.vocab)
         folder = Path(self.save_dir or start.folder)
         # Held-out accuracy depends on max_len and on masking, so it is measured as the run was.
-        task = PretrainTask.saved(start)
         builder = self.task(folder, 0).builder
-        task = dataclasses.replace(task, **self.given(), builder=builder)
+        task = PretrainTask.saved(start, **self.given(), builder=builder)
         # A classifier fine-tuned from BERT has the encoder alone, and scores of new heads would
         # mean nothing.
         needed = HEADS if task.next_sentence else ("masked_lm",)

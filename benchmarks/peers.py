@@ -14,8 +14,8 @@ import torch
 
 from layers import kernels
 from tasks.features import Batch
-from tasks.rows import Example
 from tasks.sentences import SentenceTask
+from tasks.table_config import Example
 
 CALIBRATION_BATCHES = 10
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # of the exported model

@@ -2,7 +2,8 @@
 
 from tasks.choices import ChoiceTask
 from tasks.questions import QuestionTask
-from tasks.sentences import TASKS, SentenceTask, get_task, own_task
+from tasks.resolve import own_task
+from tasks.sentences import TASKS, SentenceTask, get_task
 from tasks.tags import TagTask
 from tasks.task import AnsweringTask, Task
 

@@ -82,7 +82,7 @@ def report(
     scores = data.features.average(outputs)
     predicted = task.predicted(scores)
     # Only with one label a text are label and prediction the row and column of a matrix.
-    if task.kind == "class":
+    if task.problem_type == "single_label_classification":
         matrix = confusion(predicted, data.features.example_labels, len(task.labels))
         about = {"labels": task.labels, "confusion": matrix.tolist()}
         # More columns would not fit a terminal; the file of metrics has all of them.
@@ -118,9 +118,9 @@ def worst(
     """
     labels, lines = data.features.example_labels, data.features.example_lines
     wrong = predicted != labels
-    if task.kind == "number":
+    if task.problem_type == "regression":
         confidence = np.abs(predicted - labels)
-    elif task.kind == "class":
+    elif task.problem_type == "single_label_classification":
         confidence = task.probabilities(scores).max(1)
     else:
         # Of the label that it is most wrong about.

@@ -20,7 +20,7 @@ from formats.vocab import Vocabulary, load_vocab
 from formats.weights import write_pt
 from pretrained import MODELS, Pretrained, load
 from system.files import read_json, whole_file, write_json
-from tasks.sentences import task_of_labels
+from tasks.resolve import of_labels, to_json
 from utils import UserError, typed
 
 
@@ -123,9 +123,9 @@ def own_settings(source: Pretrained) -> dict[str, Any]:
     if source.labels and "task.json" not in settings:
         settings["task.json"] = {"labels": source.labels}
         # That a text has several is known from a file that is not copied.
-        task = task_of_labels(source) if "classifier" in source.heads else None
+        task = of_labels(source) if "classifier" in source.heads else None
         if task and task.separator:
-            settings["task.json"] = task.to_json()
+            settings["task.json"] = to_json(task)
     return settings
 
 

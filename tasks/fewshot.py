@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from system.files import file_digest
+from tasks.resolve import learn
 from tasks.rows import read_examples, read_rows
 from tasks.sentences import SentenceTask
 from utils import UserError, warn
@@ -145,8 +146,8 @@ class FewShotEvaluator:
     ):
         rows = read_rows(task, train_file)
         # Data of one's own have no labels until they are read.
-        task, examples = task.of_training(rows), rows.examples
-        if task.kind != "class":
+        task, examples = learn(task, rows), rows.examples
+        if task.problem_type != "single_label_classification":
             raise UserError(f"{task.name} has no classes; few shots are for one label a text")
         dev = read_examples(task, dev_file)
         self.task, self.select = task, select

@@ -9,6 +9,8 @@ misspelling or a list that is taken for a class would be learnt as one, without 
 """
 
 import ast
+import collections
+import contextlib
 import json
 import re
 import shlex
@@ -16,12 +18,20 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from utils import show
+from utils import in_a_line, short, show
 
 # What other programs write where there is no label, in lower case.
 PLACEHOLDERS = {"nan", "n/a", "#n/a", "na", "<na>", "none", "null", "nil", "?", "-", "--", "."}
 # With fewer rows than this each label may well occur once.
 FEW_ROWS = 10
+
+
+def split_label(label: str, separator: str) -> list[str]:
+    """The labels in a field: one, or where there is a separator any number."""
+    # Without a separator a comma or a space belongs to the label.
+    if not separator:
+        return [label]
+    return [part.strip() for part in label.split(separator) if part.strip()]
 
 
 def listed(field: str) -> list[str] | None:
@@ -120,3 +130,18 @@ def is_number(label: str) -> bool:
         return abs(float(label)) < float("inf")
     except ValueError:
         return False
+
+
+def labels_in_words(labels: collections.Counter[str]) -> str:
+    """Labels and how often each occurs; of many the range or the first.  'neg 12, pos 8'"""
+    if len(labels) > 10:
+        # Many different labels are numbers, of which the range says more than a list; or names, of
+        # which some do.
+        with contextlib.suppress(ValueError):
+            numbers = [float(name) for name in labels]
+            return f"{min(numbers):g} to {max(numbers):g}"
+    shown = sorted(labels) if len(labels) <= 10 else sorted(labels)[:3]
+    text = ", ".join(f"{short(in_a_line(name), 30)} {labels[name]}" for name in shown)
+    if len(shown) < len(labels):
+        text += f" and {len(labels) - len(shown)} more labels"
+    return text

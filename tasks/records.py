@@ -12,7 +12,7 @@ import numpy as np
 from formats.tfrecords import read_records
 from system.files import read_json
 from tasks.features import Features
-from tasks.rows import TableTask
+from tasks.table_config import TableConfig
 from utils import UserError, make, show
 
 # What an example has: our name, and others it goes by.
@@ -26,7 +26,9 @@ WANTED: dict[str, tuple[str, ...]] = {
 }
 
 
-def read_features(task: TableTask, file: Path, vocab_size: int, labelled: bool = True) -> Features:
+def read_features(
+    task: TableConfig, file: Path, vocab_size: int, labelled: bool = True
+) -> Features:
     """The inputs in a TFRecord file; UserError where they cannot be the task's."""
     parts: dict[str, list] = {"ids": [], "lengths": [], "second": [], "labels": []}
     optional = ["is_real_example", "weight"]

@@ -6,158 +6,16 @@ rows.describe()   # what was understood of the file, in a line
 """
 
 import collections
-import contextlib
 import dataclasses
 import itertools
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from tasks import superglue, tables
-from tasks.labels import BITS, in_places, listed
-from tasks.task import AnsweringTask
-from utils import UserError, in_a_line, nearest, short, show, warn
-
-LARGEST = float(np.finfo(np.float32).max)  # of the labels that are numbers
-
-
-@dataclasses.dataclass(frozen=True)
-class TableTask(AnsweringTask):
-    """A task of labelled sentences or pairs in a table.
-
-    A column is named as in tables.read: `premise|sentence1` goes by either name, `sentence|3` by
-    its number where a file has no header.
-    """
-
-    text_a: str  # column of the first text
-    text_b: str | None = None  # of the second; None: single sentences
-    label: str = "label"  # of the label
-    # In the order of their ids; (): those of the training data.
-    labels: tuple[str, ...] = ("0", "1")
-    number: bool = False  # whether the label is a number; then there are no labels
-    separator: str = ""  # between several labels of one text; "": always one
-    aliases: tuple[tuple[str, str], ...] = ()  # other spellings of labels
-    short_rows: bool = False  # rows with too few fields are known: skip and report them
-    form: str = "tsv"  # of tables.FORMATS, or "lines": a text a line
-    header: bool | None = None  # whether files have one; None: look
-    no_text: str = ""  # what stands for a missing text: skip and report such rows
-    # Column of the rows that answer one thing together; it counts within a line of the file.
-    group: str | None = None
-    delimiter: str | None = None  # between the fields of a csv; None: look
-    sure: bool = False  # labels are learnt as they are found, whatever they look like
-
-    def __post_init__(self) -> None:
-        if self.form not in (*tables.FORMATS, "lines"):
-            raise UserError(f"form={show(self.form)}; expected one of {', '.join(tables.FORMATS)}")
-        # The order of the labels is the order of ids; one that occurs twice would have two.
-        if len(set(self.labels)) < len(self.labels):
-            raise UserError(f"labels={show(self.labels)}; expected each once")
-        if self.delimiter is not None and len(self.delimiter) != 1:
-            raise UserError(f"delimiter={show(self.delimiter)}; expected one character")
-
-    def __repr__(self) -> str:
-        return f"<task {self.name}: {self.describe_labels()}>"
-
-    @property
-    def kind(self) -> str:
-        """What an answer is: a class, several labels, or a number."""
-        if self.number:
-            return "number"
-        return "labels" if self.separator else "class"
-
-    @property
-    def lacks_labels(self) -> bool:
-        """Whether the labels are yet to be found in the training data."""
-        return not self.number and not self.labels
-
-    @property
-    def n_outputs(self) -> int:
-        """Scores that a model gives: one for each label, or the number."""
-        return 1 if self.number else len(self.labels)
-
-    @property
-    def custom(self) -> bool:
-        """Whether it is the user's own data, not a task that is known."""
-        # The names of forms are the names of tasks for the user's own data.
-        return self.name in tables.FORMATS
-
-    def describe_labels(self) -> str:
-        """'0, 1', 'a number' or 'labels of its data'."""
-        if self.number:
-            return "a number"
-        return short(", ".join(self.labels)) or "labels of its data"
-
-    # ----------------------------------------------------------------------------------- labels
-
-    def split_label(self, label: str) -> list[str]:
-        """The labels in a field: one, or where there is a separator any number."""
-        return split_label(label, self.separator)
-
-    def label_array(self, labels: list[str | None]) -> np.ndarray:
-        """What a model learns: numbers, ids, or rows of 0 and 1; those of None are 0."""
-        if self.number:
-            # float32, as the squared error needs. A missing label is 0: it is not looked at when
-            # predicting.
-            return np.array([float(label or 0) for label in labels], np.float32)
-        ids = {name: i for i, name in enumerate(self.labels)}
-        if not self.separator:
-            # int64, as PyTorch's cross-entropy takes class ids.
-            return np.array([0 if label is None else ids[label] for label in labels], np.int64)
-        # (N, labels), as the binary cross-entropy takes them; float32 for the same reason.
-        array = np.zeros((len(labels), len(ids)), np.float32)
-        for row, label in enumerate(labels):
-            array[row, [ids[name] for name in self.split_label(label or "")]] = 1
-        return array
-
-    def check_label(self, label: str, where: str, hint: str = "") -> None:
-        """UserError where a label is none of the task's, or not a number where one is wanted."""
-        hint = hint and f". {hint}"
-        if self.number:
-            expected = "a number"
-            # float() takes "nan" and "inf" too, from which no gradient follows.
-            with contextlib.suppress(ValueError):
-                # Python takes 1_000 too, and digits of any script.
-                if not re.fullmatch(r"[-+.\deE]+|nan|-?inf.*", label, re.ASCII | re.IGNORECASE):
-                    raise ValueError
-                number = float(label)
-                if abs(number) <= LARGEST:
-                    return
-                if not math.isnan(number):
-                    expected = f"a number from {-LARGEST:.6g} to {LARGEST:.6g}"
-            if re.fullmatch(r"-?\d+,\d+", label):
-                expected += ", with a point before its decimals"
-            raise UserError(f"{where}: label {show(label)}; expected {expected}{hint}")
-        # The labels are still to be found in this very file.
-        if self.lacks_labels:
-            return
-        for name in self.split_label(label):
-            if name not in self.labels:
-                # A task may have hundreds of labels; a message has one line.
-                more = " ..." if len(self.labels) > 20 else ""
-                known = short(", ".join(self.labels[:20]) + more, 100)
-                raise UserError(
-                    f"{where}: unknown label {show(name)}{nearest(name, self.labels)}; the labels "
-                    f"of {self.name} are {known}{hint}"
-                )
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Example:
-    """A row of a task's file."""
-
-    line: int  # in the file, from 1
-    text_a: str
-    text_b: str | None
-    label: str | None  # None where there is none
-    group: str = ""  # what it shares with other rows of its line
-
-    @property
-    def texts(self) -> tuple[str, str | None]:
-        """Both texts."""
-        return self.text_a, self.text_b
+from tasks.labels import BITS, in_places, labels_in_words, listed, split_label
+from tasks.table_config import Example, TableConfig
+from utils import UserError, short, show, warn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,39 +67,16 @@ def describe_table(
     return "; ".join(parts)
 
 
-def split_label(label: str, separator: str) -> list[str]:
-    """The labels in a field: one, or where there is a separator any number."""
-    # Without a separator a comma or a space belongs to the label.
-    if not separator:
-        return [label]
-    return [part.strip() for part in label.split(separator) if part.strip()]
-
-
 def count_labels(examples: list[Example], separator: str) -> collections.Counter[str]:
     """How often each label occurs."""
     fields = (example.label for example in examples if example.label is not None)
     return collections.Counter(name for field in fields for name in split_label(field, separator))
 
 
-def labels_in_words(labels: collections.Counter[str]) -> str:
-    """Labels and how often each occurs; of many the range or the first.  'neg 12, pos 8'"""
-    if len(labels) > 10:
-        # Many different labels are numbers, of which the range says more than a list; or names, of
-        # which some do.
-        with contextlib.suppress(ValueError):
-            numbers = [float(name) for name in labels]
-            return f"{min(numbers):g} to {max(numbers):g}"
-    shown = sorted(labels) if len(labels) <= 10 else sorted(labels)[:3]
-    text = ", ".join(f"{short(in_a_line(name), 30)} {labels[name]}" for name in shown)
-    if len(shown) < len(labels):
-        text += f" and {len(labels) - len(shown)} more labels"
-    return text
-
-
 # ------------------------------------------------------------------------------------------ reading
 
 
-def read_rows(task: TableTask, file: str | Path, labelled: bool = True) -> Rows:
+def read_rows(task: TableConfig, file: str | Path, labelled: bool = True) -> Rows:
     """All rows of a file; UserError where its first row may be a header all the same."""
     table, task = open_table(task, file, labelled)
     # All rows at once, since labels have to be known before the first row is encoded.
@@ -264,7 +99,7 @@ def read_rows(task: TableTask, file: str | Path, labelled: bool = True) -> Rows:
 
 
 def check_first_label(
-    task: TableTask, file: str | Path, fields: list[str], examples: list[Example]
+    task: TableConfig, file: str | Path, fields: list[str], examples: list[Example]
 ) -> None:
     """UserError where the first row's label is that of no other row, and the others have few."""
     first, *others = (task.split_label(example.label or "") for example in examples)
@@ -292,13 +127,13 @@ def header_hint(fields: list[str]) -> str:
     return hint
 
 
-def read_examples(task: TableTask, file: str | Path, labelled: bool = True) -> list[Example]:
+def read_examples(task: TableConfig, file: str | Path, labelled: bool = True) -> list[Example]:
     """The rows of a file; UserError names the line where something is missing or unknown."""
     return read_rows(task, file, labelled).examples
 
 
 def open_rows(
-    task: TableTask, file: str | Path, labelled: bool = True
+    task: TableConfig, file: str | Path, labelled: bool = True
 ) -> tuple[tables.Table, Iterator[Example]]:
     """The table in a file, and its rows one by one; unless `labelled`, without their labels."""
     table, task = open_table(task, file, labelled)
@@ -306,8 +141,8 @@ def open_rows(
 
 
 def open_table(
-    task: TableTask, file: str | Path, labelled: bool = True
-) -> tuple[tables.Table, TableTask]:
+    task: TableConfig, file: str | Path, labelled: bool = True
+) -> tuple[tables.Table, TableConfig]:
     """The table in a file, and the task; with a separator where texts there have several labels.
 
     `-` is standard input. A task whose form is "lines" takes a text a line, of a pair a tab between
@@ -351,12 +186,12 @@ def open_table(
 SEPARATOR = ","  # between labels that stand in a list
 
 
-def label_columns(task: TableTask) -> dict[str, str]:
+def label_columns(task: TableConfig) -> dict[str, str]:
     """What the columns of 0 and 1 are for, and how they are named."""
     return {f"label {label}": label for label in task.labels}
 
 
-def has_label_columns(task: TableTask, file: str | Path, form: str) -> bool:
+def has_label_columns(task: TableConfig, file: str | Path, form: str) -> bool:
     """Whether a table of one's own has a column for each of the task's labels, and none of all."""
     if not task.custom or len(task.labels) < 2 or not Path(file).is_file():
         return False
@@ -376,7 +211,7 @@ def has_label_columns(task: TableTask, file: str | Path, form: str) -> bool:
     return not missing
 
 
-def with_lists(task: TableTask, table: tables.Table) -> TableTask:
+def with_lists(task: TableConfig, table: tables.Table) -> TableConfig:
     """The task with a separator, if the labels in a table are lists, as its first row shows."""
     first = next(table.rows, None)
     if first is None:
@@ -403,7 +238,7 @@ def with_lists(task: TableTask, table: tables.Table) -> TableTask:
     return dataclasses.replace(task, separator=task.separator or SEPARATOR)
 
 
-def label_in(task: TableTask, field: str, where: str) -> str:
+def label_in(task: TableConfig, field: str, where: str) -> str:
     """The label in a field; of a list the labels with the task's separator between them."""
     items = listed(field) if task.custom and not task.number else None
     if items is None or field in task.labels:
@@ -422,7 +257,7 @@ def label_in(task: TableTask, field: str, where: str) -> str:
     return task.separator.join(items)
 
 
-def label_of_columns(task: TableTask, table: tables.Table, fields: list[str], where: str) -> str:
+def label_of_columns(task: TableConfig, table: tables.Table, fields: list[str], where: str) -> str:
     """The labels whose columns have a 1, with the task's separator between them."""
     present = []
     for name in task.labels:
@@ -435,7 +270,7 @@ def label_of_columns(task: TableTask, table: tables.Table, fields: list[str], wh
     return task.separator.join(present)
 
 
-def parse_rows(task: TableTask, table: tables.Table, labelled: bool) -> Iterator[Example]:
+def parse_rows(task: TableConfig, table: tables.Table, labelled: bool) -> Iterator[Example]:
     """The rows of a table as examples, checked; at the end notes of what was skipped."""
     uses = ("text_a", "text_b", "label", "group")
     a, b, label, group = (table.columns.get(use) for use in uses)
@@ -511,7 +346,7 @@ def report_odd_rows(file: str, short_rows: list[str], empty: list[int]) -> None:
         warn(f"{file}: {len(empty)} rows have an empty text, the first of them line {empty[0]}")
 
 
-def check_first_row(task: TableTask, table: tables.Table) -> Iterator[tables.Row]:
+def check_first_row(task: TableConfig, table: tables.Table) -> Iterator[tables.Row]:
     """All rows of a table; UserError where the first one looks like a header."""
     start = list(itertools.islice(table.rows, 2))
     if len(start) == 2 and looks_like_header(task, start[0][1], start[1][1]):
@@ -522,7 +357,7 @@ def check_first_row(task: TableTask, table: tables.Table) -> Iterator[tables.Row
     return itertools.chain(start, table.rows)
 
 
-def looks_like_header(task: TableTask, first: list[str], second: list[str]) -> bool:
+def looks_like_header(task: TableConfig, first: list[str], second: list[str]) -> bool:
     """Whether of the first two rows only the second has one of the task's labels.
 
     Where there are no labels, whether only the first is a row of single words.

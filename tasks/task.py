@@ -119,10 +119,15 @@ class Task(abc.ABC):
         return {name: getattr(self, name) for name in self.settings}
 
     @classmethod
-    def saved(cls, source: Pretrained) -> Any:
-        """The task that weights were trained on, as the settings file beside them says.
+    def new(cls, **given: Any) -> Any:
+        """The task to train: the usual one, but for the fields that are given."""
+        return cls(**given)
 
-        Without one it is the usual task.
+    @classmethod
+    def saved(cls, source: Pretrained, **given: Any) -> Any:
+        """The task that weights were trained on, but for the fields that are given.
+
+        The settings file beside them says it; without one it is the usual task.
         """
         file = source.folder / cls.settings_file
         values = read_json(file) if file.is_file() else {}
@@ -136,9 +141,11 @@ class Task(abc.ABC):
         values.setdefault("max_len", min(usual, source.config.max_len))
         known = checked(cls, cls.of_weights(values, source), file)
         try:
-            return cls(**known)
+            task = cls(**known)
         except UserError as error:
             raise UserError(f"{file}: {error}") from None
+        # All at once: what follows from a field that is given follows from that.
+        return cls(**known | given) if given else task
 
     @classmethod
     def of_weights(cls, values: dict[str, Any], source: Pretrained) -> dict[str, Any]:

@@ -54,10 +54,9 @@ from pretraining.batches import PairBatches
 from pretraining.text import prepare_text
 from squad import Squad
 from system.cli import command
-from tasks import ChoiceTask, QuestionTask, TagTask
+from tasks import ChoiceTask, QuestionTask, SentenceTask, TagTask
 from tasks.conlleval import count_file
 from tasks.features import Batches
-from tasks.sentences import task_of_meta_data
 from tasks.tags import IGNORED
 from tokenization import FullTokenizer
 from utils import UserError
@@ -183,7 +182,7 @@ def read_choices(file: Path) -> None:
 def read_records(file: Path) -> None:
     """A TFRecord as a task's inputs, and the JSON beside it."""
     folder = file.parent
-    task = task_of_meta_data(str(folder / "meta.json"), None)
+    task = SentenceTask.new(meta_data_file=str(folder / "meta.json"))
     tokenizer = FullTokenizer(folder / "vocab.txt", True)
     batches = Batches(task.load(folder / "train.tf_record", tokenizer).features, 2)
     for n in range(len(batches)):

@@ -17,8 +17,8 @@ from formats import cards
 from formats.weights import write_pt
 from system.files import read_json, write_json
 from system.flags import parse
-from tasks import KINDS, TASKS
-from tasks.sentences import find_task
+from tasks import KINDS
+from tasks.resolve import resolve
 from training import runs
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(65))]
@@ -93,7 +93,7 @@ def test_several_labels(answers: Callable, tmp_path: Path) -> None:
     for file in ("folder", "copy", "again"):
         again = finetune.load(tmp_path / file)
         assert again.task.separator == ","
-        assert find_task(checkpoint.read(tmp_path / file), TASKS["tsv"]).separator == ","
+        assert resolve(checkpoint.read(tmp_path / file), task="tsv").separator == ","
         for mine, other in zip(again.predict(TEXTS), ours, strict=True):
             assert mine.probabilities == pytest.approx(other.probabilities)
 

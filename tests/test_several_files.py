@@ -14,8 +14,8 @@ import models
 from classify import Classify
 from system.cli import command
 from system.files import read_json
-from tasks import TASKS, reports
-from tasks.sentences import find_task
+from tasks import reports
+from tasks.resolve import resolve
 from utils import UserError
 
 WORDS = "anna sold the red lamp to boris".split()
@@ -92,11 +92,11 @@ def test_a_model_without_a_task_has_the_max_len_of_the_task_that_is_named(
     tiny: models.Config, tmp_path: Path
 ) -> None:
     source = checkpoint.Checkpoint("ours", tmp_path / "model.pt", tiny, {})
-    lengths = {name: find_task(source, TASKS[name]).max_len for name in ("mrpc", "boolq")}
+    lengths = {name: resolve(source, task=name).max_len for name in ("mrpc", "boolq")}
     assert lengths == {"mrpc": 128, "boolq": 256}
     # What is written beside the model goes before it.
     (tmp_path / "task.json").write_text('{"max_len": 64}')
-    assert find_task(source, TASKS["boolq"]).max_len == 64
+    assert resolve(source, task="boolq").max_len == 64
 
 
 @pytest.fixture(scope="module")

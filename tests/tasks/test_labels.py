@@ -8,6 +8,7 @@ import pytest
 
 from tasks import TASKS, SentenceTask, own_task
 from tasks.labels import listed, question
+from tasks.resolve import learn
 from tasks.rows import Rows, read_rows
 from utils import UserError
 
@@ -16,7 +17,7 @@ def learnt(folder: Path, name: str, content: str, **flags: Any) -> tuple[Sentenc
     (folder / name).write_text(content)
     task = own_task(TASKS["csv"], **flags)
     rows = read_rows(task, folder / name)
-    return task.of_training(rows), rows
+    return learn(task, rows), rows
 
 
 def lines(*values: Any) -> str:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from tasks.questions import QuestionTask, read_squad
-from tasks.rows import Example, read_examples, read_rows
+from tasks.rows import read_examples, read_rows
 from tasks.sentences import TASKS, get_task, groups_of
 from tasks.squad_metrics import Question, evaluate
 from tasks.superglue import FLATTEN, file_in
+from tasks.table_config import Example
 from tokenization import FullTokenizer
 from utils import UserError
 

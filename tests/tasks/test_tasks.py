@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tasks import TASKS, get_task, own_task
 from tasks.features import Batches, Features, encode, truncate_pair, window_starts
 from tasks.records import check_inputs
-from tasks.rows import Example, open_rows, read_examples, read_rows
-from tasks.sentences import TASKS, get_task, own_task
+from tasks.resolve import learn, with_labels
+from tasks.rows import open_rows, read_examples, read_rows
+from tasks.table_config import Example
 from tokenization import FullTokenizer
 from utils import UserError
 
@@ -177,7 +179,7 @@ def test_own_data_needs_no_flag_where_it_is_text_and_label(tmp_path: Path) -> No
                 ("good, really", None, "pos"),
                 ("bad", None, "neg"),
             ]
-        assert TASKS["csv"].with_labels(examples).labels == ("neg", "pos")
+        assert with_labels(TASKS["csv"], examples).labels == ("neg", "pos")
 
 
 def test_columns_and_labels_can_be_named(tmp_path: Path) -> None:
@@ -198,7 +200,7 @@ def test_several_labels_of_a_text_are_split_at_the_separator(tmp_path: Path) -> 
     )
     task = own_task(TASKS["jsonl"], separator=";")
     examples = read_examples(task, tmp_path / "x.jsonl")
-    task = task.with_labels(examples)
+    task = with_labels(task, examples)
     assert task.labels == ("big", "red")
     assert task.label_array([e.label for e in examples]).tolist() == [[1, 1], [0, 0], [1, 0]]
 
@@ -239,7 +241,7 @@ def test_mistakes_in_own_data_are_named(
 
     def read() -> None:
         task = own_task(TASKS["csv"], **flags)
-        task.with_labels(read_examples(task, tmp_path / "x.csv"))
+        with_labels(task, read_examples(task, tmp_path / "x.csv"))
 
     with pytest.raises(UserError, match=message):
         read()
@@ -284,7 +286,7 @@ def test_windows_cover_a_text_evenly_and_overlap() -> None:
 def test_long_texts_become_windows_whose_scores_are_averaged(sample: Path) -> None:
     tokenizer = FullTokenizer(sample / "vocab.txt")
     words = "green sold the lamp red bought it".split()
-    task = TASKS["csv"].with_labels([Example(1, "", None, x) for x in "ab"])
+    task = with_labels(TASKS["csv"], [Example(1, "", None, x) for x in "ab"])
     texts = [" ".join(words[:3]), " ".join(words), " ".join(words[:2])]
     examples = [Example(i, text, None, "ab"[i % 2]) for i, text in enumerate(texts)]
     task = dataclasses.replace(task, max_len=6, long="window")  # 4 of 7 words fit
@@ -487,7 +489,7 @@ def test_the_reference_system_s_csv_and_a_korean_tsv_are_read_in_full(real: Path
         task = own_task(TASKS["csv"], **flags)
         examples = read_examples(task, real / "csv" / name)
         assert len(examples) == rows
-        assert task.with_labels(examples).labels == labels
+        assert with_labels(task, examples).labels == labels
 
 
 # ------------------------------------------------------------------------------------------ headers
@@ -528,7 +530,7 @@ def test_a_column_of_texts_is_no_label(tmp_path: Path) -> None:
     for header in ("", "id,review,sentiment\n"):
         (tmp_path / "x.csv").write_text(header + reviews)
         with pytest.raises(UserError, match=r"labels in . rows, such as 'review"):
-            TASKS["csv"].with_labels(read_rows(TASKS["csv"], tmp_path / "x.csv").examples)
+            with_labels(TASKS["csv"], read_rows(TASKS["csv"], tmp_path / "x.csv").examples)
 
 
 def test_a_header_is_not_predicted_or_evaluated_as_a_row(tmp_path: Path) -> None:
@@ -557,7 +559,7 @@ def test_what_was_understood_is_a_line(tmp_path: Path) -> None:
         == f"{tmp_path}/x.csv: 5 rows; text: 'review'; label: 'sentiment' (neg 2, pos 3)"
     )
     assert repr(rows) == f"<{rows.describe()}>"
-    kept = TASKS["csv"].with_columns(rows)
+    kept = learn(TASKS["csv"], rows)
     assert (kept.text_a, kept.label) == ("review", "sentiment")  # which other files have to have
     (tmp_path / "y.csv").write_text("fine,pos\nfine,neg\n")
     with pytest.raises(

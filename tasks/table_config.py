@@ -1,0 +1,167 @@
+"""What the table of a task of labelled texts is like: its columns, its labels, its form.
+
+TableConfig("sst2", "sentence").label_array(["1", "0"])  # [1, 0]
+"""
+
+import contextlib
+import dataclasses
+import math
+import re
+
+import numpy as np
+
+from tasks import tables
+from tasks.features import LONG
+from tasks.labels import split_label
+from utils import UserError, nearest, short, show
+
+LARGEST = float(np.finfo(np.float32).max)  # of the labels that are numbers
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Example:
+    """A row of a task's file."""
+
+    line: int  # in the file, from 1
+    text_a: str
+    text_b: str | None
+    label: str | None  # None where there is none
+    group: str = ""  # what it shares with other rows of its line
+
+    @property
+    def texts(self) -> tuple[str, str | None]:
+        """Both texts."""
+        return self.text_a, self.text_b
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class TableConfig:
+    """The columns of labelled sentences or pairs, and what is learned from them.
+
+    A column is named as in tables.read: `premise|sentence1` goes by either name, `sentence|3` by
+    its number where a file has no header.
+    """
+
+    name: str  # of known.KNOWN
+    text_a: str  # column of the first text
+    text_b: str | None = None  # of the second; None: single sentences
+    label: str = "label"  # of the label
+    # In the order of their ids; (): those of the training data.
+    labels: tuple[str, ...] = ("0", "1")
+    number: bool = False  # whether the label is a number; then there are no labels
+    separator: str = ""  # between several labels of one text; "": always one
+    aliases: tuple[tuple[str, str], ...] = ()  # other spellings of labels
+    short_rows: bool = False  # rows with too few fields are known: skip and report them
+    form: str = "tsv"  # of tables.FORMATS, or "lines": a text a line
+    header: bool | None = None  # whether files have one; None: look
+    no_text: str = ""  # what stands for a missing text: skip and report such rows
+    # Column of the rows that answer one thing together; it counts within a line of the file.
+    group: str | None = None
+    delimiter: str | None = None  # between the fields of a csv; None: look
+    sure: bool = False  # labels are learnt as they are found, whatever they look like
+    metric_names: tuple[str, ...] = ("Accuracy",)  # of metrics.METRICS, the most important first
+    # Files beside train.tsv, to evaluate. superglue.FILES has their names in SuperGLUE.
+    dev: tuple[str, ...] = ("dev.tsv",)
+    test: tuple[str, ...] = ("test.tsv",)  # without labels, to predict
+    submission: tuple[str, ...] = ()  # what GLUE's site wants their predictions to be called
+    compatible_with: str = ""  # a task whose models do this one too
+    any_texts: bool = False  # texts and pairs alike: of a model that does not say which it takes
+    max_len: int = dataclasses.field(default=128, kw_only=True)  # tokens
+    long: str = "truncate"  # what becomes of longer texts: one of features.LONG
+
+    def __post_init__(self) -> None:
+        if self.form not in (*tables.FORMATS, "lines"):
+            raise UserError(f"form={show(self.form)}; expected one of {', '.join(tables.FORMATS)}")
+        # The order of the labels is the order of ids; one that occurs twice would have two.
+        if len(set(self.labels)) < len(self.labels):
+            raise UserError(f"labels={show(self.labels)}; expected each once")
+        if self.delimiter is not None and len(self.delimiter) != 1:
+            raise UserError(f"delimiter={show(self.delimiter)}; expected one character")
+        if self.long not in LONG:
+            raise UserError(f"`long={show(self.long)}`: expected {' or '.join(LONG)}")
+
+    def __repr__(self) -> str:
+        return f"<task {self.name}: {self.describe_labels()}>"
+
+    @property
+    def problem_type(self) -> str:
+        """What an answer is, in transformers' words: a label, several, or a number."""
+        if self.number:
+            return "regression"
+        labels = "multi" if self.separator else "single"
+        return f"{labels}_label_classification"
+
+    @property
+    def lacks_labels(self) -> bool:
+        """Whether the labels are yet to be found in the training data."""
+        return not self.number and not self.labels
+
+    @property
+    def n_outputs(self) -> int:
+        """Scores that a model gives: one for each label, or the number."""
+        return 1 if self.number else len(self.labels)
+
+    @property
+    def custom(self) -> bool:
+        """Whether it is the user's own data, not a task that is known."""
+        # The names of forms are the names of tasks for the user's own data.
+        return self.name in tables.FORMATS
+
+    def describe_labels(self) -> str:
+        """'0, 1', 'a number' or 'labels of its data'."""
+        if self.number:
+            return "a number"
+        return short(", ".join(self.labels)) or "labels of its data"
+
+    # ----------------------------------------------------------------------------------- labels
+
+    def split_label(self, label: str) -> list[str]:
+        """The labels in a field: one, or where there is a separator any number."""
+        return split_label(label, self.separator)
+
+    def label_array(self, labels: list[str | None]) -> np.ndarray:
+        """What a model learns: numbers, ids, or rows of 0 and 1; those of None are 0."""
+        if self.number:
+            # float32, as the squared error needs. A missing label is 0: it is not looked at when
+            # predicting.
+            return np.array([float(label or 0) for label in labels], np.float32)
+        ids = {name: i for i, name in enumerate(self.labels)}
+        if not self.separator:
+            # int64, as PyTorch's cross-entropy takes class ids.
+            return np.array([0 if label is None else ids[label] for label in labels], np.int64)
+        # (N, labels), as the binary cross-entropy takes them; float32 for the same reason.
+        array = np.zeros((len(labels), len(ids)), np.float32)
+        for row, label in enumerate(labels):
+            array[row, [ids[name] for name in self.split_label(label or "")]] = 1
+        return array
+
+    def check_label(self, label: str, where: str, hint: str = "") -> None:
+        """UserError where a label is none of the task's, or not a number where one is wanted."""
+        hint = hint and f". {hint}"
+        if self.number:
+            expected = "a number"
+            # float() takes "nan" and "inf" too, from which no gradient follows.
+            with contextlib.suppress(ValueError):
+                # Python takes 1_000 too, and digits of any script.
+                if not re.fullmatch(r"[-+.\deE]+|nan|-?inf.*", label, re.ASCII | re.IGNORECASE):
+                    raise ValueError
+                number = float(label)
+                if abs(number) <= LARGEST:
+                    return
+                if not math.isnan(number):
+                    expected = f"a number from {-LARGEST:.6g} to {LARGEST:.6g}"
+            if re.fullmatch(r"-?\d+,\d+", label):
+                expected += ", with a point before its decimals"
+            raise UserError(f"{where}: label {show(label)}; expected {expected}{hint}")
+        # The labels are still to be found in this very file.
+        if self.lacks_labels:
+            return
+        for name in self.split_label(label):
+            if name not in self.labels:
+                # A task may have hundreds of labels; a message has one line.
+                more = " ..." if len(self.labels) > 20 else ""
+                known = short(", ".join(self.labels[:20]) + more, 100)
+                raise UserError(
+                    f"{where}: unknown label {show(name)}{nearest(name, self.labels)}; the labels "
+                    f"of {self.name} are {known}{hint}"
+                )
