@@ -20,12 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
-from layers.packing import Packing
-from tasks.features import Batches, Features, encode, inputs_of
-from tasks.tables import csv_rows, find_delimiter, open_text, tsv_rows
+from tasks.features import Batch, Batches, Features, encode
+from tasks.tables import csv_rows, find_delimiter, json_lines, open_text, tsv_rows
 from tasks.task import AnsweringTask, Data, exact
 from tokenization import FullTokenizer
-from utils import UserError, parse_json, short, show
+from utils import UserError, short, show
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,25 +49,6 @@ class Chosen(NamedTuple):
 # ------------------------------------------------------------------------------------------ batches
 
 
-class ChoiceBatch(NamedTuple):
-    """Questions, and as inputs the N different choices of all of them."""
-
-    input_ids: Tensor  # (N, S)
-    segment_ids: Tensor  # (N, S)
-    input_mask: Tensor | Packing  # (N, S)
-    which: Tensor  # (B, K) the input of each question's choices; -1: it has no such choice
-    labels: Tensor  # (B,) which choice is right
-
-    @property
-    def inputs(self) -> dict[str, Any]:
-        """What the model is called with."""
-        return inputs_of(self)
-
-    def packed(self, rounded: bool = False) -> "ChoiceBatch":
-        """The same with the packing that the model would make of the mask."""
-        return self._replace(input_mask=Packing.of(self.input_mask, rounded))
-
-
 @dataclasses.dataclass(frozen=True)
 class ChoiceFeatures(Features):
     """The different choices of questions as inputs; labels and lines are the questions'."""
@@ -91,7 +71,7 @@ class ChoiceBatches(Batches):
         # A question is as long as all of its choices.
         self.lengths = (features.lengths[features.which] * (features.which >= 0)).sum(1)
 
-    def part(self, n: int, first: int, step: int) -> ChoiceBatch:  # type: ignore[override]
+    def part(self, n: int, first: int, step: int) -> Batch:
         """Every `step`-th question of batch n, from the first one on, on the CPU."""
         rows = self.rows(n)[first::step]
         which = self.features.which[rows]
@@ -102,7 +82,7 @@ class ChoiceBatches(Batches):
         number = np.full(len(self.features.lengths) + 1, -1)
         number[inputs] = np.arange(len(inputs))
         labels = torch.from_numpy(self.features.labels[rows])
-        return ChoiceBatch(*self.padded(inputs), torch.from_numpy(number[which]), labels)
+        return Batch(*self.padded(inputs), labels, which=torch.from_numpy(number[which]))
 
 
 # --------------------------------------------------------------------------------------------- task
@@ -342,9 +322,4 @@ def read_objects(file: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield line, dict(zip(header, fields, strict=True))
         return
     name, stream = open_text(file, "jsonl")
-    for line, text in enumerate(stream, start=1):
-        if text.strip():
-            row = parse_json(text.strip(), f"{name}, line {line}")
-            if not isinstance(row, dict):
-                raise UserError(f"{name}, line {line}: {show(row, 40)}; expected {EXPECTED}")
-            yield line, row
+    yield from json_lines(stream, name, EXPECTED)

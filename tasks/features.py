@@ -30,26 +30,24 @@ SHUFFLE_BATCHES = 50
 
 
 class Batch(NamedTuple):
-    """Examples padded to the longest one, and their labels."""
+    """Inputs padded to the longest one, and what is learned from them, of any kind of task."""
 
     input_ids: Tensor  # (B, S)
     segment_ids: Tensor  # (B, S)
     input_mask: Tensor | Packing  # (B, S), 1: real token, 0: padding; or where the real ones are
-    labels: Tensor  # (B,), or (B, labels)
+    labels: Tensor  # (B,), or (B, labels); of each token (B, S)
+    weights: Tensor | None = None  # (B,) of the labels, as TagTask.loss has them
+    # (questions, K) the input of each question's choices; -1: it has no such choice
+    which: Tensor | None = None
 
     @property
     def inputs(self) -> dict[str, Any]:
         """What the model is called with."""
-        return inputs_of(self)
+        return {name: getattr(self, name) for name in self._fields[:3]}
 
     def packed(self, rounded: bool = False) -> "Batch":
         """The same with the packing that the model would make of the mask."""
         return self._replace(input_mask=Packing.of(self.input_mask, rounded))
-
-
-def inputs_of(batch: Any) -> dict[str, Any]:
-    """What a model is called with, of a batch of any kind."""
-    return {name: getattr(batch, name) for name in ("input_ids", "segment_ids", "input_mask")}
 
 
 # ---------------------------------------------------------------------------------- texts to inputs

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.squad_metrics import Question, stands_at
-from tasks.tables import Flatten, open_text
-from utils import UserError, parse_json, short, show, typed
+from tasks.tables import Flatten, json_lines, open_text
+from utils import UserError, short, show, typed
 
 # What SuperGLUE calls the files that GLUE has.
 FILES = {"train.tsv": "train.jsonl", "dev.tsv": "val.jsonl", "test.tsv": "test.jsonl"}
@@ -117,12 +117,8 @@ def read_record(file: str | Path) -> tuple[list[Question], list[str]]:
     """
     questions, misplaced = list[Question](), list[str]()
     name, lines = open_text(file, "jsonl", "questions")
-    for number, line in enumerate(lines, start=1):
-        # A file often ends in an empty line.
-        if not line.strip():
-            continue
+    for number, values in json_lines(lines, name):
         where = f"{name}, line {number}"
-        values = typed(parse_json(line.strip(), where), dict[str, Any], where)
         check_not_flat(values, name)
         passage = value(values, "passage", dict[str, Any], where)
         context = value(passage, "text", str, f"{where}: passage")

@@ -333,6 +333,20 @@ def first_rows(head: str, delimiter: str, is_whole: bool) -> list[list[str]]:
     return rows if is_whole else rows[:-1]
 
 
+def json_lines(
+    stream: Iterator[str], name: str, expected: str = "a JSON object {...}"
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of JSON lines, each with its line; UserError for what is none."""
+    for number, line in enumerate(stream, start=1):
+        # A file often ends in an empty line.
+        if line.strip():
+            where = f"{name}, line {number}"
+            values = parse_json(line.strip(), where)
+            if not isinstance(values, dict):
+                raise UserError(f"{where}: found {show(line.strip(), 40)}; expected {expected}")
+            yield number, values
+
+
 def jsonl_rows(
     stream: Iterator[str],
     name: str,
@@ -345,16 +359,8 @@ def jsonl_rows(
     Those that are `needed` may not be missing, and those that are `texts` may be no lists.
     """
     keys: list[str] = []
-    for number, line in enumerate(stream, start=1):
-        # A file often ends in an empty line.
-        if not line.strip():
-            continue
+    for number, values in json_lines(stream, name):
         where = f"{name}, line {number}"
-        values = parse_json(line.strip(), where)
-        if not isinstance(values, dict):
-            raise UserError(
-                f"{where}: found {show(line.strip(), 40)}; expected a JSON object {{...}}"
-            )
         for row in flatten(values, where) if flatten else [values]:
             # The keys of the first row stand for a header, which a table of other forms has.
             if not keys:

@@ -22,10 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
-from layers.packing import Packing
 from pretrained import Pretrained
 from tasks.conlleval import Counts, chunks
-from tasks.features import Batches, Features, inputs_of, window_starts
+from tasks.features import Batch, Batches, Features, window_starts
 from tasks.labels import alike
 from tasks.notations import are_entities, hyphenated, notation_of, to_bio
 from tasks.tables import open_text
@@ -87,25 +86,6 @@ def report_marks(file: str | Path, tags: collections.Counter[str]) -> None:
 # ------------------------------------------------------------------------------------------ batches
 
 
-class TagBatch(NamedTuple):
-    """Inputs padded to the longest one, and a label for each of their tokens."""
-
-    input_ids: Tensor  # (B, S)
-    segment_ids: Tensor  # (B, S)
-    input_mask: Tensor | Packing  # (B, S)
-    labels: Tensor  # (B, S), IGNORED where a token has no tag
-    weights: Tensor  # (B,) rows of the whole batch for each of its labels
-
-    @property
-    def inputs(self) -> dict[str, Any]:
-        """What the model is called with."""
-        return inputs_of(self)
-
-    def packed(self, rounded: bool = False) -> "TagBatch":
-        """The same with the packing that the model would make of the mask."""
-        return self._replace(input_mask=Packing.of(self.input_mask, rounded))
-
-
 class TagFeatures(Features):
     """Inputs with a label for each token, in an array like `ids`."""
 
@@ -123,7 +103,7 @@ class TagBatches(Batches):
         labelled = (features.labels != IGNORED).astype(int)
         self.n_labels = np.add.reduceat(labelled, features.starts[:-1])
 
-    def part(self, n: int, first: int, step: int) -> TagBatch:  # type: ignore[override]
+    def part(self, n: int, first: int, step: int) -> Batch:
         """Every `step`-th row of batch n, from the first one on, on the CPU."""
         rows = self.rows(n)
         # A part needs the labels of the whole batch: the loss is their mean.
@@ -133,7 +113,7 @@ class TagBatches(Batches):
         features, real = self.features, inputs[2].bool().numpy()
         labels = features.spread(features.labels, rows, real, empty=IGNORED)
         weights = torch.full((len(rows),), weight)
-        return TagBatch(*inputs, torch.from_numpy(labels), weights)
+        return Batch(*inputs, torch.from_numpy(labels), weights)
 
 
 def window_of(tokens: np.ndarray, starts: np.ndarray, size: int) -> np.ndarray:

@@ -507,6 +507,17 @@ def test_fixed_instances_evaluate_a_model_whatever_it_was_trained_with(
     assert (status, "has token ids up to 4000, the model" in err) == (2, True), err
 
 
+def test_what_follows_from_a_setting_follows_from_the_one_that_is_given(
+    tiny: models.Config, tmp_path: Path
+) -> None:
+    """Without a pretrain.json beside the weights the number of masked tokens is not recorded."""
+    source = pretrained.Pretrained("ours", tmp_path / "model.pt", tiny, {})
+    task = pretraining_task.PretrainTask.saved(source, mask_prob=0.5, max_len=48)
+    assert (task.max_len, task.max_pred) == (48, 24)
+    (tmp_path / "pretrain.json").write_text('{"max_len": 40, "max_pred": 3}')
+    assert pretraining_task.PretrainTask.saved(source, mask_prob=0.5).max_pred == 3
+
+
 def test_a_corpus_smaller_than_a_batch_is_trained_on(
     flags: dict, tmp_path: Path, run: Callable
 ) -> None:

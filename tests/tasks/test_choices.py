@@ -270,7 +270,7 @@ def test_the_command_evaluates_and_predicts(
         ("x.jsonl", json.dumps({"premise": "b"}), "line 1: found premise; expected rows of SWAG"),
         ("x.jsonl", json.dumps({"choice1": "b", "question": "why"}), "line 1: no 'why'; expected"),
         ("x.jsonl", json.dumps({"question": "b"}), "line 1: a value is of another type; expected"),
-        ("x.jsonl", "[1]", "line 1: [1]; expected rows of SWAG"),
+        ("x.jsonl", "[1]", "line 1: found '[1]'; expected rows of SWAG"),
         ("x.jsonl", "{", "line 1: not JSON"),
         ("x.jsonl", "\n", "x.jsonl has no questions; expected a row for each"),
         ("x.tsv", OPENBOOK.replace("(B)", "(C)"), "two choices are called 'C', the right one's"),

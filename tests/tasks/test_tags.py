@@ -429,10 +429,10 @@ def test_the_head_and_its_loss_are_those_of_transformers(
     expected = theirs(ids, mask, segments, labels=gold)
     found = ours(ids, segments, mask)
     assert (found - expected.logits)[mask > 0].abs().max() < 1e-10
-    from tasks.tags import TagBatch
+    from tasks.features import Batch
 
     weights = torch.full((5,), 5 / int(mask.sum()), dtype=torch.float64)
-    batch = TagBatch(ids, segments, mask, gold, weights)
+    batch = Batch(ids, segments, mask, gold, weights)
     loss, _ = TagTask(labels=tuple(labels)).loss(ours, batch)
     assert float(loss) == pytest.approx(float(expected.loss), abs=1e-12)
     # And back: its labels make the task.

@@ -338,7 +338,7 @@ def test_a_pair_becomes_cls_a_sep_b_sep(sample: Path) -> None:
     example = Example(2, "green sold the lamp", "red bought it", "1")
     task = dataclasses.replace(MRPC, max_len=9)
     features = task.encode_examples("x.tsv", [example], tokenizer).features
-    input_ids, segment_ids, input_mask, label_ids = Batches(features, 4)[0]
+    input_ids, segment_ids, input_mask, label_ids = Batches(features, 4)[0][:4]
     assert tokenizer.convert_ids_to_tokens(input_ids[0].tolist()) == [
         "[CLS]",
         "green",
@@ -390,7 +390,7 @@ def test_examples_of_a_batch_have_similar_lengths_and_padding_is_zero() -> None:
     batches = Batches(data, 32, seed=0)
     real = total = 0
     for n in range(len(batches)):
-        ids, segments, mask, labels = (t.numpy() for t in batches[n])
+        ids, segments, mask, labels = (t.numpy() for t in batches[n][:4])
         rows = batches.rows(n)
         assert mask.sum(1).tolist() == data.lengths[rows].tolist()
         assert (ids == (rows + 1)[:, None] * mask).all()
