@@ -671,7 +671,7 @@ def records(shape: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows = {int(batches.rows(n)[0]): batches[n] for n in range(len(features))}
         with tf.io.TFRecordWriter(str(folder / f"{split}.tf_record")) as writer:
             for i in [*range(len(features)), None]:
-                ids, segments, mask, label = (t[0].tolist() for t in rows[i or 0])
+                ids, segments, mask, label = (t[0].tolist() for t in rows[i or 0][:4])
                 values = {"input_ids": ids, "input_mask": mask, "segment_ids": segments}
                 values = {name: v + [0] * (24 - len(v)) for name, v in values.items()}
                 # The last one fills up a batch.
