@@ -21,7 +21,7 @@ from system.files import (
     append_digest,
     check_file,
     digest_matches,
-    name_file,
+    named,
     whole_file,
 )
 from utils import UserError, is_text, short
@@ -216,16 +216,6 @@ def largest_difference(model: Any, contents: bytes) -> float:
             difference = (ours - torch.from_numpy(theirs)).masked_fill(ours.isinf(), 0).abs().max()
             worst = max(worst, difference.nan_to_num(torch.inf).item())
     return worst
-
-
-@contextlib.contextmanager
-def named(folder: str) -> Iterator[None]:
-    """Within it, an error such as a full disk names the folder."""
-    try:
-        yield
-    except OSError as error:
-        name_file(error, folder)
-        raise
 
 
 @contextlib.contextmanager

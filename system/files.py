@@ -10,6 +10,7 @@ import errno
 import functools
 import glob
 import hashlib
+import operator
 import os
 import re
 import socket
@@ -73,14 +74,11 @@ def check_file(file: str | Path, expected: str = "a file") -> None:
             f"{path} {'is a folder' if folder else 'does not exist'}; expected {expected}"
         )
     # /dev/zero and /dev/urandom never end. A terminal does, and pipes are no such devices.
-    if path.is_char_device() and not path.samefile(os.devnull) and not is_terminal(path):
-        raise UserError(f"{path} is a device, which may have no end; expected {expected}")
-
-
-def is_terminal(path: Path) -> bool:
-    """Whether somebody types what is read of a path."""
-    with open(path, "rb", buffering=0) as f:
-        return f.isatty()
+    if path.is_char_device() and not path.samefile(os.devnull):
+        with open(path, "rb", buffering=0) as f:
+            typed_in = f.isatty()
+        if not typed_in:
+            raise UserError(f"{path} is a device, which may have no end; expected {expected}")
 
 
 def check_regular(file: str | Path) -> None:
@@ -148,14 +146,10 @@ def find_files(names: str) -> list[Path]:
     files: list[Path] = []
     for name in filter(None, (part.strip() for part in names.split(","))):
         # A name with a * in it may be a file's, so that looking comes before globbing.
-        found = (
-            [Path(name)]
-            if Path(name).exists()
-            else [Path(p) for p in sorted(glob.glob(name, recursive=True))]
-        )
+        found = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))
         if not found:
             raise UserError(f"{name} does not exist; expected a file, a glob or a folder")
-        for path in found:
+        for path in map(Path, found):
             check_regular(path)
             # Hidden files are left out: editors, and whole_file() itself, leave some.
             inside = sorted(path.rglob("*")) if path.is_dir() else [path]
@@ -228,12 +222,8 @@ def whole_file(
         raise UserError(f"{file or repr(file)} is a folder; name a file to write")
     if is_stream(path):
         # Opened to append: what an open file such as /dev/stdout holds already stays.
-        try:
-            with open(path, "ab") as stream:
-                yield stream
-        except OSError as error:
-            name_file(error, file)
-            raise
+        with named(file), open(path, "ab") as stream:
+            yield stream
         return
     # A link stays a link, and the file it points to is replaced.
     path = Path(os.path.realpath(path))
@@ -250,21 +240,21 @@ def whole_file(
         error.filename = str(file)
         raise
     try:
-        try:
-            yield f
-            # Without fsync a power cut may leave the new name and none of the contents.
-            f.flush()
-            os.fsync(f.fileno())
-        finally:
-            # Closing writes once more what a full disk has refused, and must not hide the first
-            # error.
-            with contextlib.suppress(OSError):
-                f.close()
-        put_in_place(partial, path, before if replace else None)
-    except BaseException as error:
+        with named(file):
+            try:
+                yield f
+                # Without fsync a power cut may leave the new name and none of the contents.
+                f.flush()
+                os.fsync(f.fileno())
+            finally:
+                # Closing writes once more what a full disk has refused, and must not hide the
+                # first error.
+                with contextlib.suppress(OSError):
+                    f.close()
+            put_in_place(partial, path, before if replace else None)
+    except BaseException:
         # Ctrl-C, too, must leave nothing behind.
         partial.unlink(missing_ok=True)
-        name_file(error, file)
         raise
     sync_folder(path.parent)
 
@@ -283,7 +273,7 @@ def put_in_place(partial: Path, path: Path, before: os.stat_result | None) -> No
         with contextlib.suppress(OSError, UserError):
             stack.enter_context(locked(path.with_name(f".{path.name}.lock")))
         now = state_of(path)
-        if now and not (before and is_as_before(now, before)):
+        if now and not (before and IDENTITY(now) == IDENTITY(before)):
             raise_kept(partial, path, "was written by another process meanwhile")
         try:
             os.replace(partial, path)
@@ -292,10 +282,8 @@ def put_in_place(partial: Path, path: Path, before: os.stat_result | None) -> No
             raise_kept(partial, path, "cannot be replaced (is it open?)")
 
 
-def is_as_before(now: os.stat_result, before: os.stat_result) -> bool:
-    """Whether nobody has written or replaced a file."""
-    # A file that replaces one is another inode, even if its size and its time are the same.
-    return all(getattr(now, x) == getattr(before, x) for x in ("st_ino", "st_size", "st_mtime_ns"))
+# A file that replaces one is another inode, even if its size and its time are the same.
+IDENTITY = operator.attrgetter("st_ino", "st_size", "st_mtime_ns")
 
 
 def raise_kept(partial: Path, path: Path, why: str) -> NoReturn:
@@ -332,28 +320,28 @@ def remove_left_overs(path: Path) -> None:
     prefix = partial_prefix(path)
     for other in path.parent.glob(f"{glob.escape(prefix)}*.part"):
         process = re.fullmatch(r"(\d{1,9})-[0-9a-f]{8}\.part", other.name.removeprefix(prefix))
-        if process and has_ended(int(process[1])):
-            remove(other)
-
-
-def has_ended(process: int) -> bool:
-    """Whether a process of this machine is no more."""
-    # Signal 0 is sent to nobody. One that may not be sent has somebody to get it.
-    with contextlib.suppress(PermissionError):
+        if not process:
+            continue
         try:
-            os.kill(process, 0)
+            os.kill(int(process[1]), 0)  # signal 0 is sent to nobody
         except ProcessLookupError:
-            return True
-    return False
+            remove(other)
+        except PermissionError:
+            pass  # one that may not be sent has somebody to get it
 
 
 # ------------------------------------------------------------------------------- names and folders
 
 
-def name_file(error: BaseException, file: str | Path) -> None:
-    """Add the name of a file to an error of the system that has none: of a full disk, say."""
-    if isinstance(error, OSError) and error.errno and error.filename is None:
-        error.filename = str(file)
+@contextlib.contextmanager
+def named(file: str | Path) -> Iterator[None]:
+    """Within it, an error of the system that names no file (of a full disk, say) names this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = str(file)
+        raise
 
 
 def is_stream(path: Path) -> bool:
@@ -379,10 +367,8 @@ def sync_folder(folder: Path) -> None:
     except PermissionError:
         return
     try:
-        os.fsync(number)
-    except OSError as error:
-        name_file(error, folder)
-        raise
+        with named(folder):
+            os.fsync(number)
     finally:
         os.close(number)
 
@@ -404,28 +390,23 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     partial = partial_name(path)
     partial.mkdir(stat.S_IMODE(before.st_mode) | stat.S_IRWXU if before else 0o777, parents=True)
     try:
-        yield partial
-        sync_folder(partial)
-        put_folder_in_place(partial, path)
-    except BaseException as error:
+        with named(folder):
+            yield partial
+            sync_folder(partial)
+            try:
+                # Windows renames a folder to free names alone.
+                with contextlib.suppress(FileNotFoundError):
+                    path.rmdir()
+                os.replace(partial, path)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise
+                raise_kept(partial, path, "was written by another process meanwhile")
+    except BaseException:
         remove(partial)
         remove_empty(new)
-        name_file(error, folder)
         raise
     sync_folder(path.parent)
-
-
-def put_folder_in_place(partial: Path, path: Path) -> None:
-    """Give a complete folder its name, unless something else has it."""
-    try:
-        # Windows renames a folder to free names alone.
-        with contextlib.suppress(FileNotFoundError):
-            path.rmdir()
-        os.replace(partial, path)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise
-        raise_kept(partial, path, "was written by another process meanwhile")
 
 
 def write_json(file: str | Path, values: dict, everywhere: bool = False) -> None:
