@@ -134,8 +134,8 @@ def one_line_errors(program: str) -> Iterator[None]:
         # An OSError without a file is stdout's.
         if isinstance(error, OSError) and error.filename is None:
             drop_stdout()
-        if isinstance(error, UserError | OSError) or is_out_of_memory(error):
-            report(program, words_of(error))
+        if (message := words_of(error)) is not None:
+            report(program, message)
             leave(2)
         leave_if_lost(program, error)
         # A bug: its traceback is kept, and the other processes are told that this one is gone.
@@ -151,27 +151,21 @@ def leave_if_lost(program: str, error: BaseException | None) -> None:
         leave(2)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory has run out, for which PyTorch has no class of its own on a CPU."""
-    return (
-        # PyTorch raises a plain RuntimeError on a CPU, which only its text tells apart.
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
-    )
-
-
-def words_of(error: BaseException) -> str:
-    """An error as a message."""
+def words_of(error: Exception) -> str | None:
+    """A mistake of the user's, or what his machine lacks, as a message; None: a bug."""
     if isinstance(error, OSError) and error.strerror:
         message = f"{error.filename or 'standard output'}: {error.strerror}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             message += "; make room and start again"
         return message
-    if is_out_of_memory(error):
-        remedy = "use a smaller batch_size, more gradient_accumulation, or a smaller model"
-        return f"out of memory; {remedy}"
-    return str(error)
+    # PyTorch raises a plain RuntimeError on a CPU, which only its text tells apart.
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if out_of_memory or "can't allocate memory" in str(error):
+        return (
+            "out of memory; use a smaller batch_size, more gradient_accumulation, or a smaller "
+            "model"
+        )
+    return str(error) if isinstance(error, UserError | OSError) else None
 
 
 def report(program: str, message: str) -> None:
