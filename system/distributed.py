@@ -64,7 +64,13 @@ def start() -> None:
     backend = "gloo"
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
-        claim_gpu()
+        # Each process has the GPU of its number.
+        if local_rank() >= (n := torch.cuda.device_count()):
+            raise UserError(
+                f"process {local_rank()} of this machine has no GPU, of which it has {n}; start "
+                f"{n} processes (--nproc_per_node), or hide the GPUs (CUDA_VISIBLE_DEVICES=)"
+            )
+        torch.cuda.set_device(local_rank())
     try:
         store, _, _ = next(dist.rendezvous("env://", timeout=wait))
     except ValueError as error:
@@ -83,18 +89,6 @@ def start() -> None:
     # All processes print the same; the first one is enough.
     if rank():
         sys.stdout = open(os.devnull, "w")
-
-
-def claim_gpu() -> None:
-    """Use the GPU that has this process's number on its machine."""
-    import torch
-
-    if local_rank() >= (n := torch.cuda.device_count()):
-        raise UserError(
-            f"process {local_rank()} of this machine has no GPU, of which it has {n}; start {n} "
-            "processes (--nproc_per_node), or hide the GPUs (CUDA_VISIBLE_DEVICES=)"
-        )
-    torch.cuda.set_device(local_rank())
 
 
 def agree_on_name(store: Any) -> str:
@@ -123,9 +117,7 @@ def agree_on_name(store: Any) -> str:
                 store.set(f"{name} {rank()}", "")
                 return name
         time.sleep(0.05)
-    silent = [0]
-    if rank() == 0:
-        silent = [r for r in others if not store.check([f"{name} {r}"])]
+    silent = [r for r in others if not store.check([f"{name} {r}"])] if rank() == 0 else [0]
     raise UserError(
         f"{processes(silent)} of {size()} did not answer within {timeout():g} seconds; see why, or "
         "set BERT_TIMEOUT to more"
