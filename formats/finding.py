@@ -25,7 +25,7 @@ from formats.weights import (
 )
 from models import Config
 from system.files import check_file, check_model_files, read_json
-from utils import UserError, short, typed, warn
+from utils import UserError, nearest, short, typed, warn
 
 
 def find_weights(source: str | Path) -> Path:
@@ -51,9 +51,10 @@ def find_weights(source: str | Path) -> Path:
         )
     if source.is_dir():
         return find_in_folder(source)
+    hint = nearest(str(source), [row[0] for row in hub.family()], cutoff=0.8)
     raise UserError(
-        f"{source} does not exist{hub.suggestion(str(source))}; expected a TensorFlow checkpoint, "
-        "a Hugging Face folder, a .pt, or a name: hf:owner/name or one of `checkpoint.py list`"
+        f"{source} does not exist{hint}; expected a TensorFlow checkpoint, a Hugging Face folder, "
+        "a .pt, or a name: hf:owner/name or one of `checkpoint.py list`"
     )
 
 
