@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from system.files import read_json
+from system.files import read_json, read_settings
 from utils import UserError, show, typed
 
 # What is read, and by whom. Folders of the hub are fetched by these names.
@@ -102,7 +102,7 @@ def check_record(folder: Path) -> None:
 def recorded_rules(folder: Path) -> dict[str, Any]:
     """What the tokenizer_config.json of a run says, which may be missing, as run.json has it."""
     file = folder / "run.json"
-    run = read_json(file) if file.is_file() else {}
+    run = read_settings(file)
     rules = typed(run.get("tokenizer rules", {}), dict[str, Any], f"{file}: tokenizer rules")
     return {"do_lower_case": run.get("do_lower_case")} | rules
 

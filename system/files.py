@@ -133,6 +133,11 @@ def read_json(file: str | Path, kind: Any = dict[str, Any], pipe: bool = False) 
     return typed(parse_json(read_text(file), str(file), lines=True), kind, file)
 
 
+def read_settings(file: Path) -> dict[str, Any]:
+    """The JSON object in a file that may be missing; of no file an empty one."""
+    return read_json(file) if file.is_file() else {}
+
+
 def read_config(cls: type[T], file: str | Path, **instead: object) -> T:
     """A dataclass from a JSON file, some of its values replaced."""
     return make(cls, read_json(file) | instead, file)
