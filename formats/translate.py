@@ -6,7 +6,7 @@ ours, problems = to_ours(tensors, HUGGING_FACE, config, "classifier")
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -70,22 +70,16 @@ def foreign_prefixes(names: Iterable[str]) -> str:
     return " and ".join(sorted(map(repr, found))) if found != {""} else ""
 
 
-def renamed(
-    tensors: dict[str, Tensor], rename: Callable[[str], str], file: Path
-) -> dict[str, Tensor]:
-    """Tensors under other names; UserError where two of them would have the same."""
+def as_hugging_face(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """{Hugging Face's name of today: tensor}; UserError where two would have the same."""
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if (new := rename(name)) in found:
+        if (new := modern_name(name)) in found:
             raise UserError(f"{file} has two tensors that are {short(new)}; remove the wrong one")
-        found[new] = tensor
+        # A buffer of position_ids counts from 0, and is no parameter.
+        if not name.endswith("position_ids"):
+            found[new] = tensor
     return found
-
-
-def as_hugging_face(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
-    """{Hugging Face's name of today: tensor}, without a buffer that counts from 0."""
-    kept = {name: t for name, t in tensors.items() if not name.endswith("position_ids")}
-    return renamed(kept, modern_name, file)
 
 
 def modern_name(name: str) -> str:
@@ -143,7 +137,7 @@ def without_unusable(
     return kept, {head if name == "classifier" else name: why for name, why in reasons.items()}
 
 
-def head_of(settings: dict[str, Any], names: Iterable[str], kind: str = HUGGING_FACE) -> str:
+def head_of(settings: dict[str, Any], names: Iterable[str], kind: str) -> str:
     """Our name of the head that is called "classifier" among these names."""
     if kind == DHLEE347:
         # Pre-training's own layers stand beside its classifier of next sentences.
