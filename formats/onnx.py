@@ -61,6 +61,9 @@ def write(file: Path, model: Any, metadata: dict[str, str], int8: bool = False) 
     example = random_inputs(model, 2, min(12, model.cfg.max_len))
     with torch.inference_mode():
         outputs = outputs_of(model, example)
+    # What the axes of the inputs are called.
+    axes = {name: {0: "batch", 1: "length"} for name in INPUTS}
+    axes["masked_positions"] = {0: "batch", 1: "masked"}
     with tempfile.TemporaryDirectory() as folder, quiet(), named(folder):
         made = Path(folder) / "model.onnx"
         torch.onnx.export(
@@ -69,7 +72,7 @@ def write(file: Path, model: Any, metadata: dict[str, str], int8: bool = False) 
             str(made),
             input_names=list(example),
             output_names=list(outputs),
-            dynamic_shapes=tuple({0: "batch", 1: length_name(name)} for name in example),
+            dynamic_shapes=tuple(axes[name] for name in example),
             external_data=False,
             verbose=False,
         )
@@ -173,11 +176,6 @@ class OnnxModel(nn.Module):
         return scores if self.columns is None else scores[..., self.columns]
 
 
-def length_name(name: str) -> str:
-    """What the second axis of an input is called."""
-    return "masked" if name == "masked_positions" else "length"
-
-
 def random_inputs(model: Any, n_rows: int, length: int) -> dict[str, Tensor]:
     """A batch of random tokens, the first row full, the others padded."""
     ids = torch.randint(0, model.cfg.vocab_size, (n_rows, length))
@@ -223,8 +221,7 @@ def quiet() -> Iterator[None]:
     """Within it, exporting says nothing of its own packages."""
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logging.disable(logging.NOTSET)

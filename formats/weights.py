@@ -186,8 +186,7 @@ def read_archive(file: Path, mapped: bool = False) -> Any:
         if zipfile.is_zipfile(file):
             check_zip(file)
         # torch.load warns of things that a reader of weights cannot change.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             # weights_only refuses a pickle that would run code. Weights of a GPU are read without
             # one.
             mapped = mapped and is_text(file)
