@@ -91,12 +91,6 @@ class Rules:
             found |= self.in_their_form()
         return found
 
-    def googles(self) -> "Rules":
-        """The same by Google's rule: no token is kept whole, and words may be longer."""
-        return dataclasses.replace(
-            self, max_input_chars_per_word=GOOGLES_LONGEST, added=(), split_special_tokens=False
-        )
-
     def in_their_form(self) -> dict[str, Any]:
         """Which words are too long and which tokens are kept whole, as transformers has it."""
         found: dict[str, Any] = {"tokenizer_class": "BertTokenizer"}

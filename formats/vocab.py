@@ -96,8 +96,11 @@ class Vocabulary:
         return dataclasses.replace(self, rules=rules)
 
     def googles(self) -> "Vocabulary":
-        """The same by Google's rule, which splits every text alike."""
-        return dataclasses.replace(self, rules=self.rules.googles())
+        """The same by Google's rule, which keeps no token whole, and takes longer words."""
+        rules = Rules(
+            self.rules.do_lower_case, self.rules.strip_accents, self.rules.tokenize_chinese_chars
+        )
+        return dataclasses.replace(self, rules=rules)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -225,7 +228,7 @@ def parse_tokens(text: str, file: Path) -> dict[str, int]:
 
 
 def stated_casing(
-    file: Path, beside: TokenizerFiles, tokens: dict[str, int], weights: Path | None = None
+    file: Path, beside: TokenizerFiles, tokens: dict[str, int], weights: Path | None
 ) -> tuple[bool | None, str]:
     """Whether to lower-case by settings or names alone, and why; None where neither says.
 
