@@ -27,10 +27,7 @@ from utils import STREAMS, UserError, drop_stdout, nearest, rank, short, size, t
 
 
 class TolerantStream:
-    """A stream that drops what it cannot write.
-
-    A bar or a note that nobody reads is no reason to lose the work.
-    """
+    """A stream that drops what it cannot write: a bar that nobody reads is no work to lose."""
 
     def __init__(self, stream: Any):
         self.stream = stream
@@ -70,13 +67,11 @@ class Visible:
 def sound_streams() -> Iterator[None]:
     """Streams that a command can rely on: UTF-8 on stdout as in files, an stderr that never fails.
 
-    What is printed is visible().
-
-    A standard stream that is closed is opened on nothing, or the next file would get its number.
+    What is printed is visible(). A standard stream that is closed is opened on nothing, or the next
+    file would get its number.
     """
     for number in range(3):
         try:
-            # fstat fails for a number that is not open.
             os.fstat(number)
         except OSError:
             # The system gives the lowest free number, which is the one that was just missing.

@@ -60,7 +60,6 @@ def start() -> None:
     import torch.distributed.nn.functional
 
     wait = timedelta(seconds=timeout())
-    # gloo carries what processes tell each other between CPUs, nccl the gradients.
     backend = "gloo"
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
@@ -107,13 +106,13 @@ def agree_on_name(store: Any) -> str:
         # Only who finds its secret among those published belongs to this start.
         if rank() == 0:
             keys = [f"hello {r}" for r in range(size())]
-            seen = [store.get(key).decode() if store.check([key]) else "" for key in keys]
+            seen = [store.get(key).decode() for key in keys if store.check([key])]
             store.set("go", " ".join([name, *seen]))
             if all(store.check([f"{name} {r}"]) for r in others):
                 return name
         elif store.check(["go"]):
             name, *seen = store.get("go").decode().split(" ")
-            if seen[rank() : rank() + 1] == [secret]:
+            if secret in seen:
                 store.set(f"{name} {rank()}", "")
                 return name
         time.sleep(0.05)
@@ -130,7 +129,7 @@ def processes(numbers: list[int]) -> str:
 
 
 def exit_with_launcher(launcher: int) -> None:
-    """End as on SIGTERM when the launcher is gone; nobody else would end this process then."""
+    """End as on SIGTERM when the launcher is gone."""
     while os.getppid() == launcher:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -202,10 +201,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def map_tensors(value: Any, function: Callable[[Any], Any]) -> Any:
-    """A value whose tensors, also those in its dicts and lists, are what a function makes of them.
-
-    Anything else is returned as it is.
-    """
+    """A value with what a function makes of its tensors, also of those in dicts and lists."""
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -232,7 +228,6 @@ def from_first(value: Any) -> Any:
         return torch.empty_like(tensor, device="meta")
 
     def exchange(shape: torch.Tensor) -> torch.Tensor:
-        # Broadcast writes into a tensor of the right shape, which the others make first.
         tensor = tensors.pop(0) if rank() == 0 else torch.empty_like(shape, device="cpu")
         dist.broadcast(tensor, 0)
         return tensor
@@ -274,7 +269,7 @@ def shard(model: Any, device_type: str) -> None:
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
     mesh = init_device_mesh(device_type, (size(),))
     GROUP.meshes.append(mesh)
-    # A block at a time is gathered for its forward pass, so that no GPU ever holds the whole model.
+    # So no GPU ever holds the whole model.
     for module in list(model.modules()):
         if isinstance(module, torch.nn.ModuleList):
             for block in module:

@@ -62,7 +62,6 @@ def named_files(names: str | Path) -> list[str]:
 def check_file(file: str | Path, expected: str = "a file") -> None:
     """UserError where there is nothing to read: no such path, or a folder. A pipe is fine."""
     path = Path(file)
-    # exists() raises for names that the system cannot hold.
     try:
         exists, folder = path.exists(), path.is_dir()
     except (OSError, ValueError) as error:  # a name too long, or with a zero byte in it
@@ -207,17 +206,14 @@ def whole_file(
 ) -> Iterator[BinaryIO]:
     """A file to write into that gets its name only when it is complete and on the disk.
 
-    Else nothing is left.
-
-    Only a file is replaced, also one that a link points to; a device or a pipe is written to as it
-    is. UserError where another process has written the file meanwhile: it stays as it is, and the
-    message names the file beside it that was written here. Unless `replace`, a file that was there
-    before stays too.
+    Else nothing is left. Only a file is replaced, also one that a link points to; a device or a
+    pipe is written to as it is. UserError where another process has written the file meanwhile: it
+    stays as it is, and the message names the file beside it that was written here. Unless
+    `replace`, a file that was there before stays too.
 
     Of several processes the first alone writes, unless `everywhere`. An OSError names the file.
     """
-    # Every process runs the same code, so that those which do not write get a file that leads
-    # nowhere.
+    # All run the same code, so that those which do not write get a file that leads nowhere.
     if rank() and not everywhere:
         with tempfile.TemporaryFile() as nowhere:
             yield nowhere
@@ -436,7 +432,6 @@ DIGEST_SIZE = 64  # SHA-256 in hexadecimal
 def append_digest(f: BinaryIO) -> None:
     """Write at the end of a file that is open to read and write the digest of all that is in it."""
     f.seek(0)
-    # The digest covers all before it, so the file is read once more from its start.
     digest = hashlib.file_digest(f, "sha256").hexdigest()  # type: ignore[arg-type]
     f.seek(0, os.SEEK_END)
     f.write(digest.encode())
@@ -446,10 +441,9 @@ def digest_matches(file: str | Path) -> bool:
     """Whether a file ends with the digest of the rest of it."""
     with open(file, "rb") as f:
         left = f.seek(0, os.SEEK_END) - DIGEST_SIZE
-        # The last 64 bytes are the digest and not part of it. Blocks keep a large file out of
-        # memory.
         f.seek(0)
         digest = hashlib.sha256()
+        # In blocks, to keep a large file out of memory.
         while left > 0 and (block := f.read(min(left, 2**20))):
             digest.update(block)
             left -= len(block)

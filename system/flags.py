@@ -199,7 +199,6 @@ def parse(command: type, line: list[str]) -> dict[str, Any]:
     lists = {}
     shown = usual_flags(command, flags)
     for flag in shown:
-        # A list takes all words without a name that are left; without any, its default stays.
         if words and flag.is_list:
             lists[flag.name], words = words, []
         elif words and flag.name not in texts:
@@ -263,7 +262,6 @@ def split(line: list[str]) -> tuple[list[str], dict[str, str]]:
 def read(text: str, flag: Flag) -> Any:
     """The value of a flag by its annotated type: 2020 stays a str where a str is expected."""
     shown = f"--{flag.name} {short(text)}"
-    # The order of READERS decides between types: "None" is None before it is a text.
     for one, reader in READERS.items():
         if one in (typing.get_args(flag.kind) or (flag.kind,)):
             with contextlib.suppress(KeyError, ValueError):
