@@ -67,8 +67,9 @@ class Visible:
 def sound_streams() -> Iterator[None]:
     """Streams that a command can rely on: UTF-8 on stdout as in files, an stderr that never fails.
 
-    What is printed is visible(). A standard stream that is closed is opened on nothing, or the next
-    file would get its number.
+    What is printed is visible(), and calls settings as a command line does: `max_len=5` is
+    --max_len 5. A standard stream that is closed is opened on nothing, or the next file would get
+    its number.
     """
     for number in range(3):
         try:
@@ -83,7 +84,11 @@ def sound_streams() -> Iterator[None]:
     stdout: Any = Visible(sys.stdout) if sys.stdout else None
     stderr = TolerantStream(sys.stderr) if sys.stderr else open(os.devnull, "w")
     with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
-        yield
+        STREAMS.flags = True
+        try:
+            yield
+        finally:
+            STREAMS.flags = False
 
 
 # ------------------------------------------------------------------------------------------- errors
@@ -194,16 +199,6 @@ def leave(status: int) -> typing.NoReturn:
 HELP = {"--help", "-h"}
 
 
-@contextlib.contextmanager
-def settings_as_flags() -> Iterator[None]:
-    """Within it, messages call settings as this command line does: `max_len=5` is --max_len 5."""
-    STREAMS.flags = True
-    try:
-        yield
-    finally:
-        STREAMS.flags = False
-
-
 def command(*commands: type, named: bool = False, processes: bool = False) -> None:
     """Run a dataclass as a command line: its fields are the flags, its run() the work.
 
@@ -214,7 +209,7 @@ def command(*commands: type, named: bool = False, processes: bool = False) -> No
         processes: whether torchrun may start several processes of it.
     """
     program, line = Path(sys.argv[0]).name, sys.argv[1:]
-    with sound_streams(), settings_as_flags(), one_line_errors(program):
+    with sound_streams(), one_line_errors(program):
         chosen, usage = commands[0], program
         has_modes = hasattr(chosen, "mode")
         table = {name_of(one): one for one in commands[has_modes:]}
