@@ -51,7 +51,7 @@ def find_weights(source: str | Path) -> Path:
         )
     if source.is_dir():
         return find_in_folder(source)
-    hint = nearest(str(source), [row[0] for row in hub.family()], cutoff=0.8)
+    hint = nearest(str(source), [row[0] for row in hub.FAMILY], cutoff=0.8)
     raise UserError(
         f"{source} does not exist{hint}; expected a TensorFlow checkpoint, a Hugging Face folder, "
         "a .pt, or a name: hf:owner/name or one of `checkpoint.py list`"

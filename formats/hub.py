@@ -18,7 +18,7 @@ from system.locks import locked
 from utils import UserError, short, warn
 
 # Name, where it is on the hub, layers x width, casing, languages, what for.
-FAMILY = """
+TABLE = """
 bert-base-uncased  google-bert  12 x 768  uncased  English  the usual choice
 bert-large-uncased  google-bert  24 x 1024  uncased  English  best results, slow
 bert-base-cased  google-bert  12 x 768  cased  English  names of people and places
@@ -30,6 +30,7 @@ bert-base-multilingual-uncased  google-bert  12 x 768  uncased  102 languages  t
 bert-base-chinese  google-bert  12 x 768  -  Chinese  Chinese, by characters
 bert-base-german-cased  google-bert  12 x 768  cased  German  German
 """
+FAMILY = [re.split(r"\s{2,}", line) for line in TABLE.strip().splitlines()]
 # Google's small models: any of these depths with any of these widths.
 SMALL = re.compile(r"google/bert_uncased_L-(2|4|6|8|10|12)_H-(128|256|512|768)_A-(2|4|8|12)")
 SMALL_LINE = "google/bert_uncased_L-2_H-128_A-2 to google/bert_uncased_L-12_H-768_A-12"
@@ -47,11 +48,6 @@ IN_ZIP = re.compile(r"(bert_)?config\.json|vocab\.txt|\w[\w.-]*\.ckpt.*")
 MOST_RATIO, MOST_MORE = 20, 2**26
 
 
-def family() -> list[list[str]]:
-    """The rows of FAMILY: name, owner, shape, casing, languages, use."""
-    return [re.split(r"\s{2,}", line) for line in FAMILY.strip().splitlines()]
-
-
 def repository(name: str) -> tuple[str, str | None] | None:
     """The owner/name on the hub that a name means, and its revision; None for a path.
 
@@ -66,7 +62,7 @@ def repository(name: str) -> tuple[str, str | None] | None:
         return None
     else:
         repo, _, revision = name.partition("@")
-        known = {model: f"{owner}/{model}" for model, owner, *_ in family()}
+        known = {model: f"{owner}/{model}" for model, owner, *_ in FAMILY}
         repo = known.get(repo, repo)
         if repo not in known.values() and not SMALL.fullmatch(repo):
             return None

@@ -16,14 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from layers.packing import Packing
-from system.files import (
-    DIGEST_SIZE,
-    append_digest,
-    check_file,
-    digest_matches,
-    named,
-    whole_file,
-)
+from system.files import DIGEST_SIZE, append_digest, check_file, digest_matches, named, whole_file
 from utils import UserError, is_text, short
 
 TOLERANCE = 1e-3  # of float32, PyTorch's numbers and onnxruntime's
@@ -107,7 +100,13 @@ class OnnxFile:
         except ImportError:
             raise UserError(f"{file} needs onnxruntime; pip install onnxruntime") from None
         check_file(file)
-        check_digest(file)
+        with open(file, "rb") as f:
+            f.seek(max(0, file.stat().st_size - DIGEST_SIZE - len(DIGEST_FIELD)))
+            end = f.read()
+        if end.startswith(DIGEST_FIELD) and not digest_matches(file):
+            raise UserError(
+                f"{file} is damaged, or another program has changed it; convert its model again"
+            )
         options = onnxruntime.SessionOptions()
         # As many cores as PyTorch would use, and errors alone on stderr.
         options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
@@ -134,17 +133,6 @@ class OnnxFile:
             self.folder.mkdir()
             for name in metadata.keys() & set(BESIDE):
                 (self.folder / name).write_bytes(metadata[name].encode())
-
-
-def check_digest(file: Path) -> None:
-    """UserError where a file ends with a digest that is not its own."""
-    with open(file, "rb") as f:
-        f.seek(max(0, file.stat().st_size - DIGEST_SIZE - len(DIGEST_FIELD)))
-        end = f.read()
-    if end.startswith(DIGEST_FIELD) and not digest_matches(file):
-        raise UserError(
-            f"{file} is damaged, or another program has changed it; convert its model again"
-        )
 
 
 class OnnxModel(nn.Module):
