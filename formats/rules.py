@@ -179,8 +179,6 @@ class TokenizerFiles:
             tokenizer = self.folder / "tokenizer.json"
             _, theirs, listed = self.tokenizer
             for name, value in theirs.items():
-                if value is None:
-                    continue
                 if found.get(name, value) != value:
                     raise UserError(
                         f"{tokenizer} has {name}={value}, and {config.name} beside it "
@@ -251,7 +249,8 @@ def read_tokenizer_json(file: Path) -> tuple[dict[str, int], dict[str, Any], lis
         "strip_accents": normalizer.get("strip_accents"),
         "tokenize_chinese_chars": normalizer.get("handle_chinese_chars", True),
     }
-    rules: dict[str, Any] = typed(flags, dict[str, bool | None], file)
+    stated = {name: value for name, value in flags.items() if value is not None}
+    rules: dict[str, Any] = typed(stated, dict[str, bool], file)
     longest = model.get("max_input_chars_per_word", TRANSFORMERS_LONGEST)
     where = f"{file}: max_input_chars_per_word"
     rules["max_input_chars_per_word"] = typed(longest, int, where)

@@ -105,9 +105,10 @@ def read_text(file: str | Path) -> str:
 def read_content(path: Path) -> bytes:
     """The bytes of a text file or a pipe."""
     check_file(path, "a text file")
+    limit = -1 if path.is_file() else LONGEST_PIPE
     with open(path, "rb") as f:
-        content = f.read() if path.is_file() else f.read(LONGEST_PIPE)
-    if len(content) == LONGEST_PIPE and not path.is_file():
+        content = f.read(limit)
+    if len(content) == limit:
         raise UserError(f"{path} does not end within {LONGEST_PIPE >> 20} MB; expected a text file")
     return content
 
