@@ -230,35 +230,27 @@ def whole_file(
     # A link stays a link, and the file it points to is replaced.
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_left_overs(path)
     before = state_of(path)
     # A file that others may not read stays so while it is written and when it is replaced.
     mode = stat.S_IMODE(before.st_mode) & 0o777 if before else 0o666
-    partial = partial_name(path)
-    try:
-        # "x" opens no file that is there, nor what a link points to.
-        f = open(partial, "x+b", opener=functools.partial(os.open, mode=mode))
-    except OSError as error:
-        error.filename = str(file)
-        raise
-    try:
-        with named(file):
-            try:
-                yield f
-                # Without fsync a power cut may leave the new name and none of the contents.
-                f.flush()
-                os.fsync(f.fileno())
-            finally:
-                # Closing writes once more what a full disk has refused, and must not hide the
-                # first error.
-                with contextlib.suppress(OSError):
-                    f.close()
-            put_in_place(partial, path, before if replace else None)
-    except BaseException:
-        # Ctrl-C, too, must leave nothing behind.
-        partial.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    with unfinished(path, file) as partial:
+        try:
+            # "x" opens no file that is there, nor what a link points to.
+            f = open(partial, "x+b", opener=functools.partial(os.open, mode=mode))
+        except OSError as error:
+            error.filename = str(file)
+            raise
+        try:
+            yield f
+            # Without fsync a power cut may leave the new name and none of the contents.
+            f.flush()
+            os.fsync(f.fileno())
+        finally:
+            # Closing writes once more what a full disk has refused, and must not hide the first
+            # error.
+            with contextlib.suppress(OSError):
+                f.close()
+        put_in_place(partial, path, before if replace else None)
 
 
 def state_of(path: Path) -> os.stat_result | None:
@@ -298,29 +290,37 @@ def raise_kept(partial: Path, path: Path, why: str) -> NoReturn:
 # --------------------------------------------------------------------------------- unfinished files
 
 
-def partial_name(path: Path) -> Path:
-    """Where to write what is to be called `path`: a name that no other writer has.
+@contextlib.contextmanager
+def unfinished(path: Path, file: str | Path) -> Iterator[Path]:
+    """Where to write what is to be called `path`, so that nothing is left if that fails.
 
-    It is in the same folder, since renaming does not work from one disk to another. The dot hides
-    it.
+    No other writer has the name. It is in the same folder, since renaming does not work from one
+    disk to another; the dot hides it. An OSError names `file`.
     """
-    return path.with_name(f"{partial_prefix(path)}{os.getpid()}-{os.urandom(4).hex()}.part")
-
-
-def partial_prefix(path: Path) -> str:
-    """How the names of a file's unfinished copies begin that this machine writes."""
+    # Only folders that are made from here on are removed when something fails.
+    new = [parent for parent in path.parents if not parent.exists()]
     # A system allows names of 255 bytes, and characters have up to four.
     machine = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:40]
-    return f".{path.name[:40]}.{machine}-"
+    prefix = f".{path.name[:40]}.{machine}-"
+    remove_left_overs(path.parent, prefix)
+    partial = path.with_name(f"{prefix}{os.getpid()}-{os.urandom(4).hex()}.part")
+    try:
+        with named(file):
+            yield partial
+    except BaseException:
+        # Ctrl-C, too, must leave nothing behind.
+        remove(partial)
+        remove_empty(new)
+        raise
+    sync_folder(path.parent)
 
 
-def remove_left_overs(path: Path) -> None:
+def remove_left_overs(folder: Path, prefix: str) -> None:
     """Remove what killed processes of this machine have left of a file or folder."""
     # Windows has no such question: os.kill would end the process.
     if os.name == "nt":
         return
-    prefix = partial_prefix(path)
-    for other in path.parent.glob(f"{glob.escape(prefix)}*.part"):
+    for other in folder.glob(f"{glob.escape(prefix)}*.part"):
         process = re.fullmatch(r"(\d{1,9})-[0-9a-f]{8}\.part", other.name.removeprefix(prefix))
         if not process:
             continue
@@ -385,30 +385,21 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     Files in it are put on the disk, and closed, by whoever writes them. An OSError names a file.
     """
     path = Path(os.path.realpath(folder))
-    # Only folders that were made here are removed when something fails.
-    new = [parent for parent in path.parents if not parent.exists()]
-    remove_left_overs(path)
     before = state_of(path)
-    partial = partial_name(path)
-    partial.mkdir(stat.S_IMODE(before.st_mode) | stat.S_IRWXU if before else 0o777, parents=True)
-    try:
-        with named(folder):
-            yield partial
-            sync_folder(partial)
-            try:
-                # Windows renames a folder to free names alone.
-                with contextlib.suppress(FileNotFoundError):
-                    path.rmdir()
-                os.replace(partial, path)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                    raise
-                raise_kept(partial, path, "was written by another process meanwhile")
-    except BaseException:
-        remove(partial)
-        remove_empty(new)
-        raise
-    sync_folder(path.parent)
+    mode = stat.S_IMODE(before.st_mode) | stat.S_IRWXU if before else 0o777
+    with unfinished(path, folder) as partial:
+        partial.mkdir(mode, parents=True)
+        yield partial
+        sync_folder(partial)
+        try:
+            # Windows renames a folder to free names alone.
+            with contextlib.suppress(FileNotFoundError):
+                path.rmdir()
+            os.replace(partial, path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise_kept(partial, path, "was written by another process meanwhile")
 
 
 def write_json(file: str | Path, values: dict, everywhere: bool = False) -> None:
