@@ -1,4 +1,4 @@
-"""What may lie beside weights: which files are read, which change nothing, which are refused.
+"""What may lie beside weights: which files are read, and which refused; others change nothing.
 
 check(Path("bert"))  # UserError at a file that would change the results and is not read
 
@@ -31,17 +31,6 @@ USED = {
     "pretrain.json": "the same of pretrain.py",
     "run.json": "what the files of a run have to agree with",
 }
-
-# What changes no result here: its absence would not either. Other files are left alone as well.
-NO_EFFECT = (
-    "generation_config.json",
-    "preprocessor_config.json",
-    "training_args.bin",
-    "trainer_state.json",
-    "flax_model.msgpack",
-    "tf_model.h5",
-    "README.md",
-)
 
 # What would make another model, or other tokens, of what is read here.
 REFUSED = {
