@@ -198,7 +198,7 @@ class List:
         from formats import hub
 
         head = ["name", "layers x width", "casing", "languages", "what for"]
-        for name, *cells in [head, *([name, *others] for name, _, *others in hub.family())]:
+        for name, *cells in [head, *([name, *others] for name, _, *others in hub.FAMILY)]:
             print(f"{name:37}  {cells[0]:15} {cells[1]:8} {cells[2]:14} {cells[3]}")
         print(f"{hub.SMALL_LINE}: English, uncased, for experiments and small machines")
         print("hf:owner/name, or hf:owner/name@revision, is any BERT model of Hugging Face's hub")

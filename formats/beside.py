@@ -1,4 +1,4 @@
-"""What may lie beside weights: which files are read, which change nothing, which are refused.
+"""What may lie beside weights: which files are read, and which refused; others change nothing.
 
 check(Path("bert"))  # UserError at a file that would change the results and is not read
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from system.files import read_json
+from system.files import read_json, read_settings
 from utils import UserError, show, typed
 
 # What is read, and by whom. Folders of the hub are fetched by these names.
@@ -31,17 +31,6 @@ USED = {
     "pretrain.json": "the same of pretrain.py",
     "run.json": "what the files of a run have to agree with",
 }
-
-# What changes no result here: its absence would not either. Other files are left alone as well.
-NO_EFFECT = (
-    "generation_config.json",
-    "preprocessor_config.json",
-    "training_args.bin",
-    "trainer_state.json",
-    "flax_model.msgpack",
-    "tf_model.h5",
-    "README.md",
-)
 
 # What would make another model, or other tokens, of what is read here.
 REFUSED = {
@@ -102,7 +91,7 @@ def check_record(folder: Path) -> None:
 def recorded_rules(folder: Path) -> dict[str, Any]:
     """What the tokenizer_config.json of a run says, which may be missing, as run.json has it."""
     file = folder / "run.json"
-    run = read_json(file) if file.is_file() else {}
+    run = read_settings(file)
     rules = typed(run.get("tokenizer rules", {}), dict[str, Any], f"{file}: tokenizer rules")
     return {"do_lower_case": run.get("do_lower_case")} | rules
 

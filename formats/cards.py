@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from system.files import read_json
+from system.files import read_settings
 from utils import warn
 
 # What the hub calls the task of each head.
@@ -43,7 +43,7 @@ def card(folder: Path, head: str | None, best: dict[str, Any]) -> str:
     """
     pipeline = PIPELINES.get(head or "", "feature-extraction")
     script = COMMANDS.get(head or "", "pretrain.py")
-    task, run = settings(folder / "task.json"), settings(folder / "run.json")
+    task, run = read_settings(folder / "task.json"), read_settings(folder / "run.json")
     lines = [
         "---",
         "library_name: transformers",
@@ -81,11 +81,6 @@ def command(script: str, run: dict[str, Any]) -> str:
         if name.isidentifier() and name not in NO_FLAGS and value not in (None, False, "")
     ]
     return " ".join(["python", script, *flags])
-
-
-def settings(file: Path) -> dict[str, Any]:
-    """A JSON file, if it is there."""
-    return read_json(file) if file.is_file() else {}
 
 
 def evaluation(file: Path, step: int | None) -> dict[str, float]:

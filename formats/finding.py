@@ -25,7 +25,7 @@ from formats.weights import (
 )
 from models import Config
 from system.files import check_file, check_model_files, read_json
-from utils import UserError, short, typed, warn
+from utils import UserError, nearest, short, typed, warn
 
 
 def find_weights(source: str | Path) -> Path:
@@ -51,9 +51,10 @@ def find_weights(source: str | Path) -> Path:
         )
     if source.is_dir():
         return find_in_folder(source)
+    hint = nearest(str(source), [row[0] for row in hub.FAMILY], cutoff=0.8)
     raise UserError(
-        f"{source} does not exist{hub.suggestion(str(source))}; expected a TensorFlow checkpoint, "
-        "a Hugging Face folder, a .pt, or a name: hf:owner/name or one of `checkpoint.py list`"
+        f"{source} does not exist{hint}; expected a TensorFlow checkpoint, a Hugging Face folder, "
+        "a .pt, or a name: hf:owner/name or one of `checkpoint.py list`"
     )
 
 
@@ -92,10 +93,8 @@ def best_of_seeds(folder: Path, one: Path) -> Path:
             f"best: they have not ended; name one, such as {one}"
         )
     best = typed(read_json(results).get("best"), dict[str, Any], f"{results}: best")
-    seed, name = (
-        typed(best.get(key), kind, f"{results}: best: {key}")
-        for key, kind in (("seed", int), ("best_file", str))
-    )
+    seed = typed(best.get("seed"), int, f"{results}: best: seed")
+    name = typed(best.get("best_file"), str, f"{results}: best: best_file")
     # The folder may have been moved since; the names in it stay.
     file = folder / f"seed-{seed}" / Path(name).name
     check_file(file, f"the best of the seeds, as {results} says")
@@ -120,33 +119,31 @@ def read_raw(source: str | Path) -> tuple[str, Path, dict[str, Tensor], dict[str
     file = find_weights(source)
     check_model_files(file.parent)
     # A .pt may be torch.save's file from elsewhere, for which read_pt() gives None.
-    if file.suffix == ".pt" and (contents := read_pt(file)) is not None:
-        weights = contents.get("model") if isinstance(contents, dict) else None
-        if not isinstance(weights, dict) or not all(
-            isinstance(t, Tensor) for t in weights.values()
+    contents = read_pt(file) if file.suffix == ".pt" else None
+    if contents is not None:
+        tensors = contents.pop("model", None) if isinstance(contents, dict) else None
+        if not isinstance(tensors, dict) or not all(
+            isinstance(t, Tensor) for t in tensors.values()
         ):
             raise UserError(
                 f"{file} has no entry 'model' of tensors; expected a checkpoint written by "
                 "train.py or convert"
             )
-        check_not_nested(weights, file)
-        return OURS, file, contents.pop("model"), contents
-    if file.suffix in WEIGHTS or file.name.endswith(INDEX):
+    elif file.suffix in WEIGHTS or file.name.endswith(INDEX):
         tensors = read_weights(file)
-        check_not_nested(tensors, file)
-        tensors = without_wrapper(tensors, file)
-        if WORDS[DHLEE347][0] in tensors:
-            return DHLEE347, file, tensors, {}
-        # The state dict of a model of ours, saved without what write_pt() adds.
-        if OUR_NAME in tensors:
-            return OURS, file, tensors, {}
-        return HUGGING_FACE, file, as_hugging_face(tensors, file), {}
-    return TENSORFLOW, file, read_tensorflow(file), {}
-
-
-def check_not_nested(tensors: dict[str, Tensor], file: Path) -> None:
-    """UserError where a tensor has no shape to speak of."""
+    else:
+        return TENSORFLOW, file, read_tensorflow(file), {}
+    # A nested one has no shape to speak of.
     check_tensors({name: t for name, t in tensors.items() if t.is_nested}, file)
+    if contents is not None:
+        return OURS, file, tensors, contents
+    tensors = without_wrapper(tensors, file)
+    if WORDS[DHLEE347][0] in tensors:
+        return DHLEE347, file, tensors, {}
+    # The state dict of a model of ours, saved without what write_pt() adds.
+    if OUR_NAME in tensors:
+        return OURS, file, tensors, {}
+    return HUGGING_FACE, file, as_hugging_face(tensors, file), {}
 
 
 def is_onnx(source: Path) -> bool:

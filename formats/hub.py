@@ -15,10 +15,10 @@ from pathlib import Path
 from formats.beside import USED
 from system.files import file_digest, whole_folder
 from system.locks import locked
-from utils import UserError, nearest, short, warn
+from utils import UserError, short, warn
 
 # Name, where it is on the hub, layers x width, casing, languages, what for.
-FAMILY = """
+TABLE = """
 bert-base-uncased  google-bert  12 x 768  uncased  English  the usual choice
 bert-large-uncased  google-bert  24 x 1024  uncased  English  best results, slow
 bert-base-cased  google-bert  12 x 768  cased  English  names of people and places
@@ -30,13 +30,15 @@ bert-base-multilingual-uncased  google-bert  12 x 768  uncased  102 languages  t
 bert-base-chinese  google-bert  12 x 768  -  Chinese  Chinese, by characters
 bert-base-german-cased  google-bert  12 x 768  cased  German  German
 """
+FAMILY = [re.split(r"\s{2,}", line) for line in TABLE.strip().splitlines()]
 # Google's small models: any of these depths with any of these widths.
 SMALL = re.compile(r"google/bert_uncased_L-(2|4|6|8|10|12)_H-(128|256|512|768)_A-(2|4|8|12)")
 SMALL_LINE = "google/bert_uncased_L-2_H-128_A-2 to google/bert_uncased_L-12_H-768_A-12"
 
-# Of two kinds of weights the one that cannot run code is fetched, in one file or in several with an
-# index, and beside it whatever is read.
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+# Weights in one file, or an index and the files that it names. Of the two kinds the one that cannot
+# run code is fetched, and beside it whatever is read.
+SAFE = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
 
 REVISION = re.compile(r"refs(/[\w.+-]+)+|[\w.+-]+")
 
@@ -44,16 +46,6 @@ REVISION = re.compile(r"refs(/[\w.+-]+)+|[\w.+-]+")
 IN_ZIP = re.compile(r"(bert_)?config\.json|vocab\.txt|\w[\w.-]*\.ckpt.*")
 # Weights hardly compress: what claims many times the size of its zip file would fill the disk.
 MOST_RATIO, MOST_MORE = 20, 2**26
-
-
-def family() -> list[list[str]]:
-    """The rows of FAMILY: name, owner, shape, casing, languages, use."""
-    return [re.split(r"\s{2,}", line) for line in FAMILY.strip().splitlines()]
-
-
-def suggestion(name: str) -> str:
-    """' (did you mean bert-base-uncased?)', where a name is nearly one of the family's."""
-    return nearest(name, [row[0] for row in family()], cutoff=0.8)
 
 
 def repository(name: str) -> tuple[str, str | None] | None:
@@ -65,25 +57,22 @@ def repository(name: str) -> tuple[str, str | None] | None:
         repo, at, revision = name.removeprefix("hf:").partition("@")
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo) or ".." in repo or (at and not revision):
             raise UserError(f"{name}: expected hf:owner/name or hf:owner/name@revision")
-        return repo, checked_revision(name, revision)
     # What lies here comes before what could be downloaded.
-    if Path(name).exists():
+    elif Path(name).exists():
         return None
-    plain, at, revision = name.partition("@")
-    for short_name, owner, *_ in family():
-        if plain in (short_name, f"{owner}/{short_name}"):
-            return f"{owner}/{short_name}", checked_revision(name, revision)
-    return (plain, checked_revision(name, revision)) if SMALL.fullmatch(plain) else None
-
-
-def checked_revision(name: str, revision: str) -> str | None:
-    """A revision, None where there is none; UserError for a path, which the cache would follow."""
+    else:
+        repo, _, revision = name.partition("@")
+        known = {model: f"{owner}/{model}" for model, owner, *_ in FAMILY}
+        repo = known.get(repo, repo)
+        if repo not in known.values() and not SMALL.fullmatch(repo):
+            return None
+    # The cache would follow a path.
     if revision and (".." in revision or not REVISION.fullmatch(revision)):
         raise UserError(
             f"{name}: the revision is {short(revision)!r}; expected a branch, a tag, a commit, or "
             "refs/pr/N"
         )
-    return revision or None
+    return repo, revision or None
 
 
 def fetch(name: str) -> Path | None:
@@ -95,7 +84,7 @@ def fetch(name: str) -> Path | None:
     if (found := repository(name)) is None:
         return None
     repo, revision = found
-    by_hand = f"download config.json, vocab.txt and {WEIGHTS[0]} of {repo} into a folder"
+    by_hand = f"download config.json, vocab.txt and {SAFE[0]} of {repo} into a folder"
     try:
         from huggingface_hub import errors, snapshot_download
     except ImportError:
@@ -104,11 +93,10 @@ def fetch(name: str) -> Path | None:
             f"{by_hand} and name that"
         ) from None
     try:
-        first, second = map(patterns, WEIGHTS)
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*USED, *first]))
-        if not any((folder / file).exists() for file in first):
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*USED, *SAFE]))
+        if not any((folder / file).exists() for file in SAFE):
             # Of the same commit, even if the branch has moved meanwhile.
-            snapshot_download(repo, revision=folder.name, allow_patterns=[*USED, *second])
+            snapshot_download(repo, revision=folder.name, allow_patterns=[*USED, *PICKLED])
     except errors.GatedRepoError:
         reason = "its owner wants you to accept terms first; do so, and set HF_TOKEN"
     except errors.RepositoryNotFoundError:
@@ -126,19 +114,10 @@ def fetch(name: str) -> Path | None:
         # Its client raises many of Python's exceptions for a network that fails.
         reason = f"{short(str(error).splitlines()[0], 100)}; try again, or {by_hand} and name that"
     else:
-        if any((folder / file).exists() for file in (*first, *second)):
+        if any((folder / file).exists() for file in (*SAFE, *PICKLED)):
             return folder
-        reason = f"the hub has neither {' nor '.join(WEIGHTS)} of it; {by_hand} and name that"
+        reason = f"the hub has neither {SAFE[0]} nor {PICKLED[0]} of it; {by_hand} and name that"
     raise UserError(f"{name}: {reason}")
-
-
-def patterns(weights: str) -> tuple[str, str, str]:
-    """The names of weights in one file, of an index, and of the files that it names.
-
-    patterns("a.bin") -> ("a.bin", "a.bin.index.json", "a-*.bin")
-    """
-    stem, _, ending = weights.partition(".")
-    return weights, f"{weights}.index.json", f"{stem}-*.{ending}"
 
 
 def origin(file: Path) -> str | None:

@@ -60,14 +60,15 @@ next_sentence                          next_sentence
 classifier                             classifier
 """
 
-# The parameters of each kind: our and Hugging Face's name -> TensorFlow's ending. A kernel is
-# (in, out) where our weight is (out, in); an output's weights are (out, in) in TensorFlow too.
+# The parameters of each kind: our and Hugging Face's name -> TensorFlow's ending, dhlee347's. A
+# kernel is (in, out) where our weight is (out, in); an output's weights are (out, in) in TensorFlow
+# too.
 KINDS = {
-    "linear": {"weight": "/kernel", "bias": "/bias"},
-    "norm": {"weight": "/gamma", "bias": "/beta"},
-    "output": {"weight": "weights", "bias": "bias"},
-    "weight": {"weight": ""},
-    "bias": {"bias": ""},
+    "linear": {"weight": ("/kernel", ".weight"), "bias": ("/bias", ".bias")},
+    "norm": {"weight": ("/gamma", ".gamma"), "bias": ("/beta", ".beta")},
+    "output": {"weight": ("weights", ".weight"), "bias": ("bias", ".bias")},
+    "weight": {"weight": ("", ".weight")},
+    "bias": {"bias": ("", "bias")},
 }
 
 # What a checkpoint may lack, and which of these have names for their outputs.
@@ -117,40 +118,23 @@ def table_rows(n_layers: int) -> list[Row]:
         tensorflow = hugging_face.replace(".", "/").replace("layer/N", "layer_N")
         if other:
             tensorflow = other[0]
+        parts = ("query", "key", "value") if "QKV" in hugging_face else ("",)
         for n in range(n_layers) if ".N." in ours else [0]:
             a, b, c, d = (
                 re.sub(r"(?<=[._])N(?=[./])", str(n), name)
                 for name in (ours, hugging_face, tensorflow, dhlee347.get(ours, ""))
             )
-            found += rows_of_module(a, b, c, d, KINDS[kind])
+            for name, (ending, theirs) in KINDS[kind].items():
+                found.append(
+                    Row(
+                        f"{a}.{name}",
+                        [f"{b.replace('QKV', part)}.{name}" for part in parts],
+                        [c.replace("QKV", part) + ending for part in parts],
+                        [d.replace("QKV", part[:1]) + theirs for part in parts] if d else [],
+                        transposed=ending == "/kernel",
+                    )
+                )
     return found
-
-
-def rows_of_module(
-    ours: str, hugging_face: str, tensorflow: str, dhlee347: str, kind: dict[str, str]
-) -> list[Row]:
-    """The rows of one module's parameters."""
-    parts = ("query", "key", "value") if "QKV" in hugging_face else ("",)
-    rows = []
-    for name, ending in kind.items():
-        theirs = f"{dhlee347}.{name}"
-        if kind is KINDS["norm"]:
-            theirs = dhlee347 + ending.replace("/", ".")
-        if kind is KINDS["bias"]:
-            theirs = dhlee347 + name  # a parameter of the model itself
-        rows.append(
-            Row(
-                f"{ours}.{name}",
-                [f"{hugging_face.replace('QKV', part)}.{name}" for part in parts],
-                [tensorflow.replace("QKV", part) + ending for part in parts],
-                [theirs.replace("QKV", part[0]) for part in parts if part] or [theirs],
-                transposed=ending == "/kernel",
-            )
-        )
-        # Heads that its models do not have.
-        if not dhlee347:
-            rows[-1].dhlee347.clear()
-    return rows
 
 
 def names_of(row: Row, kind: str) -> list[str]:

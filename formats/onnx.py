@@ -16,14 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from layers.packing import Packing
-from system.files import (
-    DIGEST_SIZE,
-    append_digest,
-    check_file,
-    digest_matches,
-    name_file,
-    whole_file,
-)
+from system.files import DIGEST_SIZE, append_digest, check_file, digest_matches, named, whole_file
 from utils import UserError, is_text, short
 
 TOLERANCE = 1e-3  # of float32, PyTorch's numbers and onnxruntime's
@@ -61,6 +54,9 @@ def write(file: Path, model: Any, metadata: dict[str, str], int8: bool = False) 
     example = random_inputs(model, 2, min(12, model.cfg.max_len))
     with torch.inference_mode():
         outputs = outputs_of(model, example)
+    # What the axes of the inputs are called.
+    axes = {name: {0: "batch", 1: "length"} for name in INPUTS}
+    axes["masked_positions"] = {0: "batch", 1: "masked"}
     with tempfile.TemporaryDirectory() as folder, quiet(), named(folder):
         made = Path(folder) / "model.onnx"
         torch.onnx.export(
@@ -69,7 +65,7 @@ def write(file: Path, model: Any, metadata: dict[str, str], int8: bool = False) 
             str(made),
             input_names=list(example),
             output_names=list(outputs),
-            dynamic_shapes=tuple({0: "batch", 1: length_name(name)} for name in example),
+            dynamic_shapes=tuple(axes[name] for name in example),
             external_data=False,
             verbose=False,
         )
@@ -104,7 +100,13 @@ class OnnxFile:
         except ImportError:
             raise UserError(f"{file} needs onnxruntime; pip install onnxruntime") from None
         check_file(file)
-        check_digest(file)
+        with open(file, "rb") as f:
+            f.seek(max(0, file.stat().st_size - DIGEST_SIZE - len(DIGEST_FIELD)))
+            end = f.read()
+        if end.startswith(DIGEST_FIELD) and not digest_matches(file):
+            raise UserError(
+                f"{file} is damaged, or another program has changed it; convert its model again"
+            )
         options = onnxruntime.SessionOptions()
         # As many cores as PyTorch would use, and errors alone on stderr.
         options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
@@ -131,17 +133,6 @@ class OnnxFile:
             self.folder.mkdir()
             for name in metadata.keys() & set(BESIDE):
                 (self.folder / name).write_bytes(metadata[name].encode())
-
-
-def check_digest(file: Path) -> None:
-    """UserError where a file ends with a digest that is not its own."""
-    with open(file, "rb") as f:
-        f.seek(max(0, file.stat().st_size - DIGEST_SIZE - len(DIGEST_FIELD)))
-        end = f.read()
-    if end.startswith(DIGEST_FIELD) and not digest_matches(file):
-        raise UserError(
-            f"{file} is damaged, or another program has changed it; convert its model again"
-        )
 
 
 class OnnxModel(nn.Module):
@@ -171,11 +162,6 @@ class OnnxModel(nn.Module):
             ) from None
         scores = torch.from_numpy(found[0])
         return scores if self.columns is None else scores[..., self.columns]
-
-
-def length_name(name: str) -> str:
-    """What the second axis of an input is called."""
-    return "masked" if name == "masked_positions" else "length"
 
 
 def random_inputs(model: Any, n_rows: int, length: int) -> dict[str, Tensor]:
@@ -219,22 +205,11 @@ def largest_difference(model: Any, contents: bytes) -> float:
 
 
 @contextlib.contextmanager
-def named(folder: str) -> Iterator[None]:
-    """Within it, an error such as a full disk names the folder."""
-    try:
-        yield
-    except OSError as error:
-        name_file(error, folder)
-        raise
-
-
-@contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Within it, exporting says nothing of its own packages."""
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logging.disable(logging.NOTSET)

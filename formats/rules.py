@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from formats.beside import recorded_rules
-from system.files import read_json
+from system.files import read_json, read_settings
 from utils import UserError, show, typed
 
 UNKNOWN = "[UNK]"
@@ -90,12 +90,6 @@ class Rules:
         if self.added or self.max_input_chars_per_word != GOOGLES_LONGEST:
             found |= self.in_their_form()
         return found
-
-    def googles(self) -> "Rules":
-        """The same by Google's rule: no token is kept whole, and words may be longer."""
-        return dataclasses.replace(
-            self, max_input_chars_per_word=GOOGLES_LONGEST, added=(), split_special_tokens=False
-        )
 
     def in_their_form(self) -> dict[str, Any]:
         """Which words are too long and which tokens are kept whole, as transformers has it."""
@@ -185,8 +179,6 @@ class TokenizerFiles:
             tokenizer = self.folder / "tokenizer.json"
             _, theirs, listed = self.tokenizer
             for name, value in theirs.items():
-                if value is None:
-                    continue
                 if found.get(name, value) != value:
                     raise UserError(
                         f"{tokenizer} has {name}={value}, and {config.name} beside it "
@@ -215,8 +207,9 @@ def check_supported(values: dict[str, Any], config: Path) -> None:
     """UserError where a tokenizer_config.json asks for a tokenizer that is not BERT's."""
     name, file = values.get("tokenizer_class"), config
     # Older folders name the class beside the shape of the model.
-    if name is None and (shape := config.with_name("config.json")).is_file():
-        name, file = read_json(shape).get("tokenizer_class"), shape
+    if name is None:
+        file = config.with_name("config.json")
+        name = read_settings(file).get("tokenizer_class")
     if name is not None:
         known = typed(name, str, f"{file}: tokenizer_class").removesuffix("Fast")
         general = known in GENERAL_CLASSES and config.with_name("tokenizer.json").is_file()
@@ -256,7 +249,8 @@ def read_tokenizer_json(file: Path) -> tuple[dict[str, int], dict[str, Any], lis
         "strip_accents": normalizer.get("strip_accents"),
         "tokenize_chinese_chars": normalizer.get("handle_chinese_chars", True),
     }
-    rules: dict[str, Any] = typed(flags, dict[str, bool | None], file)
+    stated = {name: value for name, value in flags.items() if value is not None}
+    rules: dict[str, Any] = typed(stated, dict[str, bool], file)
     longest = model.get("max_input_chars_per_word", TRANSFORMERS_LONGEST)
     where = f"{file}: max_input_chars_per_word"
     rules["max_input_chars_per_word"] = typed(longest, int, where)
@@ -287,19 +281,18 @@ def added_tokens(
         tokens.append(token | {"id": int(i) if is_id else i, "where": config})
     # Files of before that setting was, which transformers does not read where it is there.
     if decoder is None:
-        if (map_file := folder / "special_tokens_map.json").is_file():
-            names |= read_json(map_file)
+        names |= read_settings(folder / "special_tokens_map.json")
         # transformers 5 counts those that were called additional, in this file alone, as not
         # special.
         counted = dict(names)
         if "additional_special_tokens" not in values:
             counted.pop("additional_special_tokens", None)
         special = [token.get("content") for token in named_tokens(counted, config)]
-        if (added_file := folder / "added_tokens.json").is_file():
-            for content, i in typed(read_json(added_file), dict[str, int], added_file).items():
-                is_special = content in (*special, *SPECIAL)
-                tokens.append({"content": content, "id": i, "special": is_special})
-                tokens[-1]["where"] = added_file
+        added_file = folder / "added_tokens.json"
+        for content, i in typed(read_settings(added_file), dict[str, int], added_file).items():
+            is_special = content in (*special, *SPECIAL)
+            token = {"content": content, "id": i, "special": is_special, "where": added_file}
+            tokens.append(token)
     tokens += listed
     tokens.sort(key=lambda token: token["id"] if isinstance(token.get("id"), int) else 0)
     # Of a token that several files have, the one that says most comes first.
@@ -322,18 +315,18 @@ def named_tokens(values: dict[str, Any], file: Path) -> list[dict[str, Any]]:
     tokens = []
     for name, value in values.items():
         if name.endswith("_token") and isinstance(value, str | dict):
-            tokens.append(value if isinstance(value, dict) else {"content": value})
-            if NAMED.get(name, tokens[-1].get("content")) != tokens[-1].get("content"):
+            content = value.get("content") if isinstance(value, dict) else value
+            if NAMED.get(name, content) != content:
                 raise UserError(
-                    f"{file}: {name} is {show(tokens[-1].get('content'))}; only {NAMED[name]} is "
-                    "supported"
+                    f"{file}: {name} is {show(content)}; only {NAMED[name]} is supported"
                 )
+            tokens.append(value)
     for name in ("additional_special_tokens", "extra_special_tokens"):
         several = values.get(name) or []
         # A dict gives them names, which nobody asks for here.
-        for value in several.values() if isinstance(several, dict) else several:
-            tokens.append(value if isinstance(value, dict) else {"content": value})
-    return [{**token, "special": True, "where": file} for token in tokens]
+        tokens += several.values() if isinstance(several, dict) else several
+    made = [token if isinstance(token, dict) else {"content": token} for token in tokens]
+    return [{**token, "special": True, "where": file} for token in made]
 
 
 def added_token(token: dict[str, Any], vocab: dict[str, int], free: int) -> AddedToken:

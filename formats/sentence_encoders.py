@@ -7,7 +7,7 @@ stated_length(Path("all-MiniLM-L6-v2"), True)    # 256
 from pathlib import Path
 from typing import Any
 
-from system.files import read_json
+from system.files import read_json, read_settings
 from utils import UserError, show, typed
 
 # sentence-transformers' names of what is done to the vectors of tokens, and ours.
@@ -35,7 +35,7 @@ def stated_pooling(folder: Path) -> str | None:
                 f"{remedy}"
             )
     prompts = folder / "config_sentence_transformers.json"
-    default = read_json(prompts).get("default_prompt_name") if prompts.is_file() else None
+    default = read_settings(prompts).get("default_prompt_name")
     if default is not None:
         raise UserError(
             f"{prompts}: default_prompt_name is {show(default)}, which puts words before each "
@@ -68,7 +68,7 @@ def stated_length(folder: Path, do_lower_case: bool) -> int | None:
     UserError where it lower-cases texts that its tokenizer does not.
     """
     file = folder / "sentence_bert_config.json"
-    values = read_json(file) if file.is_file() else {}
+    values = read_settings(file)
     if values.get("do_lower_case") and not do_lower_case:
         raise UserError(
             f"{file}: do_lower_case is true, and the vocabulary is cased; make the two agree"

@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -42,7 +41,16 @@ def read_records(
         # suffix.
         compression = "GZIP" if f.read(2) == b"\x1f\x8b" else ""
     records = tf.data.TFRecordDataset(str(file), compression)
-    example = first_example(file, records)
+    # An iterator that ends at once raises StopIteration; TensorFlow raises its own errors for
+    # damage.
+    try:
+        example = tf.train.Example.FromString(next(iter(records)).numpy()).features.feature
+    except StopIteration:
+        raise UserError(f"{file} holds no records") from None
+    except Exception as error:
+        raise UserError(
+            f"{file} is no TFRecord file of examples, or is damaged ({type(error).__name__})"
+        ) from None
     names: dict[str, str] = {}
     # The name in BERT's original code comes first, then those of later versions.
     for ours, others in wanted.items():
@@ -71,20 +79,4 @@ def read_records(
         raise UserError(
             f"{file}: after record {done}, one has other features or another length than the "
             f"first, or is damaged ({type(error).__name__}); make the file again"
-        ) from None
-
-
-def first_example(file: Path, records: Any) -> Any:
-    """The features of a TFRecord file's first example, by name."""
-    import tensorflow as tf
-
-    # An iterator that ends at once raises StopIteration; TensorFlow raises its own errors for
-    # damage.
-    try:
-        return tf.train.Example.FromString(next(iter(records)).numpy()).features.feature
-    except StopIteration:
-        raise UserError(f"{file} holds no records") from None
-    except Exception as error:
-        raise UserError(
-            f"{file} is no TFRecord file of examples, or is damaged ({type(error).__name__})"
         ) from None

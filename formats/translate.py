@@ -6,7 +6,7 @@ ours, problems = to_ours(tensors, HUGGING_FACE, config, "classifier")
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -70,22 +70,16 @@ def foreign_prefixes(names: Iterable[str]) -> str:
     return " and ".join(sorted(map(repr, found))) if found != {""} else ""
 
 
-def renamed(
-    tensors: dict[str, Tensor], rename: Callable[[str], str], file: Path
-) -> dict[str, Tensor]:
-    """Tensors under other names; UserError where two of them would have the same."""
+def as_hugging_face(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """{Hugging Face's name of today: tensor}; UserError where two would have the same."""
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if (new := rename(name)) in found:
+        if (new := modern_name(name)) in found:
             raise UserError(f"{file} has two tensors that are {short(new)}; remove the wrong one")
-        found[new] = tensor
+        # A buffer of position_ids counts from 0, and is no parameter.
+        if not name.endswith("position_ids"):
+            found[new] = tensor
     return found
-
-
-def as_hugging_face(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
-    """{Hugging Face's name of today: tensor}, without a buffer that counts from 0."""
-    kept = {name: t for name, t in tensors.items() if not name.endswith("position_ids")}
-    return renamed(kept, modern_name, file)
 
 
 def modern_name(name: str) -> str:
@@ -116,7 +110,10 @@ def without_unusable(
     `head` is our name of the one that is called "classifier".
     """
     kept, reasons = dict(tensors), dict[str, str]()
-    rows = {name: [row for row in table_rows(0) if row.head == name] for name in HEADS}
+    own = {
+        head: [n for row in table_rows(0) if row.head == head for n in names_of(row, kind)]
+        for head in HEADS
+    }
     words, decoder = WORDS.get(kind, ("", ""))
     bias, copy = "cls.predictions.bias", "cls.predictions.decoder.bias"
     if copy in kept:
@@ -129,21 +126,18 @@ def without_unusable(
     # A layer on other vectors than the encoder's, or one without a bias. What pre-training's heads
     # lack is damage.
     for name in ("classifier", "answer", "tags", "choice"):
-        own = [n for row in rows[name] for n in names_of(row, kind)]
-        if not any(n in kept for n in own):
+        if not kept.keys() & own[name]:
             continue
-        if absent := [n for n in own if n not in kept]:
+        if absent := [n for n in own[name] if n not in kept]:
             reasons[name] = f"it has no {absent[0]}"
-        elif kept[own[0]].shape[1:] != (config.dim,):
-            shape = tuple(kept[own[0]].shape)
-            reasons[name] = f"{own[0]} is {shape}, expected (labels, {config.dim})"
-    for name in reasons:
-        for n in (n for row in rows[name] for n in names_of(row, kind)):
-            kept.pop(n, None)
+        elif (shape := tuple(kept[own[name][0]].shape))[1:] != (config.dim,):
+            reasons[name] = f"{own[name][0]} is {shape}, expected (labels, {config.dim})"
+    left_out = {n for name in reasons for n in own[name]}
+    kept = {n: t for n, t in kept.items() if n not in left_out}
     return kept, {head if name == "classifier" else name: why for name, why in reasons.items()}
 
 
-def head_of(settings: dict[str, Any], names: Iterable[str], kind: str = HUGGING_FACE) -> str:
+def head_of(settings: dict[str, Any], names: Iterable[str], kind: str) -> str:
     """Our name of the head that is called "classifier" among these names."""
     if kind == DHLEE347:
         # Pre-training's own layers stand beside its classifier of next sentences.
@@ -202,8 +196,8 @@ def listed(texts: list[str]) -> str:
 def shapes(config: Config, n_labels: int = 2) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter that a model of this configuration may have, by its name."""
     d, f, vocabulary = config.dim, config.dim_ff, config.vocab_size
-    # The rows of each matrix, by the end of its module's name: (out, in), or (entries, width).
-    matrices = {
+    # By the end of a module's name: (out, in), or (entries, width).
+    matrices: dict[str, tuple[int, ...]] = {
         "embedding.token": (vocabulary, d),
         "embedding.position": (config.max_len, d),
         "embedding.segment": (config.n_segments, d),
@@ -222,12 +216,10 @@ def shapes(config: Config, n_labels: int = 2) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     for row in table_rows(config.n_layers):
         module, _, kind = row.ours.rpartition(".")
-        matrix = next((m for name, m in matrices.items() if module.endswith(name)), None)
-        if matrix:
-            found[row.ours] = matrix if kind == "weight" else matrix[:1]
-        else:
-            # A norm, or the bias of each word's score.
-            found[row.ours] = (vocabulary,) if module == "masked_lm" else (d,)
+        # What is no matrix is a norm, or the bias of each word's score.
+        vector = (vocabulary,) if module == "masked_lm" else (d,)
+        shape = next((m for name, m in matrices.items() if module.endswith(name)), vector)
+        found[row.ours] = shape if kind == "weight" else shape[:1]
     return found
 
 

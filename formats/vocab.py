@@ -29,6 +29,7 @@ from system.files import (
     decoded,
     read_content,
     read_json,
+    read_settings,
     whole_file,
     write_json,
 )
@@ -95,23 +96,16 @@ class Vocabulary:
         return dataclasses.replace(self, rules=rules)
 
     def googles(self) -> "Vocabulary":
-        """The same by Google's rule, which splits every text alike."""
-        return dataclasses.replace(self, rules=self.rules.googles())
+        """The same by Google's rule, which keeps no token whole, and takes longer words."""
+        rules = Rules(
+            self.rules.do_lower_case, self.rules.strip_accents, self.rules.tokenize_chinese_chars
+        )
+        return dataclasses.replace(self, rules=rules)
 
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of its vocab.txt, in hexadecimal; the same tokens have the same."""
         return hashlib.sha256(self.text).hexdigest()
-
-    @functools.cached_property
-    def n_capitals(self) -> int:
-        """How many of its tokens have capitals."""
-        return count_capitals(self.tokens)
-
-    @property
-    def is_cased(self) -> bool:
-        """Whether these are many."""
-        return has_many(self.n_capitals, self.tokens)
 
     def save(self, folder: Path, everywhere: bool = False) -> None:
         """Write it into another folder: vocab.txt, and tokenizer_config.json with its rules."""
@@ -197,18 +191,24 @@ def read_tokens(file: Path, known: dict[str, int] | None = None) -> tuple[bytes,
     # The same tokens give the same contents in both forms.
     if file.suffix == ".json":
         vocab = read_tokenizer_json(file)[0] if known is None else known
-        text = "".join(f"{token}\n" for token in vocab).encode()
-        return text, with_specials(vocab, file)
-    check_regular(file)
-    content = read_content(file)
-    return content, parse_tokens(decoded(content, file), file)
+        content, unit = "".join(f"{token}\n" for token in vocab).encode(), "tokens"
+    else:
+        check_regular(file)
+        content, unit = read_content(file), "lines"
+        vocab = parse_tokens(decoded(content, file), file)
+    if missing := [token for token in SPECIAL if token not in vocab]:
+        raise UserError(
+            f"{file}: no {', '.join(missing)} among its {len(vocab)} {unit}; expected a BERT "
+            "vocab.txt"
+        )
+    return content, vocab
 
 
 def parse_tokens(text: str, file: Path) -> dict[str, int]:
     """{token: id} of the text of a vocab.txt."""
     lines = text.split("\n")
     # The file ends with a line end, after which there is no token.
-    if lines and not lines[-1]:
+    if not lines[-1]:
         lines.pop()
     vocab: dict[str, int] = {}
     for i, line in enumerate(lines):
@@ -221,17 +221,6 @@ def parse_tokens(text: str, file: Path) -> dict[str, int]:
                 f"{i + 1}; expected each once"
             )
         vocab[token] = i
-    return with_specials(vocab, file)
-
-
-def with_specials(vocab: dict[str, int], file: str | Path) -> dict[str, int]:
-    """The vocabulary, or UserError where it lacks one of BERT's special tokens."""
-    if missing := [token for token in SPECIAL if token not in vocab]:
-        unit = "tokens" if Path(file).suffix == ".json" else "lines"
-        raise UserError(
-            f"{file}: no {', '.join(missing)} among its {len(vocab)} {unit}; expected a BERT "
-            "vocab.txt"
-        )
     return vocab
 
 
@@ -239,7 +228,7 @@ def with_specials(vocab: dict[str, int], file: str | Path) -> dict[str, int]:
 
 
 def stated_casing(
-    file: Path, beside: TokenizerFiles, tokens: dict[str, int], weights: Path | None = None
+    file: Path, beside: TokenizerFiles, tokens: dict[str, int], weights: Path | None
 ) -> tuple[bool | None, str]:
     """Whether to lower-case by settings or names alone, and why; None where neither says.
 
@@ -319,19 +308,15 @@ def find_vocabulary(
     # Of the one that another is named for only the tokens matter.
     own = Vocabulary(beside, *read_tokens(beside), found.rules) if vocab and beside else found
     if weights and (beside or vocab):
-        check_own_vocab(weights.with_name("run.json"), own)
+        run = weights.with_name("run.json")
+        # It has the first 16 digits of the digest; folders from elsewhere have none.
+        known = read_settings(run).get("sha256 of vocab")
+        if known is not None and not own.digest.startswith(str(known)):
+            raise UserError(
+                f"{own.file} is not the vocabulary that the model was trained with, whose digest "
+                f"{run} has; use that one"
+            )
     # Where both are there, the one named may only fill the free places of the model's own.
     if vocab and beside:
         found.check_holds(own)
     return found
-
-
-def check_own_vocab(run: Path, vocabulary: Vocabulary) -> None:
-    """UserError where a run's vocabulary is not the one whose digest its run.json has."""
-    # run.json has the first 16 digits of the digest; folders from elsewhere have none.
-    known = read_json(run).get("sha256 of vocab") if run.is_file() else None
-    if known is not None and not vocabulary.digest.startswith(str(known)):
-        raise UserError(
-            f"{vocabulary.file} is not the vocabulary that the model was trained with, whose "
-            f"digest {run} has; use that one"
-        )

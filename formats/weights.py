@@ -186,8 +186,7 @@ def read_archive(file: Path, mapped: bool = False) -> Any:
         if zipfile.is_zipfile(file):
             check_zip(file)
         # torch.load warns of things that a reader of weights cannot change.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             # weights_only refuses a pickle that would run code. Weights of a GPU are read without
             # one.
             mapped = mapped and is_text(file)
@@ -292,13 +291,11 @@ def check_finite(tensors: dict[str, Tensor], file: Path) -> None:
 
 def checkpoints_in(folder: str | Path) -> list[Path]:
     """The model_steps_N.pt of a folder, fewest steps first."""
-    found = []
-    for file in Path(folder).glob("model_steps_*.pt"):
-        # A name such as model_steps_10_old.pt is not one of a run's.
-        if match := re.fullmatch(r"model_steps_(\d+)\.pt", file.name):
-            found.append((int(match[1]), file))
+    found = Path(folder).glob("model_steps_*.pt")
+    # A name such as model_steps_10_old.pt is not one of a run's.
+    own = [file for file in found if re.fullmatch(r"model_steps_\d+", file.stem)]
     # By number: as text, 900 would come after 1000.
-    return [file for _, file in sorted(found)]
+    return sorted(own, key=lambda file: int(file.stem.removeprefix("model_steps_")))
 
 
 def write_pt(file: str | Path, contents: dict[str, Any]) -> None:

@@ -70,13 +70,12 @@ class Visible:
 def sound_streams() -> Iterator[None]:
     """Streams that a command can rely on: UTF-8 on stdout as in files, an stderr that never fails.
 
-    What is printed is visible().
-
-    A standard stream that is closed is opened on nothing, or the next file would get its number.
+    What is printed is visible(), and calls settings as a command line does: `max_len=5` is
+    --max_len 5. A standard stream that is closed is opened on nothing, or the next file would get
+    its number.
     """
     for number in range(3):
         try:
-            # fstat fails for a number that is not open.
             os.fstat(number)
         except OSError:
             # The system gives the lowest free number, which is the one that was just missing.
@@ -88,7 +87,11 @@ def sound_streams() -> Iterator[None]:
     stdout: Any = Visible(sys.stdout) if sys.stdout else None
     stderr = TolerantStream(sys.stderr) if sys.stderr else open(os.devnull, "w")
     with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
-        yield
+        STREAMS.flags = True
+        try:
+            yield
+        finally:
+            STREAMS.flags = False
 
 
 # ------------------------------------------------------------------------------------------- errors
@@ -134,8 +137,8 @@ def one_line_errors(program: str) -> Iterator[None]:
         # An OSError without a file is stdout's.
         if isinstance(error, OSError) and error.filename is None:
             drop_stdout()
-        if isinstance(error, UserError | OSError) or is_out_of_memory(error):
-            report(program, words_of(error))
+        if (message := words_of(error)) is not None:
+            report(program, message)
             leave(2)
         leave_if_lost(program, error)
         # A bug: its traceback is kept, and the other processes are told that this one is gone.
@@ -151,27 +154,21 @@ def leave_if_lost(program: str, error: BaseException | None) -> None:
         leave(2)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory has run out, for which PyTorch has no class of its own on a CPU."""
-    return (
-        # PyTorch raises a plain RuntimeError on a CPU, which only its text tells apart.
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
-    )
-
-
-def words_of(error: BaseException) -> str:
-    """An error as a message."""
+def words_of(error: Exception) -> str | None:
+    """A mistake of the user's, or what his machine lacks, as a message; None: a bug."""
     if isinstance(error, OSError) and error.strerror:
         message = f"{error.filename or 'standard output'}: {error.strerror}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             message += "; make room and start again"
         return message
-    if is_out_of_memory(error):
-        remedy = "use a smaller batch_size, more gradient_accumulation, or a smaller model"
-        return f"out of memory; {remedy}"
-    return str(error)
+    # PyTorch raises a plain RuntimeError on a CPU, which only its text tells apart.
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if out_of_memory or "can't allocate memory" in str(error):
+        return (
+            "out of memory; use a smaller batch_size, more gradient_accumulation, or a smaller "
+            "model"
+        )
+    return str(error) if isinstance(error, UserError | OSError) else None
 
 
 def report(program: str, message: str) -> None:
@@ -205,16 +202,6 @@ def leave(status: int) -> typing.NoReturn:
 HELP = {"--help", "-h"}
 
 
-@contextlib.contextmanager
-def settings_as_flags() -> Iterator[None]:
-    """Within it, messages call settings as this command line does: `max_len=5` is --max_len 5."""
-    STREAMS.flags = True
-    try:
-        yield
-    finally:
-        STREAMS.flags = False
-
-
 def command(*commands: type, named: bool = False, processes: bool = False) -> None:
     """Run a dataclass as a command line: its fields are the flags, its run() the work.
 
@@ -225,7 +212,7 @@ def command(*commands: type, named: bool = False, processes: bool = False) -> No
         processes: whether torchrun may start several processes of it.
     """
     program, line = Path(sys.argv[0]).name, sys.argv[1:]
-    with sound_streams(), settings_as_flags(), one_line_errors(program):
+    with sound_streams(), one_line_errors(program):
         chosen, usage = commands[0], program
         has_modes = hasattr(chosen, "mode")
         table = {name_of(one): one for one in commands[has_modes:]}

@@ -60,11 +60,16 @@ def start() -> None:
     import torch.distributed.nn.functional
 
     wait = timedelta(seconds=timeout())
-    # gloo carries what processes tell each other between CPUs, nccl the gradients.
     backend = "gloo"
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
-        claim_gpu()
+        # Each process has the GPU of its number.
+        if local_rank() >= (n := torch.cuda.device_count()):
+            raise UserError(
+                f"process {local_rank()} of this machine has no GPU, of which it has {n}; start "
+                f"{n} processes (--nproc_per_node), or hide the GPUs (CUDA_VISIBLE_DEVICES=)"
+            )
+        torch.cuda.set_device(local_rank())
     try:
         store, _, _ = next(dist.rendezvous("env://", timeout=wait))
     except ValueError as error:
@@ -85,18 +90,6 @@ def start() -> None:
         sys.stdout = open(os.devnull, "w")
 
 
-def claim_gpu() -> None:
-    """Use the GPU that has this process's number on its machine."""
-    import torch
-
-    if local_rank() >= (n := torch.cuda.device_count()):
-        raise UserError(
-            f"process {local_rank()} of this machine has no GPU, of which it has {n}; start {n} "
-            "processes (--nproc_per_node), or hide the GPUs (CUDA_VISIBLE_DEVICES=)"
-        )
-    torch.cuda.set_device(local_rank())
-
-
 def agree_on_name(store: Any) -> str:
     """A name for this start that all of its processes agree on.
 
@@ -113,19 +106,17 @@ def agree_on_name(store: Any) -> str:
         # Only who finds its secret among those published belongs to this start.
         if rank() == 0:
             keys = [f"hello {r}" for r in range(size())]
-            seen = [store.get(key).decode() if store.check([key]) else "" for key in keys]
+            seen = [store.get(key).decode() for key in keys if store.check([key])]
             store.set("go", " ".join([name, *seen]))
             if all(store.check([f"{name} {r}"]) for r in others):
                 return name
         elif store.check(["go"]):
             name, *seen = store.get("go").decode().split(" ")
-            if seen[rank() : rank() + 1] == [secret]:
+            if secret in seen:
                 store.set(f"{name} {rank()}", "")
                 return name
         time.sleep(0.05)
-    silent = [0]
-    if rank() == 0:
-        silent = [r for r in others if not store.check([f"{name} {r}"])]
+    silent = [r for r in others if not store.check([f"{name} {r}"])] if rank() == 0 else [0]
     raise UserError(
         f"{processes(silent)} of {size()} did not answer within {timeout():g} seconds; see why, or "
         "set BERT_TIMEOUT to more"
@@ -210,10 +201,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def map_tensors(value: Any, function: Callable[[Any], Any]) -> Any:
-    """A value whose tensors, also those in its dicts and lists, are what a function makes of them.
-
-    Anything else is returned as it is.
-    """
+    """A value with what a function makes of its tensors, also of those in dicts and lists."""
     import torch
 
     if isinstance(value, torch.Tensor):

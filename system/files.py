@@ -10,6 +10,7 @@ import errno
 import functools
 import glob
 import hashlib
+import operator
 import os
 import re
 import socket
@@ -73,14 +74,11 @@ def check_file(file: str | Path, expected: str = "a file") -> None:
             f"{path} {'is a folder' if folder else 'does not exist'}; expected {expected}"
         )
     # /dev/zero and /dev/urandom never end. A terminal does, and pipes are no such devices.
-    if path.is_char_device() and not path.samefile(os.devnull) and not is_terminal(path):
-        raise UserError(f"{path} is a device, which may have no end; expected {expected}")
-
-
-def is_terminal(path: Path) -> bool:
-    """Whether somebody types what is read of a path."""
-    with open(path, "rb", buffering=0) as f:
-        return f.isatty()
+    if path.is_char_device() and not path.samefile(os.devnull):
+        with open(path, "rb", buffering=0) as f:
+            typed_in = f.isatty()
+        if not typed_in:
+            raise UserError(f"{path} is a device, which may have no end; expected {expected}")
 
 
 def check_regular(file: str | Path) -> None:
@@ -108,9 +106,10 @@ def read_text(file: str | Path) -> str:
 def read_content(path: Path) -> bytes:
     """The bytes of a text file or a pipe."""
     check_file(path, "a text file")
+    limit = -1 if path.is_file() else LONGEST_PIPE
     with open(path, "rb") as f:
-        content = f.read() if path.is_file() else f.read(LONGEST_PIPE)
-    if len(content) == LONGEST_PIPE and not path.is_file():
+        content = f.read(limit)
+    if len(content) == limit:
         raise UserError(f"{path} does not end within {LONGEST_PIPE >> 20} MB; expected a text file")
     return content
 
@@ -135,6 +134,11 @@ def read_json(file: str | Path, kind: Any = dict[str, Any], pipe: bool = False) 
     return typed(parse_json(read_text(file), str(file), lines=True), kind, file)
 
 
+def read_settings(file: Path) -> dict[str, Any]:
+    """The JSON object in a file that may be missing; of no file an empty one."""
+    return read_json(file) if file.is_file() else {}
+
+
 def read_config(cls: type[T], file: str | Path, **instead: object) -> T:
     """A dataclass from a JSON file, some of its values replaced."""
     return make(cls, read_json(file) | instead, file)
@@ -148,14 +152,10 @@ def find_files(names: str) -> list[Path]:
     files: list[Path] = []
     for name in filter(None, (part.strip() for part in names.split(","))):
         # A name with a * in it may be a file's, so that looking comes before globbing.
-        found = (
-            [Path(name)]
-            if Path(name).exists()
-            else [Path(p) for p in sorted(glob.glob(name, recursive=True))]
-        )
+        found = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))
         if not found:
             raise UserError(f"{name} does not exist; expected a file, a glob or a folder")
-        for path in found:
+        for path in map(Path, found):
             check_regular(path)
             # Hidden files are left out: editors, and whole_file() itself, leave some.
             inside = sorted(path.rglob("*")) if path.is_dir() else [path]
@@ -208,17 +208,14 @@ def whole_file(
 ) -> Iterator[BinaryIO]:
     """A file to write into that gets its name only when it is complete and on the disk.
 
-    Else nothing is left.
-
-    Only a file is replaced, also one that a link points to; a device or a pipe is written to as it
-    is. UserError where another process has written the file meanwhile: it stays as it is, and the
-    message names the file beside it that was written here. Unless `replace`, a file that was there
-    before stays too.
+    Else nothing is left. Only a file is replaced, also one that a link points to; a device or a
+    pipe is written to as it is. UserError where another process has written the file meanwhile: it
+    stays as it is, and the message names the file beside it that was written here. Unless
+    `replace`, a file that was there before stays too.
 
     Of several processes the first alone writes, unless `everywhere`. An OSError names the file.
     """
-    # Every process runs the same code, so that those which do not write get a file that leads
-    # nowhere.
+    # All run the same code, so that those which do not write get a file that leads nowhere.
     if rank() and not everywhere:
         with tempfile.TemporaryFile() as nowhere:
             yield nowhere
@@ -228,28 +225,22 @@ def whole_file(
         raise UserError(f"{file or repr(file)} is a folder; name a file to write")
     if is_stream(path):
         # Opened to append: what an open file such as /dev/stdout holds already stays.
-        try:
-            with open(path, "ab") as stream:
-                yield stream
-        except OSError as error:
-            name_file(error, file)
-            raise
+        with named(file), open(path, "ab") as stream:
+            yield stream
         return
     # A link stays a link, and the file it points to is replaced.
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_left_overs(path)
     before = state_of(path)
     # A file that others may not read stays so while it is written and when it is replaced.
     mode = stat.S_IMODE(before.st_mode) & 0o777 if before else 0o666
-    partial = partial_name(path)
-    try:
-        # "x" opens no file that is there, nor what a link points to.
-        f = open(partial, "x+b", opener=functools.partial(os.open, mode=mode))
-    except OSError as error:
-        error.filename = str(file)
-        raise
-    try:
+    with unfinished(path, file) as partial:
+        try:
+            # "x" opens no file that is there, nor what a link points to.
+            f = open(partial, "x+b", opener=functools.partial(os.open, mode=mode))
+        except OSError as error:
+            error.filename = str(file)
+            raise
         try:
             yield f
             # Without fsync a power cut may leave the new name and none of the contents.
@@ -261,12 +252,6 @@ def whole_file(
             with contextlib.suppress(OSError):
                 f.close()
         put_in_place(partial, path, before if replace else None)
-    except BaseException as error:
-        # Ctrl-C, too, must leave nothing behind.
-        partial.unlink(missing_ok=True)
-        name_file(error, file)
-        raise
-    sync_folder(path.parent)
 
 
 def state_of(path: Path) -> os.stat_result | None:
@@ -283,7 +268,7 @@ def put_in_place(partial: Path, path: Path, before: os.stat_result | None) -> No
         with contextlib.suppress(OSError, UserError):
             stack.enter_context(locked(path.with_name(f".{path.name}.lock")))
         now = state_of(path)
-        if now and not (before and is_as_before(now, before)):
+        if now and not (before and IDENTITY(now) == IDENTITY(before)):
             raise_kept(partial, path, "was written by another process meanwhile")
         try:
             os.replace(partial, path)
@@ -292,10 +277,8 @@ def put_in_place(partial: Path, path: Path, before: os.stat_result | None) -> No
             raise_kept(partial, path, "cannot be replaced (is it open?)")
 
 
-def is_as_before(now: os.stat_result, before: os.stat_result) -> bool:
-    """Whether nobody has written or replaced a file."""
-    # A file that replaces one is another inode, even if its size and its time are the same.
-    return all(getattr(now, x) == getattr(before, x) for x in ("st_ino", "st_size", "st_mtime_ns"))
+# A file that replaces one is another inode, even if its size and its time are the same.
+IDENTITY = operator.attrgetter("st_ino", "st_size", "st_mtime_ns")
 
 
 def raise_kept(partial: Path, path: Path, why: str) -> NoReturn:
@@ -308,52 +291,60 @@ def raise_kept(partial: Path, path: Path, why: str) -> NoReturn:
 # --------------------------------------------------------------------------------- unfinished files
 
 
-def partial_name(path: Path) -> Path:
-    """Where to write what is to be called `path`: a name that no other writer has.
+@contextlib.contextmanager
+def unfinished(path: Path, file: str | Path) -> Iterator[Path]:
+    """Where to write what is to be called `path`, so that nothing is left if that fails.
 
-    It is in the same folder, since renaming does not work from one disk to another. The dot hides
-    it.
+    No other writer has the name. It is in the same folder, since renaming does not work from one
+    disk to another; the dot hides it. An OSError names `file`.
     """
-    return path.with_name(f"{partial_prefix(path)}{os.getpid()}-{os.urandom(4).hex()}.part")
-
-
-def partial_prefix(path: Path) -> str:
-    """How the names of a file's unfinished copies begin that this machine writes."""
+    # Only folders that are made from here on are removed when something fails.
+    new = [parent for parent in path.parents if not parent.exists()]
     # A system allows names of 255 bytes, and characters have up to four.
     machine = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:40]
-    return f".{path.name[:40]}.{machine}-"
+    prefix = f".{path.name[:40]}.{machine}-"
+    remove_left_overs(path.parent, prefix)
+    partial = path.with_name(f"{prefix}{os.getpid()}-{os.urandom(4).hex()}.part")
+    try:
+        with named(file):
+            yield partial
+    except BaseException:
+        # Ctrl-C, too, must leave nothing behind.
+        remove(partial)
+        remove_empty(new)
+        raise
+    sync_folder(path.parent)
 
 
-def remove_left_overs(path: Path) -> None:
+def remove_left_overs(folder: Path, prefix: str) -> None:
     """Remove what killed processes of this machine have left of a file or folder."""
     # Windows has no such question: os.kill would end the process.
     if os.name == "nt":
         return
-    prefix = partial_prefix(path)
-    for other in path.parent.glob(f"{glob.escape(prefix)}*.part"):
+    for other in folder.glob(f"{glob.escape(prefix)}*.part"):
         process = re.fullmatch(r"(\d{1,9})-[0-9a-f]{8}\.part", other.name.removeprefix(prefix))
-        if process and has_ended(int(process[1])):
-            remove(other)
-
-
-def has_ended(process: int) -> bool:
-    """Whether a process of this machine is no more."""
-    # Signal 0 is sent to nobody. One that may not be sent has somebody to get it.
-    with contextlib.suppress(PermissionError):
+        if not process:
+            continue
         try:
-            os.kill(process, 0)
+            os.kill(int(process[1]), 0)  # signal 0 is sent to nobody
         except ProcessLookupError:
-            return True
-    return False
+            remove(other)
+        except PermissionError:
+            pass  # one that may not be sent has somebody to get it
 
 
 # ------------------------------------------------------------------------------- names and folders
 
 
-def name_file(error: BaseException, file: str | Path) -> None:
-    """Add the name of a file to an error of the system that has none: of a full disk, say."""
-    if isinstance(error, OSError) and error.errno and error.filename is None:
-        error.filename = str(file)
+@contextlib.contextmanager
+def named(file: str | Path) -> Iterator[None]:
+    """Within it, an error of the system that names no file (of a full disk, say) names this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = str(file)
+        raise
 
 
 def is_stream(path: Path) -> bool:
@@ -379,10 +370,8 @@ def sync_folder(folder: Path) -> None:
     except PermissionError:
         return
     try:
-        os.fsync(number)
-    except OSError as error:
-        name_file(error, folder)
-        raise
+        with named(folder):
+            os.fsync(number)
     finally:
         os.close(number)
 
@@ -397,35 +386,21 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     Files in it are put on the disk, and closed, by whoever writes them. An OSError names a file.
     """
     path = Path(os.path.realpath(folder))
-    # Only folders that were made here are removed when something fails.
-    new = [parent for parent in path.parents if not parent.exists()]
-    remove_left_overs(path)
     before = state_of(path)
-    partial = partial_name(path)
-    partial.mkdir(stat.S_IMODE(before.st_mode) | stat.S_IRWXU if before else 0o777, parents=True)
-    try:
+    mode = stat.S_IMODE(before.st_mode) | stat.S_IRWXU if before else 0o777
+    with unfinished(path, folder) as partial:
+        partial.mkdir(mode, parents=True)
         yield partial
         sync_folder(partial)
-        put_folder_in_place(partial, path)
-    except BaseException as error:
-        remove(partial)
-        remove_empty(new)
-        name_file(error, folder)
-        raise
-    sync_folder(path.parent)
-
-
-def put_folder_in_place(partial: Path, path: Path) -> None:
-    """Give a complete folder its name, unless something else has it."""
-    try:
-        # Windows renames a folder to free names alone.
-        with contextlib.suppress(FileNotFoundError):
-            path.rmdir()
-        os.replace(partial, path)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise
-        raise_kept(partial, path, "was written by another process meanwhile")
+        try:
+            # Windows renames a folder to free names alone.
+            with contextlib.suppress(FileNotFoundError):
+                path.rmdir()
+            os.replace(partial, path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise_kept(partial, path, "was written by another process meanwhile")
 
 
 def write_json(file: str | Path, values: dict, everywhere: bool = False) -> None:
@@ -450,7 +425,6 @@ DIGEST_SIZE = 64  # SHA-256 in hexadecimal
 def append_digest(f: BinaryIO) -> None:
     """Write at the end of a file that is open to read and write the digest of all that is in it."""
     f.seek(0)
-    # The digest covers all before it, so the file is read once more from its start.
     digest = hashlib.file_digest(f, "sha256").hexdigest()  # type: ignore[arg-type]
     f.seek(0, os.SEEK_END)
     f.write(digest.encode())
@@ -460,10 +434,9 @@ def digest_matches(file: str | Path) -> bool:
     """Whether a file ends with the digest of the rest of it."""
     with open(file, "rb") as f:
         left = f.seek(0, os.SEEK_END) - DIGEST_SIZE
-        # The last 64 bytes are the digest and not part of it. Blocks keep a large file out of
-        # memory.
         f.seek(0)
         digest = hashlib.sha256()
+        # In blocks, to keep a large file out of memory.
         while left > 0 and (block := f.read(min(left, 2**20))):
             digest.update(block)
             left -= len(block)

@@ -22,7 +22,7 @@ import itertools
 import re
 import textwrap
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from utils import UserError, nearest, short, type_name
@@ -130,35 +130,23 @@ def flags_of(command: type) -> dict[str, Flag]:
     found: dict[str, Flag] = {}
     settings: dict[str, Flag] = {}
     for cls in filter(dataclasses.is_dataclass, command.__mro__):
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        comments, hints = comments_of(cls), typing.get_type_hints(cls)
-        # In the order of the class, where fields() begins with those of its bases.
-        for name in filter(fields.__contains__, inspect.get_annotations(cls)):
-            field = fields[name]
+        for field, flag in own_flags(cls):
             if kind := field.metadata.get("settings"):
-                settings = setting_flags(kind, field.metadata["everywhere"])
-            elif name not in found:
-                modes = field.metadata.get("modes", ())
-                group, text = comments[name]
-                needs_name = bool(field.kw_only)
-                found[name] = Flag(name, hints[name], field.default, needs_name, modes, group, text)
+                for _, one in own_flags(kind):
+                    modes = () if one.name in field.metadata["everywhere"] else ("train",)
+                    settings[one.name] = dataclasses.replace(
+                        one, needs_name=True, modes=modes, group=SETTINGS
+                    )
+            else:
+                found.setdefault(flag.name, flag)
     return found | settings
 
 
-def setting_flags(cls: type, everywhere: tuple[str, ...]) -> dict[str, Flag]:
-    """The fields of a dataclass of settings as flags."""
-    hints, comments = typing.get_type_hints(cls), comments_of(cls)
-    found = {}
-    for field in dataclasses.fields(cls):
-        name, modes = field.name, () if field.name in everywhere else ("train",)
-        text = comments[name][1]
-        found[name] = Flag(name, hints[name], field.default, True, modes, SETTINGS, text)
-    return found
-
-
-def comments_of(cls: type) -> dict[str, tuple[str, str]]:
-    """The group and the comment, behind it or above it, of each field that a class itself has."""
-    found = {field.name: ("Flags", "") for field in dataclasses.fields(cls)}
+def own_flags(cls: type) -> Iterator[tuple[dataclasses.Field, Flag]]:
+    """The fields that a class has beside those of its bases, in its order, and each as a flag."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    comments: dict[str, tuple[str, str]] = {}  # the group of a field, and what is said of it
     group, source = "Flags", ""
     # A class that was typed in has no file.
     with contextlib.suppress(OSError, TypeError):
@@ -167,13 +155,17 @@ def comments_of(cls: type) -> dict[str, tuple[str, str]]:
         if begun := GROUP.findall(above):
             group = begun[-1]
         text = behind or GROUP.sub("", above)
-        found[name] = (group, " ".join(text.replace("#", "").split()))
-    return found
+        comments[name] = (group, " ".join(text.replace("#", "").split()))
+    for name in filter(fields.__contains__, inspect.get_annotations(cls)):
+        field, (group, text) = fields[name], comments.get(name, ("Flags", ""))
+        modes, needs_name = field.metadata.get("modes", ()), bool(field.kw_only)
+        yield field, Flag(name, hints[name], field.default, needs_name, modes, group, text)
 
 
-def names_in_order(command: type) -> list[str]:
-    """The fields as a call of the class takes them, those of its bases first."""
-    return [field.name for field in dataclasses.fields(command)]
+def usual_flags(command: type, flags: dict[str, Flag]) -> list[Flag]:
+    """Those that have to be given, and lists, as a call of the class takes them: bases first."""
+    in_order = [flags[field.name] for field in dataclasses.fields(command) if field.name in flags]
+    return [flag for flag in in_order if flag.is_required or flag.is_list]
 
 
 # ---------------------------------------------------------------------------------------- arguments
@@ -205,10 +197,8 @@ def parse(command: type, line: list[str]) -> dict[str, Any]:
     check_names(line, flags)
     words, texts = split(line)
     lists = {}
-    shown = [flags[name] for name in names_in_order(command) if name in flags]
-    shown = [flag for flag in shown if flag.is_required or flag.is_list]
+    shown = usual_flags(command, flags)
     for flag in shown:
-        # A list takes all words without a name that are left; without any, its default stays.
         if words and flag.is_list:
             lists[flag.name], words = words, []
         elif words and flag.name not in texts:
@@ -337,8 +327,7 @@ def help_text(program: str, command: type) -> str:
         groups.setdefault(flag.group, []).append(flag_help(flag))
     between = [group for group in groups if group not in FIRST + LAST]
     ordered = [group for group in (*FIRST, *between, *LAST) if group in groups]
-    in_order = [flags[name] for name in names_in_order(command) if name in flags]
-    shown = [flag.usage for flag in in_order if flag.is_required or flag.is_list]
+    shown = [flag.usage for flag in usual_flags(command, flags)]
     usage = " ".join([program, *shown, "[--name value ...]"])
     parts = ["\n".join([f"{group}:", *groups[group]]) for group in ordered]
     return "\n\n".join([f"usage: python {usage}", (inspect.getdoc(command) or "").strip(), *parts])

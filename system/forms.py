@@ -7,6 +7,7 @@ A reader looks before it reads. Another form read as its own would give wrong re
 word: markup that is trained on as text, keys of JSON as words with tags.
 """
 
+import contextlib
 import csv
 import json
 import shlex
@@ -89,11 +90,9 @@ READERS: dict[str, dict[str, str | None]] = {
     "jsonl": {"json lines": None, "json object": None},
     "lines": {"json lines": "take its texts out: jq -r .text FILE > NEW"},
     "corpus": {"json lines": "take its texts out: jq -r .text FILE > FILE.txt"},
-    "tags": {
-        "json lines": "write each token and its tag into a line",
-        "json object": "write each token and its tag into a line",
-        "json array": "write each token and its tag into a line",
-    },
+    "tags": dict.fromkeys(
+        ("json lines", "json object", "json array"), "write each token and its tag into a line"
+    ),
     "questions": {"json object": None, "json lines": None},
 }
 
@@ -130,12 +129,11 @@ def form_of_text(head: str, whole: bool) -> str:
     if start[:1] not in ("{", "["):
         return "cr" if head.count("\r") > 1 and "\n" not in head else TEXT
     first, _, rest = start.partition("\n")
-    if is_json(first):
-        # One object more, and it is a list of them; an object alone may be both.
-        if rest.lstrip()[:1] == start[0]:
-            return "json lines"
-        return "json object" if start[0] == "{" else "json array"
-    if is_json(start, cut_off=not whole):
+    alone = is_json(first)
+    # One object more, and it is a list of them; an object alone may be both.
+    if alone and rest.lstrip()[:1] == start[0]:
+        return "json lines"
+    if alone or is_json(start, cut_off=not whole):
         return "json object" if start[0] == "{" else "json array"
     return TEXT
 
@@ -161,8 +159,7 @@ def check(file: str | Path, reader: str) -> None:
     form = recognise(file)
     if form == TEXT:
         return
-    of_reader = READERS.get(reader, {})
-    remedy = of_reader[form] if form in of_reader else FORMS[form].remedy
+    remedy = READERS.get(reader, {}).get(form, FORMS[form].remedy)
     if remedy is not None:
         remedy = remedy.replace("FILE", shlex.quote(str(file)))
         raise UserError(f"{file} is {FORMS[form].words}; expected {EXPECTED[reader]}; {remedy}")
@@ -173,12 +170,11 @@ def check(file: str | Path, reader: str) -> None:
 
 def one_separator(rows: list[str], separators: str) -> list[str]:
     """Which of some characters stand in every row, and in each as often as in the others."""
-    found = []
-    for separator in separators:
-        counts = {row.count(separator) for row in rows}
-        if len(counts) == 1 and counts != {0}:
-            found.append(separator)
-    return found
+    return [
+        separator
+        for separator in separators
+        if len({row.count(separator) for row in rows}) == 1 and separator in rows[0]
+    ]
 
 
 def check_tagged(file: str | Path, rows: list[str]) -> None:
@@ -193,11 +189,13 @@ def check_tagged(file: str | Path, rows: list[str]) -> None:
         )
     # Where all rows have as many spaces, a comma is part of a word: "1,000 O".
     for separator in "" if one_separator(rows, "\t ") else ",;":
-        if csv_width(rows, separator) > 1:
-            raise UserError(
-                f"{file} is a csv, with {separator!r} between its columns; expected {expected}; "
-                "write it so, with a tab between the columns"
-            )
+        with contextlib.suppress(csv.Error):
+            widths = {len(fields) for fields in csv.reader(rows, delimiter=separator)}
+            if len(widths) == 1 and widths != {1}:
+                raise UserError(
+                    f"{file} is a csv, with {separator!r} between its columns; expected "
+                    f"{expected}; write it so, with a tab between the columns"
+                )
 
 
 def sentence_a_line(rows: list[str]) -> str:
@@ -214,12 +212,3 @@ def sentence_a_line(rows: list[str]) -> str:
     widths = [{len(field.split(" ")) for field in row.split("\t")} for row in rows]
     as_many = all(len(width) == 1 and "\t" in row for width, row in zip(widths, rows, strict=True))
     return " " if as_many else ""
-
-
-def csv_width(rows: list[str], separator: str) -> int:
-    """The number of fields that each row has as a csv; 0: not all have as many."""
-    try:
-        widths = {len(fields) for fields in csv.reader(rows, delimiter=separator)}
-    except csv.Error:
-        return 0
-    return widths.pop() if len(widths) == 1 else 0

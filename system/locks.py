@@ -19,9 +19,7 @@ from utils import UserError
 
 @contextlib.contextmanager
 def locked(file: Path, wait: bool = True) -> Iterator[None]:
-    """One process at a time, also of several machines that share the disk.
-
-    The lock file names the process.
+    """One process at a time, also of several machines that share the disk; the file names it.
 
     The system frees the lock of a process that has ended, however that was. Unless `wait`, a lock
     that is held is a UserError with the holder's name, and a disk that knows no locks an OSError.
@@ -55,7 +53,8 @@ def open_lock(file: Path, wait: bool) -> int | None:
     if file.is_symlink():
         raise UserError(f"{file} is a link; remove it")
     number = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-    try:
+    with contextlib.ExitStack() as closing:
+        closing.callback(os.close, number)
         if not stat.S_ISREG(os.fstat(number).st_mode):
             raise UserError(f"{file} is no file; remove it")
         while not try_lock(number, needed=not wait):
@@ -68,14 +67,10 @@ def open_lock(file: Path, wait: bool) -> int | None:
             time.sleep(0.01)
         # The file may have been removed between opening and locking; a lock on it would protect
         # nothing.
-        is_there = os.path.samestat(os.fstat(number), file.lstat())
-    except BaseException:
-        os.close(number)
-        raise
-    if is_there:
+        if not os.path.samestat(os.fstat(number), file.lstat()):
+            return None
+        closing.pop_all()
         return number
-    os.close(number)
-    return None
 
 
 # Windows lets nobody read bytes that are locked, so the one that is lies far behind the text.

@@ -25,16 +25,9 @@ class Interrupted(KeyboardInterrupt):
         Interrupted.raised = True
 
 
-# By number; Windows has no SIGHUP.
-ENDING = {
-    getattr(signal, name): word
-    for name, word in (
-        ("SIGINT", "interrupted"),
-        ("SIGTERM", "terminated"),
-        ("SIGHUP", "hung up"),
-    )
-    if hasattr(signal, name)
-}
+ENDING: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+if hasattr(signal, "SIGHUP"):  # Windows has none
+    ENDING[signal.SIGHUP] = "hung up"
 
 
 class Signals:

@@ -16,7 +16,7 @@ from torch import nn
 
 from formats.weights import checkpoints_in
 from system import distributed
-from system.files import check_model_files, name_file, read_json, whole_file, write_json
+from system.files import check_model_files, named, read_json, whole_file, write_json
 from system.locks import locked
 from utils import UserError, json_text, log, rank, short, show
 
@@ -238,12 +238,9 @@ def open_metrics(file: Path, step: int, evaluation_pending: bool) -> TextIO:
 def write_line(file: TextIO, values: dict[str, float]) -> None:
     """Write a line of metrics and flush it. An OSError names the file."""
     line = json_text(values, file.name)
-    try:
+    with named(file.name):
         file.write(f"{line}\n")
         file.flush()
-    except OSError as error:
-        name_file(error, file.name)
-        raise
 
 
 def read_evaluations(file: Path) -> dict[int, dict[str, float]]:
