@@ -14,9 +14,8 @@ same run, but for rounding and for which elements dropout drops.
 
 import contextlib
 import dataclasses
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -156,7 +155,15 @@ class Trainer:
         for module in model.modules():
             if hasattr(module, "checkpointing"):
                 module.checkpointing = cfg.checkpointing  # type: ignore[assignment]
-        self.optimizer = make_optimizer(model, cfg, self.total_steps)
+        self.optimizer = BertAdam(
+            parameter_groups(model, cfg.weight_decay, cfg.lr, cfg.head_lr, cfg.layer_decay),
+            cfg.lr,
+            self.total_steps,
+            cfg.warmup,
+            cfg.schedule,
+            max_grad_norm=cfg.max_grad_norm,
+            bias_correction=cfg.bias_correction,
+        )
         self.state = TrainState()
         self.checkpoints = Checkpoints(
             self.save_dir, model, self.optimizer, contents or {}, cfg.keep_checkpoints
@@ -198,9 +205,13 @@ class Trainer:
         names the step and the batch. SIGINT, SIGTERM and SIGHUP save, and raise Interrupted.
         """
         self.evaluation = evaluation or Evaluation()
-        # Processes with different settings would wait for each other forever.
-        self.check_same()
-        state = self.state
+        state, settings = self.state, dataclasses.asdict(self.cfg)
+        # Settings of one process, started on another machine with another file, may differ, and
+        # processes that train differently would wait for each other forever.
+        more = {"total_steps": self.total_steps, "shard": self.sharded}
+        more["evaluation"] = self.evaluation.metrics is not None
+        more["few shots"] = self.evaluation.probe_steps
+        distributed.check_same("training", settings | more)
         self.checkpoints.resume(state, self.total_steps)
         # A finished run is not an error: the same command may be part of a script that is run
         # again.
@@ -214,11 +225,7 @@ class Trainer:
             self.checkpoints.shrink_best(state)
             return self.file
         self.log = MetricsLog(
-            self.save_dir,
-            state.step,
-            state.evaluation_pending,
-            self.log_dir,
-            dataclasses.asdict(self.cfg),
+            self.save_dir, state.step, state.evaluation_pending, self.log_dir, settings
         )
         self.saved_at = time.monotonic()
         # Within it while saving, too: a scheduler and torchrun may both signal the same end, and
@@ -230,7 +237,16 @@ class Trainer:
                 # A signal may come after the last update, while the checkpoint is being written.
                 self.check_signals()
             except Interrupted as interrupted:
-                raise self.save_interrupted(interrupted) from None
+                # A notebook may call train() again, which must not add the interrupted batch's
+                # gradients.
+                self.optimizer.zero_grad()
+                self.save()
+                self.checkpoints.writer.wait()
+                raise Interrupted(
+                    interrupted.number,
+                    f"at step {state.step} of {self.total_steps}; the same command resumes from "
+                    f"{self.file}",
+                ) from None
             finally:
                 self.signals = None
                 # The writer may still be at work on a checkpoint when an error ends the run.
@@ -245,45 +261,35 @@ class Trainer:
         return self.file
 
     def run_updates(self, get_loss: GetLoss) -> None:
-        """All updates that are left, and what follows each."""
-        state = self.state
+        """All updates that are left, and what follows each; every epoch has a bar of its own."""
+        state, epoch = self.state, 0
         self.wrapped.train()
         replicas = self.replicate(get_loss)
         # The run was stopped between an update and what follows it.
         if state.evaluation_pending:
             self.after_update()
         # What the next updates compute on is made while this one is computed.
-        made = prefetch(self.parts, range(state.step, self.total_steps))
-        with contextlib.closing(made):
-            self.run_epochs(replicas, get_loss, made)
-
-    def run_epochs(self, replicas: nn.Module, get_loss: GetLoss, batches: Iterator[Parts]) -> None:
-        """The epochs that are left, each with a bar of its own."""
-        state, epoch = self.state, 0
-        while not self.finished:
-            # Epochs may differ in length, so that no division tells which epoch a step belongs to.
-            while self.batches.first(epoch + 1) <= state.step:
-                epoch += 1
-            start = self.batches.first(epoch)
-            end = min(self.total_steps, self.batches.first(epoch + 1))
-            # A run that resumes within an epoch goes on adding to the sums of its checkpoint.
-            if state.step == start:
-                state.sums["epoch"] = {}
-            with self.progress(start, end) as bar:
-                while state.step < end and not self.out_of_patience:
-                    self.update(replicas, get_loss, next(batches), bar)
-                    # The bar of an epoch is closed before its evaluation prints anything.
-                    if state.step < end:
-                        self.after_update()
-            # The epoch's last update; the bar is closed now.
-            if state.evaluation_pending:
-                self.after_update()
-
-    def progress(self, start: int, end: int) -> tqdm:
-        """The bar of an epoch."""
-        done = self.state.step - start
-        # The first update adds its loss to the title.
-        return progress(rank() == 0, total=end - start, initial=done, desc="Iter")
+        with contextlib.closing(prefetch(self.parts, range(state.step, self.total_steps))) as made:
+            while not self.finished:
+                # Epochs may differ in length, so that no division tells which one a step is in.
+                while self.batches.first(epoch + 1) <= state.step:
+                    epoch += 1
+                start = self.batches.first(epoch)
+                end = min(self.total_steps, self.batches.first(epoch + 1))
+                done = state.step - start
+                # A run that resumes within an epoch goes on adding to the sums of its checkpoint.
+                if not done:
+                    state.sums["epoch"] = {}
+                # The first update adds its loss to the title.
+                with progress(rank() == 0, total=end - start, initial=done, desc="Iter") as bar:
+                    while state.step < end and not self.out_of_patience:
+                        self.update(replicas, get_loss, next(made), bar)
+                        # The bar of an epoch is closed before its evaluation prints anything.
+                        if state.step < end:
+                            self.after_update()
+                # The epoch's last update; the bar is closed now.
+                if state.evaluation_pending:
+                    self.after_update()
 
     # ---------------------------------------------------------------------------------- an update
 
@@ -365,9 +371,11 @@ class Trainer:
             # Asking the other processes costs a GPU more than a part, and its steps are short.
             if i == 0 or self.device.type == "cpu":
                 self.check_signals()
-            last = i == len(parts.parts) - 1
             # Averaging gradients once, with the last part, saves the traffic of all the others.
-            with contextlib.nullcontext() if last else without_averaging(replicas):
+            # DistributedDataParallel can; a sharded model adds up each part's gradients at once,
+            # since whole ones would take the memory that sharding saves.
+            waits = i < len(parts.parts) - 1 and hasattr(replicas, "no_sync")
+            with replicas.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
                 loss, metrics = get_loss(replicas, part)
                 # Gradients are averaged over the processes, not summed.
                 (loss * (share * size())).backward()
@@ -402,10 +410,15 @@ class Trainer:
     # --------------------------------------------------------------------------- what follows it
 
     def after_update(self) -> None:
-        """The end of an epoch is reported; probe, evaluation and checkpoint, where they are due."""
-        due = self.due()
+        """Report the end of an epoch; probe, evaluate and save where they are due."""
+        cfg, due = self.cfg, self.due()
         if due.epoch is not None:
-            self.report_epoch(due.epoch)
+            n_epochs = cfg.n_epochs
+            # With total_steps the number of epochs is an estimate, as epochs may differ in length.
+            if cfg.total_steps:
+                n_epochs = -(-self.total_steps // len(self.batches))
+            loss = self.state.means("epoch")["loss"]
+            log(f"Epoch {due.epoch}/{max(n_epochs, due.epoch)} : Average Loss {loss:.3f}")
         if due.probe or due.evaluate:
             self.evaluate(due)
         # Cleared before saving: the checkpoint states that nothing is left to do at its step.
@@ -413,21 +426,18 @@ class Trainer:
         if due.save or self.save_minutes_have_passed():
             self.save()
 
-    def report_epoch(self, epoch: int) -> None:
-        """Print an epoch's mean loss."""
-        n_epochs = self.cfg.n_epochs
-        # With total_steps the number of epochs is an estimate, since epochs may differ in length.
-        if self.cfg.total_steps:
-            n_epochs = -(-self.total_steps // len(self.batches))
-        loss = self.state.means("epoch")["loss"]
-        log(f"Epoch {epoch}/{max(n_epochs, epoch)} : Average Loss {loss:.3f}")
-
     def evaluate(self, due: Due) -> None:
         """Probe and evaluate; the best evaluation is remembered, and all of it logged."""
         # An update that was refused would make the evaluation measure the model before it.
         self.check_finite()
+        # A signal that is here already would otherwise be noticed only after the evaluation.
+        self.check_signals()
+        assert self.signals
+        # One that comes now interrupts a single process at once: the checkpoint says that the
+        # evaluation is pending. Several would wait for one that leaves a collective operation.
+        self.signals.at_once = size() == 1
         lines = []
-        with self.stoppable():
+        try:
             if due.probe:
                 assert self.evaluation.probe
                 lines.append(self.evaluation.probe())
@@ -435,6 +445,8 @@ class Trainer:
                 assert self.evaluation.metrics
                 values = self.evaluation.metrics()
                 lines.append({f"eval_{name}": value for name, value in values.items()})
+        finally:
+            self.signals.at_once = False
         if due.evaluate:
             # Remembered before the log is written, since stop_metric may be unknown, which is an
             # error.
@@ -480,34 +492,6 @@ class Trainer:
         if self.signals and (number := distributed.maximum(self.signals.number)):
             raise Interrupted(number)
 
-    @contextlib.contextmanager
-    def stoppable(self) -> Iterator[None]:
-        """Within it, a signal interrupts a single process at once.
-
-        The checkpoint then says that the evaluation is still pending.
-        """
-        # A signal that is here already would otherwise be noticed only after the evaluation.
-        self.check_signals()
-        if self.signals:
-            # Several processes would wait for the one that leaves a collective operation.
-            self.signals.at_once = size() == 1
-        try:
-            yield
-        finally:
-            if self.signals:
-                self.signals.at_once = False
-
-    def save_interrupted(self, interrupted: Interrupted) -> Interrupted:
-        """Save the state before the update that a signal interrupted; returns what to raise."""
-        # A notebook may call train() again, which must not add the interrupted batch's gradients.
-        self.optimizer.zero_grad()
-        self.save()
-        self.checkpoints.writer.wait()
-        where = f"at step {self.state.step} of {self.total_steps}"
-        return Interrupted(
-            interrupted.number, f"{where}; the same command resumes from {self.file}"
-        )
-
     # --------------------------------------------------------------------------------- checkpoints
 
     def save_minutes_have_passed(self) -> bool:
@@ -523,41 +507,9 @@ class Trainer:
         # Parameters that are not finite must not replace a checkpoint that is.
         self.check_finite()
         # A power cut must not leave a checkpoint whose lines of metrics are lost.
-        if self.log and (number := self.log.file_number()) is not None:
-            os.fsync(number)
+        if self.log:
+            self.log.sync()
         state = self.state
         finished = state.step >= self.total_steps and not state.evaluation_pending
         self.checkpoints.save(state, finished)
         self.saved_at = time.monotonic()
-
-    def check_same(self) -> None:
-        """UserError where another process would train otherwise."""
-        # Settings of one process, started on another machine with another file, may differ.
-        settings = dataclasses.asdict(self.cfg)
-        settings |= {"total_steps": self.total_steps, "shard": self.sharded}
-        settings["evaluation"] = self.evaluation.metrics is not None
-        settings["few shots"] = self.evaluation.probe_steps
-        distributed.check_same("training", settings)
-
-
-def make_optimizer(model: nn.Module, cfg: Config, total_steps: int) -> BertAdam:
-    """The optimizer that a configuration describes."""
-    groups = parameter_groups(model, cfg.weight_decay, cfg.lr, cfg.head_lr, cfg.layer_decay)
-    return BertAdam(
-        groups,
-        cfg.lr,
-        total_steps,
-        cfg.warmup,
-        cfg.schedule,
-        max_grad_norm=cfg.max_grad_norm,
-        bias_correction=cfg.bias_correction,
-    )
-
-
-def without_averaging(replicas: nn.Module) -> contextlib.AbstractContextManager:
-    """Within it, gradients of several processes are not averaged yet."""
-    # DistributedDataParallel has no_sync(). A sharded model has not: it adds up each part's
-    # gradients at once, since whole ones would take the memory that sharding saves.
-    if hasattr(replicas, "no_sync"):
-        return replicas.no_sync()  # type: ignore[operator]
-    return contextlib.nullcontext()

@@ -7,6 +7,7 @@ with run_lock("runs/mrpc", settings):  # UserError where it is another run's, or
 import contextlib
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,12 +26,7 @@ from utils import UserError, json_text, log, rank, short, show
 FREE = {"save_steps", "save_minutes", "log_steps", "keep_checkpoints", "weights"}
 
 # Settings that earlier versions did not record: whatever they were, a run of theirs is resumed.
-RECORDED_LATER = {
-    "sha256 of eval_file",
-    "sha256 of few shots",
-    "pair rules",
-    "tokenizer rules",
-}
+RECORDED_LATER = {"sha256 of eval_file", "sha256 of few shots", "pair rules", "tokenizer rules"}
 
 # Settings that earlier versions did not record where they had one of these values.
 USUAL: dict[str, tuple] = {
@@ -193,9 +189,10 @@ class MetricsLog:
             self.curves.add_scalar("speed/tokens_per_second", tokens / (now - self.since), step)
             self.tokens, self.since = 0, now
 
-    def file_number(self) -> int | None:
-        """Of metrics.jsonl, to put it on the disk; None where another process writes it."""
-        return self.metrics.fileno() if self.metrics else None
+    def sync(self) -> None:
+        """Put metrics.jsonl on the disk."""
+        if self.metrics:
+            os.fsync(self.metrics.fileno())
 
     def close(self) -> None:
         """Close all files."""
