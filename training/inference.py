@@ -46,11 +46,6 @@ class Source(Protocol):
 # ---------------------------------------------------------------------------------------- batches
 
 
-def rebuild(batch: Batch, values: Any) -> Batch:
-    """A batch of the same kind from other values."""
-    return batch._make(values) if hasattr(batch, "_make") else tuple(values)
-
-
 def move(batch: Batch, device: torch.device) -> Batch:
     """A batch, or a packing in it, on a device."""
     if isinstance(batch, Tensor):
@@ -58,7 +53,8 @@ def move(batch: Batch, device: torch.device) -> Batch:
         pinned = batch.pin_memory() if device.type == "cuda" else batch
         return pinned.to(device, non_blocking=True)
     if isinstance(batch, tuple):
-        return rebuild(batch, (move(value, device) for value in batch))
+        values = [move(value, device) for value in batch]
+        return batch._make(values) if hasattr(batch, "_make") else tuple(values)
     return batch  # a number
 
 
@@ -303,8 +299,7 @@ def infer(
     model.eval()
     dtype = usable_dtype(dtype, device)
     # What predicted in int8 before may be asked for another dtype now.
-    laid_out = any(isinstance(m, kernels.InferenceLinear) for m in model.modules())
-    if dtype == "int8" or laid_out:
+    if dtype == "int8" or any(getattr(m, "forms", None) is not None for m in model.modules()):
         prepack(model, device, dtype)
     n_batches = len(batches)
     packed = not isinstance(model, nn.DataParallel)
