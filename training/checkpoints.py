@@ -114,8 +114,14 @@ class Checkpoints:
             }
             saved |= {"optimizer": self.optimizer.state_dict(), "sums": sums}
             saved["due"] = state.evaluation_pending
-        # Copied to the CPU now; the next update may begin while the thread still writes.
-        saved = snapshot(saved)
+
+        # Copied to the CPU now: the next update changes parameters in place, and may begin while
+        # the thread still writes. Sharded tensors are put together, one at a time.
+        def copy(tensor: torch.Tensor) -> torch.Tensor | None:
+            whole = distributed.whole(tensor.detach())
+            return whole.to("cpu", copy=True) if rank() == 0 else None
+
+        saved = distributed.map_tensors(saved, copy)
         if rank() == 0:
             self.writer.write(self.file(state.step), saved, self.keep, self.best(state))
 
@@ -136,14 +142,7 @@ class Checkpoints:
         # the conversions in restore() raise any of these errors.
         try:
             self.restore(state, saved)
-        except (
-            AttributeError,
-            IndexError,
-            KeyError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             reason = str(error).split("\n")[0]
             raise UserError(
                 f"{saved['file']} does not fit this run ({reason}); remove it, or name another "
@@ -220,20 +219,6 @@ class Writer:
             written.result()
 
 
-def snapshot(value: Any) -> Any:
-    """A copy of a state in the first process's memory; all processes have to call this.
-
-    Sharded tensors are put together, one at a time.
-    """
-
-    # A copy: the next update changes parameters in place while the thread still writes them.
-    def copy(tensor: torch.Tensor) -> torch.Tensor | None:
-        whole = distributed.whole(tensor.detach())
-        return whole.to("cpu", copy=True) if rank() == 0 else None
-
-    return distributed.map_tensors(value, copy)
-
-
 def drop_optimizer(file: Path) -> None:
     """Leave of a checkpoint what the last one of a run has: the model alone.
 
@@ -270,11 +255,10 @@ def newest_state(folder: Path, total_steps: int) -> dict[str, Any] | None:
 
 def read_state(file: Path, total_steps: int) -> dict[str, Any]:
     """The state in a checkpoint; UserError where training cannot resume from it."""
-    state = read_pt(file)
+    state = read_pt(file) or {}
     # The name has to be that of the step inside: files are copied and renamed by hand.
-    if not isinstance(state, dict) or file.name != f"model_steps_{state.get('step')}.pt":
-        raise UserError(f"{file} holds no state to resume from")
+    misnamed = file.name != f"model_steps_{state.get('step')}.pt"
     # The last checkpoint of a run holds the model alone.
-    if not state.get("optimizer") and state["step"] != total_steps:
+    if misnamed or not (state.get("optimizer") or state["step"] == total_steps):
         raise UserError(f"{file} holds no state to resume from")
     return state
