@@ -46,12 +46,7 @@ class CorpusBuilder:
             made_from = source_settings(files, vocabulary, self.language)
             folder = cache / folder_name(made_from)
             prepare_text(
-                files,
-                vocabulary,
-                folder,
-                cores(),
-                language=self.language,
-                settings=made_from,
+                files, vocabulary, folder, cores(), language=self.language, settings=made_from
             )
         return Corpus(folder)
 

@@ -5,7 +5,6 @@ instances = FixedInstances(Corpus("examples-ids"), max_len=128)
 batches = PairBatches(instances, batch_size=32, seed=42)
 """
 
-import contextlib
 import math
 import re
 import zipfile
@@ -16,9 +15,8 @@ import numpy as np
 
 from formats.tfrecords import RECORDS, read_records
 from pretraining.batches import PretrainBatch
-from pretraining.shards import FORMAT, ArrayFile, Corpus, write_shard
-from system.files import check_regular, file_digest, whole_folder
-from system.locks import locked
+from pretraining.shards import FORMAT, Corpus, new_shard, write_once, write_shard
+from system.files import check_regular, file_digest
 from system.progress import progress
 from utils import UserError, short, visible
 
@@ -122,14 +120,17 @@ def check_instances(file: Path, rows: Instances) -> None:
             f"{file}: input_ids or masked_lm_ids are no table; expected a row for each instance"
         )
     length, slots = rows["input_ids"].shape[1], rows["masked_lm_ids"].shape[1]
-    shapes = {
-        "input_mask": length,
-        "segment_ids": length,
-        "masked_lm_positions": slots,
-        "masked_lm_weights": slots,
-        "next_sentence_labels": 1,
+    # Of each the columns and the end of its values: ids are stored in 32 bits, flags are 0 or 1.
+    expected = {
+        "input_ids": (length, 2**31),
+        "masked_lm_ids": (slots, 2**31),
+        "masked_lm_positions": (slots, 2**31),
+        "masked_lm_weights": (slots, 2),
+        "input_mask": (length, 2),
+        "segment_ids": (length, 2),
+        "next_sentence_labels": (1, 2),
     }
-    for name, n in shapes.items():
+    for name, (n, _) in expected.items():
         if rows[name].shape[1:] != (n,):
             raise UserError(
                 f"{file}: {name} has length {rows[name].shape[1:]}, expected {n} as its fellows "
@@ -138,16 +139,7 @@ def check_instances(file: Path, rows: Instances) -> None:
     # Other weights cannot be kept: a slot is in use or not.
     if not np.isin(rows["masked_lm_weights"], (0, 1)).all():
         raise UserError(f"{file}: masked_lm_weights other than 0 and 1; expected Google's")
-    # The first value of each that is out of range: ids are stored in 32 bits, flags are 0 or 1.
-    largest = {
-        "input_ids": 2**31,
-        "masked_lm_ids": 2**31,
-        "masked_lm_positions": 2**31,
-        "input_mask": 2,
-        "segment_ids": 2,
-        "next_sentence_labels": 2,
-    }
-    for name, end in largest.items():
+    for name, (_, end) in expected.items():
         values = rows[name]
         # Written so that a NaN, which compares with nothing, fails too.
         if not ((values >= 0) & (values < end)).all() or (values != np.floor(values)).any():
@@ -175,11 +167,7 @@ def prepare_instances(files: list[Path], out: str | Path) -> Path:
         "shard": [0, 1],
         "text": [[visible(file.name), file_digest(file)] for file in files],
     }
-    # Two runs that begin at once prepare once: the second one waits, and finds the file.
-    if not (folder / "shard.json").is_file():
-        with locked(folder.with_name(f".{folder.name}.lock")):  # others wait, and find it done
-            if not (folder / "shard.json").is_file():
-                write_instances(files, folder, made_from)
+    write_once(folder, lambda: write_instances(files, folder, made_from))
     return folder
 
 
@@ -195,13 +183,8 @@ def write_instances(files: list[Path], folder: Path, made_from: dict) -> None:
         "order": "u1",
     }
     length, most = 0, 0
-    with whole_folder(folder) as partial, contextlib.ExitStack() as stack:
-        arrays = {
-            name: stack.enter_context(ArrayFile(partial / f"{name}.bin", np.dtype(dtype)))
-            for name, dtype in types.items()
-        }
-        arrays["instances"].append([0])
-        arrays["slots"].append([0])
+    dtypes = {name: np.dtype(dtype) for name, dtype in types.items()}
+    with new_shard(folder, dtypes) as (partial, arrays):
         for file in progress(iterable=files, desc="Preparing", unit="file"):
             for rows in read_npz(file) if file.suffix == ".npz" else read_records(file, FEATURES):
                 check_instances(file, rows)
@@ -299,12 +282,5 @@ class FixedInstances:
         order = corpus.order[plan]
         # Pages of the mapped arrays are given back, so that memory does not grow with the corpus.
         corpus.release()
-        return PretrainBatch(
-            ids,
-            segments.astype(np.int64),
-            real.astype(np.int64),
-            positions,
-            words,
-            used,
-            order,
-        )
+        segments, real = segments.astype(np.int64), real.astype(np.int64)
+        return PretrainBatch(ids, segments, real, positions, words, used, order)

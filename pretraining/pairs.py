@@ -178,21 +178,20 @@ class Pairs:
         """What the pairs of a block are drawn from."""
         return np.random.default_rng([self.seed, self._variant(epoch), block, purpose])
 
-    def _documents(self, block: int) -> list[tuple[int, int, int]]:
-        """Number, first sentence and last + 1 of the documents, or parts of them, in a block."""
+    def _documents(self, block: int) -> tuple[int, list[int]]:
+        """Of the documents in a block, or parts of them: the first one's number; where each starts.
+
+        As sentences, with the end of the last; none where no document is in the block.
+        """
         first, past = self.edge(block), self.edge(block + 1)
         # The end of the text counts as a document's start, so that the block before may take all
         # that is left, and the last one nothing.
         if first == past:
-            return []
+            return 0, []
         documents = self.corpus.documents
         number = documents.search(first + 1) - 1
         starts = documents[number : documents.search(past)].clip(first).tolist()
-        return [(number + i, a, b) for i, (a, b) in enumerate(pairwise([*starts, past]))]
-
-    def _tokens(self, documents: list[tuple[int, int, int]]) -> list[int]:
-        """At which token each sentence of a block's documents starts, and where the last ends."""
-        return self.corpus.sentences[documents[0][1] : documents[-1][2] + 1].tolist()
+        return number, [*starts, past]
 
     def _target(self, rng: np.random.Generator) -> int:
         """The tokens that the instances of a document are to have, without [CLS] and [SEP]."""
@@ -204,14 +203,15 @@ class Pairs:
 
     def chunks(self, block: int, epoch: int) -> list[Chunk]:
         """Walk through a block: what makes its pairs, before random B's are found."""
-        documents = self._documents(block)
-        if not documents:
+        number, edges = self._documents(block)
+        if not edges:
             return []
-        base = documents[0][1]
-        token = self._tokens(documents)
+        base = edges[0]
+        # At which token each sentence starts, and where the last one ends.
+        token = self.corpus.sentences[base : edges[-1] + 1].tolist()
         rng = self._rng(epoch, block, CHUNKS)
         chunks = []
-        for document, first, past in documents:
+        for document, (first, past) in enumerate(pairwise(edges), start=number):
             target = self._target(rng)
             start, past = first - base, past - base
             while start < past:
@@ -235,18 +235,12 @@ class Pairs:
 
     def _pieces(self, block: int, epoch: int) -> list[tuple[int, ...]]:
         """Documents cut into pieces of their target length, the last one shorter; as INSTANCE."""
-        documents = self._documents(block)
-        if not documents:
-            return []
-        base = documents[0][1]
-        token = self._tokens(documents)
+        _, edges = self._documents(block)
         rng = self._rng(epoch, block, CHUNKS)
         pieces: list[tuple[int, ...]] = []
-        for _, first, past in documents:
+        for start, stop in pairwise(self.corpus.sentences[np.array(edges, np.int64)].tolist()):
             target = self._target(rng)
-            stop = token[past - base]
-            for a in range(token[first - base], stop, target):
-                pieces.append((a, min(target, stop - a), 0, 0, 0, 0))
+            pieces += [(a, min(target, stop - a), 0, 0, 0, 0) for a in range(start, stop, target)]
         return pieces
 
     def _pairs(self, chunks: list[Chunk], rng: np.random.Generator) -> np.ndarray:
@@ -341,15 +335,8 @@ class Pairs:
         rows, slots = np.nonzero(used)
         masked = replace(words, seeds, self.mask, self.vocab_size)
         ids[rows, positions[rows, slots]] = masked[rows, slots]
-        return PretrainBatch(
-            ids,
-            segments.astype(np.int64),
-            real.astype(np.int64),
-            positions,
-            words,
-            used,
-            plan["order"],
-        )
+        segments, real = segments.astype(np.int64), real.astype(np.int64)
+        return PretrainBatch(ids, segments, real, positions, words, used, plan["order"])
 
 
 def truncate(n_a: np.ndarray, n_b: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,13 +14,15 @@ import hashlib
 import json
 import mmap
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from system.distributed import local_rank
-from system.files import file_digest, read_json, write_json
+from system.files import file_digest, read_json, whole_folder, write_json
+from system.locks import locked
 from utils import UserError, make, short, show, typed
 
 FORMAT = 1  # of the files; a reader refuses another
@@ -71,11 +73,36 @@ def id_type(n: int) -> np.dtype:
     return np.dtype(np.min_scalar_type(n - 1)).newbyteorder("<")
 
 
+@contextlib.contextmanager
+def new_shard(
+    folder: Path, types: dict[str, np.dtype]
+) -> Iterator[tuple[Path, dict[str, ArrayFile]]]:
+    """A shard to fill: where its files lie until it is complete, and an array of each type."""
+    with whole_folder(folder) as partial, contextlib.ExitStack() as stack:
+        arrays = {
+            name: stack.enter_context(ArrayFile(partial / f"{name}.bin", dtype))
+            for name, dtype in types.items()
+        }
+        # What comes first starts at 0.
+        for name in OFFSETS.keys() & arrays.keys():
+            arrays[name].append([0])
+        yield partial, arrays
+
+
 def write_shard(folder: Path, about: dict[str, Any], arrays: dict[str, ArrayFile]) -> None:
     """Close a shard's arrays and describe them."""
     about = about | {"arrays": {name: file.close() for name, file in arrays.items()}}
     # shard.json comes last: a folder that has one is complete.
     write_json(folder / "shard.json", about, everywhere=True)
+
+
+def write_once(folder: Path, write: Callable[[], None]) -> None:
+    """Have a shard written unless it is there; of two runs that begin at once one does."""
+    if not (folder / "shard.json").is_file():
+        with locked(folder.with_name(f".{folder.name}.lock")):
+            # Another process may have written it while this one waited for the lock.
+            if not (folder / "shard.json").is_file():
+                write()
 
 
 # ----------------------------------------------------------------------------------- arrays to read
@@ -94,8 +121,7 @@ class Joined:
 
     def __getitem__(self, index: Any) -> Any:
         """The values at an index, an array of them, or a slice (a copy)."""
-        # A slice is copied, as int64, since parts may differ in type and in what is added to their
-        # values.
+        # As int64, since parts may differ in type and in what is added to their values.
         if isinstance(index, slice):
             start, stop, _ = index.indices(len(self))
             pieces = [
@@ -152,14 +178,23 @@ class About:
     largest_id: int | None = None
 
 
+# Of each kind the arrays, and the counts, some of which are the size of an array.
 ARRAYS = {
     "text": {"tokens", "sentences", "documents"},
     "instances": {"tokens", "instances", "second", "slots", "positions", "words", "order"},
 }
-COUNTS = {
-    "text": {"documents", "sentences", "tokens", "unknown", "lines", "bytes"},
-    "instances": {"instances", "tokens", "masked"},
+COUNTS: dict[str, dict[str, str | None]] = {
+    "text": {
+        "documents": "documents",
+        "sentences": "sentences",
+        "tokens": "tokens",
+        "unknown": None,
+        "lines": None,
+        "bytes": None,
+    },
+    "instances": {"instances": "order", "tokens": "tokens", "masked": "words"},
 }
+DTYPES = ("|u1", "u1", "<u2", "<u4", "<i4", "<i8")
 
 
 def read_about(file: Path) -> dict[str, Any]:
@@ -178,7 +213,7 @@ def read_about(file: Path) -> dict[str, Any]:
     if (
         kind not in ARRAYS
         or set(about["arrays"]) != ARRAYS[kind]
-        or not COUNTS[kind] <= set(about["counts"])
+        or not COUNTS[kind].keys() <= about["counts"].keys()
     ):
         arrays = short(", ".join(about["arrays"]), 100)
         raise UserError(
@@ -200,10 +235,12 @@ def read_about(file: Path) -> dict[str, Any]:
                 "again"
             )
     for name, count in about["counts"].items():
-        array, ends = SIZES[kind].get(name, ("", 0))
+        array = COUNTS[kind].get(name)
+        # An array that says where things start has their end too.
+        n_ends = int(array in OFFSETS)
         # A count that contradicts its array would make a run end in the middle, with an index
         # error.
-        if not 0 <= count < 2**48 or (array and count != about["arrays"][array]["size"] - ends):
+        if not 0 <= count < 2**48 or (array and count != about["arrays"][array]["size"] - n_ends):
             raise UserError(
                 f"{file}: {short(name)} is {show(count)}, which its arrays contradict; prepare it "
                 "again"
@@ -213,14 +250,6 @@ def read_about(file: Path) -> dict[str, Any]:
     if kind == "instances" and (about["max_len"] or 0) < 1:
         raise UserError(f"{file}: max_len is {show(about['max_len'])}; prepare the corpus again")
     return {name: value for name, value in about.items() if value is not None}
-
-
-# Which array a count is the size of; one that says where things start has their end too.
-SIZES = {
-    "text": {"documents": ("documents", 1), "sentences": ("sentences", 1), "tokens": ("tokens", 0)},
-    "instances": {"instances": ("order", 0), "tokens": ("tokens", 0), "masked": ("words", 0)},
-}
-DTYPES = ("|u1", "u1", "<u2", "<u4", "<i4", "<i8")
 
 
 def counts_up(starts: np.ndarray, end: int, least: int) -> bool:
@@ -298,8 +327,7 @@ class Corpus:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         folders = find_shards(self.folder)
-        # All descriptions before any array: shards that do not belong together are found in no
-        # time.
+        # Before any array: shards that do not belong together are found in no time.
         abouts = [read_about(path / "shard.json") for path in folders]
         check_together(folders, abouts)
         self.about = abouts[0]
@@ -317,7 +345,14 @@ class Corpus:
         }
         check_offsets(folders, parts)
         self.release()
-        self.arrays = {name: self._join(name, parts) for name in parts}
+        self.arrays = {}
+        for name, found in parts.items():
+            shifts = None
+            # Offsets count through all shards: each part's last is the next one's first.
+            if name in OFFSETS:
+                shifts = np.cumsum([0] + [int(part[-1]) for part in found[:-1]]).tolist()
+                found = [*(part[:-1] for part in found[:-1]), found[-1]]
+            self.arrays[name] = Joined(found, shifts)
         self.vocab_file = folders[0] / "vocab.txt" if (folders[0] / "vocab.txt").is_file() else None
         if self.kind == "text" and not self.vocab_file:
             raise UserError(f"{folders[0]} has no vocab.txt; prepare the corpus again")
@@ -349,14 +384,6 @@ class Corpus:
             self._maps.append(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))
         # The array looks into the map, so pages are read when they are asked for.
         return np.frombuffer(self._maps[-1], dtype)
-
-    @staticmethod
-    def _join(name: str, parts: dict[str, list[np.ndarray]]) -> Joined:
-        """Offsets count through all shards: each part's last is the next one's first."""
-        if name not in OFFSETS:
-            return Joined(parts[name])
-        shifts = np.cumsum([0] + [int(part[-1]) for part in parts[name][:-1]]).tolist()
-        return Joined([*(part[:-1] for part in parts[name][:-1]), parts[name][-1]], shifts)
 
     def __getattr__(self, name: str) -> Joined:
         try:

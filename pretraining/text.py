@@ -8,11 +8,9 @@ written in order, so the number of workers does not change a byte.
 """
 
 import array
-import codecs
 import collections
 import concurrent.futures
 import concurrent.futures.process
-import contextlib
 import dataclasses
 import functools
 import itertools
@@ -32,10 +30,9 @@ import numpy as np
 from formats.rules import UNKNOWN, Rules
 from formats.vocab import Vocabulary
 from pretraining.sentences import Layout, check_splitter, layout, sentences
-from pretraining.shards import FORMAT, ArrayFile, id_type, write_shard
+from pretraining.shards import FORMAT, ArrayFile, id_type, new_shard, write_once, write_shard
 from system import forms
-from system.files import file_digest, read_json, whole_folder
-from system.locks import locked
+from system.files import file_digest, read_json
 from system.progress import progress
 from tokenization import FullTokenizer
 from utils import UserError, visible
@@ -114,21 +111,20 @@ def read_text(job: Job) -> str:
     with open(job.file, "rb") as f:
         f.seek(job.start)
         content = f.read(job.end - job.start)
-    if job.start == 0:
-        content = content.removeprefix(codecs.BOM_UTF8)
     # UTF-16 has a zero byte in every ASCII character, and may decode as UTF-8 all the same.
     if (bad := content.find(b"\0")) >= 0:
         raise UserError(
-            f"{job.file}, line {line_number(job, content[:bad])}: a zero byte, so a binary file or "
-            "UTF-16; expected UTF-8 text"
+            f"{job.file}, line {line_number(job.file, job.start + bad)}: a zero byte, so a binary "
+            "file or UTF-16; expected UTF-8 text"
         )
     try:
-        return content.decode()
+        text = content.decode()
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{job.file}, line {line_number(job, content[: error.start])}: not UTF-8 text; convert "
-            "the file to UTF-8"
+            f"{job.file}, line {line_number(job.file, job.start + error.start)}: not UTF-8 text; "
+            "convert the file to UTF-8"
         ) from None
+    return text if job.start else text.removeprefix("\ufeff")
 
 
 def tokenise(job: Job, tokenizer: FullTokenizer, language: str | None) -> Tokenised:
@@ -156,14 +152,11 @@ def tokenise(job: Job, tokenizer: FullTokenizer, language: str | None) -> Tokeni
     )
 
 
-def line_number(job: Job, before: bytes) -> int:
-    """The line of a file that a place in a job is on, from 1."""
-    with open(job.file, "rb") as f:
-        n, left = 1 + before.count(b"\n"), job.start
-        while left:
-            piece = f.read(min(left, JOB))
-            n, left = n + piece.count(b"\n"), left - len(piece)
-    return n
+def line_number(file: Path, place: int) -> int:
+    """The line of a file that a byte is on, from 1."""
+    with open(file, "rb") as f:
+        pieces = (f.read(min(JOB, place - at)) for at in range(0, place, JOB))
+        return 1 + sum(piece.count(b"\n") for piece in pieces)
 
 
 @functools.cache
@@ -235,16 +228,12 @@ def run_jobs(
 
 
 class TextShard:
-    """The arrays of a text's shard while they are written."""
+    """The arrays of a text's shard while they are written, and what is counted meanwhile."""
 
-    def __init__(self, folder: Path, tokenizer: FullTokenizer):
-        self.unknown_id = tokenizer.vocab[UNKNOWN]
-        self.tokens = ArrayFile(folder / "tokens.bin", id_type(len(tokenizer.tokens)))
+    def __init__(self, arrays: dict[str, ArrayFile], unknown_id: int):
         # at which token each sentence starts, and at which sentence each document
-        self.sentences = ArrayFile(folder / "sentences.bin", np.dtype("<i8"))
-        self.documents = ArrayFile(folder / "documents.bin", np.dtype("<i8"))
-        self.sentences.append([0])
-        self.documents.append([0])
+        self.tokens, self.sentences, self.documents = arrays.values()
+        self.unknown_id = unknown_id
         self.last_document = 0  # where it starts
         self.n_unknown = 0
         self.n_lines = 0
@@ -280,10 +269,6 @@ class TextShard:
             "lines": self.n_lines,
             "bytes": n_bytes,
         }
-
-    def arrays(self) -> dict[str, ArrayFile]:
-        """By their names in shard.json."""
-        return {"tokens": self.tokens, "sentences": self.sentences, "documents": self.documents}
 
 
 def check_texts(files: list[Path]) -> None:
@@ -332,11 +317,7 @@ def prepare_text(
         **(settings or source_settings(files, vocabulary, language)),
     }
     folder = Path(out) / f"shard-{i}-of-{n}"
-    # Looked for twice: another process may have prepared it while this one waited for the lock.
-    if not (folder / "shard.json").is_file():
-        with locked(folder.with_name(f".{folder.name}.lock")):  # others wait, and find it done
-            if not (folder / "shard.json").is_file():
-                write_text(files, vocabulary, folder, workers, language, made_from)
+    write_once(folder, lambda: write_text(files, vocabulary, folder, workers, language, made_from))
     there = read_json(folder / "shard.json")
     if different := [name for name in made_from if there.get(name) != made_from[name]]:
         raise UserError(
@@ -356,16 +337,21 @@ def write_text(
 ) -> None:
     """Write the shard of prepare_text()."""
     i, n = made_from["shard"]
-    jobs = [job for file in files for job in jobs_of(file, language)]
+    jobs = []
+    for file in files:
+        # How lines make sentences matters only where they are to be split.
+        form = layout(file) if language else Layout()
+        cuts = cut(file, file.stat().st_size)
+        jobs += [Job(file, start, end, form) for start, end in itertools.pairwise(cuts)]
     # The i-th of n parts of the jobs, so that parts are about equal in bytes.
     jobs = jobs[len(jobs) * i // n : len(jobs) * (i + 1) // n]
     n_bytes = sum(job.end - job.start for job in jobs)
-    with whole_folder(folder) as partial, contextlib.ExitStack() as stack:
+    tokenizer = FullTokenizer(vocabulary)
+    offsets = np.dtype("<i8")
+    types = {"tokens": id_type(len(tokenizer.tokens)), "sentences": offsets, "documents": offsets}
+    with new_shard(folder, types) as (partial, arrays):
         vocabulary.save(partial, everywhere=True)
-        tokenizer = FullTokenizer(vocabulary)
-        shard = TextShard(partial, tokenizer)
-        for file in shard.arrays().values():
-            stack.enter_context(file)
+        shard = TextShard(arrays, tokenizer.vocab[UNKNOWN])
         with progress(total=n_bytes, unit="B", unit_scale=True, desc="Preparing") as bar:
             results = run_jobs(jobs, workers, tokenizer, language)
             for job, done in zip(jobs, results, strict=True):
@@ -386,13 +372,7 @@ def write_text(
         # A note for later: `corpus.py describe` warns of lines that are cut at a column.
         hard_wrapped = language is None and any(layout(file).width for file in files)
         about = made_from | {"counts": shard.counts(n_bytes), "hard_wrapped": hard_wrapped}
-        write_shard(partial, about, shard.arrays())
-
-
-def jobs_of(file: Path, language: str | None) -> list[Job]:
-    """A file in jobs. How its lines make sentences matters only where they are to be split."""
-    form = layout(file) if language else Layout()
-    return [Job(file, a, b, form) for a, b in itertools.pairwise(cut(file, file.stat().st_size))]
+        write_shard(partial, about, arrays)
 
 
 def source_settings(
