@@ -29,19 +29,9 @@ from optim import BertAdam, parameter_groups
 from system import distributed
 from system.progress import progress
 from system.signals import Interrupted, Signals
+from training import inference
 from training.checkpoints import Checkpoints, TrainState
-from training.inference import (
-    Batch,
-    Outputs,
-    Source,
-    count_gpus,
-    get_device,
-    predict,
-    prefetch,
-    prepare,
-    scores,
-    wrap,
-)
+from training.inference import Batch, Outputs, Source
 from training.runs import MetricsLog
 from training.settings import Config
 from utils import UserError, log, rank, size
@@ -138,8 +128,8 @@ class Trainer:
         cfg.check_trainable()
         self.cfg, self.batches = cfg, batches
         self.save_dir, self.log_dir = Path(save_dir), log_dir
-        self.device = get_device()
-        self.n_gpus = count_gpus(self.device, data_parallel)
+        self.device = inference.get_device()
+        self.n_gpus = inference.count_gpus(self.device, data_parallel)
         # Epochs of pre-training differ in length, so that their total is asked for, not multiplied.
         self.total_steps = cfg.total_steps or batches.first(cfg.n_epochs)
         # The parameters, and what computes with them.
@@ -148,7 +138,7 @@ class Trainer:
         if shard:
             distributed.shard(model, self.device.type)
         flash = cfg.attention == "flash"
-        self.wrapped = wrap(
+        self.wrapped = inference.wrap(
             model, self.device, cfg.dtype, self.n_gpus, cfg.compile, cfg.cuda_graphs, flash
         )
         # The Trainer knows no model: whatever can recompute its activations has this attribute.
@@ -269,7 +259,8 @@ class Trainer:
         if state.evaluation_pending:
             self.after_update()
         # What the next updates compute on is made while this one is computed.
-        with contextlib.closing(prefetch(self.parts, range(state.step, self.total_steps))) as made:
+        left = range(state.step, self.total_steps)
+        with contextlib.closing(inference.prefetch(self.parts, left)) as made:
             while not self.finished:
                 # Epochs may differ in length, so that no division tells which one a step is in.
                 while self.batches.first(epoch + 1) <= state.step:
@@ -362,7 +353,7 @@ class Trainer:
 
     def prepare(self, batch: Batch) -> Batch:
         """A batch as it is computed, on the device."""
-        return prepare(batch, self.device, self.n_gpus == 1, self.cfg.cuda_graphs)
+        return inference.prepare(batch, self.device, self.n_gpus == 1, self.cfg.cuda_graphs)
 
     def backward(self, replicas: nn.Module, get_loss: GetLoss, parts: Parts) -> dict[str, Tensor]:
         """The gradients of a batch's mean loss, and the means of its metrics, the loss first."""
@@ -455,11 +446,13 @@ class Trainer:
             self.write_metrics(line)
         self.wrapped.train()
 
-    def predict(self, batches: Source, outputs: Outputs = scores, bar: bool = True) -> np.ndarray:
+    def predict(
+        self, batches: Source, outputs: Outputs = inference.scores, bar: bool = True
+    ) -> np.ndarray:
         """(N, ...): outputs of the model as it is, as predict() gives them."""
         # A single process is interrupted by the signal itself; several agree between two batches.
         watch = self.check_signals if size() > 1 else lambda: None
-        return predict(
+        return inference.predict(
             self.wrapped, batches, self.device, self.cfg.dtype, outputs, bar, before_batch=watch
         )
 

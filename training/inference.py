@@ -249,7 +249,11 @@ def set_flash(model: nn.Module, device: torch.device, flash: bool) -> None:
 
 def compile_blocks(model: nn.Module, device: torch.device, cuda_graphs: bool) -> None:
     """Compile each block; all of the same class share the graph."""
-    if not has_compiler(device):
+    # What torch.compile generates is built here; triton needs a compiler of C, which comes with it.
+    found = any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "clang++"))
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        found = False
+    if not found:
         needed = "a C++ compiler (g++, or one named by CXX)"
         needed += " and triton" if device.type == "cuda" else ""
         raise UserError(f"compile=true needs {needed}; install it, or leave compile out")
@@ -259,14 +263,6 @@ def compile_blocks(model: nn.Module, device: torch.device, cuda_graphs: bool) ->
     for block in blocks_of(model):
         # Lengths differ from batch to batch; without dynamic shapes each would be compiled anew.
         block.compile(dynamic=True, fullgraph=True, mode=mode)
-
-
-def has_compiler(device: torch.device) -> bool:
-    """Whether what torch.compile generates can be built here."""
-    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
-        return False
-    # triton needs one of C, which comes with it.
-    return any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "clang++"))
 
 
 # ---------------------------------------------------------------------------------------- inference
