@@ -132,7 +132,6 @@ class Trainer:
         self.n_gpus = inference.count_gpus(self.device, data_parallel)
         # Epochs of pre-training differ in length, so that their total is asked for, not multiplied.
         self.total_steps = cfg.total_steps or batches.first(cfg.n_epochs)
-        # The parameters, and what computes with them.
         self.model, self.sharded = model, shard
         # Parameters have to be divided before the optimizer is made, whose moments follow them.
         if shard:
@@ -203,8 +202,7 @@ class Trainer:
         more["few shots"] = self.evaluation.probe_steps
         distributed.check_same("training", settings | more)
         self.checkpoints.resume(state, self.total_steps)
-        # A finished run is not an error: the same command may be part of a script that is run
-        # again.
+        # No error: the command may be part of a script that is run again.
         if self.finished and not state.evaluation_pending:
             reason = f"with all {self.total_steps} steps"
             if self.out_of_patience:
@@ -223,15 +221,14 @@ class Trainer:
         with Signals() as self.signals:
             try:
                 self.run_updates(get_loss)
-                self.checkpoints.writer.wait()
+                self.checkpoints.wait()
                 # A signal may come after the last update, while the checkpoint is being written.
                 self.check_signals()
             except Interrupted as interrupted:
-                # A notebook may call train() again, which must not add the interrupted batch's
-                # gradients.
+                # A notebook may call train() again, without this batch's gradients.
                 self.optimizer.zero_grad()
                 self.save()
-                self.checkpoints.writer.wait()
+                self.checkpoints.wait()
                 raise Interrupted(
                     interrupted.number,
                     f"at step {state.step} of {self.total_steps}; the same command resumes from "
@@ -240,7 +237,7 @@ class Trainer:
             finally:
                 self.signals = None
                 # The writer may still be at work on a checkpoint when an error ends the run.
-                self.checkpoints.writer.wait()
+                self.checkpoints.wait()
                 # Closing writes once more what a full disk has refused.
                 with contextlib.suppress(OSError):
                     self.log.close()
@@ -271,7 +268,6 @@ class Trainer:
                 # A run that resumes within an epoch goes on adding to the sums of its checkpoint.
                 if not done:
                     state.sums["epoch"] = {}
-                # The first update adds its loss to the title.
                 with progress(rank() == 0, total=end - start, initial=done, desc="Iter") as bar:
                     while state.step < end and not self.out_of_patience:
                         self.update(replicas, get_loss, next(made), bar)
@@ -321,8 +317,7 @@ class Trainer:
         epoch_ends = last or step == self.batches.first(epoch)
         # A checkpoint follows every evaluation, so that the best model is always on the disk.
         save = last or step % cfg.save_steps == 0 or (evaluation.each_epoch and epoch_ends)
-        # Tasks are evaluated once an epoch, whatever save_steps says; pre-training at every
-        # checkpoint.
+        # Tasks are evaluated once an epoch, whatever save_steps says; else at every checkpoint.
         evaluate = epoch_ends if evaluation.each_epoch else save
         return Due(
             log=last or step % cfg.log_steps == 0,
@@ -335,14 +330,12 @@ class Trainer:
     def parts(self, step: int) -> Parts:
         """This process's rows of a batch on the device, in gradient_accumulation parts."""
         n_rows = len(self.batches.rows(step))
-        # The number of parts follows from the largest share of rows, and is the same in every
-        # process: each part is a collective operation.
+        # By the largest share of rows, so that every process has as many: each is collective.
         n_parts = min(self.cfg.gradient_accumulation, -(-n_rows // size()))
         parts = []
         for i in range(n_parts):
             first, every = rank() + i * size(), n_parts * size()
-            # A part counts by its share of the batch's rows, so that parts of different size add up
-            # to the mean.
+            # Parts of different size add up to the mean, each counting by its share of the rows.
             share = len(range(first, n_rows, every)) / n_rows
             if not share:
                 # Other processes have a row more, and all have to take part in every backward pass:
@@ -365,15 +358,15 @@ class Trainer:
             # Averaging gradients once, with the last part, saves the traffic of all the others.
             # DistributedDataParallel can; a sharded model adds up each part's gradients at once,
             # since whole ones would take the memory that sharding saves.
-            waits = i < len(parts.parts) - 1 and hasattr(replicas, "no_sync")
-            with replicas.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
+            last = i == len(parts.parts) - 1
+            no_sync = getattr(replicas, "no_sync", contextlib.nullcontext)
+            with contextlib.nullcontext() if last else no_sync():
                 loss, metrics = get_loss(replicas, part)
                 # Gradients are averaged over the processes, not summed.
                 (loss * (share * size())).backward()
             for name, value in {"loss": loss, **metrics}.items():
                 means[name] = means.get(name, 0) + value.detach() * share
-        # One exchange for all metrics. It also lets every process see the same loss, and stop at
-        # the same step if it is not finite.
+        # One exchange for all. Every process sees the same loss, and stops if it is not finite.
         if size() > 1:
             stacked = torch.stack(list(means.values()))
             means = dict(zip(means, distributed.total(stacked), strict=True))
@@ -414,7 +407,12 @@ class Trainer:
             self.evaluate(due)
         # Cleared before saving: the checkpoint states that nothing is left to do at its step.
         self.state.evaluation_pending = False
-        if due.save or self.save_minutes_have_passed():
+        save = due.save
+        if cfg.save_minutes is not None and not save:
+            passed = time.monotonic() - self.saved_at > 60 * cfg.save_minutes
+            # By the first one's clock: clocks differ, and all processes have to save together.
+            save = distributed.maximum(int(passed and rank() == 0)) > 0
+        if save:
             self.save()
 
     def evaluate(self, due: Due) -> None:
@@ -439,8 +437,7 @@ class Trainer:
         finally:
             self.signals.at_once = False
         if due.evaluate:
-            # Remembered before the log is written, since stop_metric may be unknown, which is an
-            # error.
+            # Before the log is written, since a stop_metric that is unknown is an error.
             self.state.add_evaluation(values, self.cfg.stop_metric)
         for line in lines:
             self.write_metrics(line)
@@ -468,7 +465,7 @@ class Trainer:
         if failed < 0:
             return
         # The last checkpoint that the message names has to be whole.
-        self.checkpoints.writer.wait()
+        self.checkpoints.wait()
         message = (
             f"loss or gradient is not finite at step {failed + 1} "
             f"({self.batches.describe(failed)}); stopped before that update; look at that data, "
@@ -486,14 +483,6 @@ class Trainer:
             raise Interrupted(number)
 
     # --------------------------------------------------------------------------------- checkpoints
-
-    def save_minutes_have_passed(self) -> bool:
-        """Whether save_minutes have passed since the last checkpoint, by the first one's clock."""
-        if self.cfg.save_minutes is None:
-            return False
-        passed = time.monotonic() - self.saved_at > 60 * self.cfg.save_minutes
-        # Clocks differ, and all processes have to save together.
-        return distributed.maximum(int(passed and rank() == 0)) > 0
 
     def save(self) -> None:
         """Begin to write the checkpoint of this step."""
