@@ -141,8 +141,7 @@ def duplicates(
             continue
         counted += 1
         seen.add(value)
-        # The set is halved by asking for twice the multiple, and what was counted so far is scaled
-        # likewise.
+        # Twice the multiple halves the set, and what was counted so far is scaled likewise.
         if len(seen) > most:
             part *= 2
             kept = {v for v in seen if v % part == 0}

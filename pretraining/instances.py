@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.lib import format as npy
 
 from formats.tfrecords import RECORDS, read_records
 from pretraining.batches import PretrainBatch
-from pretraining.shards import FORMAT, Corpus, new_shard, write_once, write_shard
-from system.files import check_regular, file_digest
+from pretraining.shards import FORMAT, Corpus, digests_of, new_shard, write_once, write_shard
+from system.files import check_regular
 from system.progress import progress
-from utils import UserError, short, visible
+from utils import UserError, short
 
 FIXED = re.compile(rf"{RECORDS.pattern}|\.npz$")  # names of files with fixed instances
 
@@ -43,11 +44,8 @@ def read_npz(file: Path) -> Iterator[Instances]:
         with np.load(file) as npz:
             arrays = {name: npz[name] for name in npz.files if name in KNOWN}
             others = sorted(set(npz.files) - KNOWN)
-    except UserError:
-        # It is a ValueError, which the handler below would take for a damaged file.
-        raise
     except Exception as error:  # numpy and zipfile have many for a damaged file
-        if isinstance(error, OSError) and error.filename:
+        if isinstance(error, UserError) or (isinstance(error, OSError) and error.filename):
             raise
         raise UserError(
             f"{file}: not an npz of plain arrays ({short(' '.join(str(error).split()), 80)})"
@@ -57,7 +55,6 @@ def read_npz(file: Path) -> Iterator[Instances]:
         arrays["input_mask"] = np.arange(arrays["input_ids"].shape[1]) < arrays[
             "valid_lengths"
         ].reshape(-1, 1)
-    # Newer names are renamed to those of BERT's first code.
     for ours, names in FEATURES.items():
         for name in names:
             if name in arrays:
@@ -84,8 +81,7 @@ def check_archive(file: Path) -> None:
     """UserError or ValueError where an npz does not hold what its headers say, or far more."""
     size = file.stat().st_size
     with zipfile.ZipFile(file) as archive:
-        # A small archive that unpacks to far more than any instances do would fill the memory. 1 MB
-        # allows for small files.
+        # What unpacks to far more than instances do would fill the memory. 1 MB: small files.
         if sum(entry.file_size for entry in archive.infolist()) > MOST_PACKED * size + 2**20:
             raise UserError(
                 f"{file} unpacks to over {MOST_PACKED} times its {size:,} bytes; expected instances"
@@ -95,15 +91,10 @@ def check_archive(file: Path) -> None:
                 continue
             with archive.open(entry) as member:
                 # Two versions of the header differ in the size of its length.
-                major, _ = np.lib.format.read_magic(member)
-                header = (
-                    np.lib.format.read_array_header_1_0
-                    if major == 1
-                    else np.lib.format.read_array_header_2_0
-                )
+                major, _ = npy.read_magic(member)
+                header = npy.read_array_header_1_0 if major == 1 else npy.read_array_header_2_0
                 shape, _, dtype = header(member)
-                # Objects would be unpickled, which can run code. A wrong size would read beyond the
-                # file.
+                # Unpickling objects can run code. A wrong size would read beyond the file.
                 if (
                     dtype.kind not in "biuf"
                     or math.prod(shape) * dtype.itemsize != entry.file_size - member.tell()
@@ -165,7 +156,7 @@ def prepare_instances(files: list[Path], out: str | Path) -> Path:
         "format": FORMAT,
         "kind": "instances",
         "shard": [0, 1],
-        "text": [[visible(file.name), file_digest(file)] for file in files],
+        "text": digests_of(files),
     }
     write_once(folder, lambda: write_instances(files, folder, made_from))
     return folder
@@ -183,8 +174,7 @@ def write_instances(files: list[Path], folder: Path, made_from: dict) -> None:
         "order": "u1",
     }
     length, most = 0, 0
-    dtypes = {name: np.dtype(dtype) for name, dtype in types.items()}
-    with new_shard(folder, dtypes) as (partial, arrays):
+    with new_shard(folder, types) as (partial, arrays):
         for file in progress(iterable=files, desc="Preparing", unit="file"):
             for rows in read_npz(file) if file.suffix == ".npz" else read_records(file, FEATURES):
                 check_instances(file, rows)
@@ -194,8 +184,7 @@ def write_instances(files: list[Path], folder: Path, made_from: dict) -> None:
                         f"{file} has instances of {rows['input_ids'].shape[1]} tokens, {files[0]} "
                         f"of {length}; train on files of one length"
                     )
-                # Padding and unused slots are dropped, so that instances of any length are stored
-                # without waste.
+                # Padding and unused slots are dropped: no length of instances wastes space.
                 mask, real = rows["input_mask"] > 0, rows["masked_lm_weights"] > 0
                 length, most = rows["input_ids"].shape[1], max(most, int(rows["input_ids"].max()))
                 arrays["instances"].append(arrays["tokens"].size + np.cumsum(mask.sum(1)))
@@ -205,8 +194,7 @@ def write_instances(files: list[Path], folder: Path, made_from: dict) -> None:
                 arrays["positions"].append(rows["masked_lm_positions"][real])
                 arrays["words"].append(rows["masked_lm_ids"][real])
                 arrays["order"].append(rows["next_sentence_labels"][:, 0])
-                # The largest id is compared with the model's vocabulary without reading the arrays
-                # again.
+                # Compared with the model's vocabulary without reading the arrays again.
                 most = max(most, int(rows["masked_lm_ids"].max()))
         counts = {
             "instances": arrays["order"].size,
@@ -257,8 +245,7 @@ class FixedInstances:
         lengths = self.lengths(plan)[:, None]
         column = np.arange(lengths.max())
         real = column < lengths
-        # Places that are not real are looked up at token 0, which is always there, and then set to
-        # 0.
+        # Places that are not real are looked up at token 0, always there, and then set to 0.
         index = np.where(real, corpus.instances[plan][:, None] + column, 0)
         ids = np.where(real, corpus.tokens[index], 0)
         segments = real & (column >= corpus.second[plan][:, None])

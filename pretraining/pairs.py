@@ -22,7 +22,7 @@ from formats.vocab import load_vocab
 from pretraining.batches import PretrainBatch
 from pretraining.masks import choose, replace
 from pretraining.shards import Corpus
-from utils import UserError
+from utils import UserError, short
 
 BLOCK = 2**16  # tokens, about: what is read in one go
 VARIANTS = 10  # epochs with pairs of their own, Google's dupe_factor; masks are always new
@@ -115,10 +115,11 @@ class Pairs:
         self.n_sentences = len(corpus.sentences) - 1
         # B from another document needs one; Google's code would draw from the same.
         if config.next_sentence and self.n_documents < 2:
+            names = short(", ".join(name for name, _ in corpus.about.get("text", [])))
             raise UserError(
-                f"{corpus.text_names} is a single document, so no sentence from another one can be "
-                "had; separate documents by blank lines, or turn next-sentence prediction off: "
-                "`next_sentence=False`"
+                f"{names or corpus.folder} is a single document, so no sentence from another one "
+                "can be had; separate documents by blank lines, or turn next-sentence prediction "
+                "off: `next_sentence=False`"
             )
         assert corpus.vocab_file
         vocab = load_vocab(corpus.vocab_file)
@@ -216,15 +217,13 @@ class Pairs:
             start, past = first - base, past - base
             while start < past:
                 end = start + 1
-                # At least one sentence, and on until the target length is reached or the document
-                # ends.
+                # At least one sentence, until the target length is reached or the document ends.
                 while end < past and token[end] - token[start] < target:
                     end += 1
                 is_single = end - start == 1
                 # one of start + 1 .. end - 1: so it takes a quarter of the time of rng.integers
                 a_end = start + 1 + int(rng.random() * (end - start - 1))
-                # A single sentence leaves no text for B, so that B is always random, as in Google's
-                # code.
+                # A single sentence leaves no text for B: always random then, as in Google's code.
                 is_random_next = is_single or rng.random() < 0.5
                 chunks.append(
                     Chunk(document, target, base + start, base + a_end, base + end, is_random_next)
@@ -254,8 +253,7 @@ class Pairs:
         b[rows], n_b[rows] = self._other_texts(document[rows], (target - n_a)[rows], rng)
         keep_a, keep_b = truncate(n_a, n_b, self.config.max_len - self.config.n_special)
         plan = np.zeros(len(chunks), INSTANCE)
-        # Google removes token after token, from the front or the back by a coin: so the number
-        # removed from the front is binomial
+        # Google drops each token from the front or the back by a coin: binomially many in front.
         plan["a"] = a + rng.binomial(n_a - keep_a, 0.5)
         plan["n_a"] = keep_a
         plan["b"] = b + rng.binomial(n_b - keep_b, 0.5)
@@ -341,8 +339,7 @@ class Pairs:
 
 def truncate(n_a: np.ndarray, n_b: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
     """The lengths left when the longer one loses a token, on a tie B, until both fit."""
-    # The vectorised form of dropping token after token: both end at half of the room, unless one is
-    # shorter.
+    # As dropping token after token: both end at half of the room, unless one is shorter.
     half = (room + 1) // 2
     keep_a = np.where(n_a <= half, n_a, np.minimum(n_a, np.maximum(half, room - n_b)))
     return keep_a, np.minimum(n_b, room - keep_a)

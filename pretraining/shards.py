@@ -14,7 +14,7 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy as np
 from system.distributed import local_rank
 from system.files import file_digest, read_json, whole_folder, write_json
 from system.locks import locked
-from utils import UserError, make, short, show, typed
+from utils import UserError, make, short, show, typed, visible
 
 FORMAT = 1  # of the files; a reader refuses another
 # Arrays that say where things start, and their end: sentences in tokens, documents in sentences ...
@@ -75,12 +75,12 @@ def id_type(n: int) -> np.dtype:
 
 @contextlib.contextmanager
 def new_shard(
-    folder: Path, types: dict[str, np.dtype]
+    folder: Path, types: Mapping[str, str | np.dtype]
 ) -> Iterator[tuple[Path, dict[str, ArrayFile]]]:
     """A shard to fill: where its files lie until it is complete, and an array of each type."""
     with whole_folder(folder) as partial, contextlib.ExitStack() as stack:
         arrays = {
-            name: stack.enter_context(ArrayFile(partial / f"{name}.bin", dtype))
+            name: stack.enter_context(ArrayFile(partial / f"{name}.bin", np.dtype(dtype)))
             for name, dtype in types.items()
         }
         # What comes first starts at 0.
@@ -94,6 +94,11 @@ def write_shard(folder: Path, about: dict[str, Any], arrays: dict[str, ArrayFile
     about = about | {"arrays": {name: file.close() for name, file in arrays.items()}}
     # shard.json comes last: a folder that has one is complete.
     write_json(folder / "shard.json", about, everywhere=True)
+
+
+def digests_of(files: list[Path]) -> list[list[str]]:
+    """The name and the SHA-256 of each file that a corpus is made from."""
+    return [[visible(file.name), file_digest(file)] for file in files]
 
 
 def write_once(folder: Path, write: Callable[[], None]) -> None:
@@ -152,10 +157,7 @@ class Joined:
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """What shard.json says.
-
-    Of text all but the last two, of instances all but the settings of the tokenizer.
-    """
+    """What shard.json says; only instances have the last two, only text a tokenizer's settings."""
 
     format: int
     kind: str  # text, or instances
@@ -178,22 +180,17 @@ class About:
     largest_id: int | None = None
 
 
-# Of each kind the arrays, and the counts, some of which are the size of an array.
 ARRAYS = {
     "text": {"tokens", "sentences", "documents"},
     "instances": {"tokens", "instances", "second", "slots", "positions", "words", "order"},
 }
-COUNTS: dict[str, dict[str, str | None]] = {
-    "text": {
-        "documents": "documents",
-        "sentences": "sentences",
-        "tokens": "tokens",
-        "unknown": None,
-        "lines": None,
-        "bytes": None,
-    },
-    "instances": {"instances": "order", "tokens": "tokens", "masked": "words"},
+COUNTS = {
+    "text": {"documents", "sentences", "tokens", "unknown", "lines", "bytes"},
+    "instances": {"instances", "tokens", "masked"},
 }
+# Which array a count is the size of; one that says where things start has their end too.
+SIZES = {name: name for name in ("documents", "sentences", "tokens")}
+SIZES |= {"instances": "order", "masked": "words"}
 DTYPES = ("|u1", "u1", "<u2", "<u4", "<i4", "<i8")
 
 
@@ -213,7 +210,7 @@ def read_about(file: Path) -> dict[str, Any]:
     if (
         kind not in ARRAYS
         or set(about["arrays"]) != ARRAYS[kind]
-        or not COUNTS[kind].keys() <= about["counts"].keys()
+        or not COUNTS[kind] <= about["counts"].keys()
     ):
         arrays = short(", ".join(about["arrays"]), 100)
         raise UserError(
@@ -235,12 +232,9 @@ def read_about(file: Path) -> dict[str, Any]:
                 "again"
             )
     for name, count in about["counts"].items():
-        array = COUNTS[kind].get(name)
-        # An array that says where things start has their end too.
-        n_ends = int(array in OFFSETS)
-        # A count that contradicts its array would make a run end in the middle, with an index
-        # error.
-        if not 0 <= count < 2**48 or (array and count != about["arrays"][array]["size"] - n_ends):
+        array = about["arrays"].get(SIZES.get(name))
+        # Otherwise a run would end in the middle, with an index error.
+        if not 0 <= count < 2**48 or (array and count != array["size"] - (SIZES[name] in OFFSETS)):
             raise UserError(
                 f"{file}: {short(name)} is {show(count)}, which its arrays contradict; prepare it "
                 "again"
@@ -250,18 +244,6 @@ def read_about(file: Path) -> dict[str, Any]:
     if kind == "instances" and (about["max_len"] or 0) < 1:
         raise UserError(f"{file}: max_len is {show(about['max_len'])}; prepare the corpus again")
     return {name: value for name, value in about.items() if value is not None}
-
-
-def counts_up(starts: np.ndarray, end: int, least: int) -> bool:
-    """Whether an array rises from 0 to an end, by so much at least each time.
-
-    It is looked at in parts, so that little of it is in memory.
-    """
-    if not len(starts) or starts[0] != 0 or starts[-1] != end:
-        return False
-    # Parts overlap by one, so that the step between two of them is looked at too.
-    parts = range(0, len(starts), 2**20)
-    return all(bool((np.diff(starts[at : at + 2**20 + 1]) >= least).all()) for at in parts)
 
 
 def find_shards(folder: Path) -> list[Path]:
@@ -307,7 +289,10 @@ def check_offsets(folders: list[Path], parts: dict[str, list[np.ndarray]]) -> No
         for i, starts in enumerate(parts.get(name, [])):
             # Offsets have one entry more than there are things, the end of the last.
             end = len(parts[what][i]) - (what in OFFSETS)
-            if not counts_up(starts, end, least):
+            right = len(starts) and starts[0] == 0 and starts[-1] == end
+            # In parts, so that little is in memory; they overlap by the step between two of them.
+            parts_of_it = (starts[at : at + 2**20 + 1] for at in range(0, len(starts), 2**20))
+            if not right or any((np.diff(part) < least).any() for part in parts_of_it):
                 raise UserError(
                     f"{folders[i]}/{name}.bin does not say where things start; prepare the corpus "
                     "again"
@@ -387,17 +372,10 @@ class Corpus:
 
     def __getattr__(self, name: str) -> Joined:
         try:
-            # Only names that Python does not find come here: corpus.tokens stands for
-            # corpus.arrays["tokens"].
+            # Only what Python does not find comes here: corpus.tokens is corpus.arrays["tokens"].
             return self.__dict__["arrays"][name]
         except KeyError:
             raise AttributeError(name) from None
-
-    @property
-    def text_names(self) -> str:
-        """The names of the files that it was prepared from, or of its folder."""
-        names = [name for name, _ in self.about.get("text", [])]
-        return short(", ".join(names)) or str(self.folder)
 
     def release(self) -> None:
         """Give the pages that were looked at back to the system: memory does not grow."""

@@ -29,13 +29,13 @@ import numpy as np
 
 from formats.rules import UNKNOWN, Rules
 from formats.vocab import Vocabulary
+from pretraining import shards
 from pretraining.sentences import Layout, check_splitter, layout, sentences
-from pretraining.shards import FORMAT, ArrayFile, id_type, new_shard, write_once, write_shard
 from system import forms
-from system.files import file_digest, read_json
+from system.files import read_json
 from system.progress import progress
 from tokenization import FullTokenizer
-from utils import UserError, visible
+from utils import UserError
 
 JOB = 2**20  # bytes of text that a worker takes at a time
 BLANK = re.compile(rb"\n(?:[ \t\r]*\n)+")
@@ -89,17 +89,13 @@ def cut(file: Path, size: int) -> list[int]:
         while at < size:
             # one byte back, so that a blank line that ends just here is seen
             f.seek(at - 1)
-            window = f.read(JOB)
-            if blank := BLANK.search(window):
+            if blank := BLANK.search(f.read(JOB)):
                 at += blank.end() - 1
             else:
-                # a document longer than a job, or a line: only whole lines must stay together
-                while (newline := window.find(b"\n")) < 0 and at < size:
-                    at += len(window)
-                    window = f.read(JOB)
-                    if not window:
-                        break
-                at = min(size, at + newline) if newline >= 0 else size
+                # a document longer than a job: only whole lines must stay together
+                f.seek(at - 1)
+                f.readline()
+                at = f.tell()
             if at < size:
                 cuts.append(at)
             at += JOB
@@ -137,19 +133,13 @@ def tokenise(job: Job, tokenizer: FullTokenizer, language: str | None) -> Tokeni
     flat, lengths = array.array("I"), array.array("I")
     # a file's end ends a document, so that the file's first job begins one
     breaks = [0] if job.start == 0 else []
-    # None stands for the end of a document.
     for sentence in sentences(lines, job.form, language):
         if sentence is None:
             breaks.append(len(lengths))
         elif ids := tokenizer.encode(sentence):
             flat.extend(ids)
             lengths.append(len(ids))
-    return Tokenised(
-        np.frombuffer(flat, np.uint32) if flat else np.empty(0, np.uint32),
-        np.array(lengths, np.int64),
-        breaks,
-        len(lines),
-    )
+    return Tokenised(np.array(flat, np.uint32), np.array(lengths, np.int64), breaks, len(lines))
 
 
 def line_number(file: Path, place: int) -> int:
@@ -171,10 +161,7 @@ def work(file: Path, rules: Rules, language: str | None, job: Job) -> Tokenised:
 
 
 def start_worker() -> None:
-    """What a worker process does first.
-
-    Ctrl-C is the parent's to handle; without a parent there is no work.
-    """
+    """What a worker process does first."""
     # A Ctrl-C goes to every process of the terminal; the parent ends its workers in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The handler that fork has copied belongs to the parent.
@@ -209,7 +196,6 @@ def run_jobs(
         waiting = collections.deque(
             executor.submit(work_on, job) for job in itertools.islice(queue, 2 * workers)
         )
-        # The results come in the order of the jobs, whichever is done first.
         try:
             while waiting:
                 yield waiting.popleft().result()
@@ -230,7 +216,7 @@ def run_jobs(
 class TextShard:
     """The arrays of a text's shard while they are written, and what is counted meanwhile."""
 
-    def __init__(self, arrays: dict[str, ArrayFile], unknown_id: int):
+    def __init__(self, arrays: dict[str, shards.ArrayFile], unknown_id: int):
         # at which token each sentence starts, and at which sentence each document
         self.tokens, self.sentences, self.documents = arrays.values()
         self.unknown_id = unknown_id
@@ -311,13 +297,15 @@ def prepare_text(
         check_splitter(language)
     # Whatever changes the arrays. It is compared when a shard is there already.
     made_from = {
-        "format": FORMAT,
+        "format": shards.FORMAT,
         "kind": "text",
         "shard": [i, n],
         **(settings or source_settings(files, vocabulary, language)),
     }
     folder = Path(out) / f"shard-{i}-of-{n}"
-    write_once(folder, lambda: write_text(files, vocabulary, folder, workers, language, made_from))
+    shards.write_once(
+        folder, lambda: write_text(files, vocabulary, folder, workers, language, made_from)
+    )
     there = read_json(folder / "shard.json")
     if different := [name for name in made_from if there.get(name) != made_from[name]]:
         raise UserError(
@@ -347,9 +335,9 @@ def write_text(
     jobs = jobs[len(jobs) * i // n : len(jobs) * (i + 1) // n]
     n_bytes = sum(job.end - job.start for job in jobs)
     tokenizer = FullTokenizer(vocabulary)
-    offsets = np.dtype("<i8")
-    types = {"tokens": id_type(len(tokenizer.tokens)), "sentences": offsets, "documents": offsets}
-    with new_shard(folder, types) as (partial, arrays):
+    id_type = shards.id_type(len(tokenizer.tokens))
+    types: dict[str, str | np.dtype] = {"tokens": id_type, "sentences": "<i8", "documents": "<i8"}
+    with shards.new_shard(folder, types) as (partial, arrays):
         vocabulary.save(partial, everywhere=True)
         shard = TextShard(arrays, tokenizer.vocab[UNKNOWN])
         with progress(total=n_bytes, unit="B", unit_scale=True, desc="Preparing") as bar:
@@ -372,7 +360,7 @@ def write_text(
         # A note for later: `corpus.py describe` warns of lines that are cut at a column.
         hard_wrapped = language is None and any(layout(file).width for file in files)
         about = made_from | {"counts": shard.counts(n_bytes), "hard_wrapped": hard_wrapped}
-        write_shard(partial, about, arrays)
+        shards.write_shard(partial, about, arrays)
 
 
 def source_settings(
@@ -380,7 +368,7 @@ def source_settings(
 ) -> dict[str, Any]:
     """What a prepared text follows from; nothing else changes its arrays."""
     return {
-        "text": [[visible(file.name), file_digest(file)] for file in files],
+        "text": shards.digests_of(files),
         "vocab": vocabulary.digest,
         "do_lower_case": vocabulary.rules.do_lower_case,
         "split_sentences": language,
