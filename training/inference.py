@@ -94,25 +94,25 @@ def drain(values: Iterable[Made], most: int) -> Iterator[list[Made]]:
     """What a pipe has delivered since the last look, at least one and at most so many."""
     # A bounded queue: a producer that is faster than the model must not fill the memory.
     waiting: queue.Queue = queue.Queue(most)
-    end = object()
 
     def read() -> None:
+        end: BaseException = StopIteration()
         try:
             for value in values:
                 waiting.put(value)
-            waiting.put(end)
         except BaseException as error:
-            # Raised here the error would end this thread alone; the reader of the queue raises it
-            # instead.
-            waiting.put(error)
+            # Raised here it would end this thread alone; the reader of the queue raises it.
+            end = error
+        waiting.put(end)
 
     # A daemon, since a thread blocked in reading standard input could not be stopped at exit.
     threading.Thread(target=read, daemon=True).start()
-    while True:
+    item: Any = None
+    while not isinstance(item, BaseException):
         # The first one is waited for, all others are taken only if they are there already.
         chunk, item = [], waiting.get()
         with contextlib.suppress(queue.Empty):
-            while item is not end and not isinstance(item, BaseException):
+            while not isinstance(item, BaseException):
                 chunk.append(item)
                 if len(chunk) == most:
                     break
@@ -120,10 +120,8 @@ def drain(values: Iterable[Made], most: int) -> Iterator[list[Made]]:
         # What came before an error is answered first.
         if chunk:
             yield chunk
-        if isinstance(item, BaseException):
-            raise item
-        if item is end:
-            return
+    if not isinstance(item, StopIteration):
+        raise item
 
 
 # ------------------------------------------------------------------------------------------ devices
@@ -224,7 +222,12 @@ def wrap(
         )
     # Before compiling, since what is compiled depends on the device.
     model.to(device)
-    set_flash(model, device, flash)
+    for module in model.modules():
+        if hasattr(module, "flash"):
+            if flash and (reason := packing.flash_differs(device, module.head_dim)):
+                warn(f"attention=flash does not work here ({reason}); attention=sdpa instead")
+                flash = False
+            module.flash = flash  # type: ignore[assignment]
     if compiled:
         compile_blocks(model, device, cuda_graphs)
     wrapped = Autocast(model, device, usable_dtype(dtype, device), cuda_graphs)
@@ -234,17 +237,6 @@ def wrap(
 def blocks_of(model: nn.Module) -> list[nn.Module]:
     """The members of a model's ModuleLists: the blocks of an encoder."""
     return [b for m in model.modules() if isinstance(m, nn.ModuleList) for b in m]
-
-
-def set_flash(model: nn.Module, device: torch.device, flash: bool) -> None:
-    """Let attention use the kernel for packed tokens, or say why it is not used."""
-    for module in model.modules():
-        if not hasattr(module, "flash"):
-            continue
-        if flash and (reason := packing.flash_differs(device, module.head_dim)):
-            warn(f"attention=flash does not work here ({reason}); attention=sdpa instead")
-            flash = False
-        module.flash = flash  # type: ignore[assignment]
 
 
 def compile_blocks(model: nn.Module, device: torch.device, cuda_graphs: bool) -> None:

@@ -174,7 +174,6 @@ class MetricsLog:
             return
         step, now = int(values["step"]), time.perf_counter()
         write_line(self.metrics, values)
-        # Times differ from run to run, so that they are kept out of metrics.jsonl.
         write_line(self.times, {"step": step, "seconds": round(now - self.started, 3)})
         if not self.curves:
             return
@@ -183,8 +182,7 @@ class MetricsLog:
             if name not in ("step", "epoch"):
                 group = "eval" if name.startswith("eval_") else "train"
                 self.curves.add_scalar(f"{group}/{name.removeprefix('eval_')}", value, step)
-        # Asking for the number makes the CPU wait for a GPU, so only where a line is written
-        # anyway.
+        # Asking for the number makes the CPU wait for a GPU, as a line of metrics does anyway.
         if tokens := float(self.tokens):
             self.curves.add_scalar("speed/tokens_per_second", tokens / (now - self.since), step)
             self.tokens, self.since = 0, now
@@ -222,8 +220,7 @@ def open_metrics(file: Path, step: int, evaluation_pending: bool) -> TextIO:
             if values is None:
                 log(f"{file}: its last line was not written whole and is removed")
                 continue
-            # A line of training has a loss, one of an evaluation has eval_loss or a few-shot
-            # accuracy.
+            # A line of training has a loss; others have eval_loss or a few-shot accuracy.
             is_evaluation = "loss" not in values
             dropped = evaluation_pending and is_evaluation
             if values["step"] < step or (values["step"] == step and not dropped):
