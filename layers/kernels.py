@@ -203,8 +203,8 @@ def processor() -> Mapping[str, Any]:
     }
 
 
-def fp32_form(weight: Tensor, bias: Tensor) -> Form:
-    """A product with a weight in oneDNN's blocks, where that is the faster one."""
+def float_form(weight: Tensor, bias: Tensor) -> Form:
+    """A product with a weight in oneDNN's blocks, where that is the faster one, else as it is."""
     if not (weight.dtype == torch.float32 and blocks_are_faster()):
         return lambda x, activation: linear(x, weight, bias, activation)
     blocks = torch.ops.mkldnn._reorder_linear_weight(weight)
@@ -214,12 +214,6 @@ def fp32_form(weight: Tensor, bias: Tensor) -> Form:
         return y.view(*x.shape[:-1], len(bias))
 
     return multiply
-
-
-def bf16_form(weight: Tensor, bias: Tensor) -> Form:
-    """A product with a weight that needs no conversion."""
-    weight, bias = weight.bfloat16(), bias.bfloat16()
-    return lambda x, activation: linear(x, weight, bias, activation)
 
 
 def int8_form(weight: Tensor, bias: Tensor) -> Form:
@@ -260,7 +254,11 @@ def to_8_bits(x: Tensor) -> tuple[Tensor, float, int]:
     return steps.to(torch.uint8), step, zero
 
 
-FORMS = {"fp32": fp32_form, "bf16": bf16_form, "int8": int8_form}
+FORMS: dict[str, Callable[[Tensor, Tensor], Form]] = {
+    "fp32": float_form,
+    "bf16": lambda weight, bias: float_form(weight.bfloat16(), bias.bfloat16()),
+    "int8": int8_form,
+}
 
 
 def prepack(model: nn.Module, int8: bool = False) -> None:

@@ -51,10 +51,9 @@ def read_npz(file: Path) -> Iterator[Instances]:
             f"{file}: not an npz of plain arrays ({short(' '.join(str(error).split()), 80)})"
         ) from None
     # GluonNLP gives the number of real tokens, from which a mask (n, L) follows.
-    if "valid_lengths" in arrays and "input_ids" in arrays and arrays["input_ids"].ndim == 2:
-        arrays["input_mask"] = np.arange(arrays["input_ids"].shape[1]) < arrays[
-            "valid_lengths"
-        ].reshape(-1, 1)
+    ids, lengths = arrays.get("input_ids"), arrays.get("valid_lengths")
+    if ids is not None and lengths is not None and ids.ndim == 2:
+        arrays["input_mask"] = np.arange(ids.shape[1]) < lengths.reshape(-1, 1)
     for ours, names in FEATURES.items():
         for name in names:
             if name in arrays:

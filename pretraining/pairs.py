@@ -160,8 +160,7 @@ class Pairs:
         plans = []
         for block in blocks.tolist():
             if self.config.next_sentence:
-                rng = self._rng(epoch, block, TEXTS)
-                plan = self._pairs(self.chunks(block, epoch), rng)
+                plan = self._pairs(self.chunks(block, epoch), self._rng(epoch, block, TEXTS))
             else:
                 plan = np.array(self._pieces(block, epoch), INSTANCE)
             # unlike the pairs, the masks are new in every epoch

@@ -191,16 +191,15 @@ def run_jobs(
     if sys.platform == "win32":
         workers = min(workers, 61)
     with concurrent.futures.ProcessPoolExecutor(workers, context, start_worker) as executor:
-        # two jobs for each worker: none waits, and results do not pile up in memory
-        queue = iter(jobs)
-        waiting = collections.deque(
-            executor.submit(work_on, job) for job in itertools.islice(queue, 2 * workers)
-        )
+        waiting: collections.deque[concurrent.futures.Future[Tokenised]] = collections.deque()
         try:
+            for job in jobs:
+                waiting.append(executor.submit(work_on, job))
+                # two jobs for each worker: none waits, and results do not pile up in memory
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-                if (job := next(queue, None)) is not None:
-                    waiting.append(executor.submit(work_on, job))
         except concurrent.futures.process.BrokenProcessPool:
             raise UserError(
                 "a worker process was killed, perhaps for want of memory; use fewer `workers`"
@@ -213,48 +212,37 @@ def run_jobs(
 # ---------------------------------------------------------------------------------- arrays to shard
 
 
-class TextShard:
-    """The arrays of a text's shard while they are written, and what is counted meanwhile."""
-
-    def __init__(self, arrays: dict[str, shards.ArrayFile], unknown_id: int):
-        # at which token each sentence starts, and at which sentence each document
-        self.tokens, self.sentences, self.documents = arrays.values()
-        self.unknown_id = unknown_id
-        self.last_document = 0  # where it starts
-        self.n_unknown = 0
-        self.n_lines = 0
-
-    @property
-    def n_sentences(self) -> int:
-        """Sentences written so far."""
-        return self.sentences.size - 1
-
-    def append(self, done: Tokenised) -> None:
-        """Write a job's result."""
-        for new_document in done.breaks:
-            self.end_document(self.n_sentences + new_document)
-        # Where each sentence ends, which is where the next one starts.
-        self.sentences.append(self.tokens.size + np.cumsum(done.lengths))
-        self.tokens.append(done.tokens)
-        self.n_unknown += int(np.count_nonzero(done.tokens == self.unknown_id))
-        self.n_lines += done.lines
-
-    def end_document(self, sentence: int) -> None:
-        """End the document before a sentence, unless it has none."""
-        if sentence > self.last_document:
-            self.documents.append([sentence])
-            self.last_document = sentence
-
-    def counts(self, n_bytes: int) -> dict[str, int]:
-        """What shard.json says of the text."""
-        return {
-            "documents": self.documents.size - 1,
-            "sentences": self.n_sentences,
-            "tokens": self.tokens.size,
-            "unknown": self.n_unknown,
-            "lines": self.n_lines,
-            "bytes": n_bytes,
-        }
+def write_arrays(
+    arrays: dict[str, shards.ArrayFile], jobs: list[Job], results: Iterator[Tokenised], unknown: int
+) -> dict[str, int]:
+    """Append the results of jobs to a shard's arrays; returns what shard.json says of the text."""
+    # at which token each sentence starts, and at which sentence each document
+    tokens, sentences, documents = arrays.values()
+    n_bytes = sum(job.end - job.start for job in jobs)
+    n_unknown = n_lines = last_document = 0
+    with progress(total=n_bytes, unit="B", unit_scale=True, desc="Preparing") as bar:
+        for job, done in zip(jobs, results, strict=True):
+            breaks = sentences.size - 1 + np.unique(np.array(done.breaks, np.int64))
+            # A document without a sentence is none.
+            documents.append(breaks[breaks > last_document])
+            last_document = max([last_document, *breaks.tolist()])
+            # Where each sentence ends, which is where the next one starts.
+            sentences.append(tokens.size + np.cumsum(done.lengths))
+            tokens.append(done.tokens)
+            n_unknown += int(np.count_nonzero(done.tokens == unknown))
+            n_lines += done.lines
+            bar.update(job.end - job.start)
+    # The end of the last document, which nothing follows.
+    if sentences.size - 1 > last_document:
+        documents.append([sentences.size - 1])
+    return {
+        "documents": documents.size - 1,
+        "sentences": sentences.size - 1,
+        "tokens": tokens.size,
+        "unknown": n_unknown,
+        "lines": n_lines,
+        "bytes": n_bytes,
+    }
 
 
 def check_texts(files: list[Path]) -> None:
@@ -303,9 +291,7 @@ def prepare_text(
         **(settings or source_settings(files, vocabulary, language)),
     }
     folder = Path(out) / f"shard-{i}-of-{n}"
-    shards.write_once(
-        folder, lambda: write_text(files, vocabulary, folder, workers, language, made_from)
-    )
+    shards.write_once(folder, lambda: write_text(files, vocabulary, folder, workers, made_from))
     there = read_json(folder / "shard.json")
     if different := [name for name in made_from if there.get(name) != made_from[name]]:
         raise UserError(
@@ -316,15 +302,10 @@ def prepare_text(
 
 
 def write_text(
-    files: list[Path],
-    vocabulary: Vocabulary,
-    folder: Path,
-    workers: int,
-    language: str | None,
-    made_from: dict[str, Any],
+    files: list[Path], vocabulary: Vocabulary, folder: Path, workers: int, made_from: dict[str, Any]
 ) -> None:
     """Write the shard of prepare_text()."""
-    i, n = made_from["shard"]
+    (i, n), language = made_from["shard"], made_from["split_sentences"]
     jobs = []
     for file in files:
         # How lines make sentences matters only where they are to be split.
@@ -333,20 +314,15 @@ def write_text(
         jobs += [Job(file, start, end, form) for start, end in itertools.pairwise(cuts)]
     # The i-th of n parts of the jobs, so that parts are about equal in bytes.
     jobs = jobs[len(jobs) * i // n : len(jobs) * (i + 1) // n]
-    n_bytes = sum(job.end - job.start for job in jobs)
     tokenizer = FullTokenizer(vocabulary)
     id_type = shards.id_type(len(tokenizer.tokens))
     types: dict[str, str | np.dtype] = {"tokens": id_type, "sentences": "<i8", "documents": "<i8"}
     with shards.new_shard(folder, types) as (partial, arrays):
         vocabulary.save(partial, everywhere=True)
-        shard = TextShard(arrays, tokenizer.vocab[UNKNOWN])
-        with progress(total=n_bytes, unit="B", unit_scale=True, desc="Preparing") as bar:
-            results = run_jobs(jobs, workers, tokenizer, language)
-            for job, done in zip(jobs, results, strict=True):
-                shard.append(done)
-                bar.update(job.end - job.start)
+        results = run_jobs(jobs, workers, tokenizer, language)
+        counts = write_arrays(arrays, jobs, results, tokenizer.vocab[UNKNOWN])
         # Of many shards of a small text some have no job, or none with text.
-        if shard.n_sentences == 0:
+        if counts["sentences"] == 0:
             names = ", ".join(map(str, files[:3]))
             if len(files) > 3:
                 names += " ..."
@@ -355,11 +331,9 @@ def write_text(
             raise UserError(
                 f"{names} has no text for shard {i} of {n}; use fewer shards, or add text"
             )
-        # The end of the last document, which nothing follows.
-        shard.end_document(shard.n_sentences)
         # A note for later: `corpus.py describe` warns of lines that are cut at a column.
         hard_wrapped = language is None and any(layout(file).width for file in files)
-        about = made_from | {"counts": shard.counts(n_bytes), "hard_wrapped": hard_wrapped}
+        about = made_from | {"counts": counts, "hard_wrapped": hard_wrapped}
         shards.write_shard(partial, about, arrays)
 
 

@@ -348,17 +348,14 @@ def predict(
         before_batch: called before each batch; it may raise.
         name: what a UserError calls the model, where an output is no number.
     """
-    rows, found = [], []
-    for row, output in infer(model, batches, device, dtype, outputs, bar, before_batch, name):
-        rows.append(row)
-        found.append(output)
+    found = list(infer(model, batches, device, dtype, outputs, bar, before_batch, name))
     mine = None
     if found:
+        rows, made = zip(*found, strict=True)
         # NumPy has no bfloat16.
-        mine = np.concatenate(rows), torch.cat(found).float().cpu().numpy()
+        mine = np.concatenate(rows), torch.cat(made).float().cpu().numpy()
     parts = [part for part in distributed.gather(mine) if part is not None]
-    order = np.concatenate([part[0] for part in parts])
-    values = np.concatenate([part[1] for part in parts])
+    order, values = (np.concatenate(column) for column in zip(*parts, strict=True))
     # Batches are sorted by length, and processes take turns: `order` says where each row belongs.
     in_order = np.empty_like(values)
     in_order[order] = values

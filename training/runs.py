@@ -213,16 +213,16 @@ def open_metrics(file: Path, step: int, evaluation_pending: bool) -> TextIO:
     with whole_file(file) as f:
         for number, line in enumerate(lines, start=1):
             values = parse_metrics(line)
-            if values is None and number < len(lines):
-                raise UserError(
-                    f"{file}, line {number}: {show(line.strip())} is no line of metrics; remove it"
-                )
             if values is None:
+                if number < len(lines):
+                    raise UserError(
+                        f"{file}, line {number}: {show(line.strip())} is no line of metrics; "
+                        "remove it"
+                    )
                 log(f"{file}: its last line was not written whole and is removed")
                 continue
             # A line of training has a loss; others have eval_loss or a few-shot accuracy.
-            is_evaluation = "loss" not in values
-            dropped = evaluation_pending and is_evaluation
+            dropped = evaluation_pending and "loss" not in values
             if values["step"] < step or (values["step"] == step and not dropped):
                 f.write(line.encode())
     # Windows would write "\r\n", and the same run has to write the same bytes.
