@@ -62,7 +62,7 @@ def parameter_groups(
     embeddings `layer_decay` times that of the lowest block; the head `head_lr`, or `lr`.
     """
     depths = encoder_depths(model)
-    groups: dict[tuple[float | None, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float | None, bool], dict[str, Any]] = {}
     for prefix, module in model.named_modules():
         # recurse=False, so that each parameter is met once, in the module that owns it.
         for name, parameter in module.named_parameters(recurse=False):
@@ -71,15 +71,11 @@ def parameter_groups(
             # By the kind of module: names alone do not say what a LayerNorm is.
             decays = not isinstance(module, nn.LayerNorm) and name != "bias"
             rate = group_lr(depths.get(prefix), lr, head_lr, layer_decay)
-            groups.setdefault((rate, decays), []).append(parameter)
-    found = []
-    for (rate, decays), parameters in groups.items():
-        group: dict[str, Any] = {"params": parameters}
-        group["weight_decay"] = weight_decay if decays else 0.0
-        if rate is not None:
-            group["lr"] = rate
-        found.append(group)
-    return found
+            new = {"params": [], "weight_decay": weight_decay if decays else 0.0}
+            if rate is not None:
+                new["lr"] = rate
+            groups.setdefault((rate, decays), new)["params"].append(parameter)
+    return list(groups.values())
 
 
 def encoder_depths(model: nn.Module) -> dict[str, int]:

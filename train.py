@@ -97,9 +97,7 @@ class Trainer:
     """Trains a model on batches, in a folder that gets its checkpoints and metrics.
 
     Args:
-        cfg: how to train.
         model: moved to `device`.
-        batches: what to train on.
         save_dir: gets model_steps_N.pt and metrics.jsonl; training resumes from what is there.
         contents: stored in every checkpoint: `config`, the model's configuration as a dict.
         data_parallel: use all visible GPUs, where torchrun has not started a process for each.
@@ -274,7 +272,6 @@ class Trainer:
                         # The bar of an epoch is closed before its evaluation prints anything.
                         if state.step < end:
                             self.after_update()
-                # The epoch's last update; the bar is closed now.
                 if state.evaluation_pending:
                     self.after_update()
 
@@ -310,7 +307,6 @@ class Trainer:
     def due(self) -> Due:
         """What follows the last update."""
         step, cfg, evaluation, epoch = self.state.step, self.cfg, self.evaluation, 1
-        # The epoch, counted from 1, that the last update belonged to.
         while self.batches.first(epoch) < step:
             epoch += 1
         last = step == self.total_steps

@@ -153,10 +153,7 @@ class Linear(nn.Linear):
         return linear(x, self.weight[first:last], self.bias[first:last])
 
     def find_form(self, first: int, last: int) -> Form | None:
-        """The product with some outputs, made when it is first asked for.
-
-        None where the parameters are used themselves.
-        """
+        """The product with some outputs, made when first asked for; None: use the parameters."""
         if self.forms is None or torch.compiler.is_compiling():
             return None
         # PyTorch's fused optimizers change a weight without counting its version.
@@ -221,7 +218,6 @@ def int8_form(weight: Tensor, bias: Tensor) -> Form:
     scales = weight.abs().amax(1).clamp(min=1e-12) / 127
     rounded = (weight / scales[:, None]).round().to(torch.int8)
     zeros = torch.zeros(len(weight), dtype=torch.int32)
-    # PyTorch has these operators for its compiler, as that of `product`.
     blocks = torch.ops.onednn.qlinear_prepack(rounded, None)
 
     def multiply(x: Tensor, activation: str | None) -> Tensor:

@@ -49,15 +49,14 @@ class Packing(NamedTuple):
         if isinstance(input_mask, Packing):
             return input_mask
         real = input_mask.bool()
+        n_rows, n_columns = real.shape
         if torch.compiler.is_compiling():
             # All tokens, padding included: torch.export and torch.compile of a whole model take no
             # shapes that depend on the mask's values.
-            n_rows, n_columns = real.shape
             cells = torch.arange(n_rows * n_columns, device=real.device)
             positions = torch.arange(n_columns, device=real.device).expand(real.shape).flatten()
             starts = torch.arange(n_rows + 1, device=real.device, dtype=torch.int32) * n_columns
             return cls(real, cells, positions, starts, (), n_columns, padded=True)
-        n_columns = real.shape[1]
         cells = real.flatten().nonzero().squeeze(1)
         n_tokens = real.sum(1)
         starts = F.pad(n_tokens.cumsum(0), (1, 0))

@@ -109,7 +109,6 @@ class PairBatches:
             blocks = np.random.default_rng([self.seed, epoch]).permutation(blocks)
         groups = np.split(blocks, range(GROUP, len(blocks), GROUP))
         counts = self.instances.counts(epoch)
-        # A group's first instance, and after the last group the number of all.
         return groups, np.cumsum([0, *(counts[group].sum() for group in groups)])
 
     def _make_group(self, epoch: int, number: int) -> np.ndarray:

@@ -60,7 +60,6 @@ def look_into(corpus: Corpus, config: PairConfig, batch_size: int) -> Descriptio
 
 def describe_instances(corpus: Corpus, batch_size: int) -> Description:
     """Fixed instances leave nothing to plan or to judge."""
-    # Ready-made instances say nothing of documents or sentences.
     n, tokens = corpus.counts["instances"], corpus.counts["tokens"]
     n_random = int(corpus.order[0:n].sum())
     figures = {
@@ -83,11 +82,7 @@ def look_for_faults(pairs: Pairs, batch_size: int) -> list[str]:
 
 
 def measure(pairs: Pairs, batch_size: int, blocks: Sequence[int] | None = None) -> Statistics:
-    """Go through the first epoch, block by block, and build about 20 of its batches.
-
-    Args:
-        blocks: those to look at; None: all.
-    """
+    """Go through the first epoch, or some blocks of it, and build about 20 of its batches."""
     blocks = range(pairs.n_blocks) if blocks is None else blocks
     edges = [(pairs.edge(block), pairs.edge(block + 1)) for block in blocks]
     sentences = pairs.corpus.sentences
@@ -126,9 +121,7 @@ def measure(pairs: Pairs, batch_size: int, blocks: Sequence[int] | None = None) 
 def duplicates(
     corpus: Corpus, parts: Iterable[tuple[int, int]] | None = None, most: int = 2**20
 ) -> float:
-    """The share of sentences that are the same as an earlier one.
-
-    Of those in some parts of the text, each from a first sentence up to another one; None: all.
+    """The share of sentences, in parts of the text or all, that are the same as an earlier one.
 
     Exact up to `most` different sentences; of a larger corpus, those whose hash falls in a part of
     all hashes are counted, so memory stays the same.

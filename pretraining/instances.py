@@ -16,7 +16,7 @@ from numpy.lib import format as npy
 
 from formats.tfrecords import RECORDS, read_records
 from pretraining.batches import PretrainBatch
-from pretraining.shards import FORMAT, Corpus, digests_of, new_shard, write_once, write_shard
+from pretraining.shards import FORMAT, SIZES, Corpus, digests_of, new_shard, write_once, write_shard
 from system.files import check_regular
 from system.progress import progress
 from utils import UserError, short
@@ -50,7 +50,6 @@ def read_npz(file: Path) -> Iterator[Instances]:
         raise UserError(
             f"{file}: not an npz of plain arrays ({short(' '.join(str(error).split()), 80)})"
         ) from None
-    # GluonNLP gives the number of real tokens, from which a mask (n, L) follows.
     ids, lengths = arrays.get("input_ids"), arrays.get("valid_lengths")
     if ids is not None and lengths is not None and ids.ndim == 2:
         arrays["input_mask"] = np.arange(ids.shape[1]) < lengths.reshape(-1, 1)
@@ -177,32 +176,28 @@ def write_instances(files: list[Path], folder: Path, made_from: dict) -> None:
         for file in progress(iterable=files, desc="Preparing", unit="file"):
             for rows in read_npz(file) if file.suffix == ".npz" else read_records(file, FEATURES):
                 check_instances(file, rows)
+                ids, words = rows["input_ids"], rows["masked_lm_ids"]
                 # max_len is one number for the whole corpus.
-                if length not in (0, rows["input_ids"].shape[1]):
+                if length not in (0, ids.shape[1]):
                     raise UserError(
-                        f"{file} has instances of {rows['input_ids'].shape[1]} tokens, {files[0]} "
-                        f"of {length}; train on files of one length"
+                        f"{file} has instances of {ids.shape[1]} tokens, {files[0]} of {length}; "
+                        "train on files of one length"
                     )
+                length = ids.shape[1]
+                # Compared with the model's vocabulary without reading the arrays again.
+                most = max(most, int(ids.max()), int(words.max()))
                 # Padding and unused slots are dropped: no length of instances wastes space.
                 mask, real = rows["input_mask"] > 0, rows["masked_lm_weights"] > 0
-                length, most = rows["input_ids"].shape[1], max(most, int(rows["input_ids"].max()))
                 arrays["instances"].append(arrays["tokens"].size + np.cumsum(mask.sum(1)))
-                arrays["tokens"].append(rows["input_ids"][mask])
+                arrays["tokens"].append(ids[mask])
                 arrays["second"].append((mask & (rows["segment_ids"] == 0)).sum(1))
                 arrays["slots"].append(arrays["words"].size + np.cumsum(real.sum(1)))
                 arrays["positions"].append(rows["masked_lm_positions"][real])
-                arrays["words"].append(rows["masked_lm_ids"][real])
+                arrays["words"].append(words[real])
                 arrays["order"].append(rows["next_sentence_labels"][:, 0])
-                # Compared with the model's vocabulary without reading the arrays again.
-                most = max(most, int(rows["masked_lm_ids"].max()))
-        counts = {
-            "instances": arrays["order"].size,
-            "tokens": arrays["tokens"].size,
-            "masked": arrays["words"].size,
-        }
-        write_shard(
-            partial, made_from | {"counts": counts, "max_len": length, "largest_id": most}, arrays
-        )
+        counts = {name: arrays[SIZES[name]].size for name in ("instances", "tokens", "masked")}
+        about = made_from | {"counts": counts, "max_len": length, "largest_id": most}
+        write_shard(partial, about, arrays)
 
 
 class FixedInstances:
@@ -226,9 +221,8 @@ class FixedInstances:
 
     def plan(self, blocks: np.ndarray, epoch: int) -> np.ndarray:
         """The numbers of the instances of some blocks, (N,)."""
-        starts = blocks * self.BLOCK
-        ends = np.minimum(starts + self.BLOCK, self.n)
-        return np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)])
+        starts = (blocks * self.BLOCK).tolist()
+        return np.concatenate([np.arange(a, min(a + self.BLOCK, self.n)) for a in starts])
 
     def lengths(self, plan: np.ndarray) -> np.ndarray:
         """(N,) tokens of each instance."""
@@ -266,7 +260,6 @@ class FixedInstances:
                 "prepare it again"
             )
         order = corpus.order[plan]
-        # Pages of the mapped arrays are given back, so that memory does not grow with the corpus.
         corpus.release()
         segments, real = segments.astype(np.int64), real.astype(np.int64)
         return PretrainBatch(ids, segments, real, positions, words, used, order)

@@ -33,10 +33,7 @@ def choose_words(
 ) -> np.ndarray:
     """(B, S) n allowed tokens of each row at most, as whole words, by rising chance.
 
-    Words with more pieces than are left are passed over.
-
-    Args:
-        continues: (B, S) whether a token continues a word.
+    Words with more pieces than are left are passed over. `continues`, (B, S): a word goes on.
     """
     # a piece that was cut off its word is a word itself
     starts = allowed & ~(continues & np.roll(allowed, 1, axis=1))

@@ -139,7 +139,6 @@ class Pairs:
         """The sentence a block starts at: a document's start, unless none is in it."""
         at = min(block * self.block, self.n_sentences)
         document = int(self.corpus.documents[self.corpus.documents.search(at)])
-        # A document longer than a block is walked in parts, which begin where blocks do.
         return document if document < at + self.block else at
 
     def counts(self, epoch: int) -> np.ndarray:
@@ -227,7 +226,6 @@ class Pairs:
                 chunks.append(
                     Chunk(document, target, base + start, base + a_end, base + end, is_random_next)
                 )
-                # what was to be B is gathered again
                 start = a_end if is_random_next else end
         return chunks
 
@@ -265,8 +263,7 @@ class Pairs:
     ) -> tuple[np.ndarray, np.ndarray]:
         """First tokens and lengths of texts from other documents than `own`.
 
-        Sentences from a random one on, until there are as many tokens as wanted or the document
-        ends.
+        Sentences from a random one on, until the tokens wanted are there or the document ends.
         """
         sentences, documents = self.corpus.sentences, self.corpus.documents
         # one document fewer, and its own is stepped over: so the others are equally likely

@@ -74,10 +74,7 @@ def paragraphs(lines: list[str], form: Layout) -> Iterator[str | None]:
 
 
 def sentences(lines: list[str], form: Layout, language: str | None) -> Iterator[str | None]:
-    """The sentences of a text, and None where a document ends.
-
-    Each line is a sentence unless a language to split in is given.
-    """
+    """The sentences of a text, its lines where no language splits them; None ends a document."""
     if language is None:
         for line in lines:
             yield line if line.strip() else None

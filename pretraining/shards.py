@@ -371,15 +371,13 @@ class Corpus:
         return np.frombuffer(self._maps[-1], dtype)
 
     def __getattr__(self, name: str) -> Joined:
-        try:
-            # Only what Python does not find comes here: corpus.tokens is corpus.arrays["tokens"].
-            return self.__dict__["arrays"][name]
-        except KeyError:
-            raise AttributeError(name) from None
+        # Only what Python does not find comes here: corpus.tokens is corpus.arrays["tokens"].
+        if name in self.__dict__.get("arrays", ()):
+            return self.arrays[name]
+        raise AttributeError(name)
 
     def release(self) -> None:
         """Give the pages that were looked at back to the system: memory does not grow."""
         # Windows has no such call, and takes the pages of a file when others need the memory.
         for mapped in self._maps if hasattr(mmap, "MADV_DONTNEED") else []:
-            # The data stay on the disk, and in its cache while there is room.
             mapped.madvise(mmap.MADV_DONTNEED)

@@ -80,10 +80,7 @@ class Tokenised:
 
 
 def cut(file: Path, size: int) -> list[int]:
-    """Where to cut a file into pieces of about a megabyte.
-
-    After blank lines, or after lines where no blank one is near.
-    """
+    """Where to cut a file into jobs: after blank lines, or after lines where none is near."""
     cuts, at = [0], JOB
     with open(file, "rb") as f:
         while at < size:

@@ -213,10 +213,7 @@ def drop_optimizer(file: Path) -> None:
 
 
 def newest_state(folder: Path, total_steps: int) -> dict[str, Any] | None:
-    """The state in the newest checkpoint that is whole, or None where there is no checkpoint.
-
-    A damaged one is reported and passed over.
-    """
+    """The state in the newest whole checkpoint; None where there is none. Reports damaged ones."""
     # A process that was killed while writing leaves a part that no other one needs.
     for part in folder.glob(".model_steps_*.pt.*part"):
         log(f"{part} was not written to its end and is removed")
