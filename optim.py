@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from system import distributed
 from utils import UserError, nearest
 
-# The share of the learning rate at update s (from 0) of T, after the first w, in which it rises
-# from 0.
+# The share of the learning rate at update s (from 0) of T, after the w in which it rises.
 SCHEDULES: dict[str, Callable[[int, int, int], float]] = {
     "warmup_linear": lambda s, w, T: 1 - s / T,  # Google's: it falls to 1 - w/T at s = w
     "linear": lambda s, w, T: (T - s) / max(1, T - w),  # from 1 at s = w to 0 at T
@@ -63,7 +62,7 @@ def parameter_groups(
     embeddings `layer_decay` times that of the lowest block; the head `head_lr`, or `lr`.
     """
     depths = encoder_depths(model)
-    groups: dict[tuple[float | None, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float | None, bool], dict[str, Any]] = {}
     for prefix, module in model.named_modules():
         # recurse=False, so that each parameter is met once, in the module that owns it.
         for name, parameter in module.named_parameters(recurse=False):
@@ -72,15 +71,11 @@ def parameter_groups(
             # By the kind of module: names alone do not say what a LayerNorm is.
             decays = not isinstance(module, nn.LayerNorm) and name != "bias"
             rate = group_lr(depths.get(prefix), lr, head_lr, layer_decay)
-            groups.setdefault((rate, decays), []).append(parameter)
-    found = []
-    for (rate, decays), parameters in groups.items():
-        group: dict[str, Any] = {"params": parameters}
-        group["weight_decay"] = weight_decay if decays else 0.0
-        if rate is not None:
-            group["lr"] = rate
-        found.append(group)
-    return found
+            new = {"params": [], "weight_decay": weight_decay if decays else 0.0}
+            if rate is not None:
+                new["lr"] = rate
+            groups.setdefault((rate, decays), new)["params"].append(parameter)
+    return list(groups.values())
 
 
 def encoder_depths(model: nn.Module) -> dict[str, int]:
@@ -107,9 +102,7 @@ def group_lr(
 
 
 class BertAdam(torch.optim.AdamW):
-    """Adam with decoupled weight decay, clipping, a schedule, and no bias correction.
-
-    Gradients are clipped by their global norm.
+    """Adam: decoupled weight decay, clipping by the global norm, a schedule, no bias correction.
 
     A step is PyTorch's fused AdamW kernel. Its bias correction divides by 1 - beta**step, which is
     1 exactly when the step is 2**24 (a float32 that counting leaves as it is); with
@@ -144,8 +137,7 @@ class BertAdam(torch.optim.AdamW):
                 f"schedule={schedule!r}{nearest(schedule, SCHEDULES)}; expected "
                 f"{', '.join(SCHEDULES)}"
             )
-        # The fused kernel takes the clipping factor and the check for finite values with the
-        # update.
+        # The fused kernel also takes the clipping factor and the check for finite values.
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
         self.schedule, self.total_steps = schedule, total_steps
         # Rounded down, as Google's code counts warm-up steps.
@@ -188,17 +180,21 @@ class BertAdam(torch.optim.AdamW):
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                # A sharded gradient is used by its local part, which is all that this process
-                # updates.
+                # Of a sharded gradient the local part, which is all that this process updates.
                 local = distributed.local(p.grad)
                 sharded = local is not p.grad
                 grads.append(local)
                 if not self.state[p]:
-                    self.state[p] = self.first_state(p)
+                    # 2**24 + 1 is 2**24 in float32, so that counting up leaves the step alone.
+                    first = 0.0 if self.bias_correction else 2.0**24
+                    self.state[p] = {
+                        "step": torch.full((), first, device=p.device),
+                        "exp_avg": torch.zeros_like(p),
+                        "exp_avg_sq": torch.zeros_like(p),
+                    }
         assert grads, "no parameter has a gradient: call loss.backward() first"
         norm = global_norm(grads)
         if sharded:
-            # Add the parts that the other processes have.
             norm = distributed.total(norm**2).sqrt()
         finite = norm.isfinite() if loss is None else norm.isfinite() & loss.isfinite()
         # The first failed update is kept, and none after it is made.
@@ -216,16 +212,6 @@ class BertAdam(torch.optim.AdamW):
         for group in self.param_groups:
             group["updates"] += 1
         return norm
-
-    def first_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
-        """Adam's state of a parameter before its first update."""
-        # 2**24 + 1 is 2**24 in float32, so that counting up leaves the step alone.
-        step = 0.0 if self.bias_correction else 2.0**24
-        return {
-            "step": torch.full((), step, device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
 
 
 def global_norm(grads: list[Tensor]) -> Tensor:

@@ -14,9 +14,8 @@ same run, but for rounding and for which elements dropout drops.
 
 import contextlib
 import dataclasses
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,19 +29,9 @@ from optim import BertAdam, parameter_groups
 from system import distributed
 from system.progress import progress
 from system.signals import Interrupted, Signals
+from training import inference
 from training.checkpoints import Checkpoints, TrainState
-from training.inference import (
-    Batch,
-    Outputs,
-    Source,
-    count_gpus,
-    get_device,
-    predict,
-    prefetch,
-    prepare,
-    scores,
-    wrap,
-)
+from training.inference import Batch, Outputs, Source
 from training.runs import MetricsLog
 from training.settings import Config
 from utils import UserError, log, rank, size
@@ -108,9 +97,7 @@ class Trainer:
     """Trains a model on batches, in a folder that gets its checkpoints and metrics.
 
     Args:
-        cfg: how to train.
         model: moved to `device`.
-        batches: what to train on.
         save_dir: gets model_steps_N.pt and metrics.jsonl; training resumes from what is there.
         contents: stored in every checkpoint: `config`, the model's configuration as a dict.
         data_parallel: use all visible GPUs, where torchrun has not started a process for each.
@@ -139,24 +126,31 @@ class Trainer:
         cfg.check_trainable()
         self.cfg, self.batches = cfg, batches
         self.save_dir, self.log_dir = Path(save_dir), log_dir
-        self.device = get_device()
-        self.n_gpus = count_gpus(self.device, data_parallel)
+        self.device = inference.get_device()
+        self.n_gpus = inference.count_gpus(self.device, data_parallel)
         # Epochs of pre-training differ in length, so that their total is asked for, not multiplied.
         self.total_steps = cfg.total_steps or batches.first(cfg.n_epochs)
-        # The parameters, and what computes with them.
         self.model, self.sharded = model, shard
         # Parameters have to be divided before the optimizer is made, whose moments follow them.
         if shard:
             distributed.shard(model, self.device.type)
         flash = cfg.attention == "flash"
-        self.wrapped = wrap(
+        self.wrapped = inference.wrap(
             model, self.device, cfg.dtype, self.n_gpus, cfg.compile, cfg.cuda_graphs, flash
         )
         # The Trainer knows no model: whatever can recompute its activations has this attribute.
         for module in model.modules():
             if hasattr(module, "checkpointing"):
                 module.checkpointing = cfg.checkpointing  # type: ignore[assignment]
-        self.optimizer = make_optimizer(model, cfg, self.total_steps)
+        self.optimizer = BertAdam(
+            parameter_groups(model, cfg.weight_decay, cfg.lr, cfg.head_lr, cfg.layer_decay),
+            cfg.lr,
+            self.total_steps,
+            cfg.warmup,
+            cfg.schedule,
+            max_grad_norm=cfg.max_grad_norm,
+            bias_correction=cfg.bias_correction,
+        )
         self.state = TrainState()
         self.checkpoints = Checkpoints(
             self.save_dir, model, self.optimizer, contents or {}, cfg.keep_checkpoints
@@ -198,12 +192,15 @@ class Trainer:
         names the step and the batch. SIGINT, SIGTERM and SIGHUP save, and raise Interrupted.
         """
         self.evaluation = evaluation or Evaluation()
-        # Processes with different settings would wait for each other forever.
-        self.check_same()
-        state = self.state
+        state, settings = self.state, dataclasses.asdict(self.cfg)
+        # Settings of one process, started on another machine with another file, may differ, and
+        # processes that train differently would wait for each other forever.
+        more = {"total_steps": self.total_steps, "shard": self.sharded}
+        more["evaluation"] = self.evaluation.metrics is not None
+        more["few shots"] = self.evaluation.probe_steps
+        distributed.check_same("training", settings | more)
         self.checkpoints.resume(state, self.total_steps)
-        # A finished run is not an error: the same command may be part of a script that is run
-        # again.
+        # No error: the command may be part of a script that is run again.
         if self.finished and not state.evaluation_pending:
             reason = f"with all {self.total_steps} steps"
             if self.out_of_patience:
@@ -214,11 +211,7 @@ class Trainer:
             self.checkpoints.shrink_best(state)
             return self.file
         self.log = MetricsLog(
-            self.save_dir,
-            state.step,
-            state.evaluation_pending,
-            self.log_dir,
-            dataclasses.asdict(self.cfg),
+            self.save_dir, state.step, state.evaluation_pending, self.log_dir, settings
         )
         self.saved_at = time.monotonic()
         # Within it while saving, too: a scheduler and torchrun may both signal the same end, and
@@ -226,15 +219,23 @@ class Trainer:
         with Signals() as self.signals:
             try:
                 self.run_updates(get_loss)
-                self.checkpoints.writer.wait()
+                self.checkpoints.wait()
                 # A signal may come after the last update, while the checkpoint is being written.
                 self.check_signals()
             except Interrupted as interrupted:
-                raise self.save_interrupted(interrupted) from None
+                # A notebook may call train() again, without this batch's gradients.
+                self.optimizer.zero_grad()
+                self.save()
+                self.checkpoints.wait()
+                raise Interrupted(
+                    interrupted.number,
+                    f"at step {state.step} of {self.total_steps}; the same command resumes from "
+                    f"{self.file}",
+                ) from None
             finally:
                 self.signals = None
                 # The writer may still be at work on a checkpoint when an error ends the run.
-                self.checkpoints.writer.wait()
+                self.checkpoints.wait()
                 # Closing writes once more what a full disk has refused.
                 with contextlib.suppress(OSError):
                     self.log.close()
@@ -245,45 +246,34 @@ class Trainer:
         return self.file
 
     def run_updates(self, get_loss: GetLoss) -> None:
-        """All updates that are left, and what follows each."""
-        state = self.state
+        """All updates that are left, and what follows each; every epoch has a bar of its own."""
+        state, epoch = self.state, 0
         self.wrapped.train()
         replicas = self.replicate(get_loss)
         # The run was stopped between an update and what follows it.
         if state.evaluation_pending:
             self.after_update()
         # What the next updates compute on is made while this one is computed.
-        made = prefetch(self.parts, range(state.step, self.total_steps))
-        with contextlib.closing(made):
-            self.run_epochs(replicas, get_loss, made)
-
-    def run_epochs(self, replicas: nn.Module, get_loss: GetLoss, batches: Iterator[Parts]) -> None:
-        """The epochs that are left, each with a bar of its own."""
-        state, epoch = self.state, 0
-        while not self.finished:
-            # Epochs may differ in length, so that no division tells which epoch a step belongs to.
-            while self.batches.first(epoch + 1) <= state.step:
-                epoch += 1
-            start = self.batches.first(epoch)
-            end = min(self.total_steps, self.batches.first(epoch + 1))
-            # A run that resumes within an epoch goes on adding to the sums of its checkpoint.
-            if state.step == start:
-                state.sums["epoch"] = {}
-            with self.progress(start, end) as bar:
-                while state.step < end and not self.out_of_patience:
-                    self.update(replicas, get_loss, next(batches), bar)
-                    # The bar of an epoch is closed before its evaluation prints anything.
-                    if state.step < end:
-                        self.after_update()
-            # The epoch's last update; the bar is closed now.
-            if state.evaluation_pending:
-                self.after_update()
-
-    def progress(self, start: int, end: int) -> tqdm:
-        """The bar of an epoch."""
-        done = self.state.step - start
-        # The first update adds its loss to the title.
-        return progress(rank() == 0, total=end - start, initial=done, desc="Iter")
+        left = range(state.step, self.total_steps)
+        with contextlib.closing(inference.prefetch(self.parts, left)) as made:
+            while not self.finished:
+                # Epochs may differ in length, so that no division tells which one a step is in.
+                while self.batches.first(epoch + 1) <= state.step:
+                    epoch += 1
+                start = self.batches.first(epoch)
+                end = min(self.total_steps, self.batches.first(epoch + 1))
+                done = state.step - start
+                # A run that resumes within an epoch goes on adding to the sums of its checkpoint.
+                if not done:
+                    state.sums["epoch"] = {}
+                with progress(rank() == 0, total=end - start, initial=done, desc="Iter") as bar:
+                    while state.step < end and not self.out_of_patience:
+                        self.update(replicas, get_loss, next(made), bar)
+                        # The bar of an epoch is closed before its evaluation prints anything.
+                        if state.step < end:
+                            self.after_update()
+                if state.evaluation_pending:
+                    self.after_update()
 
     # ---------------------------------------------------------------------------------- an update
 
@@ -317,15 +307,13 @@ class Trainer:
     def due(self) -> Due:
         """What follows the last update."""
         step, cfg, evaluation, epoch = self.state.step, self.cfg, self.evaluation, 1
-        # The epoch, counted from 1, that the last update belonged to.
         while self.batches.first(epoch) < step:
             epoch += 1
         last = step == self.total_steps
         epoch_ends = last or step == self.batches.first(epoch)
         # A checkpoint follows every evaluation, so that the best model is always on the disk.
         save = last or step % cfg.save_steps == 0 or (evaluation.each_epoch and epoch_ends)
-        # Tasks are evaluated once an epoch, whatever save_steps says; pre-training at every
-        # checkpoint.
+        # Tasks are evaluated once an epoch, whatever save_steps says; else at every checkpoint.
         evaluate = epoch_ends if evaluation.each_epoch else save
         return Due(
             log=last or step % cfg.log_steps == 0,
@@ -338,14 +326,12 @@ class Trainer:
     def parts(self, step: int) -> Parts:
         """This process's rows of a batch on the device, in gradient_accumulation parts."""
         n_rows = len(self.batches.rows(step))
-        # The number of parts follows from the largest share of rows, and is the same in every
-        # process: each part is a collective operation.
+        # By the largest share of rows, so that every process has as many: each is collective.
         n_parts = min(self.cfg.gradient_accumulation, -(-n_rows // size()))
         parts = []
         for i in range(n_parts):
             first, every = rank() + i * size(), n_parts * size()
-            # A part counts by its share of the batch's rows, so that parts of different size add up
-            # to the mean.
+            # Parts of different size add up to the mean, each counting by its share of the rows.
             share = len(range(first, n_rows, every)) / n_rows
             if not share:
                 # Other processes have a row more, and all have to take part in every backward pass:
@@ -356,7 +342,7 @@ class Trainer:
 
     def prepare(self, batch: Batch) -> Batch:
         """A batch as it is computed, on the device."""
-        return prepare(batch, self.device, self.n_gpus == 1, self.cfg.cuda_graphs)
+        return inference.prepare(batch, self.device, self.n_gpus == 1, self.cfg.cuda_graphs)
 
     def backward(self, replicas: nn.Module, get_loss: GetLoss, parts: Parts) -> dict[str, Tensor]:
         """The gradients of a batch's mean loss, and the means of its metrics, the loss first."""
@@ -365,16 +351,18 @@ class Trainer:
             # Asking the other processes costs a GPU more than a part, and its steps are short.
             if i == 0 or self.device.type == "cpu":
                 self.check_signals()
-            last = i == len(parts.parts) - 1
             # Averaging gradients once, with the last part, saves the traffic of all the others.
-            with contextlib.nullcontext() if last else without_averaging(replicas):
+            # DistributedDataParallel can; a sharded model adds up each part's gradients at once,
+            # since whole ones would take the memory that sharding saves.
+            last = i == len(parts.parts) - 1
+            no_sync = getattr(replicas, "no_sync", contextlib.nullcontext)
+            with contextlib.nullcontext() if last else no_sync():
                 loss, metrics = get_loss(replicas, part)
                 # Gradients are averaged over the processes, not summed.
                 (loss * (share * size())).backward()
             for name, value in {"loss": loss, **metrics}.items():
                 means[name] = means.get(name, 0) + value.detach() * share
-        # One exchange for all metrics. It also lets every process see the same loss, and stop at
-        # the same step if it is not finite.
+        # One exchange for all. Every process sees the same loss, and stops if it is not finite.
         if size() > 1:
             stacked = torch.stack(list(means.values()))
             means = dict(zip(means, distributed.total(stacked), strict=True))
@@ -402,32 +390,39 @@ class Trainer:
     # --------------------------------------------------------------------------- what follows it
 
     def after_update(self) -> None:
-        """The end of an epoch is reported; probe, evaluation and checkpoint, where they are due."""
-        due = self.due()
+        """Report the end of an epoch; probe, evaluate and save where they are due."""
+        cfg, due = self.cfg, self.due()
         if due.epoch is not None:
-            self.report_epoch(due.epoch)
+            n_epochs = cfg.n_epochs
+            # With total_steps the number of epochs is an estimate, as epochs may differ in length.
+            if cfg.total_steps:
+                n_epochs = -(-self.total_steps // len(self.batches))
+            loss = self.state.means("epoch")["loss"]
+            log(f"Epoch {due.epoch}/{max(n_epochs, due.epoch)} : Average Loss {loss:.3f}")
         if due.probe or due.evaluate:
             self.evaluate(due)
         # Cleared before saving: the checkpoint states that nothing is left to do at its step.
         self.state.evaluation_pending = False
-        if due.save or self.save_minutes_have_passed():
+        save = due.save
+        if cfg.save_minutes is not None and not save:
+            passed = time.monotonic() - self.saved_at > 60 * cfg.save_minutes
+            # By the first one's clock: clocks differ, and all processes have to save together.
+            save = distributed.maximum(int(passed and rank() == 0)) > 0
+        if save:
             self.save()
-
-    def report_epoch(self, epoch: int) -> None:
-        """Print an epoch's mean loss."""
-        n_epochs = self.cfg.n_epochs
-        # With total_steps the number of epochs is an estimate, since epochs may differ in length.
-        if self.cfg.total_steps:
-            n_epochs = -(-self.total_steps // len(self.batches))
-        loss = self.state.means("epoch")["loss"]
-        log(f"Epoch {epoch}/{max(n_epochs, epoch)} : Average Loss {loss:.3f}")
 
     def evaluate(self, due: Due) -> None:
         """Probe and evaluate; the best evaluation is remembered, and all of it logged."""
         # An update that was refused would make the evaluation measure the model before it.
         self.check_finite()
+        # A signal that is here already would otherwise be noticed only after the evaluation.
+        self.check_signals()
+        assert self.signals
+        # One that comes now interrupts a single process at once: the checkpoint says that the
+        # evaluation is pending. Several would wait for one that leaves a collective operation.
+        self.signals.at_once = size() == 1
         lines = []
-        with self.stoppable():
+        try:
             if due.probe:
                 assert self.evaluation.probe
                 lines.append(self.evaluation.probe())
@@ -435,19 +430,22 @@ class Trainer:
                 assert self.evaluation.metrics
                 values = self.evaluation.metrics()
                 lines.append({f"eval_{name}": value for name, value in values.items()})
+        finally:
+            self.signals.at_once = False
         if due.evaluate:
-            # Remembered before the log is written, since stop_metric may be unknown, which is an
-            # error.
+            # Before the log is written, since a stop_metric that is unknown is an error.
             self.state.add_evaluation(values, self.cfg.stop_metric)
         for line in lines:
             self.write_metrics(line)
         self.wrapped.train()
 
-    def predict(self, batches: Source, outputs: Outputs = scores, bar: bool = True) -> np.ndarray:
+    def predict(
+        self, batches: Source, outputs: Outputs = inference.scores, bar: bool = True
+    ) -> np.ndarray:
         """(N, ...): outputs of the model as it is, as predict() gives them."""
         # A single process is interrupted by the signal itself; several agree between two batches.
         watch = self.check_signals if size() > 1 else lambda: None
-        return predict(
+        return inference.predict(
             self.wrapped, batches, self.device, self.cfg.dtype, outputs, bar, before_batch=watch
         )
 
@@ -463,7 +461,7 @@ class Trainer:
         if failed < 0:
             return
         # The last checkpoint that the message names has to be whole.
-        self.checkpoints.writer.wait()
+        self.checkpoints.wait()
         message = (
             f"loss or gradient is not finite at step {failed + 1} "
             f"({self.batches.describe(failed)}); stopped before that update; look at that data, "
@@ -480,84 +478,16 @@ class Trainer:
         if self.signals and (number := distributed.maximum(self.signals.number)):
             raise Interrupted(number)
 
-    @contextlib.contextmanager
-    def stoppable(self) -> Iterator[None]:
-        """Within it, a signal interrupts a single process at once.
-
-        The checkpoint then says that the evaluation is still pending.
-        """
-        # A signal that is here already would otherwise be noticed only after the evaluation.
-        self.check_signals()
-        if self.signals:
-            # Several processes would wait for the one that leaves a collective operation.
-            self.signals.at_once = size() == 1
-        try:
-            yield
-        finally:
-            if self.signals:
-                self.signals.at_once = False
-
-    def save_interrupted(self, interrupted: Interrupted) -> Interrupted:
-        """Save the state before the update that a signal interrupted; returns what to raise."""
-        # A notebook may call train() again, which must not add the interrupted batch's gradients.
-        self.optimizer.zero_grad()
-        self.save()
-        self.checkpoints.writer.wait()
-        where = f"at step {self.state.step} of {self.total_steps}"
-        return Interrupted(
-            interrupted.number, f"{where}; the same command resumes from {self.file}"
-        )
-
     # --------------------------------------------------------------------------------- checkpoints
-
-    def save_minutes_have_passed(self) -> bool:
-        """Whether save_minutes have passed since the last checkpoint, by the first one's clock."""
-        if self.cfg.save_minutes is None:
-            return False
-        passed = time.monotonic() - self.saved_at > 60 * self.cfg.save_minutes
-        # Clocks differ, and all processes have to save together.
-        return distributed.maximum(int(passed and rank() == 0)) > 0
 
     def save(self) -> None:
         """Begin to write the checkpoint of this step."""
         # Parameters that are not finite must not replace a checkpoint that is.
         self.check_finite()
         # A power cut must not leave a checkpoint whose lines of metrics are lost.
-        if self.log and (number := self.log.file_number()) is not None:
-            os.fsync(number)
+        if self.log:
+            self.log.sync()
         state = self.state
         finished = state.step >= self.total_steps and not state.evaluation_pending
         self.checkpoints.save(state, finished)
         self.saved_at = time.monotonic()
-
-    def check_same(self) -> None:
-        """UserError where another process would train otherwise."""
-        # Settings of one process, started on another machine with another file, may differ.
-        settings = dataclasses.asdict(self.cfg)
-        settings |= {"total_steps": self.total_steps, "shard": self.sharded}
-        settings["evaluation"] = self.evaluation.metrics is not None
-        settings["few shots"] = self.evaluation.probe_steps
-        distributed.check_same("training", settings)
-
-
-def make_optimizer(model: nn.Module, cfg: Config, total_steps: int) -> BertAdam:
-    """The optimizer that a configuration describes."""
-    groups = parameter_groups(model, cfg.weight_decay, cfg.lr, cfg.head_lr, cfg.layer_decay)
-    return BertAdam(
-        groups,
-        cfg.lr,
-        total_steps,
-        cfg.warmup,
-        cfg.schedule,
-        max_grad_norm=cfg.max_grad_norm,
-        bias_correction=cfg.bias_correction,
-    )
-
-
-def without_averaging(replicas: nn.Module) -> contextlib.AbstractContextManager:
-    """Within it, gradients of several processes are not averaged yet."""
-    # DistributedDataParallel has no_sync(). A sharded model has not: it adds up each part's
-    # gradients at once, since whole ones would take the memory that sharding saves.
-    if hasattr(replicas, "no_sync"):
-        return replicas.no_sync()  # type: ignore[operator]
-    return contextlib.nullcontext()

@@ -21,6 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+# A product with a weight that is laid out for it: of its input, and one of ACTIVATIONS after it.
+Form = Callable[[Tensor, str | None], Tensor]
+
 SMALL_PRODUCT = 2**20  # multiplications below which calling oneDNN is not worth it
 
 # Hugging Face computes the exact GELU for "gelu", and calls the tanh approximation gelu_new.
@@ -122,14 +125,52 @@ def linear(
 
 
 class Linear(nn.Linear):
-    """nn.Linear by `linear`."""
+    """nn.Linear by `linear`.
+
+    After prepack() it predicts on a CPU with its weight in the form that products read fastest:
+    fp32 in oneDNN's blocks; bf16 converted once, not at every call; int8 with a scale for each
+    output, while inputs are rounded to 8 bits between the least and the largest of a batch.
+    """
+
+    # (dtype, outputs from the first, to before the last) -> product; None: not prepacked
+    forms: dict[tuple[str, int, int], Form] | None = None
+    version = -1  # of the weight that the forms were made of
+    int8 = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The forms are made again where a copy, or a file, is used.
+        return self.__dict__ | {"forms": None if self.forms is None else {}}
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        if form := self.find_form(0, self.out_features):
+            return form(x, activation)
         return linear(x, self.weight, self.bias, activation)
 
     def part(self, x: Tensor, first: int, last: int) -> Tensor:
         """The outputs from the first to before the last: (..., D) -> (..., last - first)."""
+        if form := self.find_form(first, last):
+            return form(x, None)
         return linear(x, self.weight[first:last], self.bias[first:last])
+
+    def find_form(self, first: int, last: int) -> Form | None:
+        """The product with some outputs, made when first asked for; None: use the parameters."""
+        if self.forms is None or torch.compiler.is_compiling():
+            return None
+        # PyTorch's fused optimizers change a weight without counting its version.
+        if torch.is_grad_enabled():
+            self.forms.clear()
+            return None
+        # Who loads other weights into the model predicts with these. Weights that were made for
+        # inference have no version, and cannot be changed outside of it.
+        version = 0 if self.weight.is_inference() else self.weight._version
+        if self.version != version:
+            self.version, self.forms = version, {}
+        dtype = "bf16" if torch.is_autocast_enabled("cpu") else "fp32"
+        key = ("int8" if self.int8 else dtype, first, last)
+        if key not in self.forms:
+            weight, bias = self.weight[first:last].detach(), self.bias[first:last].detach()
+            self.forms[key] = FORMS[key[0]](weight, bias)
+        return self.forms[key]
 
 
 # --------------------------------------------------------------------------------------- predicting
@@ -159,59 +200,8 @@ def processor() -> Mapping[str, Any]:
     }
 
 
-class InferenceLinear(Linear):
-    """A Linear that predicts on a CPU, with its weight in the form that products read fastest.
-
-    fp32 in oneDNN's blocks; bf16 converted once, not at every call; int8 with a scale for each
-    output, while inputs are rounded to 8 bits between the least and the largest of a batch.
-    """
-
-    int8: bool
-    version: int  # of the weight that the forms were made of
-    # (dtype, outputs from the first, to before the last) -> product
-    forms: dict[tuple[str, int, int], Callable[[Tensor, str | None], Tensor]]
-
-    def __getstate__(self) -> dict[str, Any]:
-        # The forms are made again where a copy, or a file, is used.
-        return {**self.__dict__, "forms": {}, "version": -1}
-
-    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        if self.trains():
-            return super().forward(x, activation)
-        return self.find_form(0, len(self.weight))(x, activation)
-
-    def part(self, x: Tensor, first: int, last: int) -> Tensor:
-        """As of Linear."""
-        if self.trains():
-            return super().part(x, first, last)
-        return self.find_form(first, last)(x, None)
-
-    def trains(self) -> bool:
-        """Whether the parameters are used themselves; the forms are then made anew afterwards."""
-        if torch.compiler.is_compiling():
-            return True
-        # PyTorch's fused optimizers change a weight without counting its version.
-        if torch.is_grad_enabled():
-            self.forms.clear()
-        return torch.is_grad_enabled()
-
-    def find_form(self, first: int, last: int) -> Callable[[Tensor, str | None], Tensor]:
-        """The product with some outputs, made when it is first asked for."""
-        # Who loads other weights into the model predicts with these. Weights that were made for
-        # inference have no version, and cannot be changed outside of it.
-        version = 0 if self.weight.is_inference() else self.weight._version
-        if self.version != version:
-            self.version, self.forms = version, {}
-        dtype = "bf16" if torch.is_autocast_enabled("cpu") else "fp32"
-        key = ("int8" if self.int8 else dtype, first, last)
-        if key not in self.forms:
-            weight, bias = self.weight[first:last].detach(), self.bias[first:last].detach()
-            self.forms[key] = FORMS[key[0]](weight, bias)
-        return self.forms[key]
-
-
-def fp32_form(weight: Tensor, bias: Tensor) -> Callable[[Tensor, str | None], Tensor]:
-    """A product with a weight in oneDNN's blocks, where that is the faster one."""
+def float_form(weight: Tensor, bias: Tensor) -> Form:
+    """A product with a weight in oneDNN's blocks, where that is the faster one, else as it is."""
     if not (weight.dtype == torch.float32 and blocks_are_faster()):
         return lambda x, activation: linear(x, weight, bias, activation)
     blocks = torch.ops.mkldnn._reorder_linear_weight(weight)
@@ -223,18 +213,11 @@ def fp32_form(weight: Tensor, bias: Tensor) -> Callable[[Tensor, str | None], Te
     return multiply
 
 
-def bf16_form(weight: Tensor, bias: Tensor) -> Callable[[Tensor, str | None], Tensor]:
-    """A product with a weight that needs no conversion."""
-    weight, bias = weight.bfloat16(), bias.bfloat16()
-    return lambda x, activation: linear(x, weight, bias, activation)
-
-
-def int8_form(weight: Tensor, bias: Tensor) -> Callable[[Tensor, str | None], Tensor]:
+def int8_form(weight: Tensor, bias: Tensor) -> Form:
     """A product of 8-bit numbers, given back in float32."""
     scales = weight.abs().amax(1).clamp(min=1e-12) / 127
     rounded = (weight / scales[:, None]).round().to(torch.int8)
     zeros = torch.zeros(len(weight), dtype=torch.int32)
-    # PyTorch has these operators for its compiler, as that of `product`.
     blocks = torch.ops.onednn.qlinear_prepack(rounded, None)
 
     def multiply(x: Tensor, activation: str | None) -> Tensor:
@@ -267,7 +250,11 @@ def to_8_bits(x: Tensor) -> tuple[Tensor, float, int]:
     return steps.to(torch.uint8), step, zero
 
 
-FORMS = {"fp32": fp32_form, "bf16": bf16_form, "int8": int8_form}
+FORMS: dict[str, Callable[[Tensor, Tensor], Form]] = {
+    "fp32": float_form,
+    "bf16": lambda weight, bias: float_form(weight.bfloat16(), bias.bfloat16()),
+    "int8": int8_form,
+}
 
 
 def prepack(model: nn.Module, int8: bool = False) -> None:
@@ -277,12 +264,9 @@ def prepack(model: nn.Module, int8: bool = False) -> None:
     bf16 and a quarter in int8.
     """
     for layer in model.modules():
-        # What has been laid out already keeps its forms.
-        if isinstance(layer, Linear) and not isinstance(layer, InferenceLinear):
-            layer.__class__ = InferenceLinear
-            layer.version, layer.forms = -1, {}  # type: ignore[assignment]
-        if isinstance(layer, InferenceLinear):
-            layer.int8 = int8
+        if isinstance(layer, Linear):
+            # What has been laid out already keeps its forms.
+            layer.int8, layer.forms = int8, layer.forms or {}
 
 
 # ------------------------------------------------------------------------------------------ dropout

@@ -49,9 +49,14 @@ class Packing(NamedTuple):
         if isinstance(input_mask, Packing):
             return input_mask
         real = input_mask.bool()
+        n_rows, n_columns = real.shape
         if torch.compiler.is_compiling():
-            return cls.of_all(real)
-        n_columns = real.shape[1]
+            # All tokens, padding included: torch.export and torch.compile of a whole model take no
+            # shapes that depend on the mask's values.
+            cells = torch.arange(n_rows * n_columns, device=real.device)
+            positions = torch.arange(n_columns, device=real.device).expand(real.shape).flatten()
+            starts = torch.arange(n_rows + 1, device=real.device, dtype=torch.int32) * n_columns
+            return cls(real, cells, positions, starts, (), n_columns, padded=True)
         cells = real.flatten().nonzero().squeeze(1)
         n_tokens = real.sum(1)
         starts = F.pad(n_tokens.cumsum(0), (1, 0))
@@ -65,18 +70,6 @@ class Packing(NamedTuple):
             longest = 1 << (max(n_columns, extra) - 1).bit_length()
         positions = cells % n_columns if n_columns else cells
         return cls(real, cells, positions, starts.int(), tuple(n_tokens.tolist()), longest)
-
-    @classmethod
-    def of_all(cls, real: Tensor) -> "Packing":
-        """All tokens of a batch, padding included: shapes then do not depend on the mask's values.
-
-        torch.export and torch.compile of a whole model take nothing else.
-        """
-        n_rows, n_columns = real.shape
-        cells = torch.arange(n_rows * n_columns, device=real.device)
-        positions = torch.arange(n_columns, device=real.device).expand(real.shape).flatten()
-        starts = torch.arange(n_rows + 1, device=real.device, dtype=torch.int32) * n_columns
-        return cls(real, cells, positions, starts, (), n_columns, padded=True)
 
     @property
     def exact(self) -> bool:

@@ -109,7 +109,6 @@ class PairBatches:
             blocks = np.random.default_rng([self.seed, epoch]).permutation(blocks)
         groups = np.split(blocks, range(GROUP, len(blocks), GROUP))
         counts = self.instances.counts(epoch)
-        # A group's first instance, and after the last group the number of all.
         return groups, np.cumsum([0, *(counts[group].sum() for group in groups)])
 
     def _make_group(self, epoch: int, number: int) -> np.ndarray:
@@ -124,8 +123,7 @@ class PairBatches:
         n, size = len(plan), self.batch_size
         # the first instances complete the batch that the group before left unfinished
         head = min(n, int(-starts[number] % size))
-        # Whole batches in the middle, a beginning that completes the last group's and an end that
-        # the next one completes.
+        # Whole batches in the middle, and an end that the next group completes.
         first, middle, last = np.split(rng.permutation(n), [head, n - (n - head) % size])
         middle = middle[np.argsort(lengths[middle], kind="stable")].reshape(-1, size)
         return plan[np.concatenate([first, rng.permutation(middle).ravel(), last])]
@@ -139,14 +137,10 @@ class PairBatches:
         """The instances of batch n before masking, (B,)."""
         epoch, start, end = self._find(n)
         starts = self._epoch(epoch)[1]
-        # The group that has the batch's first instance; the batch may reach into the next ones.
-        number = int(np.searchsorted(starts, start, "right")) - 1
-        parts = []
-        while number < len(starts) - 1 and starts[number] < end:
-            at = int(starts[number])
-            parts.append(self._group(epoch, number)[max(start - at, 0) : end - at])
-            number += 1
-        return np.concatenate(parts)
+        # The groups from that of the batch's first instance to that of its last.
+        first, past = np.searchsorted(starts, [start, end - 1], "right")
+        groups = [(self._group(epoch, i), starts[i]) for i in range(first - 1, past)]
+        return np.concatenate([plan[max(start - at, 0) : end - at] for plan, at in groups])
 
     def arrays(self, n: int, first: int = 0, step: int = 1) -> PretrainBatch[np.ndarray]:
         """Batch n as arrays; of several processes each builds every `step`-th row from a first one
@@ -165,8 +159,7 @@ class PairBatches:
         """arrays(...) as tensors on the CPU, the weights in float32."""
         import torch
 
-        # A field of a record array is strided; a contiguous copy does not hold on to the whole
-        # record.
+        # A field of a record array is strided; a copy does not hold on to the whole record.
         tensors = (torch.from_numpy(np.ascontiguousarray(a)) for a in self.arrays(n, first, step))
         return PretrainBatch(*(t.float() if t.is_floating_point() else t for t in tensors))
 

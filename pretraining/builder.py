@@ -11,10 +11,10 @@ from pathlib import Path
 
 from formats.vocab import Vocabulary, find_vocab_file, load_vocab
 from pretraining.instances import FIXED, prepare_instances
-from pretraining.shards import Corpus, find_shards, is_prepared
+from pretraining.shards import Corpus, digests_of, find_shards, is_prepared
 from pretraining.text import check_texts, cores, prepare_text, source_settings
-from system.files import file_digest, find_files
-from utils import UserError, visible
+from system.files import find_files
+from utils import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,24 +34,19 @@ class CorpusBuilder:
         if is_prepared(names):
             return self.open(names, vocabulary)
         files, are_records = self.find(names)
-        cache = Path(self.cache_dir)
         # Ids and masks come from the files alone: no vocabulary or casing changes them.
         if are_records:
-            digests = {"text": [[visible(file.name), file_digest(file)] for file in files]}
-            folder = cache / folder_name(digests)
+            made_from = {"text": digests_of(files)}
+        else:
+            made_from = source_settings(files, vocabulary, self.language)
+        # Whatever changes the arrays is in the folder's name: another setting prepares anew.
+        digest = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+        folder = Path(self.cache_dir) / f"corpus-{digest[:16]}"
+        if are_records:
             prepare_instances(files, folder)
         else:
-            # Whatever changes the arrays is part of the folder's name, so another setting prepares
-            # anew.
-            made_from = source_settings(files, vocabulary, self.language)
-            folder = cache / folder_name(made_from)
             prepare_text(
-                files,
-                vocabulary,
-                folder,
-                cores(),
-                language=self.language,
-                settings=made_from,
+                files, vocabulary, folder, cores(), language=self.language, settings=made_from
             )
         return Corpus(folder)
 
@@ -91,9 +86,3 @@ class CorpusBuilder:
 def vocab_of(names: str) -> Path | None:
     """The vocabulary in a folder that was prepared earlier."""
     return find_vocab_file(find_shards(Path(names))[0]) if is_prepared(names) else None
-
-
-def folder_name(made_from: dict) -> str:
-    """The name of the folder for a corpus that follows from some settings."""
-    digest = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
-    return f"corpus-{digest[:16]}"

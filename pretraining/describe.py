@@ -29,20 +29,20 @@ class Description:
     warnings: list[str]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Statistics:
     """Counts and shares of a text and of its first epoch."""
 
-    instances: int
-    instance_tokens: int  # of all instances, [CLS] and [SEP] included
-    used_tokens: int  # of the text that are in an instance of their own document
-    seen_tokens: int  # of the text that was looked at
-    random: int  # instances whose B is text from another document
-    single: int  # those that have one since a single sentence made the chunk
     steps: int
-    masked: float  # share of an instance's tokens
     same: float  # share of the sentences that are the same as an earlier one
-    sentence_lengths: np.ndarray  # of a sample, rising
+    sentence_lengths: np.ndarray  # tokens of some sentences, rising
+    seen_tokens: int  # of the text that was looked at
+    used_tokens: int = 0  # of these, in an instance of their own document
+    instances: int = 0
+    instance_tokens: int = 0  # of all instances, [CLS] and [SEP] included
+    random: int = 0  # instances whose B is text from another document
+    single: int = 0  # those that have one since a single sentence made the chunk
+    masked: float = 0.0  # share of an instance's tokens
 
 
 def look_into(corpus: Corpus, config: PairConfig, batch_size: int) -> Description:
@@ -60,7 +60,6 @@ def look_into(corpus: Corpus, config: PairConfig, batch_size: int) -> Descriptio
 
 def describe_instances(corpus: Corpus, batch_size: int) -> Description:
     """Fixed instances leave nothing to plan or to judge."""
-    # Ready-made instances say nothing of documents or sentences.
     n, tokens = corpus.counts["instances"], corpus.counts["tokens"]
     n_random = int(corpus.order[0:n].sum())
     figures = {
@@ -83,61 +82,46 @@ def look_for_faults(pairs: Pairs, batch_size: int) -> list[str]:
 
 
 def measure(pairs: Pairs, batch_size: int, blocks: Sequence[int] | None = None) -> Statistics:
-    """Go through the first epoch, block by block, and build about 20 of its batches.
-
-    Args:
-        blocks: those to look at; None: all.
-    """
+    """Go through the first epoch, or some blocks of it, and build about 20 of its batches."""
     blocks = range(pairs.n_blocks) if blocks is None else blocks
     edges = [(pairs.edge(block), pairs.edge(block + 1)) for block in blocks]
-    instances = instance_tokens = used_tokens = random = single = 0
+    sentences = pairs.corpus.sentences
+    batches = PairBatches(pairs, batch_size, seed=0)
+    # 1,000 sentences at each of 50 places, evenly spread: a corpus is often sorted by source.
+    places = np.linspace(0, len(sentences) - 1, 50, dtype=int)
+    found = Statistics(
+        steps=len(batches),
+        same=duplicates(pairs.corpus, edges),
+        sentence_lengths=np.sort(
+            np.concatenate([np.diff(sentences[a : a + 1001]) for a in places])
+        ),
+        seen_tokens=sum(int(sentences[past] - sentences[first]) for first, past in edges),
+    )
     for block in blocks:
         plan = pairs.plan(np.array([block]), epoch=0)
-        instances += len(plan)
-        instance_tokens += int(pairs.lengths(plan).sum())
-        # B counts as used only where it is the text that follows A; a random B is used elsewhere
-        # too.
-        used_tokens += int(plan["n_a"].sum() + plan["n_b"][plan["order"] == 0].sum())
-        random += int(plan["order"].sum())
+        found.instances += len(plan)
+        found.instance_tokens += int(pairs.lengths(plan).sum())
+        # A random B does not count as used, since it is used elsewhere too.
+        found.used_tokens += int(plan["n_a"].sum() + plan["n_b"][plan["order"] == 0].sum())
+        found.random += int(plan["order"].sum())
+        # Without pairs there are no chunks, and a single sentence is no problem.
         if pairs.config.next_sentence:
-            # Without pairs there are no chunks, and a single sentence is no problem.
-            single += sum(chunk.end - chunk.start == 1 for chunk in pairs.chunks(block, epoch=0))
-    sentences = pairs.corpus.sentences
-    seen_tokens = sum(int(sentences[past] - sentences[first]) for first, past in edges)
-    batches = PairBatches(pairs, batch_size, seed=0)
+            chunks = pairs.chunks(block, epoch=0)
+            found.single += sum(chunk.end - chunk.start == 1 for chunk in chunks)
     n_masked = n_seen = 0
     # About 20 batches from all over the epoch, or all if there are fewer.
     for i in range(0, len(batches), -(-len(batches) // 20)):
         batch = batches.arrays(i)
         n_masked += int((batch.weights > 0).sum())
         n_seen += int(batch.input_mask.sum())
-    return Statistics(
-        instances,
-        instance_tokens,
-        used_tokens,
-        seen_tokens,
-        random,
-        single,
-        steps=len(batches),
-        masked=n_masked / n_seen,
-        same=duplicates(pairs.corpus, edges),
-        sentence_lengths=sample_lengths(pairs.corpus),
-    )
-
-
-def sample_lengths(corpus: Corpus) -> np.ndarray:
-    """The tokens of some sentences, rising: 1,000 at each of 50 places."""
-    # Evenly spread places: a corpus is often sorted by source.
-    places = np.linspace(0, len(corpus.sentences) - 1, 50, dtype=int)
-    return np.sort(np.concatenate([np.diff(corpus.sentences[a : a + 1001]) for a in places]))
+    found.masked = n_masked / n_seen
+    return found
 
 
 def duplicates(
     corpus: Corpus, parts: Iterable[tuple[int, int]] | None = None, most: int = 2**20
 ) -> float:
-    """The share of sentences that are the same as an earlier one.
-
-    Of those in some parts of the text, each from a first sentence up to another one; None: all.
+    """The share of sentences, in parts of the text or all, that are the same as an earlier one.
 
     Exact up to `most` different sentences; of a larger corpus, those whose hash falls in a part of
     all hashes are counted, so memory stays the same.
@@ -150,8 +134,7 @@ def duplicates(
             continue
         counted += 1
         seen.add(value)
-        # The set is halved by asking for twice the multiple, and what was counted so far is scaled
-        # likewise.
+        # Twice the multiple halves the set, and what was counted so far is scaled likewise.
         if len(seen) > most:
             part *= 2
             kept = {v for v in seen if v % part == 0}

@@ -5,7 +5,6 @@ instances = FixedInstances(Corpus("examples-ids"), max_len=128)
 batches = PairBatches(instances, batch_size=32, seed=42)
 """
 
-import contextlib
 import math
 import re
 import zipfile
@@ -13,14 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.lib import format as npy
 
 from formats.tfrecords import RECORDS, read_records
 from pretraining.batches import PretrainBatch
-from pretraining.shards import FORMAT, ArrayFile, Corpus, write_shard
-from system.files import check_regular, file_digest, whole_folder
-from system.locks import locked
+from pretraining.shards import FORMAT, SIZES, Corpus, digests_of, new_shard, write_once, write_shard
+from system.files import check_regular
 from system.progress import progress
-from utils import UserError, short, visible
+from utils import UserError, short
 
 FIXED = re.compile(rf"{RECORDS.pattern}|\.npz$")  # names of files with fixed instances
 
@@ -45,21 +44,16 @@ def read_npz(file: Path) -> Iterator[Instances]:
         with np.load(file) as npz:
             arrays = {name: npz[name] for name in npz.files if name in KNOWN}
             others = sorted(set(npz.files) - KNOWN)
-    except UserError:
-        # It is a ValueError, which the handler below would take for a damaged file.
-        raise
     except Exception as error:  # numpy and zipfile have many for a damaged file
-        if isinstance(error, OSError) and error.filename:
+        if isinstance(error, UserError) or (isinstance(error, OSError) and error.filename):
             raise
         raise UserError(
             f"{file}: not an npz of plain arrays ({short(' '.join(str(error).split()), 80)})"
         ) from None
     # GluonNLP gives the number of real tokens, from which a mask (n, L) follows.
-    if "valid_lengths" in arrays and "input_ids" in arrays and arrays["input_ids"].ndim == 2:
-        arrays["input_mask"] = np.arange(arrays["input_ids"].shape[1]) < arrays[
-            "valid_lengths"
-        ].reshape(-1, 1)
-    # Newer names are renamed to those of BERT's first code.
+    ids, lengths = arrays.get("input_ids"), arrays.get("valid_lengths")
+    if ids is not None and lengths is not None and ids.ndim == 2:
+        arrays["input_mask"] = np.arange(ids.shape[1]) < lengths.reshape(-1, 1)
     for ours, names in FEATURES.items():
         for name in names:
             if name in arrays:
@@ -86,8 +80,7 @@ def check_archive(file: Path) -> None:
     """UserError or ValueError where an npz does not hold what its headers say, or far more."""
     size = file.stat().st_size
     with zipfile.ZipFile(file) as archive:
-        # A small archive that unpacks to far more than any instances do would fill the memory. 1 MB
-        # allows for small files.
+        # What unpacks to far more than instances do would fill the memory. 1 MB: small files.
         if sum(entry.file_size for entry in archive.infolist()) > MOST_PACKED * size + 2**20:
             raise UserError(
                 f"{file} unpacks to over {MOST_PACKED} times its {size:,} bytes; expected instances"
@@ -97,15 +90,10 @@ def check_archive(file: Path) -> None:
                 continue
             with archive.open(entry) as member:
                 # Two versions of the header differ in the size of its length.
-                major, _ = np.lib.format.read_magic(member)
-                header = (
-                    np.lib.format.read_array_header_1_0
-                    if major == 1
-                    else np.lib.format.read_array_header_2_0
-                )
+                major, _ = npy.read_magic(member)
+                header = npy.read_array_header_1_0 if major == 1 else npy.read_array_header_2_0
                 shape, _, dtype = header(member)
-                # Objects would be unpickled, which can run code. A wrong size would read beyond the
-                # file.
+                # Unpickling objects can run code. A wrong size would read beyond the file.
                 if (
                     dtype.kind not in "biuf"
                     or math.prod(shape) * dtype.itemsize != entry.file_size - member.tell()
@@ -122,14 +110,17 @@ def check_instances(file: Path, rows: Instances) -> None:
             f"{file}: input_ids or masked_lm_ids are no table; expected a row for each instance"
         )
     length, slots = rows["input_ids"].shape[1], rows["masked_lm_ids"].shape[1]
-    shapes = {
-        "input_mask": length,
-        "segment_ids": length,
-        "masked_lm_positions": slots,
-        "masked_lm_weights": slots,
-        "next_sentence_labels": 1,
+    # Of each the columns and the end of its values: ids are stored in 32 bits, flags are 0 or 1.
+    expected = {
+        "input_ids": (length, 2**31),
+        "masked_lm_ids": (slots, 2**31),
+        "masked_lm_positions": (slots, 2**31),
+        "masked_lm_weights": (slots, 2),
+        "input_mask": (length, 2),
+        "segment_ids": (length, 2),
+        "next_sentence_labels": (1, 2),
     }
-    for name, n in shapes.items():
+    for name, (n, _) in expected.items():
         if rows[name].shape[1:] != (n,):
             raise UserError(
                 f"{file}: {name} has length {rows[name].shape[1:]}, expected {n} as its fellows "
@@ -138,16 +129,7 @@ def check_instances(file: Path, rows: Instances) -> None:
     # Other weights cannot be kept: a slot is in use or not.
     if not np.isin(rows["masked_lm_weights"], (0, 1)).all():
         raise UserError(f"{file}: masked_lm_weights other than 0 and 1; expected Google's")
-    # The first value of each that is out of range: ids are stored in 32 bits, flags are 0 or 1.
-    largest = {
-        "input_ids": 2**31,
-        "masked_lm_ids": 2**31,
-        "masked_lm_positions": 2**31,
-        "input_mask": 2,
-        "segment_ids": 2,
-        "next_sentence_labels": 2,
-    }
-    for name, end in largest.items():
+    for name, (_, end) in expected.items():
         values = rows[name]
         # Written so that a NaN, which compares with nothing, fails too.
         if not ((values >= 0) & (values < end)).all() or (values != np.floor(values)).any():
@@ -173,13 +155,9 @@ def prepare_instances(files: list[Path], out: str | Path) -> Path:
         "format": FORMAT,
         "kind": "instances",
         "shard": [0, 1],
-        "text": [[visible(file.name), file_digest(file)] for file in files],
+        "text": digests_of(files),
     }
-    # Two runs that begin at once prepare once: the second one waits, and finds the file.
-    if not (folder / "shard.json").is_file():
-        with locked(folder.with_name(f".{folder.name}.lock")):  # others wait, and find it done
-            if not (folder / "shard.json").is_file():
-                write_instances(files, folder, made_from)
+    write_once(folder, lambda: write_instances(files, folder, made_from))
     return folder
 
 
@@ -195,44 +173,32 @@ def write_instances(files: list[Path], folder: Path, made_from: dict) -> None:
         "order": "u1",
     }
     length, most = 0, 0
-    with whole_folder(folder) as partial, contextlib.ExitStack() as stack:
-        arrays = {
-            name: stack.enter_context(ArrayFile(partial / f"{name}.bin", np.dtype(dtype)))
-            for name, dtype in types.items()
-        }
-        arrays["instances"].append([0])
-        arrays["slots"].append([0])
+    with new_shard(folder, types) as (partial, arrays):
         for file in progress(iterable=files, desc="Preparing", unit="file"):
             for rows in read_npz(file) if file.suffix == ".npz" else read_records(file, FEATURES):
                 check_instances(file, rows)
+                ids, words = rows["input_ids"], rows["masked_lm_ids"]
                 # max_len is one number for the whole corpus.
-                if length not in (0, rows["input_ids"].shape[1]):
+                if length not in (0, ids.shape[1]):
                     raise UserError(
-                        f"{file} has instances of {rows['input_ids'].shape[1]} tokens, {files[0]} "
-                        f"of {length}; train on files of one length"
+                        f"{file} has instances of {ids.shape[1]} tokens, {files[0]} of {length}; "
+                        "train on files of one length"
                     )
-                # Padding and unused slots are dropped, so that instances of any length are stored
-                # without waste.
+                length = ids.shape[1]
+                # Compared with the model's vocabulary without reading the arrays again.
+                most = max(most, int(ids.max()), int(words.max()))
+                # Padding and unused slots are dropped: no length of instances wastes space.
                 mask, real = rows["input_mask"] > 0, rows["masked_lm_weights"] > 0
-                length, most = rows["input_ids"].shape[1], max(most, int(rows["input_ids"].max()))
                 arrays["instances"].append(arrays["tokens"].size + np.cumsum(mask.sum(1)))
-                arrays["tokens"].append(rows["input_ids"][mask])
+                arrays["tokens"].append(ids[mask])
                 arrays["second"].append((mask & (rows["segment_ids"] == 0)).sum(1))
                 arrays["slots"].append(arrays["words"].size + np.cumsum(real.sum(1)))
                 arrays["positions"].append(rows["masked_lm_positions"][real])
-                arrays["words"].append(rows["masked_lm_ids"][real])
+                arrays["words"].append(words[real])
                 arrays["order"].append(rows["next_sentence_labels"][:, 0])
-                # The largest id is compared with the model's vocabulary without reading the arrays
-                # again.
-                most = max(most, int(rows["masked_lm_ids"].max()))
-        counts = {
-            "instances": arrays["order"].size,
-            "tokens": arrays["tokens"].size,
-            "masked": arrays["words"].size,
-        }
-        write_shard(
-            partial, made_from | {"counts": counts, "max_len": length, "largest_id": most}, arrays
-        )
+        counts = {name: arrays[SIZES[name]].size for name in ("instances", "tokens", "masked")}
+        about = made_from | {"counts": counts, "max_len": length, "largest_id": most}
+        write_shard(partial, about, arrays)
 
 
 class FixedInstances:
@@ -256,9 +222,8 @@ class FixedInstances:
 
     def plan(self, blocks: np.ndarray, epoch: int) -> np.ndarray:
         """The numbers of the instances of some blocks, (N,)."""
-        starts = blocks * self.BLOCK
-        ends = np.minimum(starts + self.BLOCK, self.n)
-        return np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)])
+        starts = (blocks * self.BLOCK).tolist()
+        return np.concatenate([np.arange(a, min(a + self.BLOCK, self.n)) for a in starts])
 
     def lengths(self, plan: np.ndarray) -> np.ndarray:
         """(N,) tokens of each instance."""
@@ -274,8 +239,7 @@ class FixedInstances:
         lengths = self.lengths(plan)[:, None]
         column = np.arange(lengths.max())
         real = column < lengths
-        # Places that are not real are looked up at token 0, which is always there, and then set to
-        # 0.
+        # Places that are not real are looked up at token 0, always there, and then set to 0.
         index = np.where(real, corpus.instances[plan][:, None] + column, 0)
         ids = np.where(real, corpus.tokens[index], 0)
         segments = real & (column >= corpus.second[plan][:, None])
@@ -297,14 +261,6 @@ class FixedInstances:
                 "prepare it again"
             )
         order = corpus.order[plan]
-        # Pages of the mapped arrays are given back, so that memory does not grow with the corpus.
         corpus.release()
-        return PretrainBatch(
-            ids,
-            segments.astype(np.int64),
-            real.astype(np.int64),
-            positions,
-            words,
-            used,
-            order,
-        )
+        segments, real = segments.astype(np.int64), real.astype(np.int64)
+        return PretrainBatch(ids, segments, real, positions, words, used, order)

@@ -28,23 +28,12 @@ def uniform(seeds: np.ndarray, first: int, n: int) -> np.ndarray:
     return ((x ^ (x >> 31)) >> 11) * 2.0**-53
 
 
-def choose_tokens(allowed: np.ndarray, n: np.ndarray, chance: np.ndarray) -> np.ndarray:
-    """(B, S) the n allowed tokens of each row with the least chance."""
-    # 2.0 is more than any chance, so that tokens which are not allowed come last.
-    chance = np.where(allowed, chance, 2.0)
-    last = np.take_along_axis(np.sort(chance, axis=1), n[:, None] - 1, axis=1)
-    return chance <= last
-
-
 def choose_words(
     allowed: np.ndarray, n: np.ndarray, chance: np.ndarray, continues: np.ndarray
 ) -> np.ndarray:
     """(B, S) n allowed tokens of each row at most, as whole words, by rising chance.
 
-    Words with more pieces than are left are passed over.
-
-    Args:
-        continues: (B, S) whether a token continues a word.
+    Words with more pieces than are left are passed over. `continues`, (B, S): a word goes on.
     """
     # a piece that was cut off its word is a word itself
     starts = allowed & ~(continues & np.roll(allowed, 1, axis=1))
@@ -79,7 +68,9 @@ def choose(
     """
     chance = uniform(seeds, 0, allowed.shape[1])
     if continues is None:
-        chosen = choose_tokens(allowed, n, chance)
+        # Those of the least chance; 2.0 is more than any, so that what is not allowed comes last.
+        chance = np.where(allowed, chance, 2.0)
+        chosen = chance <= np.take_along_axis(np.sort(chance, axis=1), n[:, None] - 1, axis=1)
     else:
         chosen = choose_words(allowed, n, chance, continues)
     n_chosen = chosen.sum(1)

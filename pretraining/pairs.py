@@ -22,7 +22,7 @@ from formats.vocab import load_vocab
 from pretraining.batches import PretrainBatch
 from pretraining.masks import choose, replace
 from pretraining.shards import Corpus
-from utils import UserError
+from utils import UserError, short
 
 BLOCK = 2**16  # tokens, about: what is read in one go
 VARIANTS = 10  # epochs with pairs of their own, Google's dupe_factor; masks are always new
@@ -115,10 +115,11 @@ class Pairs:
         self.n_sentences = len(corpus.sentences) - 1
         # B from another document needs one; Google's code would draw from the same.
         if config.next_sentence and self.n_documents < 2:
+            names = short(", ".join(name for name, _ in corpus.about.get("text", [])))
             raise UserError(
-                f"{corpus.text_names} is a single document, so no sentence from another one can be "
-                "had; separate documents by blank lines, or turn next-sentence prediction off: "
-                "`next_sentence=False`"
+                f"{names or corpus.folder} is a single document, so no sentence from another one "
+                "can be had; separate documents by blank lines, or turn next-sentence prediction "
+                "off: `next_sentence=False`"
             )
         assert corpus.vocab_file
         vocab = load_vocab(corpus.vocab_file)
@@ -138,7 +139,6 @@ class Pairs:
         """The sentence a block starts at: a document's start, unless none is in it."""
         at = min(block * self.block, self.n_sentences)
         document = int(self.corpus.documents[self.corpus.documents.search(at)])
-        # A document longer than a block is walked in parts, which begin where blocks do.
         return document if document < at + self.block else at
 
     def counts(self, epoch: int) -> np.ndarray:
@@ -159,8 +159,7 @@ class Pairs:
         plans = []
         for block in blocks.tolist():
             if self.config.next_sentence:
-                rng = self._rng(epoch, block, TEXTS)
-                plan = self._pairs(self.chunks(block, epoch), rng)
+                plan = self._pairs(self.chunks(block, epoch), self._rng(epoch, block, TEXTS))
             else:
                 plan = np.array(self._pieces(block, epoch), INSTANCE)
             # unlike the pairs, the masks are new in every epoch
@@ -178,21 +177,20 @@ class Pairs:
         """What the pairs of a block are drawn from."""
         return np.random.default_rng([self.seed, self._variant(epoch), block, purpose])
 
-    def _documents(self, block: int) -> list[tuple[int, int, int]]:
-        """Number, first sentence and last + 1 of the documents, or parts of them, in a block."""
+    def _documents(self, block: int) -> tuple[int, list[int]]:
+        """Of the documents in a block, or parts of them: the first one's number; where each starts.
+
+        As sentences, with the end of the last; none where no document is in the block.
+        """
         first, past = self.edge(block), self.edge(block + 1)
         # The end of the text counts as a document's start, so that the block before may take all
         # that is left, and the last one nothing.
         if first == past:
-            return []
+            return 0, []
         documents = self.corpus.documents
         number = documents.search(first + 1) - 1
         starts = documents[number : documents.search(past)].clip(first).tolist()
-        return [(number + i, a, b) for i, (a, b) in enumerate(pairwise([*starts, past]))]
-
-    def _tokens(self, documents: list[tuple[int, int, int]]) -> list[int]:
-        """At which token each sentence of a block's documents starts, and where the last ends."""
-        return self.corpus.sentences[documents[0][1] : documents[-1][2] + 1].tolist()
+        return number, [*starts, past]
 
     def _target(self, rng: np.random.Generator) -> int:
         """The tokens that the instances of a document are to have, without [CLS] and [SEP]."""
@@ -204,27 +202,26 @@ class Pairs:
 
     def chunks(self, block: int, epoch: int) -> list[Chunk]:
         """Walk through a block: what makes its pairs, before random B's are found."""
-        documents = self._documents(block)
-        if not documents:
+        number, edges = self._documents(block)
+        if not edges:
             return []
-        base = documents[0][1]
-        token = self._tokens(documents)
+        base = edges[0]
+        # At which token each sentence starts, and where the last one ends.
+        token = self.corpus.sentences[base : edges[-1] + 1].tolist()
         rng = self._rng(epoch, block, CHUNKS)
         chunks = []
-        for document, first, past in documents:
+        for document, (first, past) in enumerate(pairwise(edges), start=number):
             target = self._target(rng)
             start, past = first - base, past - base
             while start < past:
                 end = start + 1
-                # At least one sentence, and on until the target length is reached or the document
-                # ends.
+                # At least one sentence, until the target length is reached or the document ends.
                 while end < past and token[end] - token[start] < target:
                     end += 1
                 is_single = end - start == 1
                 # one of start + 1 .. end - 1: so it takes a quarter of the time of rng.integers
                 a_end = start + 1 + int(rng.random() * (end - start - 1))
-                # A single sentence leaves no text for B, so that B is always random, as in Google's
-                # code.
+                # A single sentence leaves no text for B: always random then, as in Google's code.
                 is_random_next = is_single or rng.random() < 0.5
                 chunks.append(
                     Chunk(document, target, base + start, base + a_end, base + end, is_random_next)
@@ -235,18 +232,12 @@ class Pairs:
 
     def _pieces(self, block: int, epoch: int) -> list[tuple[int, ...]]:
         """Documents cut into pieces of their target length, the last one shorter; as INSTANCE."""
-        documents = self._documents(block)
-        if not documents:
-            return []
-        base = documents[0][1]
-        token = self._tokens(documents)
+        _, edges = self._documents(block)
         rng = self._rng(epoch, block, CHUNKS)
         pieces: list[tuple[int, ...]] = []
-        for _, first, past in documents:
+        for start, stop in pairwise(self.corpus.sentences[np.array(edges, np.int64)].tolist()):
             target = self._target(rng)
-            stop = token[past - base]
-            for a in range(token[first - base], stop, target):
-                pieces.append((a, min(target, stop - a), 0, 0, 0, 0))
+            pieces += [(a, min(target, stop - a), 0, 0, 0, 0) for a in range(start, stop, target)]
         return pieces
 
     def _pairs(self, chunks: list[Chunk], rng: np.random.Generator) -> np.ndarray:
@@ -260,8 +251,7 @@ class Pairs:
         b[rows], n_b[rows] = self._other_texts(document[rows], (target - n_a)[rows], rng)
         keep_a, keep_b = truncate(n_a, n_b, self.config.max_len - self.config.n_special)
         plan = np.zeros(len(chunks), INSTANCE)
-        # Google removes token after token, from the front or the back by a coin: so the number
-        # removed from the front is binomial
+        # Google drops each token from the front or the back by a coin: binomially many in front.
         plan["a"] = a + rng.binomial(n_a - keep_a, 0.5)
         plan["n_a"] = keep_a
         plan["b"] = b + rng.binomial(n_b - keep_b, 0.5)
@@ -274,8 +264,7 @@ class Pairs:
     ) -> tuple[np.ndarray, np.ndarray]:
         """First tokens and lengths of texts from other documents than `own`.
 
-        Sentences from a random one on, until there are as many tokens as wanted or the document
-        ends.
+        Sentences from a random one on, until the tokens wanted are there or the document ends.
         """
         sentences, documents = self.corpus.sentences, self.corpus.documents
         # one document fewer, and its own is stepped over: so the others are equally likely
@@ -341,21 +330,13 @@ class Pairs:
         rows, slots = np.nonzero(used)
         masked = replace(words, seeds, self.mask, self.vocab_size)
         ids[rows, positions[rows, slots]] = masked[rows, slots]
-        return PretrainBatch(
-            ids,
-            segments.astype(np.int64),
-            real.astype(np.int64),
-            positions,
-            words,
-            used,
-            plan["order"],
-        )
+        segments, real = segments.astype(np.int64), real.astype(np.int64)
+        return PretrainBatch(ids, segments, real, positions, words, used, plan["order"])
 
 
 def truncate(n_a: np.ndarray, n_b: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
     """The lengths left when the longer one loses a token, on a tie B, until both fit."""
-    # The vectorised form of dropping token after token: both end at half of the room, unless one is
-    # shorter.
+    # As dropping token after token: both end at half of the room, unless one is shorter.
     half = (room + 1) // 2
     keep_a = np.where(n_a <= half, n_a, np.minimum(n_a, np.maximum(half, room - n_b)))
     return keep_a, np.minimum(n_b, room - keep_a)

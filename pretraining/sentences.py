@@ -56,38 +56,25 @@ def paragraphs(lines: list[str], form: Layout) -> Iterator[str | None]:
     blank, held = 0, ""
     # Where blank lines separate paragraphs, only the second one ends a document.
     ends_document = 2 if form.paragraphs else 1
-    for line in lines:
-        line = line.strip()
-        if not line:
-            blank += 1
-            if held:
-                yield held
-                held = ""
-            if blank == ends_document:
-                yield None
-            continue
-        blank = 0
-        if not form.width:
-            yield line
-            continue
+    for line in map(str.strip, lines):
+        blank = 0 if line else blank + 1
+        goes_on = bool(form.width and line)
         last = held.rpartition("\n")[2]
-        if (
-            held
-            and last.endswith(ENDS)
-            and len(last) + 1 + len(line.split(None, 1)[0]) <= form.width
-        ):
+        if goes_on and last.endswith(ENDS):
+            goes_on = len(last) + 1 + len(line.split(None, 1)[0]) > form.width
+        if held and not goes_on:
             yield held
             held = ""
-        held = f"{held}\n{line}" if held else line
+        if blank == ends_document:
+            yield None
+        if line:
+            held = f"{held}\n{line}" if held else line
     if held:  # the end of these lines need not be a document's
         yield held
 
 
 def sentences(lines: list[str], form: Layout, language: str | None) -> Iterator[str | None]:
-    """The sentences of a text, and None where a document ends.
-
-    Each line is a sentence unless a language to split in is given.
-    """
+    """The sentences of a text, its lines where no language splits them; None ends a document."""
     if language is None:
         for line in lines:
             yield line if line.strip() else None
@@ -98,8 +85,7 @@ def sentences(lines: list[str], form: Layout, language: str | None) -> Iterator[
         if paragraph is None:
             yield None
         else:
-            # Lines of a paragraph are joined by spaces, since a sentence may go on in the next
-            # line.
+            # Lines are joined by spaces, since a sentence may go on in the next one.
             yield from sentencex.segment(language, " ".join(paragraph.split("\n")))
 
 

@@ -14,14 +14,16 @@ import hashlib
 import json
 import mmap
 import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from system.distributed import local_rank
-from system.files import file_digest, read_json, write_json
-from utils import UserError, make, short, show, typed
+from system.files import file_digest, read_json, whole_folder, write_json
+from system.locks import locked
+from utils import UserError, make, short, show, typed, visible
 
 FORMAT = 1  # of the files; a reader refuses another
 # Arrays that say where things start, and their end: sentences in tokens, documents in sentences ...
@@ -71,11 +73,41 @@ def id_type(n: int) -> np.dtype:
     return np.dtype(np.min_scalar_type(n - 1)).newbyteorder("<")
 
 
+@contextlib.contextmanager
+def new_shard(
+    folder: Path, types: Mapping[str, str | np.dtype]
+) -> Iterator[tuple[Path, dict[str, ArrayFile]]]:
+    """A shard to fill: where its files lie until it is complete, and an array of each type."""
+    with whole_folder(folder) as partial, contextlib.ExitStack() as stack:
+        arrays = {
+            name: stack.enter_context(ArrayFile(partial / f"{name}.bin", np.dtype(dtype)))
+            for name, dtype in types.items()
+        }
+        # What comes first starts at 0.
+        for name in OFFSETS.keys() & arrays.keys():
+            arrays[name].append([0])
+        yield partial, arrays
+
+
 def write_shard(folder: Path, about: dict[str, Any], arrays: dict[str, ArrayFile]) -> None:
     """Close a shard's arrays and describe them."""
     about = about | {"arrays": {name: file.close() for name, file in arrays.items()}}
     # shard.json comes last: a folder that has one is complete.
     write_json(folder / "shard.json", about, everywhere=True)
+
+
+def digests_of(files: list[Path]) -> list[list[str]]:
+    """The name and the SHA-256 of each file that a corpus is made from."""
+    return [[visible(file.name), file_digest(file)] for file in files]
+
+
+def write_once(folder: Path, write: Callable[[], None]) -> None:
+    """Have a shard written unless it is there; of two runs that begin at once one does."""
+    if not (folder / "shard.json").is_file():
+        with locked(folder.with_name(f".{folder.name}.lock")):
+            # Another process may have written it while this one waited for the lock.
+            if not (folder / "shard.json").is_file():
+                write()
 
 
 # ----------------------------------------------------------------------------------- arrays to read
@@ -94,8 +126,7 @@ class Joined:
 
     def __getitem__(self, index: Any) -> Any:
         """The values at an index, an array of them, or a slice (a copy)."""
-        # A slice is copied, as int64, since parts may differ in type and in what is added to their
-        # values.
+        # As int64, since parts may differ in type and in what is added to their values.
         if isinstance(index, slice):
             start, stop, _ = index.indices(len(self))
             pieces = [
@@ -126,10 +157,7 @@ class Joined:
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """What shard.json says.
-
-    Of text all but the last two, of instances all but the settings of the tokenizer.
-    """
+    """What shard.json says; only instances have the last two, only text a tokenizer's settings."""
 
     format: int
     kind: str  # text, or instances
@@ -160,6 +188,10 @@ COUNTS = {
     "text": {"documents", "sentences", "tokens", "unknown", "lines", "bytes"},
     "instances": {"instances", "tokens", "masked"},
 }
+# Which array a count is the size of; one that says where things start has their end too.
+SIZES = {name: name for name in ("documents", "sentences", "tokens")}
+SIZES |= {"instances": "order", "masked": "words"}
+DTYPES = ("|u1", "u1", "<u2", "<u4", "<i4", "<i8")
 
 
 def read_about(file: Path) -> dict[str, Any]:
@@ -178,7 +210,7 @@ def read_about(file: Path) -> dict[str, Any]:
     if (
         kind not in ARRAYS
         or set(about["arrays"]) != ARRAYS[kind]
-        or not COUNTS[kind] <= set(about["counts"])
+        or not COUNTS[kind] <= about["counts"].keys()
     ):
         arrays = short(", ".join(about["arrays"]), 100)
         raise UserError(
@@ -200,10 +232,9 @@ def read_about(file: Path) -> dict[str, Any]:
                 "again"
             )
     for name, count in about["counts"].items():
-        array, ends = SIZES[kind].get(name, ("", 0))
-        # A count that contradicts its array would make a run end in the middle, with an index
-        # error.
-        if not 0 <= count < 2**48 or (array and count != about["arrays"][array]["size"] - ends):
+        array = about["arrays"].get(SIZES.get(name))
+        # Otherwise a run would end in the middle, with an index error.
+        if not 0 <= count < 2**48 or (array and count != array["size"] - (SIZES[name] in OFFSETS)):
             raise UserError(
                 f"{file}: {short(name)} is {show(count)}, which its arrays contradict; prepare it "
                 "again"
@@ -213,26 +244,6 @@ def read_about(file: Path) -> dict[str, Any]:
     if kind == "instances" and (about["max_len"] or 0) < 1:
         raise UserError(f"{file}: max_len is {show(about['max_len'])}; prepare the corpus again")
     return {name: value for name, value in about.items() if value is not None}
-
-
-# Which array a count is the size of; one that says where things start has their end too.
-SIZES = {
-    "text": {"documents": ("documents", 1), "sentences": ("sentences", 1), "tokens": ("tokens", 0)},
-    "instances": {"instances": ("order", 0), "tokens": ("tokens", 0), "masked": ("words", 0)},
-}
-DTYPES = ("|u1", "u1", "<u2", "<u4", "<i4", "<i8")
-
-
-def counts_up(starts: np.ndarray, end: int, least: int) -> bool:
-    """Whether an array rises from 0 to an end, by so much at least each time.
-
-    It is looked at in parts, so that little of it is in memory.
-    """
-    if not len(starts) or starts[0] != 0 or starts[-1] != end:
-        return False
-    # Parts overlap by one, so that the step between two of them is looked at too.
-    parts = range(0, len(starts), 2**20)
-    return all(bool((np.diff(starts[at : at + 2**20 + 1]) >= least).all()) for at in parts)
 
 
 def find_shards(folder: Path) -> list[Path]:
@@ -278,7 +289,10 @@ def check_offsets(folders: list[Path], parts: dict[str, list[np.ndarray]]) -> No
         for i, starts in enumerate(parts.get(name, [])):
             # Offsets have one entry more than there are things, the end of the last.
             end = len(parts[what][i]) - (what in OFFSETS)
-            if not counts_up(starts, end, least):
+            right = len(starts) and starts[0] == 0 and starts[-1] == end
+            # In parts, so that little is in memory; they overlap by the step between two of them.
+            parts_of_it = (starts[at : at + 2**20 + 1] for at in range(0, len(starts), 2**20))
+            if not right or any((np.diff(part) < least).any() for part in parts_of_it):
                 raise UserError(
                     f"{folders[i]}/{name}.bin does not say where things start; prepare the corpus "
                     "again"
@@ -298,8 +312,7 @@ class Corpus:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         folders = find_shards(self.folder)
-        # All descriptions before any array: shards that do not belong together are found in no
-        # time.
+        # Before any array: shards that do not belong together are found in no time.
         abouts = [read_about(path / "shard.json") for path in folders]
         check_together(folders, abouts)
         self.about = abouts[0]
@@ -317,7 +330,14 @@ class Corpus:
         }
         check_offsets(folders, parts)
         self.release()
-        self.arrays = {name: self._join(name, parts) for name in parts}
+        self.arrays = {}
+        for name, found in parts.items():
+            shifts = None
+            # Offsets count through all shards: each part's last is the next one's first.
+            if name in OFFSETS:
+                shifts = np.cumsum([0] + [int(part[-1]) for part in found[:-1]]).tolist()
+                found = [*(part[:-1] for part in found[:-1]), found[-1]]
+            self.arrays[name] = Joined(found, shifts)
         self.vocab_file = folders[0] / "vocab.txt" if (folders[0] / "vocab.txt").is_file() else None
         if self.kind == "text" and not self.vocab_file:
             raise UserError(f"{folders[0]} has no vocab.txt; prepare the corpus again")
@@ -350,31 +370,14 @@ class Corpus:
         # The array looks into the map, so pages are read when they are asked for.
         return np.frombuffer(self._maps[-1], dtype)
 
-    @staticmethod
-    def _join(name: str, parts: dict[str, list[np.ndarray]]) -> Joined:
-        """Offsets count through all shards: each part's last is the next one's first."""
-        if name not in OFFSETS:
-            return Joined(parts[name])
-        shifts = np.cumsum([0] + [int(part[-1]) for part in parts[name][:-1]]).tolist()
-        return Joined([*(part[:-1] for part in parts[name][:-1]), parts[name][-1]], shifts)
-
     def __getattr__(self, name: str) -> Joined:
-        try:
-            # Only names that Python does not find come here: corpus.tokens stands for
-            # corpus.arrays["tokens"].
-            return self.__dict__["arrays"][name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-    @property
-    def text_names(self) -> str:
-        """The names of the files that it was prepared from, or of its folder."""
-        names = [name for name, _ in self.about.get("text", [])]
-        return short(", ".join(names)) or str(self.folder)
+        # Only what Python does not find comes here: corpus.tokens is corpus.arrays["tokens"].
+        if name in self.__dict__.get("arrays", ()):
+            return self.arrays[name]
+        raise AttributeError(name)
 
     def release(self) -> None:
         """Give the pages that were looked at back to the system: memory does not grow."""
         # Windows has no such call, and takes the pages of a file when others need the memory.
         for mapped in self._maps if hasattr(mmap, "MADV_DONTNEED") else []:
-            # The data stay on the disk, and in its cache while there is room.
             mapped.madvise(mmap.MADV_DONTNEED)

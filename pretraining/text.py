@@ -8,11 +8,9 @@ written in order, so the number of workers does not change a byte.
 """
 
 import array
-import codecs
 import collections
 import concurrent.futures
 import concurrent.futures.process
-import contextlib
 import dataclasses
 import functools
 import itertools
@@ -31,14 +29,13 @@ import numpy as np
 
 from formats.rules import UNKNOWN, Rules
 from formats.vocab import Vocabulary
+from pretraining import shards
 from pretraining.sentences import Layout, check_splitter, layout, sentences
-from pretraining.shards import FORMAT, ArrayFile, id_type, write_shard
 from system import forms
-from system.files import file_digest, read_json, whole_folder
-from system.locks import locked
+from system.files import read_json
 from system.progress import progress
 from tokenization import FullTokenizer
-from utils import UserError, visible
+from utils import UserError
 
 JOB = 2**20  # bytes of text that a worker takes at a time
 BLANK = re.compile(rb"\n(?:[ \t\r]*\n)+")
@@ -83,26 +80,19 @@ class Tokenised:
 
 
 def cut(file: Path, size: int) -> list[int]:
-    """Where to cut a file into pieces of about a megabyte.
-
-    After blank lines, or after lines where no blank one is near.
-    """
+    """Where to cut a file into jobs: after blank lines, or after lines where none is near."""
     cuts, at = [0], JOB
     with open(file, "rb") as f:
         while at < size:
             # one byte back, so that a blank line that ends just here is seen
             f.seek(at - 1)
-            window = f.read(JOB)
-            if blank := BLANK.search(window):
+            if blank := BLANK.search(f.read(JOB)):
                 at += blank.end() - 1
             else:
-                # a document longer than a job, or a line: only whole lines must stay together
-                while (newline := window.find(b"\n")) < 0 and at < size:
-                    at += len(window)
-                    window = f.read(JOB)
-                    if not window:
-                        break
-                at = min(size, at + newline) if newline >= 0 else size
+                # a document longer than a job: only whole lines must stay together
+                f.seek(at - 1)
+                f.readline()
+                at = f.tell()
             if at < size:
                 cuts.append(at)
             at += JOB
@@ -114,21 +104,20 @@ def read_text(job: Job) -> str:
     with open(job.file, "rb") as f:
         f.seek(job.start)
         content = f.read(job.end - job.start)
-    if job.start == 0:
-        content = content.removeprefix(codecs.BOM_UTF8)
     # UTF-16 has a zero byte in every ASCII character, and may decode as UTF-8 all the same.
     if (bad := content.find(b"\0")) >= 0:
         raise UserError(
-            f"{job.file}, line {line_number(job, content[:bad])}: a zero byte, so a binary file or "
-            "UTF-16; expected UTF-8 text"
+            f"{job.file}, line {line_number(job.file, job.start + bad)}: a zero byte, so a binary "
+            "file or UTF-16; expected UTF-8 text"
         )
     try:
-        return content.decode()
+        text = content.decode()
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{job.file}, line {line_number(job, content[: error.start])}: not UTF-8 text; convert "
-            "the file to UTF-8"
+            f"{job.file}, line {line_number(job.file, job.start + error.start)}: not UTF-8 text; "
+            "convert the file to UTF-8"
         ) from None
+    return text if job.start else text.removeprefix("\ufeff")
 
 
 def tokenise(job: Job, tokenizer: FullTokenizer, language: str | None) -> Tokenised:
@@ -141,29 +130,20 @@ def tokenise(job: Job, tokenizer: FullTokenizer, language: str | None) -> Tokeni
     flat, lengths = array.array("I"), array.array("I")
     # a file's end ends a document, so that the file's first job begins one
     breaks = [0] if job.start == 0 else []
-    # None stands for the end of a document.
     for sentence in sentences(lines, job.form, language):
         if sentence is None:
             breaks.append(len(lengths))
         elif ids := tokenizer.encode(sentence):
             flat.extend(ids)
             lengths.append(len(ids))
-    return Tokenised(
-        np.frombuffer(flat, np.uint32) if flat else np.empty(0, np.uint32),
-        np.array(lengths, np.int64),
-        breaks,
-        len(lines),
-    )
+    return Tokenised(np.array(flat, np.uint32), np.array(lengths, np.int64), breaks, len(lines))
 
 
-def line_number(job: Job, before: bytes) -> int:
-    """The line of a file that a place in a job is on, from 1."""
-    with open(job.file, "rb") as f:
-        n, left = 1 + before.count(b"\n"), job.start
-        while left:
-            piece = f.read(min(left, JOB))
-            n, left = n + piece.count(b"\n"), left - len(piece)
-    return n
+def line_number(file: Path, place: int) -> int:
+    """The line of a file that a byte is on, from 1."""
+    with open(file, "rb") as f:
+        pieces = (f.read(min(JOB, place - at)) for at in range(0, place, JOB))
+        return 1 + sum(piece.count(b"\n") for piece in pieces)
 
 
 @functools.cache
@@ -178,10 +158,7 @@ def work(file: Path, rules: Rules, language: str | None, job: Job) -> Tokenised:
 
 
 def start_worker() -> None:
-    """What a worker process does first.
-
-    Ctrl-C is the parent's to handle; without a parent there is no work.
-    """
+    """What a worker process does first."""
     # A Ctrl-C goes to every process of the terminal; the parent ends its workers in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The handler that fork has copied belongs to the parent.
@@ -211,17 +188,15 @@ def run_jobs(
     if sys.platform == "win32":
         workers = min(workers, 61)
     with concurrent.futures.ProcessPoolExecutor(workers, context, start_worker) as executor:
-        # two jobs for each worker: none waits, and results do not pile up in memory
-        queue = iter(jobs)
-        waiting = collections.deque(
-            executor.submit(work_on, job) for job in itertools.islice(queue, 2 * workers)
-        )
-        # The results come in the order of the jobs, whichever is done first.
+        waiting: collections.deque[concurrent.futures.Future[Tokenised]] = collections.deque()
         try:
+            for job in jobs:
+                waiting.append(executor.submit(work_on, job))
+                # two jobs for each worker: none waits, and results do not pile up in memory
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-                if (job := next(queue, None)) is not None:
-                    waiting.append(executor.submit(work_on, job))
         except concurrent.futures.process.BrokenProcessPool:
             raise UserError(
                 "a worker process was killed, perhaps for want of memory; use fewer `workers`"
@@ -234,56 +209,37 @@ def run_jobs(
 # ---------------------------------------------------------------------------------- arrays to shard
 
 
-class TextShard:
-    """The arrays of a text's shard while they are written."""
-
-    def __init__(self, folder: Path, tokenizer: FullTokenizer):
-        self.unknown_id = tokenizer.vocab[UNKNOWN]
-        self.tokens = ArrayFile(folder / "tokens.bin", id_type(len(tokenizer.tokens)))
-        # at which token each sentence starts, and at which sentence each document
-        self.sentences = ArrayFile(folder / "sentences.bin", np.dtype("<i8"))
-        self.documents = ArrayFile(folder / "documents.bin", np.dtype("<i8"))
-        self.sentences.append([0])
-        self.documents.append([0])
-        self.last_document = 0  # where it starts
-        self.n_unknown = 0
-        self.n_lines = 0
-
-    @property
-    def n_sentences(self) -> int:
-        """Sentences written so far."""
-        return self.sentences.size - 1
-
-    def append(self, done: Tokenised) -> None:
-        """Write a job's result."""
-        for new_document in done.breaks:
-            self.end_document(self.n_sentences + new_document)
-        # Where each sentence ends, which is where the next one starts.
-        self.sentences.append(self.tokens.size + np.cumsum(done.lengths))
-        self.tokens.append(done.tokens)
-        self.n_unknown += int(np.count_nonzero(done.tokens == self.unknown_id))
-        self.n_lines += done.lines
-
-    def end_document(self, sentence: int) -> None:
-        """End the document before a sentence, unless it has none."""
-        if sentence > self.last_document:
-            self.documents.append([sentence])
-            self.last_document = sentence
-
-    def counts(self, n_bytes: int) -> dict[str, int]:
-        """What shard.json says of the text."""
-        return {
-            "documents": self.documents.size - 1,
-            "sentences": self.n_sentences,
-            "tokens": self.tokens.size,
-            "unknown": self.n_unknown,
-            "lines": self.n_lines,
-            "bytes": n_bytes,
-        }
-
-    def arrays(self) -> dict[str, ArrayFile]:
-        """By their names in shard.json."""
-        return {"tokens": self.tokens, "sentences": self.sentences, "documents": self.documents}
+def write_arrays(
+    arrays: dict[str, shards.ArrayFile], jobs: list[Job], results: Iterator[Tokenised], unknown: int
+) -> dict[str, int]:
+    """Append the results of jobs to a shard's arrays; returns what shard.json says of the text."""
+    # at which token each sentence starts, and at which sentence each document
+    tokens, sentences, documents = arrays.values()
+    n_bytes = sum(job.end - job.start for job in jobs)
+    n_unknown = n_lines = last_document = 0
+    with progress(total=n_bytes, unit="B", unit_scale=True, desc="Preparing") as bar:
+        for job, done in zip(jobs, results, strict=True):
+            breaks = sentences.size - 1 + np.unique(np.array(done.breaks, np.int64))
+            # A document without a sentence is none.
+            documents.append(breaks[breaks > last_document])
+            last_document = max([last_document, *breaks.tolist()])
+            # Where each sentence ends, which is where the next one starts.
+            sentences.append(tokens.size + np.cumsum(done.lengths))
+            tokens.append(done.tokens)
+            n_unknown += int(np.count_nonzero(done.tokens == unknown))
+            n_lines += done.lines
+            bar.update(job.end - job.start)
+    # The end of the last document, which nothing follows.
+    if sentences.size - 1 > last_document:
+        documents.append([sentences.size - 1])
+    return {
+        "documents": documents.size - 1,
+        "sentences": sentences.size - 1,
+        "tokens": tokens.size,
+        "unknown": n_unknown,
+        "lines": n_lines,
+        "bytes": n_bytes,
+    }
 
 
 def check_texts(files: list[Path]) -> None:
@@ -326,17 +282,13 @@ def prepare_text(
         check_splitter(language)
     # Whatever changes the arrays. It is compared when a shard is there already.
     made_from = {
-        "format": FORMAT,
+        "format": shards.FORMAT,
         "kind": "text",
         "shard": [i, n],
         **(settings or source_settings(files, vocabulary, language)),
     }
     folder = Path(out) / f"shard-{i}-of-{n}"
-    # Looked for twice: another process may have prepared it while this one waited for the lock.
-    if not (folder / "shard.json").is_file():
-        with locked(folder.with_name(f".{folder.name}.lock")):  # others wait, and find it done
-            if not (folder / "shard.json").is_file():
-                write_text(files, vocabulary, folder, workers, language, made_from)
+    shards.write_once(folder, lambda: write_text(files, vocabulary, folder, workers, made_from))
     there = read_json(folder / "shard.json")
     if different := [name for name in made_from if there.get(name) != made_from[name]]:
         raise UserError(
@@ -347,32 +299,27 @@ def prepare_text(
 
 
 def write_text(
-    files: list[Path],
-    vocabulary: Vocabulary,
-    folder: Path,
-    workers: int,
-    language: str | None,
-    made_from: dict[str, Any],
+    files: list[Path], vocabulary: Vocabulary, folder: Path, workers: int, made_from: dict[str, Any]
 ) -> None:
     """Write the shard of prepare_text()."""
-    i, n = made_from["shard"]
-    jobs = [job for file in files for job in jobs_of(file, language)]
+    (i, n), language = made_from["shard"], made_from["split_sentences"]
+    jobs = []
+    for file in files:
+        # How lines make sentences matters only where they are to be split.
+        form = layout(file) if language else Layout()
+        cuts = cut(file, file.stat().st_size)
+        jobs += [Job(file, start, end, form) for start, end in itertools.pairwise(cuts)]
     # The i-th of n parts of the jobs, so that parts are about equal in bytes.
     jobs = jobs[len(jobs) * i // n : len(jobs) * (i + 1) // n]
-    n_bytes = sum(job.end - job.start for job in jobs)
-    with whole_folder(folder) as partial, contextlib.ExitStack() as stack:
+    tokenizer = FullTokenizer(vocabulary)
+    id_type = shards.id_type(len(tokenizer.tokens))
+    types: dict[str, str | np.dtype] = {"tokens": id_type, "sentences": "<i8", "documents": "<i8"}
+    with shards.new_shard(folder, types) as (partial, arrays):
         vocabulary.save(partial, everywhere=True)
-        tokenizer = FullTokenizer(vocabulary)
-        shard = TextShard(partial, tokenizer)
-        for file in shard.arrays().values():
-            stack.enter_context(file)
-        with progress(total=n_bytes, unit="B", unit_scale=True, desc="Preparing") as bar:
-            results = run_jobs(jobs, workers, tokenizer, language)
-            for job, done in zip(jobs, results, strict=True):
-                shard.append(done)
-                bar.update(job.end - job.start)
+        results = run_jobs(jobs, workers, tokenizer, language)
+        counts = write_arrays(arrays, jobs, results, tokenizer.vocab[UNKNOWN])
         # Of many shards of a small text some have no job, or none with text.
-        if shard.n_sentences == 0:
+        if counts["sentences"] == 0:
             names = ", ".join(map(str, files[:3]))
             if len(files) > 3:
                 names += " ..."
@@ -381,18 +328,10 @@ def write_text(
             raise UserError(
                 f"{names} has no text for shard {i} of {n}; use fewer shards, or add text"
             )
-        # The end of the last document, which nothing follows.
-        shard.end_document(shard.n_sentences)
         # A note for later: `corpus.py describe` warns of lines that are cut at a column.
         hard_wrapped = language is None and any(layout(file).width for file in files)
-        about = made_from | {"counts": shard.counts(n_bytes), "hard_wrapped": hard_wrapped}
-        write_shard(partial, about, shard.arrays())
-
-
-def jobs_of(file: Path, language: str | None) -> list[Job]:
-    """A file in jobs. How its lines make sentences matters only where they are to be split."""
-    form = layout(file) if language else Layout()
-    return [Job(file, a, b, form) for a, b in itertools.pairwise(cut(file, file.stat().st_size))]
+        about = made_from | {"counts": counts, "hard_wrapped": hard_wrapped}
+        shards.write_shard(partial, about, arrays)
 
 
 def source_settings(
@@ -400,7 +339,7 @@ def source_settings(
 ) -> dict[str, Any]:
     """What a prepared text follows from; nothing else changes its arrays."""
     return {
-        "text": [[visible(file.name), file_digest(file)] for file in files],
+        "text": shards.digests_of(files),
         "vocab": vocabulary.digest,
         "do_lower_case": vocabulary.rules.do_lower_case,
         "split_sentences": language,

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 import train
 from layers import kernels
-from layers.kernels import ACTIVATIONS, InferenceLinear, Linear, OneDNNLinear, linear, product
+from layers.kernels import ACTIVATIONS, Linear, OneDNNLinear, linear, product
 from models import Classifier, Config
 from tasks.features import Batches, Features, PooledBatch, PooledBatches, cut_by_tokens
 from training import inference
@@ -166,10 +166,10 @@ def test_other_weights_and_training_are_noticed() -> None:
 def test_blocks_alone_are_computed_in_int8_and_heads_stay_exact(tiny: Config) -> None:
     model = Classifier(tiny)
     inference.prepack(model, torch.device("cpu"), "int8")
-    kinds = {name: type(m) for name, m in model.named_modules() if isinstance(m, Linear)}
-    assert len(kinds) == 3 * 4 + 2
-    for name, kind in kinds.items():
-        assert (kind is InferenceLinear) == ("blocks" in name), name
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, Linear)}
+    assert len(layers) == 3 * 4 + 2
+    for name, found in layers.items():
+        assert (found.forms is not None, found.int8) == ("blocks" in name, "blocks" in name), name
 
 
 # --------------------------------------------------------------------------- what a processor lacks

@@ -29,8 +29,7 @@ class TrainState:
     step: int = 0  # updates made
     # Whether the evaluation and the checkpoint that follow the last update are still to be done.
     evaluation_pending: bool = False
-    # The metric, the value and the step of the best evaluation, and how many evaluations came
-    # `since`.
+    # The metric, value and step of the best evaluation, and how many evaluations came `since`.
     best: dict[str, Any] = dataclasses.field(default_factory=dict)
     # Sums of the metrics since the epoch began and since the last line of the log; "steps" counts.
     sums: dict[str, dict[str, Any]] = dataclasses.field(
@@ -88,7 +87,8 @@ class Checkpoints:
     ):
         self.folder, self.model, self.optimizer = folder, model, optimizer
         self.contents, self.keep = contents, keep
-        self.writer = Writer()
+        self.thread = concurrent.futures.ThreadPoolExecutor(1)
+        self.written: concurrent.futures.Future | None = None
 
     def file(self, step: int) -> Path:
         """The checkpoint of a step."""
@@ -101,12 +101,12 @@ class Checkpoints:
     def save(self, state: TrainState, finished: bool) -> None:
         """Begin to write a checkpoint; drop the oldest. That of a finished run has the model alone.
 
-        All processes have to call this; the first one writes.
+        All processes have to call this; the first one writes, in a thread. An error there is raised
+        by the next call, or by wait().
         """
         saved: dict[str, Any] = {"step": state.step, **self.contents}
         saved |= {"model": dict(self.model.state_dict()), "best": state.best}
-        # The moments of Adam take twice the space of the model, and a finished run needs them no
-        # more.
+        # Adam's moments take twice the space of the model, and a finished run needs them no more.
         if not finished:
             sums = {
                 interval: {name: float(value) for name, value in values.items()}
@@ -114,10 +114,38 @@ class Checkpoints:
             }
             saved |= {"optimizer": self.optimizer.state_dict(), "sums": sums}
             saved["due"] = state.evaluation_pending
-        # Copied to the CPU now; the next update may begin while the thread still writes.
-        saved = snapshot(saved)
+
+        # Copied to the CPU now: the next update changes parameters in place, and may begin while
+        # the thread still writes. Sharded tensors are put together, one at a time.
+        def copy(tensor: torch.Tensor) -> torch.Tensor | None:
+            whole = distributed.whole(tensor.detach())
+            return whole.to("cpu", copy=True) if rank() == 0 else None
+
+        saved = distributed.map_tensors(saved, copy)
         if rank() == 0:
-            self.writer.write(self.file(state.step), saved, self.keep, self.best(state))
+            # One at a time; and an error comes out here.
+            self.wait()
+            files = self.file(state.step), self.best(state)
+            self.written = self.thread.submit(self.write, saved, *files)
+
+    def write(self, saved: dict[str, Any], file: Path, best: Path) -> None:
+        """Write a checkpoint; then drop all but the newest, and the best however old it is."""
+        write_pt(file, saved)
+        files = checkpoints_in(self.folder)
+        # Files of later steps are damaged: newest_state() has passed over them.
+        older = files[: 1 + files.index(file)]
+        for old in older[: -self.keep] if self.keep else []:
+            # Windows removes none that is read just now; the next call tries again.
+            if old != best:
+                with contextlib.suppress(PermissionError):
+                    old.unlink()
+
+    def wait(self) -> None:
+        """Until everything is on the disk."""
+        if self.written:
+            # Forgotten before it is asked, or an error would be raised again by every later call.
+            written, self.written = self.written, None
+            written.result()
 
     def shrink_best(self, state: TrainState) -> None:
         """At the end of a run, leave of its best checkpoint the model; the last one ends it."""
@@ -132,18 +160,10 @@ class Checkpoints:
         saved = distributed.from_first(found)
         if saved is None:
             return
-        # The file is whole, but may be of another model or of another program; load_state_dict and
-        # the conversions in restore() raise any of these errors.
+        # The file is whole, but may be of another model or program: restore() raises any of these.
         try:
             self.restore(state, saved)
-        except (
-            AttributeError,
-            IndexError,
-            KeyError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             reason = str(error).split("\n")[0]
             raise UserError(
                 f"{saved['file']} does not fit this run ({reason}); remove it, or name another "
@@ -172,66 +192,12 @@ class Checkpoints:
             return
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         moments = saved["optimizer"]["state"]
-        # "step" is a number in each parameter's state; the moments have the parameter's shape, and
-        # are divided as it is.
+        # "step" is a number; the moments have the parameter's shape, and are divided as it is.
         for i, values in moments.items():
             for name in values.keys() - {"step"}:
                 values[name] = like(values[name], parameters[i])
         self.optimizer.load_state_dict(saved["optimizer"])
         state.sums = {interval: dict(saved["sums"][interval]) for interval in state.sums}
-
-
-class Writer:
-    """Writes checkpoints in a thread, one at a time; an error there is raised by the next call."""
-
-    def __init__(self) -> None:
-        self.thread = concurrent.futures.ThreadPoolExecutor(1)
-        self.written: concurrent.futures.Future | None = None
-
-    def write(self, file: Path, state: dict[str, Any], keep: int, best: Path) -> None:
-        """Write a state that nobody changes any more; then drop all but the newest, and the best.
-
-        Args:
-            keep: how many files up to this one to keep; 0: all.
-            best: a file that is kept however old it is.
-        """
-        # One checkpoint at a time: two in memory would take twice the space, and an error comes out
-        # here.
-        self.wait()
-
-        def work() -> None:
-            write_pt(file, state)
-            files = checkpoints_in(file.parent)
-            # Files of later steps are damaged: newest_state() has passed over them.
-            older = files[: 1 + files.index(file)]
-            for old in older[:-keep] if keep else []:
-                # Windows removes none that is read just now; the next call tries again.
-                if old != best:
-                    with contextlib.suppress(PermissionError):
-                        old.unlink()
-
-        self.written = self.thread.submit(work)
-
-    def wait(self) -> None:
-        """Until everything is on the disk."""
-        if self.written:
-            # Forgotten before it is asked, or an error would be raised again by every later call.
-            written, self.written = self.written, None
-            written.result()
-
-
-def snapshot(value: Any) -> Any:
-    """A copy of a state in the first process's memory; all processes have to call this.
-
-    Sharded tensors are put together, one at a time.
-    """
-
-    # A copy: the next update changes parameters in place while the thread still writes them.
-    def copy(tensor: torch.Tensor) -> torch.Tensor | None:
-        whole = distributed.whole(tensor.detach())
-        return whole.to("cpu", copy=True) if rank() == 0 else None
-
-    return distributed.map_tensors(value, copy)
 
 
 def drop_optimizer(file: Path) -> None:
@@ -247,16 +213,12 @@ def drop_optimizer(file: Path) -> None:
 
 
 def newest_state(folder: Path, total_steps: int) -> dict[str, Any] | None:
-    """The state in the newest checkpoint that is whole, or None where there is no checkpoint.
-
-    A damaged one is reported and passed over.
-    """
+    """The state in the newest whole checkpoint; None where there is none. Reports damaged ones."""
     # A process that was killed while writing leaves a part that no other one needs.
     for part in folder.glob(".model_steps_*.pt.*part"):
         log(f"{part} was not written to its end and is removed")
         part.unlink()
     files = checkpoints_in(folder)
-    # The newest whole one: a power cut may have damaged the last.
     for file in reversed(files):
         try:
             return read_state(file, total_steps) | {"file": str(file)}

@@ -46,11 +46,6 @@ class Source(Protocol):
 # ---------------------------------------------------------------------------------------- batches
 
 
-def rebuild(batch: Batch, values: Any) -> Batch:
-    """A batch of the same kind from other values."""
-    return batch._make(values) if hasattr(batch, "_make") else tuple(values)
-
-
 def move(batch: Batch, device: torch.device) -> Batch:
     """A batch, or a packing in it, on a device."""
     if isinstance(batch, Tensor):
@@ -58,7 +53,8 @@ def move(batch: Batch, device: torch.device) -> Batch:
         pinned = batch.pin_memory() if device.type == "cuda" else batch
         return pinned.to(device, non_blocking=True)
     if isinstance(batch, tuple):
-        return rebuild(batch, (move(value, device) for value in batch))
+        values = [move(value, device) for value in batch]
+        return batch._make(values) if hasattr(batch, "_make") else tuple(values)
     return batch  # a number
 
 
@@ -98,25 +94,25 @@ def drain(values: Iterable[Made], most: int) -> Iterator[list[Made]]:
     """What a pipe has delivered since the last look, at least one and at most so many."""
     # A bounded queue: a producer that is faster than the model must not fill the memory.
     waiting: queue.Queue = queue.Queue(most)
-    end = object()
 
     def read() -> None:
+        end: BaseException = StopIteration()
         try:
             for value in values:
                 waiting.put(value)
-            waiting.put(end)
         except BaseException as error:
-            # Raised here the error would end this thread alone; the reader of the queue raises it
-            # instead.
-            waiting.put(error)
+            # Raised here it would end this thread alone; the reader of the queue raises it.
+            end = error
+        waiting.put(end)
 
     # A daemon, since a thread blocked in reading standard input could not be stopped at exit.
     threading.Thread(target=read, daemon=True).start()
-    while True:
+    item: Any = None
+    while not isinstance(item, BaseException):
         # The first one is waited for, all others are taken only if they are there already.
         chunk, item = [], waiting.get()
         with contextlib.suppress(queue.Empty):
-            while item is not end and not isinstance(item, BaseException):
+            while not isinstance(item, BaseException):
                 chunk.append(item)
                 if len(chunk) == most:
                     break
@@ -124,10 +120,8 @@ def drain(values: Iterable[Made], most: int) -> Iterator[list[Made]]:
         # What came before an error is answered first.
         if chunk:
             yield chunk
-        if isinstance(item, BaseException):
-            raise item
-        if item is end:
-            return
+    if not isinstance(item, StopIteration):
+        raise item
 
 
 # ------------------------------------------------------------------------------------------ devices
@@ -228,7 +222,12 @@ def wrap(
         )
     # Before compiling, since what is compiled depends on the device.
     model.to(device)
-    set_flash(model, device, flash)
+    for module in model.modules():
+        if hasattr(module, "flash"):
+            if flash and (reason := packing.flash_differs(device, module.head_dim)):
+                warn(f"attention=flash does not work here ({reason}); attention=sdpa instead")
+                flash = False
+            module.flash = flash  # type: ignore[assignment]
     if compiled:
         compile_blocks(model, device, cuda_graphs)
     wrapped = Autocast(model, device, usable_dtype(dtype, device), cuda_graphs)
@@ -240,20 +239,13 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     return [b for m in model.modules() if isinstance(m, nn.ModuleList) for b in m]
 
 
-def set_flash(model: nn.Module, device: torch.device, flash: bool) -> None:
-    """Let attention use the kernel for packed tokens, or say why it is not used."""
-    for module in model.modules():
-        if not hasattr(module, "flash"):
-            continue
-        if flash and (reason := packing.flash_differs(device, module.head_dim)):
-            warn(f"attention=flash does not work here ({reason}); attention=sdpa instead")
-            flash = False
-        module.flash = flash  # type: ignore[assignment]
-
-
 def compile_blocks(model: nn.Module, device: torch.device, cuda_graphs: bool) -> None:
     """Compile each block; all of the same class share the graph."""
-    if not has_compiler(device):
+    # What torch.compile generates is built here; triton needs a compiler of C, which comes with it.
+    found = any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "clang++"))
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        found = False
+    if not found:
         needed = "a C++ compiler (g++, or one named by CXX)"
         needed += " and triton" if device.type == "cuda" else ""
         raise UserError(f"compile=true needs {needed}; install it, or leave compile out")
@@ -263,14 +255,6 @@ def compile_blocks(model: nn.Module, device: torch.device, cuda_graphs: bool) ->
     for block in blocks_of(model):
         # Lengths differ from batch to batch; without dynamic shapes each would be compiled anew.
         block.compile(dynamic=True, fullgraph=True, mode=mode)
-
-
-def has_compiler(device: torch.device) -> bool:
-    """Whether what torch.compile generates can be built here."""
-    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
-        return False
-    # triton needs one of C, which comes with it.
-    return any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "clang++"))
 
 
 # ---------------------------------------------------------------------------------------- inference
@@ -303,8 +287,7 @@ def infer(
     model.eval()
     dtype = usable_dtype(dtype, device)
     # What predicted in int8 before may be asked for another dtype now.
-    laid_out = any(isinstance(m, kernels.InferenceLinear) for m in model.modules())
-    if dtype == "int8" or laid_out:
+    if dtype == "int8" or any(getattr(m, "forms", None) is not None for m in model.modules()):
         prepack(model, device, dtype)
     n_batches = len(batches)
     packed = not isinstance(model, nn.DataParallel)
@@ -365,17 +348,14 @@ def predict(
         before_batch: called before each batch; it may raise.
         name: what a UserError calls the model, where an output is no number.
     """
-    rows, found = [], []
-    for row, output in infer(model, batches, device, dtype, outputs, bar, before_batch, name):
-        rows.append(row)
-        found.append(output)
+    found = list(infer(model, batches, device, dtype, outputs, bar, before_batch, name))
     mine = None
     if found:
+        rows, made = zip(*found, strict=True)
         # NumPy has no bfloat16.
-        mine = np.concatenate(rows), torch.cat(found).float().cpu().numpy()
+        mine = np.concatenate(rows), torch.cat(made).float().cpu().numpy()
     parts = [part for part in distributed.gather(mine) if part is not None]
-    order = np.concatenate([part[0] for part in parts])
-    values = np.concatenate([part[1] for part in parts])
+    order, values = (np.concatenate(column) for column in zip(*parts, strict=True))
     # Batches are sorted by length, and processes take turns: `order` says where each row belongs.
     in_order = np.empty_like(values)
     in_order[order] = values

@@ -7,6 +7,7 @@ with run_lock("runs/mrpc", settings):  # UserError where it is another run's, or
 import contextlib
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,12 +26,7 @@ from utils import UserError, json_text, log, rank, short, show
 FREE = {"save_steps", "save_minutes", "log_steps", "keep_checkpoints", "weights"}
 
 # Settings that earlier versions did not record: whatever they were, a run of theirs is resumed.
-RECORDED_LATER = {
-    "sha256 of eval_file",
-    "sha256 of few shots",
-    "pair rules",
-    "tokenizer rules",
-}
+RECORDED_LATER = {"sha256 of eval_file", "sha256 of few shots", "pair rules", "tokenizer rules"}
 
 # Settings that earlier versions did not record where they had one of these values.
 USUAL: dict[str, tuple] = {
@@ -187,15 +183,15 @@ class MetricsLog:
             if name not in ("step", "epoch"):
                 group = "eval" if name.startswith("eval_") else "train"
                 self.curves.add_scalar(f"{group}/{name.removeprefix('eval_')}", value, step)
-        # Asking for the number makes the CPU wait for a GPU, so only where a line is written
-        # anyway.
+        # Asking for the number makes the CPU wait for a GPU, as a line of metrics does anyway.
         if tokens := float(self.tokens):
             self.curves.add_scalar("speed/tokens_per_second", tokens / (now - self.since), step)
             self.tokens, self.since = 0, now
 
-    def file_number(self) -> int | None:
-        """Of metrics.jsonl, to put it on the disk; None where another process writes it."""
-        return self.metrics.fileno() if self.metrics else None
+    def sync(self) -> None:
+        """Put metrics.jsonl on the disk."""
+        if self.metrics:
+            os.fsync(self.metrics.fileno())
 
     def close(self) -> None:
         """Close all files."""
@@ -218,17 +214,16 @@ def open_metrics(file: Path, step: int, evaluation_pending: bool) -> TextIO:
     with whole_file(file) as f:
         for number, line in enumerate(lines, start=1):
             values = parse_metrics(line)
-            if values is None and number < len(lines):
-                raise UserError(
-                    f"{file}, line {number}: {show(line.strip())} is no line of metrics; remove it"
-                )
             if values is None:
+                if number < len(lines):
+                    raise UserError(
+                        f"{file}, line {number}: {show(line.strip())} is no line of metrics; "
+                        "remove it"
+                    )
                 log(f"{file}: its last line was not written whole and is removed")
                 continue
-            # A line of training has a loss, one of an evaluation has eval_loss or a few-shot
-            # accuracy.
-            is_evaluation = "loss" not in values
-            dropped = evaluation_pending and is_evaluation
+            # A line of training has a loss; others have eval_loss or a few-shot accuracy.
+            dropped = evaluation_pending and "loss" not in values
             if values["step"] < step or (values["step"] == step and not dropped):
                 f.write(line.encode())
     # Windows would write "\r\n", and the same run has to write the same bytes.

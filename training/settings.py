@@ -87,16 +87,7 @@ class Config:
         An n_epochs that is given replaces the file's total_steps too, which would overrule it. An
         error names the file only where the file alone is wrong.
         """
-        check_length_settings(instead)
-        # total_steps overrules n_epochs: a file's total_steps would make --n_epochs useless.
-        if instead.get("n_epochs") is not None:
-            instead["total_steps"] = None
-        try:
-            return read_config(cls, file, **instead)
-        except UserError:
-            alone = read_config(cls, file)
-        # Nobody may have named the file: it is the usual one of a command.
-        return dataclasses.replace(alone, **checked(cls, instead, "the settings"))
+        return cls.from_flags(file, instead)
 
     @classmethod
     def from_flags(
@@ -106,17 +97,22 @@ class Config:
         usual: Path | None = None,
     ) -> "Config":
         """The file named, or the usual one, or the defaults; with some settings replaced."""
-        file = train_cfg or usual
+        file, instead = train_cfg or usual, dict(settings or {})
+        if instead.get("n_epochs") is not None:
+            if instead.get("total_steps") is not None:
+                raise UserError(
+                    "n_epochs and total_steps both say how long to train; give one of them"
+                )
+            # total_steps overrules n_epochs: a file's total_steps would make --n_epochs useless.
+            instead["total_steps"] = None
+        alone = cls()
         if file:
-            return cls.from_json(file, **(settings or {}))
-        check_length_settings(settings or {})
-        return cls(**checked(cls, settings or {}, "the settings"))
-
-
-def check_length_settings(settings: dict[str, Any]) -> None:
-    """UserError where two settings say how long to train."""
-    if settings.get("n_epochs") is not None and settings.get("total_steps") is not None:
-        raise UserError("n_epochs and total_steps both say how long to train; give one of them")
+            try:
+                return read_config(cls, file, **instead)
+            except UserError:
+                # Nobody may have named the file: it is the usual one of a command.
+                alone = read_config(cls, file)
+        return dataclasses.replace(alone, **checked(cls, instead, "the settings"))
 
 
 def from_to(least: float, most: float = 2**63 - 1) -> Callable[[float], bool]:
@@ -143,10 +139,7 @@ EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "attention": (("sdpa", "flash").__contains__, "sdpa or flash"),
     "gradient_accumulation": COUNT,
     "weight_decay": AMOUNT,
-    "max_grad_norm": (
-        lambda value: 0 < value < 2**63,
-        "more than 0 (a large number: no clipping)",
-    ),
+    "max_grad_norm": (lambda value: 0 < value < 2**63, "more than 0 (a large number: no clipping)"),
     "log_steps": COUNT,
     "keep_checkpoints": AMOUNT,
     "head_lr": AMOUNT,
