@@ -17,7 +17,7 @@ import dataclasses
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +36,7 @@ MEMO_SIZE = 2**18  # entries of each of the three memos, 65-85 MB when full; a f
 
 PAIR = re.compile(r"(.*) \|\|\| (.*)", re.DOTALL)  # a line with two texts
 
-# The blocks of Chinese characters in Google's code; Japanese kana and Korean Hangul are not among
-# them.
+# The blocks of Chinese characters in Google's code, without Japanese kana and Korean Hangul.
 CJK = re.compile(
     "[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f"
     "\U0002b820-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f]"
@@ -45,8 +44,7 @@ CJK = re.compile(
 # In printable ASCII all that is neither letter nor digit is punctuation.
 ASCII_WORDS = re.compile(r"[0-9A-Za-z]+|[^0-9A-Za-z]")
 
-# str.split() breaks at these control characters, but the rule drops them, which joins what stands
-# around them.
+# str.split() breaks at these control characters; the rule drops them and joins what is around them.
 DROPPED_SPACES = "\x0b\x0c\x1c\x1d\x1e\x1f\x85"
 PIECE = re.compile(rf"(?:\S|[{DROPPED_SPACES}])+")
 # White space as transformers takes it along with a token, on either side.
@@ -82,20 +80,18 @@ def is_punctuation(char: str) -> bool:
 
 def decompose(text: str, sources: list[int]) -> tuple[str, list[int]]:
     """Unicode's NFD of `text` without accents, and of each of its characters the source."""
+
+    def combining_class(pair: tuple[str, int]) -> int:
+        return unicodedata.combining(pair[0])
+
     parts = [unicodedata.normalize("NFD", char) for char in text]
     pairs = [(char, source) for part, source in zip(parts, sources, strict=True) for char in part]
-    # Canonical order, which NFD gives a text as a whole: each run of combining characters is sorted
-    # by class.
-    start = 0
-    for i in range(len(pairs) + 1):
-        if i == len(pairs) or not unicodedata.combining(pairs[i][0]):
-            if i - start > 1:
-                pairs[start:i] = sorted(
-                    pairs[start:i], key=lambda pair: unicodedata.combining(pair[0])
-                )
-            start = i + 1
-    # NFD has split an accented letter, so that the accent stands by itself.
-    kept = [(char, source) for char, source in pairs if unicodedata.category(char) != "Mn"]
+    kept: list[tuple[str, int]] = []
+    for combines, run in groupby(pairs, lambda pair: combining_class(pair) > 0):
+        # NFD of the whole text would sort each run of combining characters by their class.
+        ordered = sorted(run, key=combining_class) if combines else run
+        # NFD has split an accented letter, so that the accent stands by itself.
+        kept += [pair for pair in ordered if unicodedata.category(pair[0]) != "Mn"]
     return "".join(char for char, _ in kept), [source for _, source in kept]
 
 
@@ -250,9 +246,9 @@ class FullTokenizer:
         longest = max((len(a) + len(b) for a, b in rows), default=0)
         ids, segments, mask = torch.zeros(3, len(rows), longest, dtype=torch.long)
         for i, (a, b) in enumerate(rows):
-            ids[i, : len(a) + len(b)] = torch.tensor(a + b)
-            segments[i, len(a) : len(a) + len(b)] = 1
-            mask[i, : len(a) + len(b)] = 1
+            ids[i, : len(a + b)] = torch.tensor(a + b)
+            segments[i, len(a) : len(a + b)] = 1
+            mask[i, : len(a + b)] = 1
         return {"input_ids": ids, "segment_ids": segments, "input_mask": mask}
 
     def encode(self, text: str) -> list[int]:
@@ -263,8 +259,7 @@ class FullTokenizer:
         if self._has_whole(text):
             return self._encode_parts(text)[0]
         pieces = text.split()
-        # str.split() is much faster than the expression, and few texts have one of the seven
-        # characters.
+        # str.split() is much faster than the expression, and few texts have one of the seven.
         if any(char in text for char in DROPPED_SPACES):
             pieces = PIECE.findall(text)
         return list(chain.from_iterable(map(self._piece_ids.__getitem__, pieces)))
@@ -349,8 +344,6 @@ class FullTokenizer:
         Args:
             at: the source of the first one.
         """
-        # Indices are kept along with characters, so that offsets point into the text as it was
-        # given.
         chars: list[str] = []
         sources: list[int] = []
         for i, char in enumerate(text, start=at):
@@ -364,27 +357,23 @@ class FullTokenizer:
             chars.append(char)
             sources += [i] * len(char)
         cleaned = "".join(chars)
-        # lower() of one character may give two, as of the dotted capital I, and each has the same
-        # source.
+        # lower() of one character may give two, as of the dotted capital I, both of one source.
         if self.do_lower_case:
             sources = [i for char, i in zip(cleaned, sources, strict=True) for _ in char.lower()]
             cleaned = cleaned.lower()
         return decompose(cleaned, sources) if self.strip_accents else (cleaned, sources)
-
-    def _words(self, piece: str) -> list[tuple[str, list[int]]]:
-        """The words of a piece, and for each of their characters its index in the piece."""
-        return cut_words(*self._normalise(piece))
 
     def _piece_to_ids(self, piece: str) -> tuple[int, ...]:
         # Nearly all of English, in one quick step.
         if piece.isascii() and piece.isprintable():
             words = ASCII_WORDS.findall(piece.lower() if self.do_lower_case else piece)
         else:
-            words = [word for word, _ in self._words(piece)]
+            words = [word for word, _ in cut_words(*self._normalise(piece))]
         return tuple(chain.from_iterable(map(self._word_ids.__getitem__, words)))
 
     def _piece_to_spans(self, piece: str) -> list[tuple[int, int]]:
-        return [span for word in self._words(piece) for span in self._word_to_spans(*word)]
+        words = cut_words(*self._normalise(piece))
+        return [span for word in words for span in self._word_to_spans(*word)]
 
     def _word_to_spans(self, word: str, sources: list[int]) -> list[tuple[int, int]]:
         """Where the pieces of a word stand, of which each character has a source."""
@@ -411,12 +400,11 @@ class FullTokenizer:
         while start < len(word):
             for end in range(min(len(word), start + self._longest), start, -1):
                 piece = prefix + word[start:end]
-                i = vocab.get(piece)
-                if i is not None and piece not in no_pieces:
+                if piece in vocab and piece not in no_pieces:
                     break
             else:
                 return (vocab[UNKNOWN],)
-            ids.append(i)
+            ids.append(vocab[piece])
             start, prefix = end, "##"
         return tuple(ids)
 
