@@ -88,8 +88,10 @@ def decompose(text: str, sources: list[int]) -> tuple[str, list[int]]:
     pairs = [(char, source) for part, source in zip(parts, sources, strict=True) for char in part]
     kept: list[tuple[str, int]] = []
     for combines, run in groupby(pairs, lambda pair: combining_class(pair) > 0):
-        # NFD of the whole text would sort each run of combining characters by their class.
-        ordered = sorted(run, key=combining_class) if combines else run
+        ordered = list(run)
+        # As NFD of the whole text sorts each run of combining characters.
+        if combines:
+            ordered.sort(key=combining_class)
         # NFD has split an accented letter, so that the accent stands by itself.
         kept += [pair for pair in ordered if unicodedata.category(pair[0]) != "Mn"]
     return "".join(char for char, _ in kept), [source for _, source in kept]
