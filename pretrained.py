@@ -128,8 +128,7 @@ class Pretrained:
 
     def describe(self) -> str:
         """Which file it is, and of a run's best checkpoint what makes it the best."""
-        # Each checkpoint of a run holds the best evaluation so far, which is its own only at the
-        # same step.
+        # Each checkpoint of a run holds the best evaluation so far: its own at the same step.
         best = self.extra.get("best")
         if not isinstance(best, dict) or best.get("step") != self.extra.get("step"):
             return f"{self.kind} {self.file}"
@@ -362,8 +361,7 @@ def load(model: nn.Module, source: Pretrained, fresh: tuple[str, ...] = ()) -> l
     UserError lists whatever else does not fit.
     """
     own = model.state_dict()
-    # Heads that the model has no use for are left alone: a classifier takes the encoder of a
-    # pre-trained model.
+    # A classifier takes the encoder of a pre-trained model, and leaves its heads alone.
     used = {name: t for name, t in source.tensors.items() if name in own}
     missing = [name for name in own if name not in used]
     new = sorted({name.split(".")[0] for name in missing} & set(fresh))
