@@ -311,7 +311,8 @@ def read(
             f"{file}: the names of its word embeddings begin with {others}; expected one encoder, "
             "with the names of a BertModel"
         )
-    refuse_problems(f"{file} contradicts the model configuration", problems)
+    if problems:
+        raise UserError(f"{file} contradicts the model configuration: {listed(problems)}")
     if finite:
         check_finite(tensors, file)
     if strange:
@@ -367,13 +368,9 @@ def load(model: nn.Module, source: Pretrained, fresh: tuple[str, ...] = ()) -> l
     new = sorted({name.split(".")[0] for name in missing} & set(fresh))
     problems = [f"{name} is missing" for name in missing if name.split(".")[0] not in new]
     problems += differences(used, {name: tuple(t.shape) for name, t in own.items()})
-    refuse_problems(f"{source.file} does not fit the {type(model).__name__}", problems)
+    if problems:
+        kind = type(model).__name__
+        raise UserError(f"{source.file} does not fit the {kind}: {listed(problems)}")
     # Every name was checked above; what is not loaded are the fresh heads.
     model.load_state_dict(used, strict=False)
     return new
-
-
-def refuse_problems(what: str, problems: list[str]) -> None:
-    """UserError with the first five problems and the number of the rest, if there are any."""
-    if problems:
-        raise UserError(f"{what}: {listed(problems)}")

@@ -132,12 +132,12 @@ class Squad(TaskCommand):
         if self.predictions:
             self.score()
         else:
-            self.answer_file(evaluating=True)
+            self.answer_file()
 
     def predict(self) -> None:
         """Answer a question, or a file of them."""
         if self.question is None:
-            self.answer_file(evaluating=False)
+            self.answer_file()
         else:
             self.answer_question(self.question)
 
@@ -157,8 +157,8 @@ class Squad(TaskCommand):
         warn(saved.describe())
         print(saved.task.chosen(answer) or "(no answer)", file=data_stream())
 
-    def answer_file(self, evaluating: bool) -> None:
-        """Write the answers to --predict_file, and print how good they are."""
+    def answer_file(self) -> None:
+        """Write the answers to --predict_file, and to evaluate print how good they are."""
         assert self.predict_file
         saved = self.load()
         folder = Path(self.out or saved.folder / "predictions")
@@ -177,7 +177,7 @@ class Squad(TaskCommand):
         print(f"Saved {folder}/predictions.json")
         # The official evaluation takes each question's best text and its odds; predictions.json
         # has the threshold applied already.
-        if evaluating:
+        if self.mode == "eval":
             print_results(task.measure(data.examples, answers))
 
     def score(self) -> None:

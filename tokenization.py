@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 LONGEST_REMEMBERED = 40  # characters; a longer piece seldom comes twice
 MEMO_SIZE = 2**18  # entries of each of the three memos, 65-85 MB when full; a full one is emptied
 
-PAIR = re.compile(r"(.*) \|\|\| (.*)", re.DOTALL)  # a line with two texts
-
 # The blocks of Chinese characters in Google's code, without Japanese kana and Korean Hangul.
 CJK = re.compile(
     "[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f"
@@ -58,8 +56,8 @@ def split_line(line: str) -> tuple[str, str | None]:
 
     'a ||| b' -> ('a', 'b')      'a|||b' -> ('a|||b', None)
     """
-    match = PAIR.fullmatch(line.strip())
-    return (match[1], match[2]) if match else (line.strip(), None)
+    first, separator, second = line.strip().rpartition(" ||| ")
+    return (first, second) if separator else (second, None)
 
 
 def is_dropped(char: str) -> bool:
