@@ -85,16 +85,16 @@ class Extract(EncoderCommand):
         encoder = load(*self.weights, self.max_len, self.batch_size, self.dtype)
         encoder.check_layers(layers)
         found = encoder.extract(read_lines(self.input_file), layers, self.pooling, self.input_file)
+        lines = (f"{as_json(i, text, layers)}\n" for i, text in enumerate(found))
         if self.output_file == "-":
             # Each line is written as it is done, so that a program at the other end need not wait.
-            for i, text in enumerate(found):
-                sys.stdout.write(as_json(i, text, layers) + "\n")
+            for line in lines:
+                sys.stdout.write(line)
                 sys.stdout.flush()
             return
         with whole_file(self.output_file) as f:
             if self.format == "jsonl":
-                for i, text in enumerate(found):
-                    f.write((as_json(i, text, layers) + "\n").encode())
+                f.writelines(line.encode() for line in lines)
             else:
                 values = (text.values for text in found)
                 write_arrays(f, self.format, values, (len(layers), encoder.model.cfg.dim))

@@ -186,7 +186,7 @@ class Config:
     def to_json(self) -> dict[str, Any]:
         """The settings under our names, without those that are not set."""
         # Files of earlier versions, and runs that were begun by them, lack these.
-        return {name: v for name, v in dataclasses.asdict(self).items() if v is not None}
+        return {name: v for name, v in vars(self).items() if v is not None}
 
     def to_released(self) -> dict[str, Any]:
         """The same settings under the names of Google and Hugging Face."""

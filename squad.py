@@ -10,7 +10,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from command import TaskCommand
+from command import TaskCommand, print_metrics
 from system import forms
 from system.cli import command
 from system.files import read_json, read_text, whole_file
@@ -178,7 +178,7 @@ class Squad(TaskCommand):
         # The official evaluation takes each question's best text and its odds; predictions.json
         # has the threshold applied already.
         if self.mode == "eval":
-            print_results(task.measure(data.examples, answers))
+            print_metrics(task.measure(data.examples, answers))
 
     def score(self) -> None:
         """Measure answers that were made before."""
@@ -195,7 +195,7 @@ class Squad(TaskCommand):
             odds = read_json(self.null_odds, dict[str, float], pipe=True)
         questions = read_squad(self.predict_file)
         threshold = self.null_score_diff_threshold or 0.0
-        print_results(evaluate(questions, answers, odds, threshold, language))
+        print_metrics(evaluate(questions, answers, odds, threshold, language))
 
 
 def write(file: Path, values: dict) -> None:
@@ -204,12 +204,6 @@ def write(file: Path, values: dict) -> None:
     text = json_text(values, file, indent=4)
     with whole_file(file) as f:
         f.write(f"{text}\n".encode())
-
-
-def print_results(results: dict[str, float]) -> None:
-    """A result a line."""
-    for name, value in results.items():
-        print(f"{name}: {value}")
 
 
 if __name__ == "__main__":

@@ -198,14 +198,11 @@ class FullTokenizer:
         self.strip_accents = rules.strip_accents
         if rules.strip_accents is None:
             self.strip_accents = self.do_lower_case
-        self.tokenize_chinese_chars = rules.tokenize_chinese_chars
-        pieces = self.vocabulary.tokens
-        added = {token.content: token.id for token in rules.added}
-        # No piece is longer than the longest token, so that the search need not begin further out.
-        self._longest = max(map(len, pieces))
-        self.vocab = pieces | added
         # What was added behind the vocabulary is no piece of a word.
-        self._no_pieces = added.keys() - pieces.keys()
+        self.pieces = self.vocabulary.tokens
+        self.vocab = self.pieces | {token.content: token.id for token in rules.added}
+        # No piece is longer than the longest token, so that the search need not begin further out.
+        self._longest = max(map(len, self.pieces))
         self.tokens = {i: token for token, i in self.vocab.items()}
         self._word_ids = Memo(self._word_to_ids)
         self._piece_ids = Memo(self._piece_to_ids)
@@ -213,10 +210,8 @@ class FullTokenizer:
         # Some are looked for in the text as it is given, the others as it is after lower-casing.
         whole = [t for t in rules.added if not (t.special and rules.split_special_tokens)]
         self._whole = WholeTokens({t.content: t for t in whole if not t.normalized})
-        lowered = {}
-        for token in whole:
-            if token.normalized and (content := self._normalise(token.content)[0]):
-                lowered[content] = token
+        lowered = {self._normalise(t.content)[0]: t for t in whole if t.normalized}
+        lowered.pop("", None)
         self._whole_lowered = WholeTokens(lowered)
 
     def __call__(
@@ -271,8 +266,7 @@ class FullTokenizer:
         """
         if self._has_whole(text):
             return self._encode_parts(text)
-        ids: list[int] = []
-        spans: list[tuple[int, int]] = []
+        ids, spans = list[int](), list[tuple[int, int]]()
         for match in PIECE.finditer(text):
             ids += self._piece_ids[match[0]]
             at = match.start()
@@ -318,8 +312,7 @@ class FullTokenizer:
 
     def _encode_parts(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """encode_with_offsets() of a text that has tokens that are kept whole."""
-        ids: list[int] = []
-        spans: list[tuple[int, int]] = []
+        ids, spans = list[int](), list[tuple[int, int]]()
         for token, start, end in self._whole.split(text):
             if token:
                 ids.append(token.id)
@@ -344,13 +337,12 @@ class FullTokenizer:
         Args:
             at: the source of the first one.
         """
-        chars: list[str] = []
-        sources: list[int] = []
+        chars, sources = list[str](), list[int]()
         for i, char in enumerate(text, start=at):
             if is_dropped(char):
                 continue
             # White space on both sides makes a word of a Chinese character.
-            if self.tokenize_chinese_chars and CJK.match(char):
+            if self.rules.tokenize_chinese_chars and CJK.match(char):
                 char = f" {char} "
             elif char.isspace():
                 char = " "
@@ -390,21 +382,21 @@ class FullTokenizer:
 
     def _word_to_ids(self, word: str) -> tuple[int, ...]:
         """The longest piece first: 'tuning' -> tuning, or tun ##ing, or t ##un ##ing, or [UNK]."""
-        vocab, no_pieces = self.vocab, self._no_pieces
+        pieces, unknown = self.pieces, (self.vocab[UNKNOWN],)
         if len(word) > self.rules.max_input_chars_per_word:
-            return (vocab[UNKNOWN],)
+            return unknown
         # The usual case: a word in the vocabulary is its own longest piece.
-        if word in vocab and word not in no_pieces:
-            return (vocab[word],)
+        if word in pieces:
+            return (pieces[word],)
         ids, start, prefix = [], 0, ""
         while start < len(word):
             for end in range(min(len(word), start + self._longest), start, -1):
                 piece = prefix + word[start:end]
-                if piece in vocab and piece not in no_pieces:
+                if piece in pieces:
                     break
             else:
-                return (vocab[UNKNOWN],)
-            ids.append(vocab[piece])
+                return unknown
+            ids.append(pieces[piece])
             start, prefix = end, "##"
         return tuple(ids)
 
@@ -436,16 +428,14 @@ class Learn:
 
         target, settings = Path(self.out), {"do_lower_case": self.lower_case}
         beside = target.parent / "tokenizer_config.json"
-        if self.vocab_size <= len(SPECIAL):
+        if (n := self.vocab_size) <= len(SPECIAL):
             raise UserError(
-                f"`vocab_size={self.vocab_size}`: expected more than the {len(SPECIAL)} special "
-                "tokens"
+                f"`vocab_size={n}`: expected more than the {len(SPECIAL)} special tokens"
             )
         # Models belong to a vocabulary: one that is overwritten would leave them without theirs.
         if target.exists() or (beside.exists() and read_json(beside) != settings):
-            raise UserError(
-                f"{target if target.exists() else beside} exists already; name another `out`"
-            )
+            found = target if target.exists() else beside
+            raise UserError(f"{found} exists already; name another `out`")
         files = find_files(",".join(self.texts))
         for file in files:
             forms.check(file, "corpus")
