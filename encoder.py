@@ -59,13 +59,13 @@ class Score(NamedTuple):
     n_tokens: int  # without [CLS] and [SEP]
 
 
-class Input(NamedTuple):
-    """A text as the model reads it, with its own [MASK]s or with one token masked."""
+class Inputs(NamedTuple):
+    """A text as the model reads it: with its own [MASK]s, or a copy for each token to mask."""
 
-    ids: np.ndarray  # (tokens,) int32: [CLS] a [SEP], or [CLS] a [SEP] b [SEP]
+    text: str
+    ids: np.ndarray  # (copies, tokens) int32: [CLS] a [SEP], or [CLS] a [SEP] b [SEP]
     second: int  # at which of its tokens segment 1 starts
-    n_masks: int
-    hidden: int = 0  # the token that was masked
+    hidden: np.ndarray  # (copies,) int64: the token that was masked
 
 
 @dataclasses.dataclass
@@ -218,13 +218,12 @@ class Encoder:
 
     def with_masks(self, text: str) -> list[int]:
         """The ids of a text in which [MASK] is a token; the tokenizer makes it three."""
-        first, *others = text.split(MASK)
-        ids = self.tokenizer.encode(first)
-        for part in others:
+        ids = list[int]()
+        for part in text.split(MASK):
             ids += [self.mask, *self.tokenizer.encode(part)]
-        return ids
+        return ids[1:]
 
-    def encode(self, index: int, text: str, in_turn: bool) -> list[Input]:
+    def encode(self, index: int, text: str, in_turn: bool) -> Inputs:
         """A text with its [MASK]s, or a copy for each of its tokens; nothing is ever cut off."""
         a, b = split_line(text)
         cls, sep = self.tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
@@ -247,28 +246,12 @@ class Encoder:
             )
         array = np.array(ids, np.int32)
         if not in_turn:
-            return [Input(array, second, n_masks)]
+            return Inputs(text, array[None], second, np.zeros(1, np.int64))
         # All but [CLS] and the [SEP] behind each text.
         tokens = np.delete(np.arange(len(ids)), [0, second - 1, len(ids) - 1])
         copies = np.tile(array, (len(tokens), 1))
         copies[np.arange(len(tokens)), tokens] = self.mask
-        return [Input(copy, second, 1, ids[i]) for copy, i in zip(copies, tokens, strict=True)]
-
-    def chunks(
-        self, texts: Iterable[str], in_turn: bool
-    ) -> Iterator[tuple[list[tuple[str, int]], list[Input]]]:
-        """Texts with their numbers of inputs, and these, as soon as they fill CHUNK batches."""
-        chunk, inputs = list[tuple[str, int]](), list[Input]()
-        for index, text in enumerate(texts):
-            own = self.encode(index, text, in_turn)
-            chunk.append((text, len(own)))
-            inputs += own
-            # Empty texts have no inputs and take memory all the same.
-            if max(len(chunk), len(inputs)) >= CHUNK * self.batch_size:
-                yield chunk, inputs
-                chunk, inputs = [], []
-        if chunk:
-            yield chunk, inputs
+        return Inputs(text, copies, second, array[tokens].astype(np.int64))
 
     def compute(
         self, texts: Iterable[str], in_turn: bool, outputs: inference.Outputs
@@ -278,23 +261,35 @@ class Encoder:
         Only some thousand inputs are in memory at a time, sorted by length, so that little is
         padded.
         """
-        for chunk, inputs in self.chunks(texts, in_turn):
-            n_masks = np.array([one.n_masks for one in inputs], int)
-            rest = iter(self.infer(as_features(inputs), n_masks, outputs))
-            for text, n_inputs in chunk:
-                yield text, [next(rest) for _ in range(n_inputs)]
+        chunk, n = list[Inputs](), 0
+        for index, text in enumerate(texts):
+            chunk.append(self.encode(index, text, in_turn))
+            n += len(chunk[-1].ids)
+            # Empty texts have no inputs and take memory all the same.
+            if max(len(chunk), n) >= CHUNK * self.batch_size:
+                yield from self.compute_chunk(chunk, outputs)
+                chunk, n = [], 0
+        if chunk:
+            yield from self.compute_chunk(chunk, outputs)
 
-
-def as_features(inputs: list[Input]) -> Features:
-    """Inputs one after the other; their labels are the hidden tokens."""
-    ids = [one.ids for one in inputs]
-    return Features(
-        np.concatenate([np.empty(0, np.int32), *ids]),
-        np.cumsum([0, *map(len, ids)]),
-        np.array([one.second for one in inputs], int),
-        np.array([one.hidden for one in inputs], np.int64),
-        np.arange(len(inputs)),
-    )
+    def compute_chunk(
+        self, chunk: list[Inputs], outputs: inference.Outputs
+    ) -> Iterator[tuple[str, list[np.ndarray]]]:
+        """compute() of texts that are in memory together."""
+        texts, ids, second, hidden = zip(*chunk, strict=True)
+        n_copies = [len(copies) for copies in ids]
+        lengths = np.repeat([copies.shape[1] for copies in ids], n_copies)
+        features = Features(
+            np.concatenate([copies.ravel() for copies in ids]),
+            np.append(0, lengths.cumsum()),
+            np.repeat(second, n_copies),
+            np.concatenate(hidden),
+            np.arange(len(lengths)),
+        )
+        n_masks = np.concatenate([(copies == self.mask).sum(1) for copies in ids])
+        rest = iter(self.infer(features, n_masks, outputs))
+        for text, n in zip(texts, n_copies, strict=True):
+            yield text, [next(rest) for _ in range(n)]
 
 
 # -------------------------------------------------------------------------------------- the outputs

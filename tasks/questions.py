@@ -109,9 +109,7 @@ class QuestionTask(AnsweringTask):
     ) -> QuestionData:
         """SQuAD's JSON, or ReCoRD's JSON lines."""
         data = self.make_windows(read_squad(file), tokenizer)
-        self.report(file, data)
-        summary = f"{file}: {len(data.examples)} questions, {len(data.features)} windows"
-        return dataclasses.replace(data, file=Path(file), summary=summary)
+        return self.reported(file, data, f"{len(data.examples)} questions")
 
     def load_training(
         self, file: str | Path, tokenizer: FullTokenizer
@@ -135,10 +133,7 @@ class QuestionTask(AnsweringTask):
                 f"{file}: none of its {len(questions)} questions has an answer in its text; "
                 "nothing to learn"
             )
-        self.report(file, data)
-        summary = f"{file}: {len(kept)} of {len(questions)} questions, "
-        summary += f"{len(data.features)} windows"
-        return task, dataclasses.replace(data, file=Path(file), summary=summary)
+        return task, self.reported(file, data, f"{len(kept)} of {len(questions)} questions")
 
     def read_unlabelled(self, file: str | Path) -> Iterator[Question]:
         """SQuAD's JSON."""
@@ -226,8 +221,8 @@ class QuestionTask(AnsweringTask):
         made = Windows(numbers, starts, shifts, sizes, spans_of)
         return QuestionData(Path("the inputs"), features, questions, windows=made)
 
-    def report(self, file: str | Path, data: QuestionData) -> None:
-        """Say what was cut off, and where one text outweighs all others."""
+    def reported(self, file: str | Path, data: QuestionData, what: str) -> QuestionData:
+        """The data with a summary; says what was cut off, and where one text outweighs others."""
         self.report_truncation(file, len(data.features), data.features.truncation)
         texts = [data.examples[number].context for number in data.windows.question.tolist()]
         ((longest, n),) = collections.Counter(texts).most_common(1) or [("", 0)]
@@ -238,6 +233,8 @@ class QuestionTask(AnsweringTask):
                 f"{file}: one text of {len(longest)} characters, {short(longest, 40)!r}, gives {n} "
                 f"of the {len(texts)} windows; are several texts joined in it?"
             )
+        summary = f"{file}: {what}, {len(data.features)} windows"
+        return dataclasses.replace(data, file=Path(file), summary=summary)
 
     def report_truncation(
         self, file: str | Path, n_rows: int, truncation: np.ndarray, remedy: str = ""
