@@ -50,6 +50,53 @@ def check_unused(out: Path) -> None:
         raise UserError(f"{out} exists already; name another target")
 
 
+def convert(
+    source: str,
+    target: str,
+    model_cfg: str | None = None,
+    vocab: str | None = None,
+    int8: bool = False,
+) -> None:
+    """Convert weights, as the command of this name does, whose fields the arguments are."""
+    out = Path(target)
+    ending = out.suffix.lower()
+    if int8 and ending != ".onnx":
+        raise UserError(f"{target}: --int8 is for a .onnx; leave it out")
+    check_unused(out)
+    if ending in OTHER_FILES:
+        raise UserError(
+            f"{target}: files ending in {out.suffix} are not written here; expected a name ending "
+            "in .pt or .onnx, or a folder's"
+        )
+    from formats.vocab import find_vocabulary
+    from models import Config
+    from pretrained import read
+    from tasks import exports
+
+    found = read(source, Config.from_json(model_cfg) if model_cfg else None)
+    found.check_labels()
+    vocabulary = find_vocabulary(vocab, found.file)
+    vocabulary.check_size(found.config.vocab_size, found.file)
+    left_out, more = list[str](), ""
+    if ending == ".pt":
+        # The files of two models that are written at once would mix, each of them whole.
+        with locked(out.parent / ".convert.lock"):
+            check_unused(out)
+            exports.write_with_vocab(out, found, vocabulary)
+    elif ending == ".onnx":
+        warn("Exporting and checking, which takes up to a minute")
+        left_out, more = exports.write_onnx(out, found, vocabulary, int8)
+    else:
+        # A folder is renamed when it is complete, so that nobody finds half a model.
+        with whole_folder(out) as folder:
+            left_out = exports.write_hugging_face(found, folder, vocabulary)
+    heads = ", ".join(head for head in found.heads if head not in left_out) or "none"
+    message = f"{found.describe()} -> {target}: {len(found.tensors)} tensors, heads: {heads}"
+    if left_out:
+        message += f"; left out, as no model has all of them: {', '.join(left_out)}"
+    print(message + more)
+
+
 @dataclasses.dataclass
 class Convert:
     """Convert weights: to TARGET.pt, this project's format, to TARGET.onnx, or to a folder.
@@ -69,44 +116,7 @@ class Convert:
     int8: bool = False  # of a .onnx: weights of a byte each
 
     def run(self) -> None:
-        out = Path(self.target)
-        ending = out.suffix.lower()
-        if self.int8 and ending != ".onnx":
-            raise UserError(f"{self.target}: --int8 is for a .onnx; leave it out")
-        check_unused(out)
-        if ending in OTHER_FILES:
-            raise UserError(
-                f"{self.target}: files ending in {out.suffix} are not written here; expected a "
-                "name ending in .pt or .onnx, or a folder's"
-            )
-        from formats.vocab import find_vocabulary
-        from models import Config
-        from pretrained import read
-        from tasks import exports
-
-        found = read(self.source, Config.from_json(self.model_cfg) if self.model_cfg else None)
-        found.check_labels()
-        vocabulary = find_vocabulary(self.vocab, found.file)
-        vocabulary.check_size(found.config.vocab_size, found.file)
-        left_out, more = list[str](), ""
-        if ending == ".pt":
-            # The files of two models that are written at once would mix, each of them whole.
-            with locked(out.parent / ".convert.lock"):
-                check_unused(out)
-                exports.write_with_vocab(out, found, vocabulary)
-        elif ending == ".onnx":
-            warn("Exporting and checking, which takes up to a minute")
-            left_out, more = exports.write_onnx(out, found, vocabulary, self.int8)
-        else:
-            # A folder is renamed when it is complete, so that nobody finds half a model.
-            with whole_folder(out) as folder:
-                left_out = exports.write_hugging_face(found, folder, vocabulary)
-        heads = ", ".join(head for head in found.heads if head not in left_out) or "none"
-        n_tensors = len(found.tensors)
-        message = f"{found.describe()} -> {self.target}: {n_tensors} tensors, heads: {heads}"
-        if left_out:
-            message += f"; left out, as no model has all of them: {', '.join(left_out)}"
-        print(message + more)
+        convert(self.source, self.target, self.model_cfg, self.vocab, self.int8)
 
 
 # ------------------------------------------------------------------------------------------ looking

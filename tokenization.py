@@ -241,9 +241,9 @@ class FullTokenizer:
         longest = max((len(a) + len(b) for a, b in rows), default=0)
         ids, segments, mask = torch.zeros(3, len(rows), longest, dtype=torch.long)
         for i, (a, b) in enumerate(rows):
-            ids[i, : len(a + b)] = torch.tensor(a + b)
-            segments[i, len(a) : len(a + b)] = 1
-            mask[i, : len(a + b)] = 1
+            ids[i, : len(a) + len(b)] = torch.tensor(a + b)
+            segments[i, len(a) : len(a) + len(b)] = 1
+            mask[i, : len(a) + len(b)] = 1
         return {"input_ids": ids, "segment_ids": segments, "input_mask": mask}
 
     def encode(self, text: str) -> list[int]:
@@ -337,6 +337,7 @@ class FullTokenizer:
         Args:
             at: the source of the first one.
         """
+        # Indices are kept along with characters, so that offsets point into the text as it was given.
         chars, sources = list[str](), list[int]()
         for i, char in enumerate(text, start=at):
             if is_dropped(char):

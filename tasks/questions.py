@@ -279,7 +279,7 @@ class QuestionTask(AnsweringTask):
     def outputs(self, model: nn.Module, batch: Any) -> Tensor:
         """(B, 2, k + 1, 2): scores and positions of the k best starts and ends, and of [CLS].
 
-        All scores of a long text would fill the memory.
+        Only these leave the GPU: all scores of a long text would fill the memory.
         """
         k = max(N_BEST, self.n_best)
         scores = exact(model(**batch.inputs))  # (B, S, 2)

@@ -89,7 +89,7 @@ def hugging_face(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     classifier(folder / "ours")
-    checkpoint.Convert(str(folder / "ours"), str(folder / "safetensors")).run()
+    checkpoint.convert(str(folder / "ours"), str(folder / "safetensors"))
     tensors = load_file(folder / "safetensors/model.safetensors")
     for name, write in (("zip", torch.save), ("legacy", write_legacy)):
         shutil.copytree(folder / "safetensors", folder / name)

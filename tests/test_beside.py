@@ -72,10 +72,7 @@ def test_an_edited_file_of_a_run_is_named_with_both_values(
     (key,) = change
     old, new = (re.escape(repr(value)[:12]) for value in (values.get(key), change[key]))
     message = rf"{name}: {key} is {new}.* was trained with {old}.* as run.json beside it says"
-    for opened in (
-        lambda: finetune.load(folder),
-        lambda: checkpoint.Convert(str(folder), "x").run(),
-    ):
+    for opened in (lambda: finetune.load(folder), lambda: checkpoint.convert(str(folder), "x")):
         with pytest.raises(UserError, match=message):
             opened()
     # What an earlier version did not record is not compared.
@@ -116,9 +113,9 @@ def test_a_run_without_its_tokenizer_config_is_tokenised_as_it_was(
 def test_a_run_keeps_the_rules_of_the_weights_it_began_from(
     runs: dict[str, Path], sample: Path, tmp_path: Path, run: Callable
 ) -> None:
-    checkpoint.Convert(str(runs["sentences"]), str(tmp_path / "googles")).run()
+    checkpoint.convert(str(runs["sentences"]), str(tmp_path / "googles"))
     folder = tmp_path / "theirs"
-    checkpoint.Convert(str(runs["sentences"]), str(folder)).run()
+    checkpoint.convert(str(runs["sentences"]), str(folder))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink()
     write_json(folder / "tokenizer_config.json", {"do_lower_case": True})
@@ -130,8 +127,8 @@ def test_a_run_keeps_the_rules_of_the_weights_it_began_from(
         target = tmp_path / f"run-{name}"
         finetune.prepare(task, sample / "train.tsv", begin, cfg=CFG).fit(target)
         found[name] = read_json(target / "run.json")["tokenizer rules"]
-        checkpoint.Convert(str(target), str(tmp_path / f"copy-{name}/model.pt")).run()
-        checkpoint.Convert(str(target), str(tmp_path / f"again-{name}")).run()
+        checkpoint.convert(str(target), str(tmp_path / f"copy-{name}/model.pt"))
+        checkpoint.convert(str(target), str(tmp_path / f"again-{name}"))
         ids = pretrained.find(begin).tokenizer.encode(f"{text} {long}")
         for copy in (target, tmp_path / f"copy-{name}", tmp_path / f"again-{name}"):
             assert pretrained.find(copy).tokenizer.encode(f"{text} {long}") == ids
@@ -269,7 +266,7 @@ def test_too_few_names_of_labels_matter_only_where_the_head_answers(
     message = "has 5 labels, and 2 names of labels lie beside it; mend id2label"
     for opened in (
         lambda: finetune.load(folder),
-        lambda: checkpoint.Convert(str(folder), str(tmp_path / "x")).run(),
+        lambda: checkpoint.convert(str(folder), str(tmp_path / "x")),
     ):
         with pytest.raises(UserError, match=message):
             opened()

@@ -245,7 +245,7 @@ def test_transformers_loads_what_we_write_without_a_warning_and_with_equal_outpu
     write_pt(source, {"config": dataclasses.asdict(tiny), "model": kept})
     shutil.copy(ours / "vocab.txt", source.parent)
     write_json(source.parent / "task.json", {"labels": ["no", "maybe", "yes"]})
-    checkpoint.Convert(str(source.parent), str(tmp_path / "hf")).run()
+    checkpoint.convert(str(source.parent), str(tmp_path / "hf"))
     said = capfd.readouterr().out
     transformers.utils.logging.enable_propagation()
     with caplog.at_level(logging.WARNING):
@@ -296,7 +296,7 @@ def test_transformers_loads_what_we_write_without_a_warning_and_with_equal_outpu
 def test_hugging_face_files_old_and_new_load(
     tiny: Config, tmp_path: Path, ours: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    checkpoint.Convert(str(ours), str(tmp_path / "hf")).run()
+    checkpoint.convert(str(ours), str(tmp_path / "hf"))
     from safetensors.torch import load_file
 
     tensors = load_file(tmp_path / "hf/model.safetensors")
@@ -366,7 +366,7 @@ def test_whatever_does_not_fit_is_listed(tiny: Config, ours: Path, tmp_path: Pat
     del found.tensors["transformer.blocks.1.norm1.bias"]
     with pytest.raises(UserError, match=r"transformer.blocks.1.norm1.bias is missing"):
         checkpoint.load(Classifier(tiny), found, fresh=("classifier",))
-    checkpoint.Convert(str(ours), str(tmp_path / "hf")).run()
+    checkpoint.convert(str(ours), str(tmp_path / "hf"))
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(tmp_path / "hf/model.safetensors")
@@ -582,8 +582,8 @@ def test_every_head_of_transformers_survives_both_ways(
     assert found.labels == (
         [f"label {i}" for i in range(n)] if head in ("classifier", "tags") else None
     )
-    checkpoint.Convert(str(tmp_path / "hf"), str(tmp_path / "ours/model.pt")).run()
-    checkpoint.Convert(str(tmp_path / "ours"), str(tmp_path / "again")).run()
+    checkpoint.convert(str(tmp_path / "hf"), str(tmp_path / "ours/model.pt"))
+    checkpoint.convert(str(tmp_path / "ours"), str(tmp_path / "again"))
     again, loading = getattr(transformers, architecture).from_pretrained(
         tmp_path / "again", output_loading_info=True
     )
@@ -694,7 +694,7 @@ def test_a_conversion_cut_short_leaves_nothing_and_can_be_done_again(
         calls = iter(range(100))
         monkeypatch.setattr(os, "fsync", cut(cuts))
         with contextlib.suppress(OSError):
-            checkpoint.Convert(str(tmp_path / "from"), str(tmp_path / target)).run()
+            checkpoint.convert(str(tmp_path / "from"), str(tmp_path / target))
             break
         left = [
             path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "from"
@@ -713,7 +713,7 @@ def test_a_conversion_cut_short_leaves_nothing_and_can_be_done_again(
     assert checkpoint.read(tmp_path / target).heads == ["pooler", "masked_lm", "next_sentence"]
     if target.endswith(".pt"):  # killed after the first files: they are the same again
         (tmp_path / target).unlink()
-        checkpoint.Convert(str(tmp_path / "from"), str(tmp_path / target)).run()
+        checkpoint.convert(str(tmp_path / "from"), str(tmp_path / target))
 
 
 def test_targets_and_names_that_mean_nothing_here_are_refused(

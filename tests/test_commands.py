@@ -103,7 +103,7 @@ def test_a_saved_model_needs_its_folder_and_nothing_else(
 def test_training_starts_from_a_hugging_face_folder_without_further_flags(
     trained: Path, sample: Path, tmp_path: Path, run: Callable
 ) -> None:
-    checkpoint.Convert(str(trained / "run"), str(tmp_path / "hf")).run()
+    checkpoint.convert(str(trained / "run"), str(tmp_path / "hf"))
     status, out, _ = run(
         f"--data_file {sample}/train.tsv --pretrain_file {tmp_path}/hf --train_cfg "
         f"{trained}/train.json --save_dir {tmp_path}/run --max_len 64",
@@ -124,7 +124,7 @@ def test_training_starts_from_a_hugging_face_folder_without_further_flags(
 def test_the_labels_of_a_foreign_classifier_are_taken_by_name(
     trained: Path, sample: Path, tmp_path: Path, run: Callable
 ) -> None:
-    checkpoint.Convert(str(trained / "run"), str(tmp_path / "hf")).run()
+    checkpoint.convert(str(trained / "run"), str(tmp_path / "hf"))
     line = f"--task mrpc --mode eval --model_file {tmp_path}/hf --data_file {sample}/dev.tsv "
     line += "--max_len 64"
     settings = json.loads((tmp_path / "hf/config.json").read_text())
@@ -425,7 +425,7 @@ def test_which_file_is_used_is_said(
 def test_a_classifier_of_hugging_face_needs_no_task(
     trained: Path, tmp_path: Path, run: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoint.Convert(str(trained / "run"), str(tmp_path / "hf")).run()
+    checkpoint.convert(str(trained / "run"), str(tmp_path / "hf"))
     # One from elsewhere has labels, and no task of ours.
     (tmp_path / "hf/task.json").unlink()
     settings = json.loads((tmp_path / "hf/config.json").read_text())

@@ -192,13 +192,13 @@ def test_two_conversions_to_one_target_leave_one_model(
     expected = []
     for model in (a, b):
         out = tmp_path / f"alone-{model.name}" / target
-        checkpoint.Convert(str(model), str(out)).run()
+        checkpoint.convert(str(model), str(out))
         expected.append(contents(tmp_path / f"alone-{model.name}"))
     together, errors = tmp_path / "together", list[str]()
 
     def convert(model: Path) -> None:
         try:
-            checkpoint.Convert(str(model), str(together / target)).run()
+            checkpoint.convert(str(model), str(together / target))
         except UserError as error:
             errors.append(str(error))
 

@@ -75,7 +75,7 @@ def test_a_model_of_any_kind_predicts_from_one_file(
 ) -> None:
     pytest.importorskip("onnxscript")
     kind, file = trained
-    checkpoint.Convert(str(tmp_path / "run"), str(tmp_path / "elsewhere/model.onnx")).run()
+    checkpoint.convert(str(tmp_path / "run"), str(tmp_path / "elsewhere/model.onnx"))
     whole, alone = finetune.load(tmp_path / "run"), finetune.load(tmp_path / "elsewhere/model.onnx")
     assert list((tmp_path / "elsewhere").iterdir()) == [alone.file]
     assert alone.task == whole.task
@@ -136,7 +136,7 @@ def test_onnxruntime_computes_what_pytorch_does(
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     model, file = saved(tmp_path, kind)
-    checkpoint.Convert(str(file), str(tmp_path / "m.onnx")).run()
+    checkpoint.convert(str(file), str(tmp_path / "m.onnx"))
     assert "onnxruntime's numbers differ from PyTorch's by at most" in capsys.readouterr().out
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
     for n_rows, length in ((1, 1), (5, 24)):
@@ -161,7 +161,7 @@ def test_int8_is_near(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     model, file = saved(tmp_path, "classifier")
-    checkpoint.Convert(str(file), str(tmp_path / "m8.onnx"), int8=True).run()
+    checkpoint.convert(str(file), str(tmp_path / "m8.onnx"), int8=True)
     inputs = batch(4, 9)
     (found,) = onnxruntime.InferenceSession(tmp_path / "m8.onnx").run(
         None, {name: x.numpy() for name, x in inputs.items()}
@@ -186,14 +186,14 @@ def test_a_model_that_differs_is_not_written(
     monkeypatch.setattr(onnx_files, "largest_difference", lambda model, contents: float("nan"))
     _, file = saved(tmp_path, "classifier")
     with pytest.raises(UserError, match="is not written: onnxruntime's numbers differ"):
-        checkpoint.Convert(str(file), str(tmp_path / "m.onnx")).run()
+        checkpoint.convert(str(file), str(tmp_path / "m.onnx"))
     assert not list(tmp_path.glob("*m.onnx*"))
 
 
 def test_int8_is_for_onnx_alone(tmp_path: Path) -> None:
     _, file = saved(tmp_path, "classifier")
     with pytest.raises(UserError, match="--int8 is for a"):
-        checkpoint.Convert(str(file), str(tmp_path / "folder"), int8=True).run()
+        checkpoint.convert(str(file), str(tmp_path / "folder"), int8=True)
 
 
 @pytest.mark.parametrize("kind", ["classifier", "tags", "answer", "pooler"])

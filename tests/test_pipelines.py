@@ -49,11 +49,11 @@ def answers(tmp_path: Path) -> Callable:
             for parameter in model.parameters():
                 parameter.mul_(3 if parameter.dim() > 1 else 1)
         run = trained(tmp_path / "run", model, settings)
-        checkpoint.Convert(str(run), str(tmp_path / "folder")).run()
+        checkpoint.convert(str(run), str(tmp_path / "folder"))
         pipeline = transformers.pipeline(task, str(tmp_path / "folder"), device="cpu")
         ours = finetune.load(run).predict(TEXTS)
         # Back again, from a folder and from that as a .pt, without a flag.
-        checkpoint.Convert(str(tmp_path / "folder"), str(tmp_path / "back" / "model.pt")).run()
+        checkpoint.convert(str(tmp_path / "folder"), str(tmp_path / "back" / "model.pt"))
         for back in ("folder", "back"):
             assert finetune.load(tmp_path / back).predict(TEXTS) == ours
         return ours, pipeline(TEXTS, **how)
@@ -88,8 +88,8 @@ def test_several_labels(answers: Callable, tmp_path: Path) -> None:
         assert mine.answer == "+".join(x for x in "xyz" if found[x] > 0.5)
     # From elsewhere there is Hugging Face's word for it alone, and copies keep what it means.
     (tmp_path / "folder" / "task.json").unlink()
-    checkpoint.Convert(str(tmp_path / "folder"), str(tmp_path / "copy" / "m.pt")).run()
-    checkpoint.Convert(str(tmp_path / "folder"), str(tmp_path / "again")).run()
+    checkpoint.convert(str(tmp_path / "folder"), str(tmp_path / "copy" / "m.pt"))
+    checkpoint.convert(str(tmp_path / "folder"), str(tmp_path / "again"))
     for file in ("folder", "copy", "again"):
         again = finetune.load(tmp_path / file)
         assert again.task.separator == ","
@@ -129,7 +129,7 @@ def test_the_card_says_what_was_trained_how_and_how_well(sample: Path, tmp_path:
         "--total_steps", "3", "--save_dir", str(tmp_path / "run"), "--max_len", "32",
     ]  # fmt: skip
     Classify(**parse(Classify, arguments)).run()
-    checkpoint.Convert(str(tmp_path / "run"), str(tmp_path / "folder")).run()
+    checkpoint.convert(str(tmp_path / "run"), str(tmp_path / "folder"))
     card = (tmp_path / "folder" / "README.md").read_text()
     (last,) = runs.read_evaluations(tmp_path / "run" / "metrics.jsonl").values()
     assert f"| Accuracy | {last['Accuracy']:.4f} |" in card

@@ -337,7 +337,7 @@ def test_what_kind_of_classifier_hugging_faces_settings_name(
         finetune.load(wrong)
     # A part of a head is damage, of our own files too.
     (tmp_path / "own").mkdir()
-    checkpoint.Convert(str(two), str(tmp_path / "own" / "m.pt")).run()
+    checkpoint.convert(str(two), str(tmp_path / "own" / "m.pt"))
     saved_model = torch.load(tmp_path / "own" / "m.pt", weights_only=True)
     del saved_model["model"]["classifier.weight"]
     write_pt(tmp_path / "own" / "m.pt", saved_model)
