@@ -337,7 +337,7 @@ class FullTokenizer:
         Args:
             at: the source of the first one.
         """
-        # Indices are kept along with characters, so that offsets point into the text as it was given.
+        # Each with its index, so that offsets point into the text as it was given.
         chars, sources = list[str](), list[int]()
         for i, char in enumerate(text, start=at):
             if is_dropped(char):
