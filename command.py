@@ -101,8 +101,8 @@ class TaskCommand(RunCommand):
     def check_outputs(self, files: Iterable[str | Path]) -> None:
         """UserError where a file to write is one that a flag names, or a part of a model."""
         outputs = ("out", "save_dir", "log_dir")
-        named = {name: value for name, value in vars(self).items() if name not in outputs}
-        inputs = [value for value in named.values() if isinstance(value, str)]
+        given = [value for name, value in vars(self).items() if name not in outputs]
+        inputs = [value for value in given if isinstance(value, str)]
         for file in files:
             check_output(file, inputs)
 
@@ -196,17 +196,15 @@ class TaskCommand(RunCommand):
             results[name] = {metric: found[metric] for metric in saved.task.metric_names}
             if len(files) > 1:
                 print(f"{name}:")
-            for metric, value in results[name].items():
-                print(f"{metric}: {value}")
-            report: dict[str, Any] = {"model_file": str(saved.file), "data_file": file}
-            report |= {"examples": len(data), **results[name]}
+            print_metrics(results[name])
+            about = {"model_file": str(saved.file), "data_file": file, "examples": len(data)}
             more, written = self.report(saved, data, outputs, stem)
-            write_json(Path(f"{stem}.json"), report | more)
+            write_json(Path(f"{stem}.json"), about | results[name] | more)
             print("Saved " + ", ".join([f"{stem}.json", *written]))
         if len(files) > 1:
             text, summary = reports.files_table(results)
-            about = {"model_file": str(saved.file), "data_files": files}
-            write_json(folder / "all_files.json", about | summary)
+            models = {"model_file": str(saved.file), "data_files": files}
+            write_json(folder / "all_files.json", models | summary)
             print(f"{text}\nSaved {folder / 'all_files.json'}")
 
     def check_reports(self, folder: Path, stems: list[Path]) -> None:
@@ -263,6 +261,12 @@ class FilesCommand(TaskCommand):
         write_answers(answer_lines(saved, self.data_file, bar=self.out is not None), self.out)
 
 
+def print_metrics(metrics: dict[str, float]) -> None:
+    """A metric a line."""
+    for name, value in metrics.items():
+        print(f"{name}: {value}")
+
+
 def check_demo(command: Any, data: str | None) -> None:
     """UserError where there are neither data nor --demo, or flags that a demo has no use for."""
     names = [name for name in given_flags(command) if name != "data_file" or data]
@@ -308,14 +312,11 @@ def write_answers(lines: Iterable[str], out: str | None) -> None:
     if out is not None:
         # A pipe that ends early, or an error in a late row, must not leave half a file.
         with whole_file(out) as f:
-            for line in lines:
-                f.write(line.encode())
+            f.writelines(line.encode() for line in lines)
         warn(f"Saved {out}")
         return
     if sys.stdout is None:
         raise UserError("standard output is closed; name a file with --out")
-    out_stream = data_stream()
     # Flushing after each part lets a program that reads the other end go on at once.
     for line in lines:
-        out_stream.write(line)
-        out_stream.flush()
+        print(line, end="", file=data_stream(), flush=True)

@@ -15,6 +15,7 @@ them, K [MASK]s of all inputs together, D width, V vocabulary.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -58,13 +59,13 @@ class Score(NamedTuple):
     n_tokens: int  # without [CLS] and [SEP]
 
 
-class Input(NamedTuple):
-    """A text as the model reads it, with its own [MASK]s or with one token masked."""
+class Inputs(NamedTuple):
+    """A text as the model reads it: with its own [MASK]s, or a copy for each token to mask."""
 
-    ids: np.ndarray  # (tokens,) int32: [CLS] a [SEP], or [CLS] a [SEP] b [SEP]
+    text: str
+    ids: np.ndarray  # (copies, tokens) int32: [CLS] a [SEP], or [CLS] a [SEP] b [SEP]
     second: int  # at which of its tokens segment 1 starts
-    n_masks: int
-    hidden: int = 0  # the token that was masked
+    hidden: np.ndarray  # (copies,) int64: the token that was masked
 
 
 @dataclasses.dataclass
@@ -81,12 +82,19 @@ class Encoder:
     folder: Path | None = None  # what lies beside the weights
 
     def infer(
-        self, batches: Batches, outputs: inference.Outputs
-    ) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """The outputs of batches, each with the numbers of its rows."""
-        return inference.infer(
+        self, inputs: Features, n_rows: np.ndarray, outputs: inference.Outputs
+    ) -> list[np.ndarray]:
+        """The outputs of each input, of which a batch gives n_rows, one input's after another's."""
+        found = [np.empty(0)] * len(inputs)
+        batches = Batches(inputs, self.batch_size)
+        for numbers, output in inference.infer(
             self.model, batches, self.device, self.dtype, outputs, name=self.name
-        )
+        ):
+            parts = np.split(output.cpu().numpy(), np.cumsum(n_rows[numbers])[:-1])
+            # The order of the inputs: batches are sorted by length.
+            for number, part in zip(numbers, parts, strict=True):
+                found[number] = part
+        return found
 
     # -------------------------------------------------------------------------------- vectors
 
@@ -117,32 +125,16 @@ class Encoder:
         padded. At the end a note says how much of the lines was cut off; `file` is their name.
         """
         self.check_layers(layers)
-
-        # The layers and the pooling, as inference.infer wants a function of a model and a batch.
-        def outputs(model: Any, batch: Batch) -> Tensor:
-            return layer_outputs(model.transformer, batch, layers, pooling)
-
+        outputs = functools.partial(layer_outputs, layers=layers, pooling=pooling)
         rest, n, truncation = iter(lines), 0, np.zeros(3, int)
-        # As many lines as are sorted by length together: memory stays the same, and little is
-        # padded.
         while chunk := list(islice(rest, CHUNK * self.batch_size)):
             texts = encode([split_line(line) for line in chunk], self.tokenizer, self.max_len)
             n, truncation = n + len(chunk), truncation + texts.truncation
-            found = [np.empty(0)] * len(chunk)
-            batches = Batches(texts, self.batch_size)
-            for rows, output in self.infer(batches, outputs):
-                values = output.float().cpu().numpy()
-                parts = list(values)
-                # The vectors of all tokens of a batch come as one array, cut at the ends of its
-                # texts.
-                if pooling == "none":
-                    parts = np.split(values, np.cumsum(texts.lengths[rows])[:-1])
-                for row, part in zip(rows, parts, strict=True):
-                    found[row] = part
-            # The order of the lines: batches were sorted by length.
-            for i, values in enumerate(found):
+            n_vectors = texts.lengths if pooling == "none" else np.ones(len(chunk), int)
+            for i, values in enumerate(self.infer(texts, n_vectors, outputs)):
                 ids = texts.ids[texts.starts[i] : texts.starts[i + 1]].tolist()
-                yield Vectors(self.tokenizer.convert_ids_to_tokens(ids), values)
+                tokens = self.tokenizer.convert_ids_to_tokens(ids)
+                yield Vectors(tokens, values if pooling == "none" else values[0])
         report_truncation(file, n, truncation, self.max_len)
 
     def pool(
@@ -182,11 +174,7 @@ class Encoder:
         if top < 1:
             raise UserError(f"top={top}; expected at least 1")
         candidates = torch.tensor(self.candidates(words), dtype=torch.long, device=self.device)
-
-        # The words, as inference.infer wants a function of a model and a batch.
-        def outputs(model: Any, batch: Batch) -> Tensor:
-            return best_words(model, batch, self.mask, candidates, top)
-
+        outputs = functools.partial(best_words, mask=self.mask, candidates=candidates, top=top)
         found = self.compute(texts, False, outputs)
         return ([self.named(best) for best in masks] for _, (masks,) in found)
 
@@ -197,10 +185,7 @@ class Encoder:
         turn, in a copy of the text. Of a pair the tokens of both texts count; an empty text has
         none and scores 0. UserError where a text has a [MASK], or more than max_len tokens.
         """
-
-        def outputs(model: Any, batch: Batch) -> Tensor:
-            return hidden_words(model, batch, self.mask)
-
+        outputs = functools.partial(hidden_words, mask=self.mask)
         for text, logs in self.compute(texts, True, outputs):
             yield Score(text, float(np.sum(logs)), len(logs))
 
@@ -233,13 +218,12 @@ class Encoder:
 
     def with_masks(self, text: str) -> list[int]:
         """The ids of a text in which [MASK] is a token; the tokenizer makes it three."""
-        first, *others = text.split(MASK)
-        ids = self.tokenizer.encode(first)
-        for part in others:
+        ids = list[int]()
+        for part in text.split(MASK):
             ids += [self.mask, *self.tokenizer.encode(part)]
-        return ids
+        return ids[1:]
 
-    def encode(self, index: int, text: str, in_turn: bool) -> list[Input]:
+    def encode(self, index: int, text: str, in_turn: bool) -> Inputs:
         """A text with its [MASK]s, or a copy for each of its tokens; nothing is ever cut off."""
         a, b = split_line(text)
         cls, sep = self.tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
@@ -262,28 +246,12 @@ class Encoder:
             )
         array = np.array(ids, np.int32)
         if not in_turn:
-            return [Input(array, second, n_masks)]
+            return Inputs(text, array[None], second, np.zeros(1, np.int64))
         # All but [CLS] and the [SEP] behind each text.
         tokens = np.delete(np.arange(len(ids)), [0, second - 1, len(ids) - 1])
         copies = np.tile(array, (len(tokens), 1))
         copies[np.arange(len(tokens)), tokens] = self.mask
-        return [Input(copy, second, 1, ids[i]) for copy, i in zip(copies, tokens, strict=True)]
-
-    def chunks(
-        self, texts: Iterable[str], in_turn: bool
-    ) -> Iterator[tuple[list[tuple[str, int]], list[Input]]]:
-        """Texts with their numbers of inputs, and these, as soon as they fill CHUNK batches."""
-        chunk, inputs = list[tuple[str, int]](), list[Input]()
-        for index, text in enumerate(texts):
-            own = self.encode(index, text, in_turn)
-            chunk.append((text, len(own)))
-            inputs += own
-            # Empty texts have no inputs and take memory all the same.
-            if max(len(chunk), len(inputs)) >= CHUNK * self.batch_size:
-                yield chunk, inputs
-                chunk, inputs = [], []
-        if chunk:
-            yield chunk, inputs
+        return Inputs(text, copies, second, array[tokens].astype(np.int64))
 
     def compute(
         self, texts: Iterable[str], in_turn: bool, outputs: inference.Outputs
@@ -293,45 +261,47 @@ class Encoder:
         Only some thousand inputs are in memory at a time, sorted by length, so that little is
         padded.
         """
-        for chunk, inputs in self.chunks(texts, in_turn):
-            found = [np.empty(0)] * len(inputs)
-            batches = Batches(as_features(inputs), self.batch_size)
-            for rows, output in self.infer(batches, outputs):
-                # The [MASK]s of a batch come as one array, cut where the next input's begin.
-                ends = np.cumsum([inputs[row].n_masks for row in rows])
-                parts = np.split(output.cpu().numpy(), ends[:-1])
-                for row, part in zip(rows, parts, strict=True):
-                    found[row] = part
-            # The order of the texts: batches were sorted by length.
-            rest = iter(found)
-            for text, n_inputs in chunk:
-                yield text, [next(rest) for _ in range(n_inputs)]
+        chunk, n = list[Inputs](), 0
+        for index, text in enumerate(texts):
+            chunk.append(self.encode(index, text, in_turn))
+            n += len(chunk[-1].ids)
+            # Empty texts have no inputs and take memory all the same.
+            if max(len(chunk), n) >= CHUNK * self.batch_size:
+                yield from self.compute_chunk(chunk, outputs)
+                chunk, n = [], 0
+        if chunk:
+            yield from self.compute_chunk(chunk, outputs)
 
-
-def as_features(inputs: list[Input]) -> Features:
-    """Inputs one after the other; their labels are the hidden tokens."""
-    ids = [one.ids for one in inputs]
-    return Features(
-        np.concatenate([np.empty(0, np.int32), *ids]),
-        np.cumsum([0, *map(len, ids)]),
-        np.array([one.second for one in inputs], int),
-        np.array([one.hidden for one in inputs], np.int64),
-        np.arange(len(inputs)),
-    )
+    def compute_chunk(
+        self, chunk: list[Inputs], outputs: inference.Outputs
+    ) -> Iterator[tuple[str, list[np.ndarray]]]:
+        """compute() of texts that are in memory together."""
+        texts, ids, second, hidden = zip(*chunk, strict=True)
+        n_copies = [len(copies) for copies in ids]
+        lengths = np.repeat([copies.shape[1] for copies in ids], n_copies)
+        features = Features(
+            np.concatenate([copies.ravel() for copies in ids]),
+            np.append(0, lengths.cumsum()),
+            np.repeat(second, n_copies),
+            np.concatenate(hidden),
+            np.arange(len(lengths)),
+        )
+        n_masks = np.concatenate([(copies == self.mask).sum(1) for copies in ids])
+        rest = iter(self.infer(features, n_masks, outputs))
+        for text, n in zip(texts, n_copies, strict=True):
+            yield text, [next(rest) for _ in range(n)]
 
 
 # -------------------------------------------------------------------------------------- the outputs
 
 
-def layer_outputs(
-    transformer: models.Transformer, batch: Batch, layers: list[int], pooling: str
-) -> Tensor:
+def layer_outputs(model: Any, batch: Batch, layers: list[int], pooling: str) -> Tensor:
     """(T, layers, D), the real tokens one after the other; or pooled (B, layers, D)."""
     outputs: list[Tensor] = []
-    transformer(**batch.inputs, outputs=outputs)
+    model.transformer(**batch.inputs, outputs=outputs)
     blocks = outputs[1:]  # the first is the embeddings'
-    # (layers) x (T, D) -> (T, layers, D)
-    chosen = torch.stack([blocks[layer] for layer in layers], dim=1)
+    # (layers) x (T, D) -> (T, layers, D); in float32, as sums in bf16 would lose small vectors.
+    chosen = torch.stack([blocks[layer] for layer in layers], dim=1).float()
     if pooling == "none":
         return chosen
     lengths = Packing.of(batch.input_mask).real.sum(1)
@@ -339,17 +309,14 @@ def layer_outputs(
     if pooling == "cls":
         return chosen[lengths.cumsum(0) - lengths]
     if pooling == "max":
-        return torch.segment_reduce(chosen.float(), "max", lengths=lengths)
+        return torch.segment_reduce(chosen, "max", lengths=lengths)
     # (T,) the number of the text that each token belongs to.
     text = torch.arange(len(lengths), device=chosen.device).repeat_interleave(lengths)
-    # Summed in float32: bf16 would lose small vectors in a long text.
-    sums = chosen.new_zeros(len(lengths), *chosen.shape[1:], dtype=torch.float32)
-    return sums.index_add_(0, text, chosen.float()) / lengths[:, None, None]
+    sums = chosen.new_zeros(len(lengths), *chosen.shape[1:])
+    return sums.index_add_(0, text, chosen) / lengths[:, None, None]
 
 
-def best_words(
-    model: models.PretrainModel, batch: Batch, mask: int, candidates: Tensor, top: int
-) -> Tensor:
+def best_words(model: Any, batch: Batch, mask: int, candidates: Tensor, top: int) -> Tensor:
     """(K, top, 2): the ids of the most probable candidates at each [MASK], and P of each."""
     found = []
     for vectors in mask_vectors(model, batch, mask).split(SLICE):
@@ -360,7 +327,7 @@ def best_words(
     return torch.cat(found)
 
 
-def hidden_words(model: models.PretrainModel, batch: Batch, mask: int) -> Tensor:
+def hidden_words(model: Any, batch: Batch, mask: int) -> Tensor:
     """(B,) ln P of the token that the [MASK] of each input hides."""
     found = []
     vectors = mask_vectors(model, batch, mask)
@@ -406,15 +373,14 @@ def load(
             to fill and to score, as many as the model takes.
         head: one that it has to have: pooler to judge, masked_lm to fill and to score.
     """
-    # The values are checked where a Config is made.
-    Config(batch_size=batch_size, dtype=dtype)
+    Config(batch_size=batch_size, dtype=dtype)  # checks these values
     start = pretrained.find(weights, model_cfg, vocab, head)
     folder, predicts = start.folder, head == "masked_lm"
     # Blanks are filled in whole texts; vectors are of their beginnings.
-    usual = start.config.max_len if predicts else MAX_LEN
     if max_len is None and not predicts:
         max_len = stated_length(folder, start.tokenizer.do_lower_case)
-    max_len = usual if max_len is None else max_len
+    if max_len is None:
+        max_len = start.config.max_len if predicts else MAX_LEN
     start.config.check_length(max_len)
     kind = models.PretrainModel if predicts else models.BertModel
     with models.undrawn():

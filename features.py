@@ -81,21 +81,20 @@ class Extract(EncoderCommand):
             check_output(self.output_file, (self.input_file, *self.weights))
         from encoder import load
 
-        # Flags are checked before the weights are loaded, layers after it: they depend on the
-        # model.
+        # Flags are checked before the weights are loaded, layers, which depend on these, after it.
         encoder = load(*self.weights, self.max_len, self.batch_size, self.dtype)
         encoder.check_layers(layers)
         found = encoder.extract(read_lines(self.input_file), layers, self.pooling, self.input_file)
+        lines = (f"{as_json(i, text, layers)}\n" for i, text in enumerate(found))
         if self.output_file == "-":
             # Each line is written as it is done, so that a program at the other end need not wait.
-            for i, text in enumerate(found):
-                sys.stdout.write(as_json(i, text, layers) + "\n")
+            for line in lines:
+                sys.stdout.write(line)
                 sys.stdout.flush()
             return
         with whole_file(self.output_file) as f:
             if self.format == "jsonl":
-                for i, text in enumerate(found):
-                    f.write((as_json(i, text, layers) + "\n").encode())
+                f.writelines(line.encode() for line in lines)
             else:
                 values = (text.values for text in found)
                 write_arrays(f, self.format, values, (len(layers), encoder.model.cfg.dim))
@@ -128,23 +127,19 @@ def read_lines(file: str) -> Iterator[str]:
 
 def as_json(number: int, text: "Vectors", layers: list[int]) -> str:
     """A line of Google's format, which calls it `linex_index`; numbers have six decimals."""
-    # Six decimals, as extract_features.py writes them. In float64, as rounding a float32 gives no
-    # short decimals.
+
+    def numbered(vectors: list) -> list[dict[str, Any]]:
+        return [{"index": i, "values": vector} for i, vector in zip(layers, vectors, strict=True)]
+
+    # In float64, as rounding a float32 gives no short decimals.
     rounded = np.round(text.values.astype(np.float64), 6).tolist()
     # Pooled: a vector for each layer, and no tokens.
     if text.values.ndim == 2:
-        line: dict[str, Any] = {"linex_index": number, "layers": numbered(layers, rounded)}
-        return json_text(line, f"text {number}")
-    features = [
-        {"token": token, "layers": numbered(layers, values)}
-        for token, values in zip(text.tokens, rounded, strict=True)
-    ]
-    return json_text({"linex_index": number, "features": features}, f"text {number}")
-
-
-def numbered(layers: list[int], values: list) -> list[dict[str, Any]]:
-    """The vectors of some layers, with their numbers."""
-    return [{"index": i, "values": vector} for i, vector in zip(layers, values, strict=True)]
+        found = {"layers": numbered(rounded)}
+    else:
+        pairs = zip(text.tokens, rounded, strict=True)
+        found = {"features": [{"token": token, "layers": numbered(v)} for token, v in pairs]}
+    return json_text({"linex_index": number, **found}, f"text {number}")
 
 
 # ------------------------------------------------------------------------------------------ similar

@@ -17,22 +17,19 @@ packing of each beforehand, and passes it in the mask's place.
 import contextlib
 import contextvars
 import dataclasses
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from layers.inputs import Mask, Module, packing_of
 from layers.kernels import ACTIVATIONS, Linear, dropout, linear
 from layers.packing import Packing, self_attention
 from system.files import read_json
 from utils import UserError, make, nearest, show
-
-# (B, S), 1: a real token, 0: padding; or where the real ones are
-Mask = Tensor | Packing
 
 # Google's and Hugging Face's names of the settings -> ours
 RELEASED_NAMES = {
@@ -104,7 +101,10 @@ class Config:
                 raise UserError(f"{name}={show(value)}; expected at least 1")
             if value > most:
                 raise UserError(f"{name}={show(value)}; expected at most {most:,}")
-        if (n := self.n_parameters) > MOST_PARAMETERS:
+        # The encoder's matrices: nearly all parameters there are.
+        block = 4 * self.dim**2 + 2 * self.dim * self.dim_ff
+        n = (self.vocab_size + self.max_len + self.n_segments) * self.dim + self.n_layers * block
+        if n > MOST_PARAMETERS:
             raise UserError(
                 f"a model of this shape has {n:,} parameters; expected at most {MOST_PARAMETERS:,}"
             )
@@ -129,12 +129,6 @@ class Config:
     def p_drop_head(self) -> float:
         """Probability of dropping an element of what a classifier reads."""
         return self.p_drop_hidden if self.p_drop_classifier is None else self.p_drop_classifier
-
-    @property
-    def n_parameters(self) -> int:
-        """Parameters of the encoder's matrices: nearly all there are."""
-        block = 4 * self.dim**2 + 2 * self.dim * self.dim_ff
-        return (self.vocab_size + self.max_len + self.n_segments) * self.dim + self.n_layers * block
 
     def check_length(self, max_len: int) -> None:
         """UserError where inputs could be longer than the model takes."""
@@ -192,7 +186,7 @@ class Config:
     def to_json(self) -> dict[str, Any]:
         """The settings under our names, without those that are not set."""
         # Files of earlier versions, and runs that were begun by them, lack these.
-        return {name: v for name, v in dataclasses.asdict(self).items() if v is not None}
+        return {name: v for name, v in vars(self).items() if v is not None}
 
     def to_released(self) -> dict[str, Any]:
         """The same settings under the names of Google and Hugging Face."""
@@ -201,40 +195,6 @@ class Config:
 
 
 # -------------------------------------------------------------------------------------- the encoder
-
-
-class Module(nn.Module):
-    """A module called with BERT's inputs, by position or by Google's or transformers' names."""
-
-    SYNONYMS: ClassVar = types.MappingProxyType(
-        {"token_type_ids": "segment_ids", "attention_mask": "input_mask"}
-    )
-
-    def __call__(self, *inputs: Any, **named: Any) -> Any:
-        # Both names of an input at once would leave open which one counts.
-        ours = {self.SYNONYMS.get(name, name): value for name, value in named.items()}
-        if len(ours) < len(named):
-            raise TypeError(f"{', '.join(named)}: two names of the same input")
-        return super().__call__(*inputs, **ours)
-
-
-def packing_of(segment_ids: Tensor, input_mask: Mask) -> Packing:
-    """The packing of a mask; UserError where mask and segments stand in each other's place.
-
-    transformers takes the segments third. On a GPU the error comes later, so that nothing waits.
-    """
-    # A packing, or a graph that is being made, has been checked by whoever made the batch.
-    if isinstance(input_mask, Tensor) and not torch.compiler.is_compiling():
-        # Segments begin with 0; a mask begins with 1, unless padding stands on the left.
-        swapped = (segment_ids[:, :1] != 0) & (input_mask[:, :1] == 0)  # (B, 1)
-        if swapped.device.type == "cuda":
-            torch._assert_async(~swapped.any(), "input_mask and segment_ids are exchanged")
-        elif swapped.any():
-            raise UserError(
-                "segment_ids begin with 1 and input_mask with 0; the order is model(input_ids, "
-                "segment_ids, input_mask), or name them: attention_mask=, token_type_ids="
-            )
-    return Packing.of(input_mask)
 
 
 class Embedding(nn.Module):
@@ -362,8 +322,7 @@ class Transformer(Module):
         for i, block in enumerate(self.blocks):
             if outputs is not None:
                 outputs.append(x)
-            # Only the last block may leave tokens out: every other one feeds all tokens' keys and
-            # values.
+            # Only the last block may leave tokens out: the next one needs the keys of all of them.
             wanted = packing.rows(positions) if positions is not None and i == last else None
             # checkpoint() restores the random state, so that dropout drops the same elements again.
             if self.checkpointing and self.training and maps is None:
@@ -441,8 +400,7 @@ class BertModel(Module):
         """
         packing = packing_of(segment_ids, input_mask)
         hidden = self.transformer(input_ids, segment_ids, packing)
-        first = packing.first[..., None].expand(-1, -1, hidden.shape[-1])  # (B, 1, D)
-        cls = hidden.gather(1, first)
+        cls = hidden.take_along_dim(packing.first[..., None], 1)  # (B, 1, D)
         return hidden, self.pooler(cls.squeeze(1))
 
     def pool(self, input_ids: Tensor, segment_ids: Tensor, input_mask: Mask) -> Tensor:

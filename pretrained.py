@@ -128,8 +128,7 @@ class Pretrained:
 
     def describe(self) -> str:
         """Which file it is, and of a run's best checkpoint what makes it the best."""
-        # Each checkpoint of a run holds the best evaluation so far, which is its own only at the
-        # same step.
+        # Each checkpoint of a run holds the best evaluation so far: its own at the same step.
         best = self.extra.get("best")
         if not isinstance(best, dict) or best.get("step") != self.extra.get("step"):
             return f"{self.kind} {self.file}"
@@ -312,7 +311,8 @@ def read(
             f"{file}: the names of its word embeddings begin with {others}; expected one encoder, "
             "with the names of a BertModel"
         )
-    refuse_problems(f"{file} contradicts the model configuration", problems)
+    if problems:
+        raise UserError(f"{file} contradicts the model configuration: {listed(problems)}")
     if finite:
         check_finite(tensors, file)
     if strange:
@@ -362,20 +362,15 @@ def load(model: nn.Module, source: Pretrained, fresh: tuple[str, ...] = ()) -> l
     UserError lists whatever else does not fit.
     """
     own = model.state_dict()
-    # Heads that the model has no use for are left alone: a classifier takes the encoder of a
-    # pre-trained model.
+    # A classifier takes the encoder of a pre-trained model, and leaves its heads alone.
     used = {name: t for name, t in source.tensors.items() if name in own}
     missing = [name for name in own if name not in used]
     new = sorted({name.split(".")[0] for name in missing} & set(fresh))
     problems = [f"{name} is missing" for name in missing if name.split(".")[0] not in new]
     problems += differences(used, {name: tuple(t.shape) for name, t in own.items()})
-    refuse_problems(f"{source.file} does not fit the {type(model).__name__}", problems)
+    if problems:
+        kind = type(model).__name__
+        raise UserError(f"{source.file} does not fit the {kind}: {listed(problems)}")
     # Every name was checked above; what is not loaded are the fresh heads.
     model.load_state_dict(used, strict=False)
     return new
-
-
-def refuse_problems(what: str, problems: list[str]) -> None:
-    """UserError with the first five problems and the number of the rest, if there are any."""
-    if problems:
-        raise UserError(f"{what}: {listed(problems)}")

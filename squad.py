@@ -10,7 +10,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from command import TaskCommand
+from command import TaskCommand, print_metrics
 from system import forms
 from system.cli import command
 from system.files import read_json, read_text, whole_file
@@ -132,12 +132,12 @@ class Squad(TaskCommand):
         if self.predictions:
             self.score()
         else:
-            self.answer_file(evaluating=True)
+            self.answer_file()
 
     def predict(self) -> None:
         """Answer a question, or a file of them."""
         if self.question is None:
-            self.answer_file(evaluating=False)
+            self.answer_file()
         else:
             self.answer_question(self.question)
 
@@ -157,8 +157,8 @@ class Squad(TaskCommand):
         warn(saved.describe())
         print(saved.task.chosen(answer) or "(no answer)", file=data_stream())
 
-    def answer_file(self, evaluating: bool) -> None:
-        """Write the answers to --predict_file, and print how good they are."""
+    def answer_file(self) -> None:
+        """Write the answers to --predict_file, and to evaluate print how good they are."""
         assert self.predict_file
         saved = self.load()
         folder = Path(self.out or saved.folder / "predictions")
@@ -177,8 +177,8 @@ class Squad(TaskCommand):
         print(f"Saved {folder}/predictions.json")
         # The official evaluation takes each question's best text and its odds; predictions.json
         # has the threshold applied already.
-        if evaluating:
-            print_results(task.measure(data.examples, answers))
+        if self.mode == "eval":
+            print_metrics(task.measure(data.examples, answers))
 
     def score(self) -> None:
         """Measure answers that were made before."""
@@ -195,7 +195,7 @@ class Squad(TaskCommand):
             odds = read_json(self.null_odds, dict[str, float], pipe=True)
         questions = read_squad(self.predict_file)
         threshold = self.null_score_diff_threshold or 0.0
-        print_results(evaluate(questions, answers, odds, threshold, language))
+        print_metrics(evaluate(questions, answers, odds, threshold, language))
 
 
 def write(file: Path, values: dict) -> None:
@@ -204,12 +204,6 @@ def write(file: Path, values: dict) -> None:
     text = json_text(values, file, indent=4)
     with whole_file(file) as f:
         f.write(f"{text}\n".encode())
-
-
-def print_results(results: dict[str, float]) -> None:
-    """A result a line."""
-    for name, value in results.items():
-        print(f"{name}: {value}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import dataclasses
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,10 +34,7 @@ if TYPE_CHECKING:
 LONGEST_REMEMBERED = 40  # characters; a longer piece seldom comes twice
 MEMO_SIZE = 2**18  # entries of each of the three memos, 65-85 MB when full; a full one is emptied
 
-PAIR = re.compile(r"(.*) \|\|\| (.*)", re.DOTALL)  # a line with two texts
-
-# The blocks of Chinese characters in Google's code; Japanese kana and Korean Hangul are not among
-# them.
+# The blocks of Chinese characters in Google's code, without Japanese kana and Korean Hangul.
 CJK = re.compile(
     "[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f"
     "\U0002b820-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f]"
@@ -45,8 +42,7 @@ CJK = re.compile(
 # In printable ASCII all that is neither letter nor digit is punctuation.
 ASCII_WORDS = re.compile(r"[0-9A-Za-z]+|[^0-9A-Za-z]")
 
-# str.split() breaks at these control characters, but the rule drops them, which joins what stands
-# around them.
+# str.split() breaks at these control characters; the rule drops them and joins what is around them.
 DROPPED_SPACES = "\x0b\x0c\x1c\x1d\x1e\x1f\x85"
 PIECE = re.compile(rf"(?:\S|[{DROPPED_SPACES}])+")
 # White space as transformers takes it along with a token, on either side.
@@ -60,8 +56,8 @@ def split_line(line: str) -> tuple[str, str | None]:
 
     'a ||| b' -> ('a', 'b')      'a|||b' -> ('a|||b', None)
     """
-    match = PAIR.fullmatch(line.strip())
-    return (match[1], match[2]) if match else (line.strip(), None)
+    first, separator, second = line.strip().rpartition(" ||| ")
+    return (first, second) if separator else (second, None)
 
 
 def is_dropped(char: str) -> bool:
@@ -82,20 +78,20 @@ def is_punctuation(char: str) -> bool:
 
 def decompose(text: str, sources: list[int]) -> tuple[str, list[int]]:
     """Unicode's NFD of `text` without accents, and of each of its characters the source."""
+
+    def combining_class(pair: tuple[str, int]) -> int:
+        return unicodedata.combining(pair[0])
+
     parts = [unicodedata.normalize("NFD", char) for char in text]
     pairs = [(char, source) for part, source in zip(parts, sources, strict=True) for char in part]
-    # Canonical order, which NFD gives a text as a whole: each run of combining characters is sorted
-    # by class.
-    start = 0
-    for i in range(len(pairs) + 1):
-        if i == len(pairs) or not unicodedata.combining(pairs[i][0]):
-            if i - start > 1:
-                pairs[start:i] = sorted(
-                    pairs[start:i], key=lambda pair: unicodedata.combining(pair[0])
-                )
-            start = i + 1
-    # NFD has split an accented letter, so that the accent stands by itself.
-    kept = [(char, source) for char, source in pairs if unicodedata.category(char) != "Mn"]
+    kept: list[tuple[str, int]] = []
+    for combines, run in groupby(pairs, lambda pair: combining_class(pair) > 0):
+        ordered = list(run)
+        # As NFD of the whole text sorts each run of combining characters.
+        if combines:
+            ordered.sort(key=combining_class)
+        # NFD has split an accented letter, so that the accent stands by itself.
+        kept += [pair for pair in ordered if unicodedata.category(pair[0]) != "Mn"]
     return "".join(char for char, _ in kept), [source for _, source in kept]
 
 
@@ -202,14 +198,11 @@ class FullTokenizer:
         self.strip_accents = rules.strip_accents
         if rules.strip_accents is None:
             self.strip_accents = self.do_lower_case
-        self.tokenize_chinese_chars = rules.tokenize_chinese_chars
-        pieces = self.vocabulary.tokens
-        added = {token.content: token.id for token in rules.added}
-        # No piece is longer than the longest token, so that the search need not begin further out.
-        self._longest = max(map(len, pieces))
-        self.vocab = pieces | added
         # What was added behind the vocabulary is no piece of a word.
-        self._no_pieces = added.keys() - pieces.keys()
+        self.pieces = self.vocabulary.tokens
+        self.vocab = self.pieces | {token.content: token.id for token in rules.added}
+        # No piece is longer than the longest token, so that the search need not begin further out.
+        self._longest = max(map(len, self.pieces))
         self.tokens = {i: token for token, i in self.vocab.items()}
         self._word_ids = Memo(self._word_to_ids)
         self._piece_ids = Memo(self._piece_to_ids)
@@ -217,10 +210,8 @@ class FullTokenizer:
         # Some are looked for in the text as it is given, the others as it is after lower-casing.
         whole = [t for t in rules.added if not (t.special and rules.split_special_tokens)]
         self._whole = WholeTokens({t.content: t for t in whole if not t.normalized})
-        lowered = {}
-        for token in whole:
-            if token.normalized and (content := self._normalise(token.content)[0]):
-                lowered[content] = token
+        lowered = {self._normalise(t.content)[0]: t for t in whole if t.normalized}
+        lowered.pop("", None)
         self._whole_lowered = WholeTokens(lowered)
 
     def __call__(
@@ -263,8 +254,7 @@ class FullTokenizer:
         if self._has_whole(text):
             return self._encode_parts(text)[0]
         pieces = text.split()
-        # str.split() is much faster than the expression, and few texts have one of the seven
-        # characters.
+        # str.split() is much faster than the expression, and few texts have one of the seven.
         if any(char in text for char in DROPPED_SPACES):
             pieces = PIECE.findall(text)
         return list(chain.from_iterable(map(self._piece_ids.__getitem__, pieces)))
@@ -276,8 +266,7 @@ class FullTokenizer:
         """
         if self._has_whole(text):
             return self._encode_parts(text)
-        ids: list[int] = []
-        spans: list[tuple[int, int]] = []
+        ids, spans = list[int](), list[tuple[int, int]]()
         for match in PIECE.finditer(text):
             ids += self._piece_ids[match[0]]
             at = match.start()
@@ -323,8 +312,7 @@ class FullTokenizer:
 
     def _encode_parts(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """encode_with_offsets() of a text that has tokens that are kept whole."""
-        ids: list[int] = []
-        spans: list[tuple[int, int]] = []
+        ids, spans = list[int](), list[tuple[int, int]]()
         for token, start, end in self._whole.split(text):
             if token:
                 ids.append(token.id)
@@ -349,42 +337,36 @@ class FullTokenizer:
         Args:
             at: the source of the first one.
         """
-        # Indices are kept along with characters, so that offsets point into the text as it was
-        # given.
-        chars: list[str] = []
-        sources: list[int] = []
+        # Each with its index, so that offsets point into the text as it was given.
+        chars, sources = list[str](), list[int]()
         for i, char in enumerate(text, start=at):
             if is_dropped(char):
                 continue
             # White space on both sides makes a word of a Chinese character.
-            if self.tokenize_chinese_chars and CJK.match(char):
+            if self.rules.tokenize_chinese_chars and CJK.match(char):
                 char = f" {char} "
             elif char.isspace():
                 char = " "
             chars.append(char)
             sources += [i] * len(char)
         cleaned = "".join(chars)
-        # lower() of one character may give two, as of the dotted capital I, and each has the same
-        # source.
+        # lower() of one character may give two, as of the dotted capital I, both of one source.
         if self.do_lower_case:
             sources = [i for char, i in zip(cleaned, sources, strict=True) for _ in char.lower()]
             cleaned = cleaned.lower()
         return decompose(cleaned, sources) if self.strip_accents else (cleaned, sources)
-
-    def _words(self, piece: str) -> list[tuple[str, list[int]]]:
-        """The words of a piece, and for each of their characters its index in the piece."""
-        return cut_words(*self._normalise(piece))
 
     def _piece_to_ids(self, piece: str) -> tuple[int, ...]:
         # Nearly all of English, in one quick step.
         if piece.isascii() and piece.isprintable():
             words = ASCII_WORDS.findall(piece.lower() if self.do_lower_case else piece)
         else:
-            words = [word for word, _ in self._words(piece)]
+            words = [word for word, _ in cut_words(*self._normalise(piece))]
         return tuple(chain.from_iterable(map(self._word_ids.__getitem__, words)))
 
     def _piece_to_spans(self, piece: str) -> list[tuple[int, int]]:
-        return [span for word in self._words(piece) for span in self._word_to_spans(*word)]
+        words = cut_words(*self._normalise(piece))
+        return [span for word in words for span in self._word_to_spans(*word)]
 
     def _word_to_spans(self, word: str, sources: list[int]) -> list[tuple[int, int]]:
         """Where the pieces of a word stand, of which each character has a source."""
@@ -401,22 +383,21 @@ class FullTokenizer:
 
     def _word_to_ids(self, word: str) -> tuple[int, ...]:
         """The longest piece first: 'tuning' -> tuning, or tun ##ing, or t ##un ##ing, or [UNK]."""
-        vocab, no_pieces = self.vocab, self._no_pieces
+        pieces, unknown = self.pieces, (self.vocab[UNKNOWN],)
         if len(word) > self.rules.max_input_chars_per_word:
-            return (vocab[UNKNOWN],)
+            return unknown
         # The usual case: a word in the vocabulary is its own longest piece.
-        if word in vocab and word not in no_pieces:
-            return (vocab[word],)
+        if word in pieces:
+            return (pieces[word],)
         ids, start, prefix = [], 0, ""
         while start < len(word):
             for end in range(min(len(word), start + self._longest), start, -1):
                 piece = prefix + word[start:end]
-                i = vocab.get(piece)
-                if i is not None and piece not in no_pieces:
+                if piece in pieces:
                     break
             else:
-                return (vocab[UNKNOWN],)
-            ids.append(i)
+                return unknown
+            ids.append(pieces[piece])
             start, prefix = end, "##"
         return tuple(ids)
 
@@ -448,16 +429,14 @@ class Learn:
 
         target, settings = Path(self.out), {"do_lower_case": self.lower_case}
         beside = target.parent / "tokenizer_config.json"
-        if self.vocab_size <= len(SPECIAL):
+        if (n := self.vocab_size) <= len(SPECIAL):
             raise UserError(
-                f"`vocab_size={self.vocab_size}`: expected more than the {len(SPECIAL)} special "
-                "tokens"
+                f"`vocab_size={n}`: expected more than the {len(SPECIAL)} special tokens"
             )
         # Models belong to a vocabulary: one that is overwritten would leave them without theirs.
         if target.exists() or (beside.exists() and read_json(beside) != settings):
-            raise UserError(
-                f"{target if target.exists() else beside} exists already; name another `out`"
-            )
+            found = target if target.exists() else beside
+            raise UserError(f"{found} exists already; name another `out`")
         files = find_files(",".join(self.texts))
         for file in files:
             forms.check(file, "corpus")

@@ -63,14 +63,14 @@ def visible(text: str) -> str:
     return STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def is_text(name: str | Path) -> bool:
-    """Whether the name of a file is UTF-8, as some libraries expect it."""
-    return not HALVES.search(str(name))
-
-
 def in_a_line(text: str) -> str:
     """The same for a cell of a table or a part of a line, which tabs and line feeds would cut."""
     return visible(text).replace("\t", "\\t").replace("\n", "\\n")
+
+
+def is_text(name: str | Path) -> bool:
+    """Whether the name of a file is UTF-8, as some libraries expect it."""
+    return not HALVES.search(str(name))
 
 
 def show(value: object, limit: int = 60) -> str:
@@ -99,13 +99,13 @@ def parse_json(text: str, where: str, lines: bool = False) -> Any:
 
     `lines`: the text is a whole file, so that the message names its line.
     """
-    half = False
+    half = None
     try:
         value = json.loads(text)
-        # Half of a surrogate pair is no character: it can only come from an escape such as \ud800.
-        # Searching for the escape is fast; looking at every character is not.
+        # Half of a surrogate pair is no character: it can only come from an escape such as \ud800,
+        # and few texts have one.
         if "\\ud" in text.lower():
-            half = any(0xD800 <= ord(char) < 0xE000 for char in strings_of(value))
+            half = HALVES.search(json.dumps(value, ensure_ascii=False))
     except json.JSONDecodeError as error:
         line = f", line {error.lineno}" if lines else ""
         raise UserError(f"{where}{line}: not JSON ({error.msg}); mend the file") from None
@@ -119,15 +119,6 @@ def parse_json(text: str, where: str, lines: bool = False) -> Any:
             f"{where}: half of a surrogate pair (\\ud800 or alike); expected whole characters"
         )
     return value
-
-
-def strings_of(value: Any) -> str:
-    """All strings of a JSON value, one after the other."""
-    if isinstance(value, dict):
-        return "".join(key + strings_of(item) for key, item in value.items())
-    if isinstance(value, list):
-        return "".join(map(strings_of, value))
-    return value if isinstance(value, str) else ""
 
 
 def json_text(value: Any, where: str | Path, **form: Any) -> str:
@@ -222,7 +213,7 @@ def type_name(kind: Any) -> str:
 def checked(cls: type, values: dict[str, Any], source: str | Path) -> dict[str, Any]:
     """Values for some fields of a dataclass, checked; errors name `source`."""
     hints = typing.get_type_hints(cls)
-    # An unknown key is most often a misspelt one, which would otherwise have no effect.
+    # Most often a misspelt one, which would otherwise have no effect.
     for key in values:
         if key not in hints:
             raise UserError(
@@ -237,8 +228,8 @@ def make(cls: type[T], values: dict[str, Any], source: str | Path) -> T:
     given = checked(cls, values, source)
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     # A default_factory would count as required; no class that is read from JSON has one.
-    required = [field.name for field in fields if field.default is dataclasses.MISSING]
-    if missing := sorted(set(required) - set(values)):
+    required = {field.name for field in fields if field.default is dataclasses.MISSING}
+    if missing := sorted(required - values.keys()):
         raise UserError(f"{source} lacks {', '.join(missing)}; add what is missing")
     try:
         return cls(**given)

@@ -42,28 +42,19 @@ ALONE = ("[", "]")  # a chunk of a single word, in data of the nineties
 NO_CHUNK = ("O", ".")  # a change of type says nothing there
 
 
-def ends(before: Tag, tag: Tag) -> bool:
-    """Whether chunks that are open end between two tags."""
-    changes = before.kind != tag.kind and before.prefix not in NO_CHUNK
-    return (before.prefix, tag.prefix) in ENDS or changes or before.prefix in ALONE
-
-
-def starts(before: Tag, tag: Tag) -> bool:
-    """Whether a chunk starts with the second of two tags."""
-    changes = before.kind != tag.kind and tag.prefix not in NO_CHUNK
-    return (before.prefix, tag.prefix) in STARTS or changes or tag.prefix in ALONE
-
-
 def chunks(tags: Iterable[str]) -> list[Chunk]:
     """The chunks of a sentence. A tag of another type than the one before it starts one, too."""
     found, opened, before = list[Chunk](), list[int](), OUTSIDE
     split = [Tag.of(tag) for tag in tags]
     for i, tag in enumerate(split):
-        if ends(before, tag):
+        prefixes, changes = (before.prefix, tag.prefix), before.kind != tag.kind
+        leaves = changes and before.prefix not in NO_CHUNK
+        if prefixes in ENDS or leaves or before.prefix in ALONE:
             found += [(before.kind, start, i) for start in opened]
             opened = []
         # A bracket starts a chunk where another one may still be open.
-        if starts(before, tag):
+        enters = changes and tag.prefix not in NO_CHUNK
+        if prefixes in STARTS or enters or tag.prefix in ALONE:
             opened.append(i)
         before = tag
     return found + [(before.kind, start, len(split)) for start in opened]

@@ -18,7 +18,7 @@ from formats.names import ARCHITECTURES, CLASSIFIERS, LABELLED, table_rows
 from formats.rules import TokenizerFiles
 from formats.vocab import Vocabulary, load_vocab
 from formats.weights import write_pt
-from pretrained import MODELS, Pretrained, load
+from pretrained import MODELS, PRETRAINED_HEADS, Pretrained, load
 from system.files import read_json, whole_file, write_json
 from tasks.resolve import of_labels, to_json
 from utils import UserError, typed
@@ -65,13 +65,12 @@ def write_hugging_face(
         # A model that fills [MASK] is of no use to transformers where its text is split.
         vocabulary.save_for_transformers(folder, source.config.max_len, "masked_lm" in heads)
     # Our settings of the task, so that the folder is read back without a flag.
-    beside = source.folder
     for name, values in task_settings(source).items():
         write_json(folder / name, values)
     best = typed(source.extra.get("best") or {}, dict[str, Any], f"{source.file}: best")
     head = next((name for name in cards.PIPELINES if name in heads), None)
     with whole_file(folder / "README.md") as f:
-        f.write(cards.card(beside, head, best).encode())
+        f.write(cards.card(source.folder, head, best).encode())
     # Last, since a folder with a config.json passes for a model.
     write_json(folder / "config.json", settings)
     return [head for head in source.heads if head not in heads]
@@ -111,10 +110,9 @@ def write_onnx(
 
 def task_settings(source: Pretrained) -> dict[str, Any]:
     """Our settings files beside weights that have a head to go with them: {name: contents}."""
-    beside = source.folder
-    used = set(source.heads) - {"pooler", "masked_lm", "next_sentence"}
-    names = ("task.json", "squad.json") if used else ()
-    return {name: read_json(beside / name) for name in names if (beside / name).is_file()}
+    files = [source.folder / name for name in ("task.json", "squad.json")]
+    used = set(source.heads) - set(PRETRAINED_HEADS)
+    return {file.name: read_json(file) for file in files if used and file.is_file()}
 
 
 def own_settings(source: Pretrained) -> dict[str, Any]:
@@ -151,12 +149,10 @@ def write_with_vocab(out: Path, source: Pretrained, vocabulary: Vocabulary) -> N
     folder, settings = out.parent, own_settings(source)
 
     def same_rules() -> bool:
-        there = TokenizerFiles.read(folder)
-        ours = vocabulary.rules
+        there, ours = TokenizerFiles.read(folder), vocabulary.rules
         rules, _ = there.rules(vocabulary.tokens if there.in_their_form else None)
-        if rules.do_lower_case not in (None, ours.do_lower_case):
-            return False
-        return rules.unusual() == ours.unusual()
+        same_casing = rules.do_lower_case in (None, ours.do_lower_case)
+        return same_casing and rules.unusual() == ours.unusual()
 
     fits = {
         "vocab.txt": lambda: load_vocab(folder / "vocab.txt") == vocabulary.tokens,
@@ -177,8 +173,7 @@ def write_with_vocab(out: Path, source: Pretrained, vocabulary: Vocabulary) -> N
         vocabulary.save(folder)
         for name, values in settings.items():
             write_json(folder / name, values)
-        contents = {"config": source.config.to_json(), "model": source.tensors}
-        write_pt(out, contents)
+        write_pt(out, {"config": source.config.to_json(), "model": source.tensors})
     except BaseException:
         # A .pt that is there, as flushing the folder to the disk alone has failed, keeps its own.
         for path in [] if out.exists() else new:

@@ -59,8 +59,7 @@ def ridge(x: np.ndarray, y: np.ndarray, strengths: Sequence[float] | np.ndarray)
 
     One decomposition serves all strengths.
     """
-    # With x = u s v the solution is v' (s / (s^2 + strength)) u' y, so that only s depends on the
-    # strength.
+    # With x = u s v the solution is v' (s / (s^2 + strength)) u' y.
     u, s, v = np.linalg.svd(x.astype(np.float64), full_matrices=False)  # (N, r), (r,), (r, D)
     projected = u.T @ y  # (r, C)
     shrunk = s / (s**2 + np.asarray(strengths)[:, None])  # (strengths, r)
@@ -79,8 +78,7 @@ def accuracies(
     # In float64, since the weakest ridge leaves small singular values nearly alone.
     x = x.astype(np.float64)
     mean, deviation = x.mean(0), x.std(0)
-    # +1 for the example's class and -1 for all others: a regression per class, of which argmax
-    # chooses.
+    # +1 for the example's class, -1 for all others: a regression per class; argmax chooses.
     targets = 2.0 * (labels[:, None] == np.arange(n_classes)) - 1
     weights = ridge(standardise(x, mean, deviation), targets, STRENGTHS)
     found = []
@@ -120,8 +118,7 @@ def sweep(
         for drawn in draws:
             rows = drawn[:, :k].ravel()
             on_train, on_dev = accuracies(vectors[rows], labels[rows], [held_out, dev], len(drawn))
-            # Choosing on dev, as Scenic does, is slightly optimistic; held-out training examples
-            # are not.
+            # Choosing on dev, as Scenic does, is slightly optimistic.
             best = int((on_dev if select == "dev" else on_train).argmax())
             shot.accuracies.append(float(on_dev[best]))
             shot.strengths.append(float(STRENGTHS[best]))
@@ -165,8 +162,7 @@ class FewShotEvaluator:
         self.held_out = np.searchsorted(needed, held_out)
         self.drawn = [np.searchsorted(needed, rows) for rows in drawn]
         self.labels = labels[needed]
-        # One list, so that all texts are sorted by length together. The first n are training
-        # examples.
+        # One list, so that all texts are sorted by length together; those to train on come first.
         self.texts = [examples[i].texts for i in needed] + [example.texts for example in dev]
         # Resuming compares this, as a curve over other examples would mean nothing.
         digests = f"{file_digest(train_file)} {file_digest(dev_file)}"

@@ -18,6 +18,7 @@ from system.files import whole_file
 from utils import UserError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -36,6 +37,13 @@ def save(figure: "Figure", file: str | Path) -> None:
         figure.savefig(f, format="png", dpi=120)
 
 
+def write_cells(axes: "Axes", shades: np.ndarray, texts: np.ndarray, size: int | None) -> None:
+    """A text in each cell of a matrix, white where the cell is dark."""
+    for (i, j), shade in np.ndenumerate(shades):
+        color = "white" if shade > 0.5 else "black"
+        axes.text(j, i, str(texts[i, j]), ha="center", va="center", color=color, fontsize=size)
+
+
 def confusion(names: Sequence[str], matrix: np.ndarray, title: str) -> "Figure":
     """A confusion matrix, shaded by the share of each label's examples."""
     # Room for each label's name; a small matrix would have no room for its title otherwise.
@@ -52,15 +60,7 @@ def confusion(names: Sequence[str], matrix: np.ndarray, title: str) -> "Figure":
     axes.set(xlabel="predicted", ylabel="label", title=title)
     # Numbers in more than 400 cells could not be read.
     if len(names) <= 20:
-        for i, j in np.ndindex(matrix.shape):
-            axes.text(
-                j,
-                i,
-                str(matrix[i, j]),
-                ha="center",
-                va="center",
-                color="white" if shares[i, j] > 0.5 else "black",
-            )
+        write_cells(axes, shares, matrix.astype(str), size=None)
     figure.colorbar(image, label="share of the label's examples")
     return figure
 
@@ -72,31 +72,19 @@ def learning(metrics_file: str | Path) -> "Figure":
     training = [(line["step"], line["loss"]) for line in lines if "loss" in line]
     checks = [line for line in lines if "eval_loss" in line]
     names = [name for name in (checks[0] if checks else {}) if name.startswith("eval_")]
-    # A loss has another scale than metrics, which lie between -1 and 1, and gets a picture of its
-    # own.
-    others = [name for name in names if "loss" not in name]
-    columns = 1 + bool(others)
-    # squeeze=False: one picture is in a grid too.
+    # A loss has another scale than metrics, from -1 to 1, and gets a picture of its own.
+    columns = 1 + any("loss" not in name for name in names)
     figure = new((5 * columns, 4))
-    grid = figure.subplots(1, columns, squeeze=False)
-    left, *right = grid[0]
+    left, *right = figure.subplots(1, columns, squeeze=False)[0]
     # A line through one point would not be seen.
-    left.plot(
-        *zip(*training, strict=True),
-        label="training",
-        linewidth=1,
-        marker="." if len(training) < 10 else None,
-    )
+    marker = "." if len(training) < 10 else None
+    left.plot(*zip(*training, strict=True), label="training", linewidth=1, marker=marker)
+    steps = [line["step"] for line in checks]
     for name in names:
         axes, label = right[0] if right else left, name.removeprefix("eval_")
         if "loss" in name:
             axes, label = left, f"{label} on dev"
-        axes.plot(
-            [line["step"] for line in checks],
-            [line[name] for line in checks],
-            marker="o",
-            label=label,
-        )
+        axes.plot(steps, [line[name] for line in checks], marker="o", label=label)
     left.set(xlabel="updates", ylabel="loss", title="Loss")
     # A loss starts near ln(classes), and only a scale from 0 shows how far it has fallen.
     left.set_ylim(bottom=0)
@@ -190,10 +178,7 @@ def heads(values: np.ndarray, title: str, label: str = "attention") -> "Figure":
     figure = new((0.5 * n_heads + 1.8, 0.36 * n_layers + 1.3))
     axes = figure.subplots()
     image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for layer, head in np.ndindex(values.shape):
-        value = values[layer, head]
-        color = "white" if value > 0.5 else "black"
-        axes.text(head, layer, f"{value:.2f}", ha="center", va="center", color=color, fontsize=8)
+    write_cells(axes, values, np.char.mod("%.2f", values), size=8)
     axes.set(xlabel="head", ylabel="layer", title=title)
     axes.set(xticks=range(n_heads), yticks=range(n_layers))
     figure.colorbar(image, label=label)

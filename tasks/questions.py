@@ -109,17 +109,14 @@ class QuestionTask(AnsweringTask):
     ) -> QuestionData:
         """SQuAD's JSON, or ReCoRD's JSON lines."""
         data = self.make_windows(read_squad(file), tokenizer)
-        self.report(file, data)
-        summary = f"{file}: {len(data.examples)} questions, {len(data.features)} windows"
-        return dataclasses.replace(data, file=Path(file), summary=summary)
+        return self.reported(file, data, f"{len(data.examples)} questions")
 
     def load_training(
         self, file: str | Path, tokenizer: FullTokenizer
     ) -> tuple["QuestionTask", QuestionData]:
         """Questions of a file, without those that have nothing to learn from."""
         task, questions = self, read_squad(file)
-        # SQuAD 2.0 is recognised by its impossible questions, and the model keeps what it was
-        # trained for.
+        # SQuAD 2.0 is recognised by its impossible questions; the model keeps what it learnt.
         if self.version_2_with_negative is None:
             negative = any(question.impossible for question in questions)
             task = dataclasses.replace(self, version_2_with_negative=negative)
@@ -129,18 +126,14 @@ class QuestionTask(AnsweringTask):
             if any(at >= 0 for _, at in question.answers)
             or (question.impossible and task.with_null)
         ]
-        # A question without an answer to point at has no loss, except where [CLS] stands for no
-        # answer.
+        # A question without an answer to point at has no loss, unless [CLS] stands for none.
         data = task.make_windows(kept, tokenizer, training=True)
         if not len(data.features):
             raise UserError(
                 f"{file}: none of its {len(questions)} questions has an answer in its text; "
                 "nothing to learn"
             )
-        self.report(file, data)
-        summary = f"{file}: {len(kept)} of {len(questions)} questions, "
-        summary += f"{len(data.features)} windows"
-        return task, dataclasses.replace(data, file=Path(file), summary=summary)
+        return task, self.reported(file, data, f"{len(kept)} of {len(questions)} questions")
 
     def read_unlabelled(self, file: str | Path) -> Iterator[Question]:
         """SQuAD's JSON."""
@@ -198,10 +191,11 @@ class QuestionTask(AnsweringTask):
                 placed = [answer for answer in question.answers if answer[1] >= 0]
                 if not placed:
                     continue
-                # The first answer in its place: SQuAD's development sets have several, and one is a
-                # target.
+                # SQuAD's development sets have several answers, of which one is a target.
                 first, last = token_span(spans, *placed[0])
-            for start in window_starts(len(context), room, self.doc_stride):
+            stride = min(room, self.doc_stride)
+            # The last window is the first one that reaches the end.
+            for start in range(0, max(0, len(context) - room) + stride, stride):
                 size = min(room, len(context) - start)
                 # An answer that a window cuts in two is not in it.
                 inside = start <= first and last < start + size
@@ -213,13 +207,22 @@ class QuestionTask(AnsweringTask):
                 offset = shift - start
                 labels.extend([first + offset, last + offset] if inside else [0, 0])
         # (windows, 5) -> five columns; the reshape keeps this true of no windows at all.
+        ends, shifts, numbers, starts, sizes = np.array(windows, np.int64).reshape(-1, 5).T
+        features = Features(
+            np.array(ids, np.int32),
+            np.append(0, ends),
+            shifts,
+            np.array(labels, np.int64).reshape(-1, 2),
+            numbers,  # messages name the lines of a batch; questions have these instead
+            n_truncated=n_truncated,
+            n_lost=n_lost,
+        )
         spans_of = {context: spans for context, (_, spans) in contexts.items()}
-        features, made = assemble(ids, labels, windows, spans_of)
-        features = dataclasses.replace(features, n_truncated=n_truncated, n_lost=n_lost)
+        made = Windows(numbers, starts, shifts, sizes, spans_of)
         return QuestionData(Path("the inputs"), features, questions, windows=made)
 
-    def report(self, file: str | Path, data: QuestionData) -> None:
-        """Say what was cut off, and where one text outweighs all others."""
+    def reported(self, file: str | Path, data: QuestionData, what: str) -> QuestionData:
+        """The data with a summary; says what was cut off, and where one text outweighs others."""
         self.report_truncation(file, len(data.features), data.features.truncation)
         texts = [data.examples[number].context for number in data.windows.question.tolist()]
         ((longest, n),) = collections.Counter(texts).most_common(1) or [("", 0)]
@@ -230,6 +233,8 @@ class QuestionTask(AnsweringTask):
                 f"{file}: one text of {len(longest)} characters, {short(longest, 40)!r}, gives {n} "
                 f"of the {len(texts)} windows; are several texts joined in it?"
             )
+        summary = f"{file}: {what}, {len(data.features)} windows"
+        return dataclasses.replace(data, file=Path(file), summary=summary)
 
     def report_truncation(
         self, file: str | Path, n_rows: int, truncation: np.ndarray, remedy: str = ""
@@ -250,8 +255,7 @@ class QuestionTask(AnsweringTask):
                 f"least max_query_len + 4 = {self.max_query_len + 4}, and a doc_stride of 1 or "
                 "more"
             )
-        # The longest question leaves the least room; a longer stride would skip tokens of the
-        # context.
+        # The longest question leaves the least room.
         room = self.max_len - self.max_query_len - 3
         if self.doc_stride > room:
             raise UserError(
@@ -273,22 +277,21 @@ class QuestionTask(AnsweringTask):
         return F.cross_entropy(scores, batch.labels), {}
 
     def outputs(self, model: nn.Module, batch: Any) -> Tensor:
-        """Of each window, (B, 4k + 2), what WindowScores holds: the k best starts and ends."""
-        # Only the best starts and ends leave the GPU: all scores of a long text would fill the
-        # memory.
+        """(B, 2, k + 1, 2): scores and positions of the k best starts and ends, and of [CLS].
+
+        Only these leave the GPU: all scores of a long text would fill the memory.
+        """
         k = max(N_BEST, self.n_best)
         scores = exact(model(**batch.inputs))  # (B, S, 2)
-        found = scores.topk(min(k, scores.shape[1]), dim=1)
-        # A batch of short windows has fewer than k tokens; windows of all batches are stacked
-        # later.
-        missing = (0, 0, 0, k - found.values.shape[1])
-        values = F.pad(found.values, missing, value=-torch.inf)
-        positions = F.pad(found.indices, missing)
-        best = [values[..., 0], positions[..., 0], values[..., 1], positions[..., 1]]
-        # The scores of [CLS], (B, 2), which stand for no answer, in the last two columns. They are
-        # never padding: what is infinite among them is no number.
-        null = scores[:, 0].where(scores[:, 0].isfinite(), torch.nan)
-        return torch.cat([*best, null], dim=1)
+        best, positions = scores.topk(min(k, scores.shape[1]), dim=1)  # (B, k, 2)
+        # A batch of short windows has fewer than k tokens, and those of all batches are stacked.
+        n_missing = k - best.shape[1]
+        best = F.pad(best, (0, 0, 0, n_missing), value=-torch.inf)
+        positions = F.pad(positions, (0, 0, 0, n_missing + 1))
+        # The scores of [CLS] stand for no answer, and are never padding: what is infinite among
+        # them is no number.
+        null = scores[:, :1].where(scores[:, :1].isfinite(), torch.nan)  # (B, 1, 2)
+        return torch.stack([torch.cat([best, null], dim=1), positions], dim=1)
 
     # ---------------------------------------------------------------------------------- answers
 
@@ -299,19 +302,32 @@ class QuestionTask(AnsweringTask):
         tokens at most.
         """
         assert isinstance(data, QuestionData)
-        windows, scores = data.windows, WindowScores.of(outputs)
-        usable = scores.usable(windows)
+        windows = data.windows
+        start, size = windows.start[:, None, None], windows.size[:, None, None]
+        # (N, k, 2): scores of the best starts and ends, and which tokens of the context they are
+        scores = outputs[:, 0, :-1]
+        tokens = outputs[:, 1, :-1].astype(np.int64) - windows.shift[:, None, None] + start
+        usable = (tokens >= start) & (tokens < start + size) & np.isfinite(scores)
+        # (N, 2): of [CLS] as start and end, which is no answer
+        null_scores = outputs[:, 0, -1]
         # Windows of a question follow each other, so that a search finds its first and last.
         bounds = np.searchsorted(windows.question, np.arange(len(data.examples) + 1))
         found = []
         for number, question in enumerate(data.examples):
             rows = np.arange(bounds[number], bounds[number + 1])
-            pieces = self.best_pieces(question.context, windows, rows, scores, usable)
+            pieces = self.best_pieces(
+                question.context, windows, rows, scores[rows], tokens[rows], usable[rows]
+            )
             # A question may have no usable piece; its answer is "" then.
             best = pieces[0] if pieces else Piece("", 0.0, 0.0)
-            null = self.null_piece(scores, rows)
+            # The window where no answer scores least.
+            least = rows[null_scores[rows].sum(1).argmin()]
+            null = Piece("", *null_scores[least].tolist())
+            # No answer is one of the n_best, or comes behind them, as one more.
             if self.with_null:
-                pieces = with_null_piece(pieces, null, self.n_best)
+                pieces = sorted([*pieces, null], key=lambda piece: -piece.total)[: self.n_best]
+                if null not in pieces:
+                    pieces.append(null)
             n_best = with_probabilities(pieces or [Piece("", 0.0, 0.0)])
             found.append(Answer(question.id, n_best, best.text, null.total - best.start - best.end))
         return found
@@ -321,25 +337,27 @@ class QuestionTask(AnsweringTask):
         context: str,
         windows: Windows,
         rows: np.ndarray,
-        scores: "WindowScores",
-        usable: tuple[np.ndarray, np.ndarray],
+        scores: np.ndarray,
+        tokens: np.ndarray,
+        usable: np.ndarray,
     ) -> list["Piece"]:
-        """The n_best pieces of a context in the windows `rows`, each text once."""
-        usable_starts, usable_ends = usable[0][rows], usable[1][rows]  # (windows, k)
-        starts, ends = scores.starts[rows], scores.ends[rows]
+        """The n_best pieces of a context in the windows `rows`, each text once.
+
+        Of each of these windows, (windows, k, 2), the scores of starts and ends, their tokens and
+        which may be used.
+        """
+        starts, ends = tokens[..., 0], tokens[..., 1]  # (windows, k)
         # With one window no other can give a token more context.
         if len(rows) > 1:
-            for i, row in enumerate(rows):
-                tokens = windows.start[row] + starts[i] - windows.shift[row]
-                best = most_context(tokens, windows.start[rows], windows.size[rows])
-                # The same start is scored in several windows; only that with the most context
-                # counts.
-                usable_starts[i] &= best == i
+            for i in range(len(rows)):
+                # The same start is scored in several windows: where it has the most context counts.
+                best = most_context(starts[i], windows.start[rows], windows.size[rows])
+                usable[i, :, 0] &= best == i
         # All pairs of a start and an end, of which the valid ones are ranked.
         length = ends[:, None, :] - starts[:, :, None] + 1  # (windows, k, k)
-        valid = usable_starts[:, :, None] & usable_ends[:, None, :]
+        valid = usable[:, :, None, 0] & usable[:, None, :, 1]
         valid &= (length >= 1) & (length <= self.max_answer_len)
-        total = scores.start_scores[rows][:, :, None] + scores.end_scores[rows][:, None, :]
+        total = scores[:, :, None, 0] + scores[:, None, :, 1]
         w, s, e = np.nonzero(valid)
         spans = windows.spans[context]
         pieces: dict[str, Piece] = {}
@@ -347,21 +365,11 @@ class QuestionTask(AnsweringTask):
         for i in np.argsort(-total[w, s, e], kind="stable"):
             if len(pieces) >= self.n_best:
                 break
-            row = rows[w[i]]
-            # From positions in the window to tokens of the context.
-            offset = windows.start[row] - windows.shift[row]
-            first, last = offset + starts[w[i], s[i]], offset + ends[w[i], e[i]]
+            first, last = starts[w[i], s[i]], ends[w[i], e[i]]
             text = context[spans[first, 0] : spans[last, 1]]
-            start_score = float(scores.start_scores[row, s[i]])
-            end_score = float(scores.end_scores[row, e[i]])
-            pieces.setdefault(text, Piece(text, start_score, end_score))
+            found = Piece(text, float(scores[w[i], s[i], 0]), float(scores[w[i], e[i], 1]))
+            pieces.setdefault(text, found)
         return list(pieces.values())
-
-    def null_piece(self, scores: "WindowScores", rows: np.ndarray) -> "Piece":
-        """No answer, in the window where it scores least."""
-        null = scores.null_start[rows] + scores.null_end[rows]
-        row = rows[np.argmin(null)]
-        return Piece("", float(scores.null_start[row]), float(scores.null_end[row]))
 
     def chosen(self, answer: Answer) -> str:
         """The text to answer with; "" for no answer."""
@@ -498,34 +506,6 @@ def member(values: Any, key: str, kind: type, where: str) -> Any:
 # ------------------------------------------------------------------------------------------ windows
 
 
-def window_starts(n_tokens: int, room: int, stride: int) -> list[int]:
-    """Where windows of `room` tokens start; the last one reaches the end."""
-    starts = [0]
-    while starts[-1] + room < n_tokens:
-        starts.append(starts[-1] + min(room, stride))
-    return starts
-
-
-def assemble(
-    ids: array.array,
-    labels: array.array,
-    windows: list[tuple[int, ...]],
-    spans: dict[str, np.ndarray],
-) -> tuple[Features, Windows]:
-    """Windows as arrays: their ends in `ids`, shifts, questions, starts and sizes are given."""
-    # (windows, 5) -> five columns; the reshape keeps this true of no windows at all.
-    ends, shifts, questions, starts, sizes = np.array(windows, np.int64).reshape(-1, 5).T
-    features = Features(
-        np.array(ids, np.int32),
-        np.append(0, ends),
-        shifts,
-        np.array(labels, np.int64).reshape(-1, 2),
-        # Messages name the lines of a batch; questions have numbers instead.
-        questions,
-    )
-    return features, Windows(questions, starts, shifts, sizes, spans)
-
-
 def token_span(spans: np.ndarray, text: str, start: int) -> tuple[int, int]:
     """The first and the last token that has a character of an answer; (-1, -1) if none has."""
     stripped = start + len(text) - len(text.lstrip())
@@ -549,38 +529,6 @@ class Piece(NamedTuple):
     def total(self) -> float:
         """What pieces are ranked by."""
         return self.start + self.end
-
-
-class WindowScores(NamedTuple):
-    """Of N windows the k best starts and ends, and the scores of [CLS] as either: no answer."""
-
-    start_scores: np.ndarray  # (N, k)
-    starts: np.ndarray  # (N, k) positions
-    end_scores: np.ndarray
-    ends: np.ndarray
-    null_start: np.ndarray  # (N,)
-    null_end: np.ndarray
-
-    @classmethod
-    def of(cls, outputs: np.ndarray) -> "WindowScores":
-        """What QuestionTask.outputs() gives, taken apart."""
-        *best, null = np.split(outputs, [outputs.shape[1] // 4 * i for i in range(1, 5)], axis=1)
-        start_scores, starts, end_scores, ends = best
-        starts, ends = starts.astype(np.int64), ends.astype(np.int64)
-        return cls(start_scores, starts, end_scores, ends, null[:, 0], null[:, 1])
-
-    def usable(self, windows: Windows) -> tuple[np.ndarray, np.ndarray]:
-        """Which starts and ends (N, k) lie in the window's piece of context."""
-        first, past = windows.shift[:, None], (windows.shift + windows.size)[:, None]
-        starts = (self.starts >= first) & (self.starts < past) & np.isfinite(self.start_scores)
-        ends = (self.ends >= first) & (self.ends < past) & np.isfinite(self.end_scores)
-        return starts, ends
-
-
-def with_null_piece(pieces: list[Piece], null: Piece, n_best: int) -> list[Piece]:
-    """The n_best pieces, no answer being one of them; else it comes behind them, as one more."""
-    ranked = sorted([*pieces, null], key=lambda piece: -piece.total)[:n_best]
-    return ranked if null in ranked else [*ranked, null]
 
 
 def with_probabilities(pieces: list[Piece]) -> list[dict[str, Any]]:

@@ -17,9 +17,8 @@ from utils import UserError, in_a_line, short
 
 def confusion_table(names: Sequence[str], matrix: np.ndarray) -> str:
     """A confusion matrix as text: a row for each label, a column for each prediction."""
-    cells = [["label \\ predicted", *names]]
-    cells += [[name, *map(str, row)] for name, row in zip(names, matrix, strict=True)]
-    return aligned(cells)
+    rows = [[name, *map(str, row)] for name, row in zip(names, matrix, strict=True)]
+    return aligned([["label \\ predicted", *names], *rows])
 
 
 def aligned(rows: list[list[str]]) -> str:
@@ -112,10 +111,8 @@ def report_name(file: str) -> str:
 def files_table(results: dict[str, dict[str, float]]) -> tuple[str, dict[str, Any]]:
     """One model's metrics of several files, by name: a table with their means, and as JSON."""
     metrics = list(next(iter(results.values())))
-    mean = {
-        metric: statistics.mean(found[metric] for found in results.values()) for metric in metrics
-    }
+    mean = {name: statistics.mean(found[name] for found in results.values()) for name in metrics}
     table = [["file", *metrics]]
-    for name, found in [*results.items(), ("mean", mean)]:
-        table.append([name, *(f"{found[metric]:.4f}" for metric in metrics)])
+    for file, found in [*results.items(), ("mean", mean)]:
+        table.append([file, *(f"{found[name]:.4f}" for name in metrics)])
     return aligned(table), {"files": results, "mean": mean}

@@ -7,10 +7,11 @@ Answers in other languages are compared by the rules of MLQA (Lewis et al., 1910
 
 import collections
 import dataclasses
+import functools
+import operator
 import re
 import string
 import unicodedata
-from collections.abc import Iterable
 
 from utils import UserError, nearest, show, warn
 
@@ -78,9 +79,8 @@ def normalise(text: str, language: str = "en") -> str:
 
 def is_punctuation(char: str, language: str) -> bool:
     """Whether it is punctuation: for SQuAD ASCII's alone, for MLQA Unicode's too."""
-    if language == "en":
-        return char in string.punctuation
-    return char in string.punctuation or unicodedata.category(char).startswith("P")
+    of_unicode = language != "en" and unicodedata.category(char).startswith("P")
+    return of_unicode or char in string.punctuation
 
 
 def exact_match(answer: str, right: str, language: str = "en") -> float:
@@ -91,8 +91,7 @@ def exact_match(answer: str, right: str, language: str = "en") -> float:
 def f1(answer: str, right: str, language: str = "en") -> float:
     """The harmonic mean of precision and recall of the words, rounded as officially."""
     a, b = normalise(answer, language).split(), normalise(right, language).split()
-    # A Counter's & keeps the smaller count of each word: a word twice in the answer matches two at
-    # most.
+    # A Counter's & keeps the smaller count of each word: one twice in the answer matches two.
     same = sum((collections.Counter(a) & collections.Counter(b)).values())
     if same == 0:
         return 0.0
@@ -180,21 +179,13 @@ def with_threshold(
 
 def means(prefix: str, scores: list[tuple[float, float]]) -> dict[str, float]:
     """The means in percent and how many there are; nothing where there is no question."""
+    if not scores:
+        return {}
     results: dict[str, float] = {}
-    if scores:
-        for i, metric in enumerate(METRICS):
-            total = sum_in_order(pair[i] for pair in scores)
-            results[f"{prefix}{metric}"] = 100.0 * total / len(scores)
-        results[f"{prefix}total"] = len(scores)
-    return results
-
-
-def sum_in_order(values: Iterable[float]) -> float:
-    """One by one, as the official evaluation adds up: sum() of a newer Python rounds otherwise."""
-    total = 0.0
-    for value in values:
-        total += value
-    return total
+    for metric, values in zip(METRICS, zip(*scores, strict=True), strict=True):
+        # One by one, as officially: sum() of a newer Python rounds otherwise.
+        results[f"{prefix}{metric}"] = 100.0 * functools.reduce(operator.add, values) / len(scores)
+    return results | {f"{prefix}total": len(scores)}
 
 
 def score(answer: str, question: Question, two: bool, language: str = "en") -> tuple[float, float]:

@@ -83,12 +83,6 @@ class Text:
     at: list[int] = dataclasses.field(default_factory=list)  # in which of them each word stands
     layout: "Layout | None" = None  # of the file; None: words of a plain text
 
-    @property
-    def separator(self) -> str:
-        """What stands between columns."""
-        has_columns = self.layout is not None and self.layout.width > 1
-        return self.layout.separator if self.layout and has_columns else "\t"
-
     def line_of(self, i: int) -> int:
         """The line of a word, in the file."""
         return self.line + self.at[i] - self.at[0]
@@ -195,7 +189,7 @@ class Layout:
             return False
         return len(split_line(row, self.separator)) != self.width or bool(COMMENT.match(row))
 
-    def fields(self, number: int, row: str, begins: bool = False) -> list[str] | None:
+    def fields(self, number: int, row: str, begins: bool) -> list[str] | None:
         """The columns of a line; None where it has no word. UserError at another number of them."""
         if row.startswith(MARKS) or row == self.header or self.is_comment(row, begins):
             return None
@@ -389,16 +383,15 @@ def split_words(text: str) -> list[str]:
 def with_column(text: Text, tags: list[str]) -> Iterator[str]:
     """The lines of a text with a tag after each word's columns."""
     of_row = dict(zip(text.at, tags, strict=True))
+    layout = text.layout
+    separator = layout.separator if layout and layout.width > 1 else "\t"
     for i, row in enumerate(text.rows):
         more = of_row.get(i, "")
         # Every line has the same number of columns, also where no word stands.
         if row.startswith("-DOCSTART-"):
             more = "O"
-        elif text.layout and row and row == text.layout.header:
+        elif layout and row and row == layout.header:
             more = "predicted"
         elif not more and not is_blank(row) and not row.startswith("#"):
             more = "_"
-        yield row + text.separator + more if more else row
-
-
-# ------------------------------------------------------------------------------------------ schemes
+        yield row + separator + more if more else row

@@ -394,7 +394,7 @@ def test_reports_replace_no_file_that_is_evaluated(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "load", lambda: SimpleNamespace(task=None))
         with pytest.raises(UserError, match="is read by this command"):
-            command.answer_file(evaluating=False)
+            command.answer_file()
 
 
 def test_a_folder_of_glue_is_not_predicted_into_itself(tmp_path: Path) -> None:

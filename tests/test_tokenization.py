@@ -38,12 +38,12 @@ def test_every_unicode_character_alone_inside_a_word_and_between_words(
     tmp_path: Path, lower_case: bool
 ) -> None:
     tokenizer = make(tmp_path, [], lower_case)
-    tokenizer.vocab = EveryWord(tokenizer.vocab)
+    tokenizer.pieces = EveryWord(tokenizer.pieces)
     everything = [chr(code) for code in range(sys.maxunicode + 1)]
 
     def check(texts: list[str]) -> None:
         for text in texts:
-            expected = [tokenizer.vocab[word] for word in plain.words(text, lower_case)]
+            expected = [tokenizer.pieces[word] for word in plain.words(text, lower_case)]
             assert tokenizer.encode(text) == expected, ascii(text)
 
     def in_words(chars: list[str]) -> list[str]:
@@ -57,7 +57,7 @@ def test_every_unicode_character_alone_inside_a_word_and_between_words(
     for start in range(0, len(everything), 512):
         chars = everything[start : start + 512]
         joined = " ".join(in_words(chars))
-        expected = [tokenizer.vocab[word] for word in plain.words(joined, lower_case)]
+        expected = [tokenizer.pieces[word] for word in plain.words(joined, lower_case)]
         if tokenizer.encode(joined) != expected:
             check([text for c in chars for text in (c, f"Ab{c}Cd", f"ab {c} cd")])
             raise AssertionError(f"U+{start:04X} ff. differ together, not alone")

@@ -206,7 +206,7 @@ def test_answers_are_those_of_a_plain_search(
         torch.arange(width)[None, :, None] >= torch.tensor(lengths)[:, None, None], -1e9
     )
     outputs = outputs_of(task, tensors)
-    assert outputs.shape == (len(lengths), 4 * k + 2)
+    assert outputs.shape == (len(lengths), 2, k + 1, 2)
     found = task.answers(data, outputs)
     places = set[int | None]()
     for number, question in enumerate(questions):
