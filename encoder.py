@@ -30,7 +30,7 @@ import pretrained
 from formats.rules import UNKNOWN
 from formats.sentence_encoders import stated_length, stated_pooling
 from layers.packing import Packing
-from tasks.features import Batch, Batches, Features, encode, report_truncation
+from tasks.encoding import Batch, Batches, Features, encode, report_truncation
 from tasks.task import exact
 from tokenization import FullTokenizer, split_line
 from training import inference

@@ -34,7 +34,7 @@ from system.files import (
 )
 from system.progress import progress
 from tasks import KINDS, reports
-from tasks.features import Batches, PooledBatches
+from tasks.encoding import Batches, PooledBatches
 from tasks.inputs import inputs_of, length_of
 from tasks.task import Data, Task
 from training import inference, runs
@@ -152,7 +152,7 @@ class Run:
         rows = self.cfg.batch_size // self.cfg.gradient_accumulation
         # Without a seed the examples are sorted by length and nothing is shuffled.
         eval_batches = [data.features.batches(rows) for data in self.eval_data]
-        evaluated: Sequence[inference.Source] = eval_batches
+        evaluated: Sequence[inference.Batches] = eval_batches
         # The encoder is frozen, so that it gives the same vectors in every epoch.
         if self.tuning.boost:
             cache, device = trainer.save_dir.parent / "pooled", trainer.device

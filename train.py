@@ -31,7 +31,7 @@ from system.progress import progress
 from system.signals import Interrupted, Signals
 from training import inference
 from training.checkpoints import Checkpoints, TrainState
-from training.inference import Batch, Outputs, Source
+from training.inference import Batch, Batches, Outputs
 from training.runs import MetricsLog
 from training.settings import Config
 from utils import UserError, log, rank, size
@@ -86,11 +86,11 @@ class Due:
     save: bool
 
 
-class Parts(NamedTuple):
+class MicroBatches(NamedTuple):
     """What an update computes on."""
 
     n_rows: int  # of the whole batch, in all processes
-    parts: list[tuple[Batch, float]]  # this process's rows, in parts, and each part's share
+    batches: list[tuple[Batch, float]]  # of this process, and the share of the rows of each
 
 
 class Trainer:
@@ -109,7 +109,7 @@ class Trainer:
         self,
         cfg: Config,
         model: nn.Module,
-        batches: Source,
+        batches: Batches,
         save_dir: str | Path,
         contents: dict[str, Any] | None = None,
         data_parallel: bool = True,
@@ -255,7 +255,7 @@ class Trainer:
             self.after_update()
         # What the next updates compute on is made while this one is computed.
         left = range(state.step, self.total_steps)
-        with contextlib.closing(inference.prefetch(self.parts, left)) as made:
+        with contextlib.closing(inference.prefetch(self.micro_batches, left)) as made:
             while not self.finished:
                 # Epochs may differ in length, so that no division tells which one a step is in.
                 while self.batches.first(epoch + 1) <= state.step:
@@ -277,13 +277,15 @@ class Trainer:
 
     # ---------------------------------------------------------------------------------- an update
 
-    def update(self, replicas: nn.Module, get_loss: GetLoss, parts: Parts, bar: tqdm) -> None:
+    def update(
+        self, replicas: nn.Module, get_loss: GetLoss, micro_batches: MicroBatches, bar: tqdm
+    ) -> None:
         """One update, and its metrics."""
         cfg, state = self.cfg, self.state
         assert self.log
         # Dropout's random numbers follow from the step alone, so no generator has to be saved.
         seed_step(cfg.seed, state.step)
-        means = self.backward(replicas, get_loss, parts)
+        means = self.backward(replicas, get_loss, micro_batches.batches)
         # The rate of this update; step() moves on to the next one.
         lr = self.optimizer.lr
         norm = self.optimizer.step(loss=means["loss"])
@@ -293,7 +295,7 @@ class Trainer:
         # From here on a signal saves a checkpoint that still owes the evaluation of this step.
         state.evaluation_pending = True
         state.add(means | {"grad_norm": norm})
-        self.log.tokens = self.log.tokens + means.get("tokens", 0) * parts.n_rows
+        self.log.tokens = self.log.tokens + means.get("tokens", 0) * micro_batches.n_rows
         due = self.due()
         # Reading a GPU's numbers makes the CPU wait for it.
         if due.log or due.save or self.device.type == "cpu":
@@ -323,41 +325,43 @@ class Trainer:
             save=save,
         )
 
-    def parts(self, step: int) -> Parts:
-        """This process's rows of a batch on the device, in gradient_accumulation parts."""
+    def micro_batches(self, step: int) -> MicroBatches:
+        """This process's rows of a batch, in gradient_accumulation of them, on the device."""
         n_rows = len(self.batches.rows(step))
         # By the largest share of rows, so that every process has as many: each is collective.
-        n_parts = min(self.cfg.gradient_accumulation, -(-n_rows // size()))
-        parts = []
-        for i in range(n_parts):
-            first, every = rank() + i * size(), n_parts * size()
-            # Parts of different size add up to the mean, each counting by its share of the rows.
+        n = min(self.cfg.gradient_accumulation, -(-n_rows // size()))
+        batches = []
+        for i in range(n):
+            first, every = rank() + i * size(), n * size()
+            # Of different size, they add up to the mean: each counts by its share of the rows.
             share = len(range(first, n_rows, every)) / n_rows
             if not share:
                 # Other processes have a row more, and all have to take part in every backward pass:
                 # this one computes a row that counts nothing.
                 first, every = 0, n_rows
-            parts.append((self.prepare(self.batches.part(step, first, every)), share))
-        return Parts(n_rows, parts)
+            batches.append((self.prepare(self.batches.shard(step, first, every)), share))
+        return MicroBatches(n_rows, batches)
 
     def prepare(self, batch: Batch) -> Batch:
         """A batch as it is computed, on the device."""
         return inference.prepare(batch, self.device, self.n_gpus == 1, self.cfg.cuda_graphs)
 
-    def backward(self, replicas: nn.Module, get_loss: GetLoss, parts: Parts) -> dict[str, Tensor]:
+    def backward(
+        self, replicas: nn.Module, get_loss: GetLoss, batches: list[tuple[Batch, float]]
+    ) -> dict[str, Tensor]:
         """The gradients of a batch's mean loss, and the means of its metrics, the loss first."""
         means: dict[str, Tensor] = {}
-        for i, (part, share) in enumerate(parts.parts):
-            # Asking the other processes costs a GPU more than a part, and its steps are short.
+        for i, (batch, share) in enumerate(batches):
+            # Asking the other processes costs a GPU more than a micro-batch; its steps are short.
             if i == 0 or self.device.type == "cpu":
                 self.check_signals()
-            # Averaging gradients once, with the last part, saves the traffic of all the others.
-            # DistributedDataParallel can; a sharded model adds up each part's gradients at once,
-            # since whole ones would take the memory that sharding saves.
-            last = i == len(parts.parts) - 1
+            # Averaging gradients once, with the last one, saves the traffic of all the others.
+            # DistributedDataParallel can; a sharded model adds up all gradients at once: whole ones
+            # would take the memory that sharding saves.
+            last = i == len(batches) - 1
             no_sync = getattr(replicas, "no_sync", contextlib.nullcontext)
             with contextlib.nullcontext() if last else no_sync():
-                loss, metrics = get_loss(replicas, part)
+                loss, metrics = get_loss(replicas, batch)
                 # Gradients are averaged over the processes, not summed.
                 (loss * (share * size())).backward()
             for name, value in {"loss": loss, **metrics}.items():
@@ -379,9 +383,9 @@ class Trainer:
             gpus = [self.device] if self.device.type == "cuda" else None
             replicas = DistributedDataParallel(self.wrapped, gpus, gradient_as_bucket_view=True)
         # The first backward decides in which order gradients are added up from the second on, and
-        # in what memory parts are gathered. With one row of it before all else, a run that resumes
+        # in what memory shards are gathered. With one row of it before all else, a run that resumes
         # does as one that was never stopped.
-        row = self.prepare(self.batches.part(0, 0, len(self.batches.rows(0))))
+        row = self.prepare(self.batches.shard(0, 0, len(self.batches.rows(0))))
         loss, _ = get_loss(replicas, row)
         loss.backward()
         self.optimizer.zero_grad()
@@ -440,7 +444,7 @@ class Trainer:
         self.wrapped.train()
 
     def predict(
-        self, batches: Source, outputs: Outputs = inference.scores, bar: bool = True
+        self, batches: Batches, outputs: Outputs = inference.scores, bar: bool = True
     ) -> np.ndarray:
         """(N, ...): outputs of the model as it is, as predict() gives them."""
         # A single process is interrupted by the signal itself; several agree between two batches.

@@ -86,11 +86,11 @@ def share(folder: str, processes: int, size: int = 4096, n: int = 30) -> float:
     batches = PairBatches(pairs, size, seed=1)
     tokens = [int(pairs.lengths(batches.plan(i)).sum()) for i in range(n)]
     batches = PairBatches(pairs, size, seed=1)
-    len(batches), batches.part(0, 0, processes)
+    len(batches), batches.shard(0, 0, processes)
     rates = []
     for i in range(n):  # some of them plan a group of blocks
         start = time.perf_counter()
-        batches.part(i, 0, processes)
+        batches.shard(i, 0, processes)
         rates.append(time.perf_counter() - start)
     return sum(tokens) / sum(rates)
 

@@ -21,7 +21,7 @@ from common import as_command, data, median_seconds, report, seconds
 import models
 from optim import BertAdam, parameter_groups
 from system.cli import command
-from tasks.features import Batches
+from tasks.encoding import Batches
 from tasks.sentences import TASKS
 from tokenization import FullTokenizer
 from training import inference

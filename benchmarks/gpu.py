@@ -64,7 +64,7 @@ import train
 from layers import packing
 from system.cli import command
 from tasks import pretrain as pretraining_task
-from tasks.features import Batches
+from tasks.encoding import Batches
 from training import inference
 from utils import UserError
 

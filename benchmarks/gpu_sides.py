@@ -24,7 +24,7 @@ from layers import packing
 from optim import BertAdam, parameter_groups
 from pretraining.batches import PretrainBatch
 from tasks import pretrain as pretraining_task
-from tasks.features import Batches, Features
+from tasks.encoding import Batches, Features
 from training import inference
 
 HEAD_DIM = 64  # of base and large

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from layers import kernels
-from tasks.features import Batch
+from tasks.encoding import Batch
 from tasks.sentences import SentenceTask
 from tasks.table_config import Example
 

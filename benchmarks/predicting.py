@@ -37,7 +37,7 @@ import finetune
 import train
 from layers import kernels
 from system.cli import command
-from tasks.features import Batch, Batches
+from tasks.encoding import Batch, Batches
 from tasks.sentences import SentenceTask, get_task
 from training import inference
 

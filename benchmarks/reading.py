@@ -11,7 +11,7 @@ from pathlib import Path
 from common import as_command, data, report, seconds
 
 from system.cli import command
-from tasks.features import Batches
+from tasks.encoding import Batches
 from tasks.rows import read_examples
 from tasks.sentences import TASKS
 from tokenization import FullTokenizer

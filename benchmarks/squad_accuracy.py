@@ -27,7 +27,7 @@ import finetune
 import models
 import pretrained
 from system.cli import command
-from tasks.features import Batches
+from tasks.encoding import Batches
 from tasks.questions import QuestionTask, read_squad
 from tasks.squad_metrics import Question, evaluate
 from tokenization import FullTokenizer

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# A product with a weight that is laid out for it: of its input, and one of ACTIVATIONS after it.
-Form = Callable[[Tensor, str | None], Tensor]
+# A product with a packed weight: of its input, and one of ACTIVATIONS after it.
+Product = Callable[[Tensor, str | None], Tensor]
 
 SMALL_PRODUCT = 2**20  # multiplications below which calling oneDNN is not worth it
 
@@ -127,50 +127,50 @@ def linear(
 class Linear(nn.Linear):
     """nn.Linear by `linear`.
 
-    After prepack() it predicts on a CPU with its weight in the form that products read fastest:
+    After prepack() it predicts on a CPU with its weight packed as products read it fastest:
     fp32 in oneDNN's blocks; bf16 converted once, not at every call; int8 with a scale for each
     output, while inputs are rounded to 8 bits between the least and the largest of a batch.
     """
 
     # (dtype, outputs from the first, to before the last) -> product; None: not prepacked
-    forms: dict[tuple[str, int, int], Form] | None = None
-    version = -1  # of the weight that the forms were made of
+    packed: dict[tuple[str, int, int], Product] | None = None
+    version = -1  # of the weight that was packed
     int8 = False
 
     def __getstate__(self) -> dict[str, Any]:
-        # The forms are made again where a copy, or a file, is used.
-        return self.__dict__ | {"forms": None if self.forms is None else {}}
+        # It is packed again where a copy, or a file, is used.
+        return self.__dict__ | {"packed": None if self.packed is None else {}}
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        if form := self.find_form(0, self.out_features):
-            return form(x, activation)
+        if compute := self.packed_product(0, self.out_features):
+            return compute(x, activation)
         return linear(x, self.weight, self.bias, activation)
 
     def part(self, x: Tensor, first: int, last: int) -> Tensor:
         """The outputs from the first to before the last: (..., D) -> (..., last - first)."""
-        if form := self.find_form(first, last):
-            return form(x, None)
+        if compute := self.packed_product(first, last):
+            return compute(x, None)
         return linear(x, self.weight[first:last], self.bias[first:last])
 
-    def find_form(self, first: int, last: int) -> Form | None:
+    def packed_product(self, first: int, last: int) -> Product | None:
         """The product with some outputs, made when first asked for; None: use the parameters."""
-        if self.forms is None or torch.compiler.is_compiling():
+        if self.packed is None or torch.compiler.is_compiling():
             return None
         # PyTorch's fused optimizers change a weight without counting its version.
         if torch.is_grad_enabled():
-            self.forms.clear()
+            self.packed.clear()
             return None
         # Who loads other weights into the model predicts with these. Weights that were made for
         # inference have no version, and cannot be changed outside of it.
         version = 0 if self.weight.is_inference() else self.weight._version
         if self.version != version:
-            self.version, self.forms = version, {}
+            self.version, self.packed = version, {}
         dtype = "bf16" if torch.is_autocast_enabled("cpu") else "fp32"
         key = ("int8" if self.int8 else dtype, first, last)
-        if key not in self.forms:
+        if key not in self.packed:
             weight, bias = self.weight[first:last].detach(), self.bias[first:last].detach()
-            self.forms[key] = FORMS[key[0]](weight, bias)
-        return self.forms[key]
+            self.packed[key] = PACK[key[0]](weight, bias)
+        return self.packed[key]
 
 
 # --------------------------------------------------------------------------------------- predicting
@@ -200,7 +200,7 @@ def processor() -> Mapping[str, Any]:
     }
 
 
-def float_form(weight: Tensor, bias: Tensor) -> Form:
+def pack_float(weight: Tensor, bias: Tensor) -> Product:
     """A product with a weight in oneDNN's blocks, where that is the faster one, else as it is."""
     if not (weight.dtype == torch.float32 and blocks_are_faster()):
         return lambda x, activation: linear(x, weight, bias, activation)
@@ -213,7 +213,7 @@ def float_form(weight: Tensor, bias: Tensor) -> Form:
     return multiply
 
 
-def int8_form(weight: Tensor, bias: Tensor) -> Form:
+def pack_int8(weight: Tensor, bias: Tensor) -> Product:
     """A product of 8-bit numbers, given back in float32."""
     scales = weight.abs().amax(1).clamp(min=1e-12) / 127
     rounded = (weight / scales[:, None]).round().to(torch.int8)
@@ -250,23 +250,23 @@ def to_8_bits(x: Tensor) -> tuple[Tensor, float, int]:
     return steps.to(torch.uint8), step, zero
 
 
-FORMS: dict[str, Callable[[Tensor, Tensor], Form]] = {
-    "fp32": float_form,
-    "bf16": lambda weight, bias: float_form(weight.bfloat16(), bias.bfloat16()),
-    "int8": int8_form,
+PACK: dict[str, Callable[[Tensor, Tensor], Product]] = {
+    "fp32": pack_float,
+    "bf16": lambda weight, bias: pack_float(weight.bfloat16(), bias.bfloat16()),
+    "int8": pack_int8,
 }
 
 
 def prepack(model: nn.Module, int8: bool = False) -> None:
     """Let a model's products on a CPU predict as fast as they can, or in 8 bits.
 
-    Its parameters stay what they are. The forms take as much memory again in float32, half of it in
-    bf16 and a quarter in int8.
+    Its parameters stay what they are. Packed weights take as much memory again in float32, half
+    of it in bf16 and a quarter in int8.
     """
     for layer in model.modules():
         if isinstance(layer, Linear):
-            # What has been laid out already keeps its forms.
-            layer.int8, layer.forms = int8, layer.forms or {}
+            # What is packed already stays so.
+            layer.int8, layer.packed = int8, layer.packed or {}
 
 
 # ------------------------------------------------------------------------------------------ dropout

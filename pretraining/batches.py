@@ -142,30 +142,29 @@ class PairBatches:
         groups = [(self._group(epoch, i), starts[i]) for i in range(first - 1, past)]
         return np.concatenate([plan[max(start - at, 0) : end - at] for plan, at in groups])
 
-    def arrays(self, n: int, first: int = 0, step: int = 1) -> PretrainBatch[np.ndarray]:
-        """Batch n as arrays; of several processes each builds every `step`-th row from a first one
-        on.
+    def arrays(self, n: int, rank: int = 0, world: int = 1) -> PretrainBatch[np.ndarray]:
+        """The rows rank, rank + world, ... of batch n as arrays.
 
         The weights are such that the mean over the batch's rows of (weights * cross-entropy).sum(1)
         is Google's loss, sum(used * cross-entropy) / (sum(used) + 1e-5), over the whole batch.
         """
         plan = self.plan(n)
-        batch = self.instances.build(plan[first::step])
+        batch = self.instances.build(plan[rank::world])
         # A part of the rows still needs the slots of the whole batch, to which its weights relate.
-        n_slots = batch.weights.sum() if step == 1 else self.instances.n_slots(plan)
+        n_slots = batch.weights.sum() if world == 1 else self.instances.n_slots(plan)
         return batch._replace(weights=batch.weights * (len(plan) / (n_slots + 1e-5)))
 
-    def part(self, n: int, first: int, step: int) -> "PretrainBatch[Tensor]":
+    def shard(self, n: int, rank: int, world: int) -> "PretrainBatch[Tensor]":
         """arrays(...) as tensors on the CPU, the weights in float32."""
         import torch
 
         # A field of a record array is strided; a copy does not hold on to the whole record.
-        tensors = (torch.from_numpy(np.ascontiguousarray(a)) for a in self.arrays(n, first, step))
+        tensors = (torch.from_numpy(np.ascontiguousarray(a)) for a in self.arrays(n, rank, world))
         return PretrainBatch(*(t.float() if t.is_floating_point() else t for t in tensors))
 
     def __getitem__(self, n: int) -> "PretrainBatch[Tensor]":
         """All of batch n."""
-        return self.part(n, 0, 1)
+        return self.shard(n, 0, 1)
 
     def describe(self, n: int) -> str:
         """Batch n in words, for messages."""

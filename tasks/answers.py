@@ -55,8 +55,8 @@ def prediction_lines(
             # The first rows have been read without an error, so the model's name is worth a line.
             warn(saved.describe())
             lines.append(header)
-        for answer, chances in answers:
-            shown = [f"{chance:.6f}" for chance in chances] if names else []
+        for answer, row in answers:
+            shown = [f"{p:.6f}" for p in row] if names else []
             lines.append("\t".join([str(index), answer, *shown]) + "\n")
             index += 1
         yield "".join(lines)
@@ -124,8 +124,8 @@ def worst(
         confidence = task.probabilities(scores).max(1)
     else:
         # Of the label that it is most wrong about.
-        chances = task.probabilities(scores)
-        confidence = (np.maximum(chances, 1 - chances) * wrong).max(1)
+        p = task.probabilities(scores)
+        confidence = (np.maximum(p, 1 - p) * wrong).max(1)
         wrong = wrong.any(1)
     order = np.argsort(-confidence, kind="stable")
     rows: list[list[object]] = []

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
-from tasks.features import Batch, Batches, Features, encode
+from tasks.encoding import Batch, Batches, Features, encode
 from tasks.tables import csv_rows, find_delimiter, json_lines, open_text, tsv_rows
 from tasks.task import AnsweringTask, Data, exact
 from tokenization import FullTokenizer
@@ -71,9 +71,9 @@ class ChoiceBatches(Batches):
         # A question is as long as all of its choices.
         self.lengths = (features.lengths[features.which] * (features.which >= 0)).sum(1)
 
-    def part(self, n: int, first: int, step: int) -> Batch:
-        """Every `step`-th question of batch n, from the first one on, on the CPU."""
-        rows = self.rows(n)[first::step]
+    def shard(self, n: int, rank: int, world: int) -> Batch:
+        """The questions rank, rank + world, ... of batch n, on the CPU."""
+        rows = self.rows(n)[rank::world]
         which = self.features.which[rows]
         inputs = np.unique(which[which >= 0])
         # Inputs of the same length next to each other, and from numbers in the data to those in the
@@ -173,18 +173,18 @@ class ChoiceTask(AnsweringTask):
 
     def answers(self, data: Data, outputs: np.ndarray) -> list[Chosen]:
         """The best choice of each question."""
-        chances = torch.from_numpy(outputs.astype(np.float64)).softmax(1).numpy()
+        probabilities = torch.from_numpy(outputs.astype(np.float64)).softmax(1).numpy()
         best = outputs.argmax(1)
         return [
             Chosen(q.names[i], q.choices[i], row[: len(q.choices)].tolist())
-            for q, i, row in zip(data.examples, best, chances, strict=True)
+            for q, i, row in zip(data.examples, best, probabilities, strict=True)
         ]
 
     def lines(self, data: Data, answers: list[Chosen], first: int) -> Iterator[str]:
         """Of each question a number, the choice's name and text, the probability of each choice."""
         for index, answer in enumerate(answers, start=first):
-            chances = " ".join(f"{chance:.6f}" for chance in answer.probabilities)
-            yield f"{index}\t{answer.name}\t{' '.join(answer.text.split())}\t{chances}"
+            probabilities = " ".join(f"{p:.6f}" for p in answer.probabilities)
+            yield f"{index}\t{answer.name}\t{' '.join(answer.text.split())}\t{probabilities}"
 
     def metrics(self, data: Data, outputs: np.ndarray) -> dict[str, float]:
         """Accuracy, and the loss."""

@@ -216,21 +216,21 @@ def scatter(
 
 
 def calibration(
-    chances: np.ndarray, labels: np.ndarray, n_bins: int = 10
+    probabilities: np.ndarray, labels: np.ndarray, n_bins: int = 10
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """How often answers are right that a model is so sure of.
 
     Guo et al., "On Calibration of Modern Neural Networks" (arXiv 1706.04599).
 
     Args:
-        chances: (N, C) probabilities.
+        probabilities: (N, C) probabilities.
         labels: (N,) the right classes.
 
     Returns:
         Of each bin of the highest probability, n_bins of the same width from 0 to 1: the number of
         examples, their mean probability, and the share of right answers; 0 in an empty bin.
     """
-    sure, right = chances.max(1), chances.argmax(1) == labels
+    sure, right = probabilities.max(1), probabilities.argmax(1) == labels
     # A probability of 1 belongs to the last bin.
     bins = np.minimum((sure * n_bins).astype(int), n_bins - 1)
     counts = np.bincount(bins, minlength=n_bins)
@@ -239,16 +239,18 @@ def calibration(
     return counts, confidence, accuracy
 
 
-def calibration_error(chances: np.ndarray, labels: np.ndarray, n_bins: int = 10) -> float:
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray, n_bins: int = 10) -> float:
     """The expected calibration error: |confidence - accuracy| on average over the examples."""
-    counts, confidence, accuracy = calibration(chances, labels, n_bins)
+    counts, confidence, accuracy = calibration(probabilities, labels, n_bins)
     return float((counts * abs(confidence - accuracy)).sum() / counts.sum())
 
 
-def reliability(chances: np.ndarray, labels: np.ndarray, title: str, n_bins: int = 10) -> "Figure":
+def reliability(
+    probabilities: np.ndarray, labels: np.ndarray, title: str, n_bins: int = 10
+) -> "Figure":
     """A reliability diagram: how often answers are right, and how many there are, by confidence."""
-    counts, _, accuracy = calibration(chances, labels, n_bins)
-    error = calibration_error(chances, labels, n_bins)
+    counts, _, accuracy = calibration(probabilities, labels, n_bins)
+    error = calibration_error(probabilities, labels, n_bins)
     figure = new((5, 5))
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     middles = (np.arange(n_bins) + 0.5) / n_bins

@@ -23,7 +23,7 @@ import models
 from system import forms
 from system.files import check_file, read_json
 from tasks import squad_metrics
-from tasks.features import Features, most_context
+from tasks.encoding import Features, most_context
 from tasks.squad_metrics import Question, stands_at
 from tasks.superglue import check_not_flat, read_record
 from tasks.task import AnsweringTask, Data, exact
@@ -534,14 +534,14 @@ class Piece(NamedTuple):
 def with_probabilities(pieces: list[Piece]) -> list[dict[str, Any]]:
     """Pieces as nbest_predictions.json has them."""
     totals = np.array([piece.total for piece in pieces])
-    chances = np.exp(totals - totals.max())
-    chances /= chances.sum()
+    probabilities = np.exp(totals - totals.max())
+    probabilities /= probabilities.sum()
     return [
         {
             "text": piece.text,
-            "probability": float(chance),
+            "probability": float(probability),
             "start_logit": piece.start,
             "end_logit": piece.end,
         }
-        for piece, chance in zip(pieces, chances, strict=True)
+        for piece, probability in zip(pieces, probabilities, strict=True)
     ]

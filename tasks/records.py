@@ -11,7 +11,7 @@ import numpy as np
 
 from formats.tfrecords import read_records
 from system.files import read_json
-from tasks.features import Features
+from tasks.encoding import Features
 from tasks.table_config import TableConfig
 from utils import UserError, make, show
 

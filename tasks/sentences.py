@@ -20,7 +20,7 @@ import models
 from formats.tfrecords import RECORDS
 from pretrained import Pretrained
 from tasks import known
-from tasks.features import encode
+from tasks.encoding import encode
 from tasks.metrics import METRICS, NEEDS
 from tasks.records import read_features
 from tasks.resolve import learn, resolve, to_json
@@ -161,10 +161,10 @@ class SentenceTask(TableConfig, AnsweringTask):
         predicted = self.predicted(scores)
         if self.number:
             return [Prediction(self.name_of(answer), []) for answer in predicted]
-        chances = self.probabilities(scores).tolist()
+        probabilities = self.probabilities(scores).tolist()
         return [
             Prediction(self.name_of(answer), row)
-            for answer, row in zip(predicted, chances, strict=True)
+            for answer, row in zip(predicted, probabilities, strict=True)
         ]
 
     def predicted(self, scores: np.ndarray) -> np.ndarray:

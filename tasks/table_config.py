@@ -11,7 +11,7 @@ import re
 import numpy as np
 
 from tasks import tables
-from tasks.features import LONG
+from tasks.encoding import LONG
 from tasks.labels import split_label
 from utils import UserError, nearest, short, show
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import models
 from pretrained import Pretrained
 from tasks.conlleval import Counts, chunks
-from tasks.features import Batch, Batches, Features, window_starts
+from tasks.encoding import Batch, Batches, Features, window_starts
 from tasks.labels import alike
 from tasks.notations import are_entities, hyphenated, notation_of, to_bio
 from tasks.tables import open_text
@@ -103,12 +103,12 @@ class TagBatches(Batches):
         labelled = (features.labels != IGNORED).astype(int)
         self.n_labels = np.add.reduceat(labelled, features.starts[:-1])
 
-    def part(self, n: int, first: int, step: int) -> Batch:
-        """Every `step`-th row of batch n, from the first one on, on the CPU."""
+    def shard(self, n: int, rank: int, world: int) -> Batch:
+        """The rows rank, rank + world, ... of batch n, on the CPU."""
         rows = self.rows(n)
         # A part needs the labels of the whole batch: the loss is their mean.
         weight = len(rows) / max(int(self.n_labels[rows].sum()), 1)
-        rows = rows[first::step]
+        rows = rows[rank::world]
         inputs = self.padded(rows)
         features, real = self.features, inputs[2].bool().numpy()
         labels = features.spread(features.labels, rows, real, empty=IGNORED)
@@ -349,12 +349,12 @@ class TagTask(AnsweringTask):
     def answers(self, data: Data, outputs: np.ndarray) -> list[Tagged]:
         """The tags of each text's words."""
         assert isinstance(data, TagData)
-        tags, chances = outputs[data.of_input, :, data.position].T  # (words,) x 2
+        tags, probabilities = outputs[data.of_input, :, data.position].T  # (words,) x 2
         names = [self.labels[int(tag)] for tag in tags]
         answers, start = [], 0
         for text in data.examples:
             end = start + len(text.words)
-            answers.append(Tagged(text.words, names[start:end], chances[start:end].tolist()))
+            answers.append(Tagged(text.words, names[start:end], probabilities[start:end].tolist()))
             start = end
         return answers
 

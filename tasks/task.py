@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import models
 from pretrained import Pretrained
 from system.files import file_digest, read_json
-from tasks.features import report_truncation
+from tasks.encoding import report_truncation
 from tokenization import FullTokenizer
 from utils import UserError, checked, nearest, show
 

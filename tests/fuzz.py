@@ -56,7 +56,7 @@ from squad import Squad
 from system.cli import command
 from tasks import ChoiceTask, QuestionTask, SentenceTask, TagTask
 from tasks.conlleval import count_file
-from tasks.features import Batches
+from tasks.encoding import Batches
 from tasks.tags import IGNORED
 from tokenization import FullTokenizer
 from utils import UserError

@@ -29,7 +29,7 @@ from system import distributed
 from system.signals import Interrupted
 from tasks import pretrain as pretraining_task
 from tokenization import FullTokenizer
-from training.inference import Source
+from training.inference import Batches
 from utils import size
 
 TORCHRUN = [
@@ -70,7 +70,7 @@ def trainer(
     torch.manual_seed(0)
     shape = models.Config(len(vocab.read_text().split()), 32, 2, 2, 64, 0.0, 0.0, 64)
     model: models.BertModel
-    batches: Source
+    batches: Batches
     if kind in TASK_KINDS:
         # Each process writes its own, so that none reads what another has written in part.
         own = folder.parent / f"data{distributed.rank()}"

@@ -22,7 +22,7 @@ from examples import sample as world
 from system import progress
 from system.files import whole_file
 from tasks import SentenceTask
-from tasks.features import Batch
+from tasks.encoding import Batch
 from utils import UserError
 
 

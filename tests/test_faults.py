@@ -38,7 +38,7 @@ from system.files import whole_file, whole_folder
 from system.locks import locked
 from system.signals import Interrupted, Signals
 from tasks import TASKS
-from tasks.features import Batches
+from tasks.encoding import Batches
 from tokenization import FullTokenizer
 from training import checkpoints, runs
 from utils import UserError

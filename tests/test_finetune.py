@@ -26,7 +26,7 @@ from classify import Classify
 from formats.weights import checkpoints_in, write_pt
 from system.files import read_json, write_json
 from tasks import TASKS, SentenceTask, own_task, pictures
-from tasks.features import Batches
+from tasks.encoding import Batches
 from tokenization import FullTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,7 +14,7 @@ import train
 from layers import kernels
 from layers.kernels import ACTIVATIONS, Linear, OneDNNLinear, linear, product
 from models import Classifier, Config
-from tasks.features import Batches, Features, PooledBatch, PooledBatches, cut_by_tokens
+from tasks.encoding import Batches, Features, PooledBatch, PooledBatches, cut_by_tokens
 from training import inference
 from utils import UserError
 
@@ -169,7 +169,7 @@ def test_blocks_alone_are_computed_in_int8_and_heads_stay_exact(tiny: Config) ->
     layers = {name: m for name, m in model.named_modules() if isinstance(m, Linear)}
     assert len(layers) == 3 * 4 + 2
     for name, found in layers.items():
-        assert (found.forms is not None, found.int8) == ("blocks" in name, "blocks" in name), name
+        assert (found.packed is not None, found.int8) == ("blocks" in name, "blocks" in name), name
 
 
 # --------------------------------------------------------------------------- what a processor lacks

@@ -22,7 +22,7 @@ from layers import packing
 from layers.packing import Packing, attention_packed, size_step
 from models import BertModel, Classifier, Config, PretrainModel, QuestionAnswering
 from optim import BertAdam, parameter_groups
-from tasks.features import Batches, Features
+from tasks.encoding import Batches, Features
 from training import inference
 from utils import UserError
 

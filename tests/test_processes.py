@@ -20,7 +20,7 @@ from pretraining.instances import FixedInstances, prepare_instances
 from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import Corpus
 from system.locks import locked
-from tasks.features import Batches
+from tasks.encoding import Batches
 
 pytestmark = pytest.mark.slow
 
@@ -164,7 +164,7 @@ def test_the_processes_parts_are_the_batch(
             whole = batches[n]
             for w in (2, 3, 16):
                 for r in range(min(w, len(whole[0]))):
-                    for tensor, part in zip(whole, batches.part(n, r, w), strict=True):
+                    for tensor, part in zip(whole, batches.shard(n, r, w), strict=True):
                         mine = tensor[r::w]
                         if mine.ndim == 2:  # fewer columns where the longest row is another's
                             assert not mine[:, part.shape[1] :].any()
@@ -189,5 +189,5 @@ def test_the_parts_of_fixed_instances_are_the_batch(tmp_path: Path) -> None:
     prepare_instances([tmp_path / "x.npz"], tmp_path / "prepared")
     batches = PairBatches(FixedInstances(Corpus(tmp_path / "prepared"), length), 7, seed=1)
     for r in range(3):
-        expected, found = batches[1].weights[r::3], batches.part(1, r, 3).weights
+        expected, found = batches[1].weights[r::3], batches.shard(1, r, 3).weights
         assert torch.equal(expected[:, : found.shape[1]], found)

@@ -22,7 +22,7 @@ from layers import kernels
 from models import Classifier, Config
 from system import progress
 from tasks import TASKS
-from tasks.features import Batches
+from tasks.encoding import Batches
 from tokenization import FullTokenizer
 from training import runs
 from utils import UserError

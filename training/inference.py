@@ -32,13 +32,13 @@ Outputs = Callable[[nn.Module, Batch], Tensor]
 Made = TypeVar("Made")
 
 
-class Source(Protocol):
+class Batches(Protocol):
     """What the Trainer trains on: batch n of an endless run, the same whenever it is asked for."""
 
     def __len__(self) -> int: ...  # batches of the first epoch, and about as many of each
     def first(self, epoch: int) -> int: ...  # the number of an epoch's first batch
     def __getitem__(self, n: int) -> Batch: ...
-    def part(self, n: int, first: int, step: int) -> Batch: ...  # every step-th row from the first
+    def shard(self, n: int, rank: int, world: int) -> Batch: ...  # rows rank, rank + world, ...
     def rows(self, n: int) -> np.ndarray: ...  # which examples batch n has
     def describe(self, n: int) -> str: ...  # batch n in words
 
@@ -268,7 +268,7 @@ def scores(model: nn.Module, batch: Batch) -> Tensor:
 @torch.inference_mode()
 def infer(
     model: nn.Module,
-    batches: Source,
+    batches: Batches,
     device: torch.device,
     dtype: str = "fp32",
     outputs: Outputs = scores,
@@ -287,7 +287,7 @@ def infer(
     model.eval()
     dtype = usable_dtype(dtype, device)
     # What predicted in int8 before may be asked for another dtype now.
-    if dtype == "int8" or any(getattr(m, "forms", None) is not None for m in model.modules()):
+    if dtype == "int8" or any(getattr(m, "packed", None) is not None for m in model.modules()):
         prepack(model, device, dtype)
     n_batches = len(batches)
     packed = not isinstance(model, nn.DataParallel)
@@ -330,7 +330,7 @@ def are_numbers(output: Tensor) -> Tensor:
 
 def predict(
     model: nn.Module,
-    batches: Source,
+    batches: Batches,
     device: torch.device,
     dtype: str = "fp32",
     outputs: Outputs = scores,

@@ -21,7 +21,7 @@ from choose import Choose
 from formats.vocab import Vocabulary
 from tasks import ChoiceTask
 from tasks.choices import read_questions
-from tasks.features import encode
+from tasks.encoding import encode
 from tokenization import FullTokenizer
 from utils import UserError
 

@@ -23,7 +23,7 @@ import squad
 from formats import names
 from system.files import read_json
 from tasks import questions as asked
-from tasks.features import Batch
+from tasks.encoding import Batch
 from tasks.questions import QuestionTask, most_context, read_squad, token_span
 from tasks.squad_metrics import Question, evaluate, normalise
 from tokenization import FullTokenizer

@@ -19,7 +19,7 @@ import train
 from formats.vocab import Vocabulary
 from tasks import TagTask
 from tasks.conlleval import Counts, chunks, count_file
-from tasks.features import most_context, window_starts
+from tasks.encoding import most_context, window_starts
 from tasks.notations import to_bio
 from tasks.tags import IGNORED, Tagged, window_of
 from tasks.words import Text, read_texts, split_words, with_column
@@ -429,7 +429,7 @@ def test_the_head_and_its_loss_are_those_of_transformers(
     expected = theirs(ids, mask, segments, labels=gold)
     found = ours(ids, segments, mask)
     assert (found - expected.logits)[mask > 0].abs().max() < 1e-10
-    from tasks.features import Batch
+    from tasks.encoding import Batch
 
     weights = torch.full((5,), 5 / int(mask.sum()), dtype=torch.float64)
     batch = Batch(ids, segments, mask, gold, weights)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tasks import TASKS, get_task, own_task
-from tasks.features import Batches, Features, encode, truncate_pair, window_starts
+from tasks.encoding import Batches, Features, encode, truncate_pair, window_starts
 from tasks.records import check_inputs
 from tasks.resolve import learn, with_labels
 from tasks.rows import open_rows, read_examples, read_rows

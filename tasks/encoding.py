@@ -305,11 +305,11 @@ class Batches:
 
     def __getitem__(self, n: int) -> Batch:
         """All of batch n."""
-        return self.part(n, 0, 1)
+        return self.shard(n, 0, 1)
 
-    def part(self, n: int, first: int, step: int) -> Batch:
-        """Every `step`-th row of batch n, from the first one on, on the CPU."""
-        rows = self.rows(n)[first::step]
+    def shard(self, n: int, rank: int, world: int) -> Batch:
+        """The rows rank, rank + world, ... of batch n, on the CPU."""
+        rows = self.rows(n)[rank::world]
         labels = torch.from_numpy(self.features.labels[rows])
         return Batch(*self.padded(rows), labels)
 
@@ -378,10 +378,10 @@ class PooledBatches:
         return len(self.batches)
 
     def __getitem__(self, n: int) -> PooledBatch:
-        return self.part(n, 0, 1)
+        return self.shard(n, 0, 1)
 
-    def part(self, n: int, first: int, step: int) -> PooledBatch:
-        """Every `step`-th row of batch n, from the first one on."""
-        rows = self.rows(n)[first::step]
+    def shard(self, n: int, rank: int, world: int) -> PooledBatch:
+        """The rows rank, rank + world, ... of batch n."""
+        rows = self.rows(n)[rank::world]
         labels = self.batches.features.labels[rows]
         return PooledBatch(torch.from_numpy(self.vectors[rows]), torch.from_numpy(labels))
