@@ -209,8 +209,6 @@ class TaskCommand(RunCommand):
 
     def check_reports(self, folder: Path, stems: list[Path]) -> None:
         """check_outputs() of all that evaluating files writes into a folder."""
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder} is a file; name a folder for the reports")
         endings = (".json", *self.report_endings)
         files = [f"{stem}{ending}" for stem in stems for ending in endings]
         self.check_outputs([*files, folder / "all_files.json"])

@@ -187,6 +187,9 @@ def check_output(out: str | Path, inputs: Iterable[str | Path | None] = ()) -> N
             # A shell may have opened the file as standard input, whose number is 0.
             if same_file(path, 0 if name == "-" else name.strip()):
                 raise UserError(f"{out} is read by this command; name another file to write")
+    for parent in path.parents:
+        if parent.exists() and not parent.is_dir():
+            raise UserError(f"{parent} is a file; name a folder to write {path.name} into")
     path = Path(os.path.realpath(path))
     # One that is missing would be taken for the model's from then on.
     in_use = path.exists() or any((path.parent / name).exists() for name in MODEL_FILES)

@@ -386,15 +386,17 @@ def test_reports_replace_no_file_that_is_evaluated(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"is read by this command|belongs to the model"):
             command.check_reports(tmp_path, [tmp_path / name])
         command.check_reports(tmp_path / "eval", [tmp_path / "eval" / name])
-        with pytest.raises(UserError, match="is a file; name a folder for the reports"):
+        with pytest.raises(UserError, match=rf"run.json is a file; name a folder to write {name}"):
             command.check_reports(tmp_path / "run.json", [tmp_path / "run.json" / name])
     questions = tmp_path / "predictions.json"
     questions.write_text("{}")
     command = squad.Squad(predict_file=str(questions), out=str(tmp_path))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "load", lambda: SimpleNamespace(task=None))
-        with pytest.raises(UserError, match="is read by this command"):
-            command.answer_file()
+        for out, message in ((tmp_path, "is read by this command"), (questions, "name a folder")):
+            command.out = str(out)
+            with pytest.raises(UserError, match=message):
+                command.answer_file()
 
 
 def test_a_folder_of_glue_is_not_predicted_into_itself(tmp_path: Path) -> None:
