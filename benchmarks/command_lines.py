@@ -94,7 +94,8 @@ def main() -> None:
             status, out, err = answer(root, line)
             print(f"$ {line}\n[{status}]")
             for mark, text in (("1", out), ("2", err)):
-                for part in clean(text, str(folder)).splitlines():
+                # What is left of a bar is an empty line, or none: that depends on the time alone.
+                for part in filter(str.strip, clean(text, str(folder)).splitlines()):
                     print(f"{mark} {part}")
             print(flush=True)
         os.chdir("/")
