@@ -65,6 +65,17 @@ class RunCommand:
         self.check()
         getattr(self, self.mode)()
 
+    def inference(self) -> dict[str, Any]:
+        """How a saved model is computed, as finetune.load() takes it; no file need be named."""
+        cfg = Config.from_flags(self.train_cfg, self.settings)
+        asked = self.train_cfg or "batch_size" in self.settings
+        return {
+            "batch_size": cfg.batch_size if asked else None,
+            "dtype": cfg.dtype,
+            "data_parallel": self.data_parallel,
+            "device": cfg.device,
+        }
+
     def check(self) -> None:
         """UserError where flags do not go together."""
         if self.mode not in self.modes:
@@ -171,19 +182,15 @@ class TaskCommand(RunCommand):
             self.model_file, self.model_cfg, self.vocab, self.kind, predicting=True
         )
         task = KINDS[self.kind].saved(start, **self.given())
-        # Of the configuration only the batch size and dtype matter now, and no file need be named.
-        cfg = Config.from_flags(self.train_cfg, self.settings)
-        return finetune.load(
-            self.model_file, task, start, cfg.batch_size, cfg.dtype, self.data_parallel
-        )
+        return finetune.load(self.model_file, task, start, **self.inference())
 
     def evaluate(self, saved: "finetune.Saved", files: list[str]) -> None:
         """Print and write the metrics of each file, of several a table at the end."""
         from tasks import reports
-        from training import inference
+        from training import devices
 
         log(saved.describe())
-        log(inference.device_name(saved.device, saved.n_gpus))
+        log(devices.describe(saved.device, saved.n_gpus, dtype=saved.dtype))
         folder, names = Path(self.out or saved.folder / "eval"), reports.short_names(files)
         stems = [folder / reports.report_name(name) for name in names]
         self.check_reports(folder, stems)

@@ -33,7 +33,7 @@ from layers.packing import Packing
 from tasks.encoding import Batch, Batches, Features, encode, report_truncation
 from tasks.task import exact
 from tokenization import FullTokenizer, split_line
-from training import inference
+from training import devices, inference
 from training.settings import Config
 from utils import UserError, show
 
@@ -362,18 +362,22 @@ def load(
     model_cfg: str | None = None,
     vocab: str | None = None,
     max_len: int | None = None,
-    batch_size: int = 32,
-    dtype: str = "fp32",
+    batch_size: int | None = None,
+    dtype: str = "auto",
     head: str = "",
+    device: str = "auto",
 ) -> Encoder:
     """The encoder of a checkpoint: TensorFlow's, Hugging Face's or ours.
 
     Args:
         max_len: tokens of a text at most; None: as the folder of a sentence encoder says, else 128;
             to fill and to score, as many as the model takes.
+        batch_size: texts that are computed at once; None: 32, on a GPU 32k tokens.
+        dtype, device: as those of train.Config.
         head: one that it has to have: pooler to judge, masked_lm to fill and to score.
     """
-    Config(batch_size=batch_size, dtype=dtype)  # checks these values
+    rows = devices.ROWS if batch_size is None else batch_size
+    Config(batch_size=rows, dtype=dtype, device=device)  # checks these values
     start = pretrained.find(weights, model_cfg, vocab, head)
     folder, predicts = start.folder, head == "masked_lm"
     # Blanks are filled in whole texts; vectors are of their beginnings.
@@ -385,10 +389,11 @@ def load(
     kind = models.PretrainModel if predicts else models.BertModel
     with models.undrawn():
         model = kind(start.config)
-    device = inference.get_device()
+    runs_on = devices.get_device(device)
+    dtype = devices.usable_dtype(dtype, runs_on)
     # Token vectors and blanks need no pooler, and transformers' BertForMaskedLM has none.
     pretrained.load(model, start, fresh=("pooler", "next_sentence"))
-    inference.prepack(model, device, dtype)
-    model.to(device).eval()
-    name = str(start.file)
-    return Encoder(model, start.tokenizer, max_len, device, batch_size, dtype, name, folder)
+    inference.prepack(model, runs_on, dtype)
+    model.to(runs_on).eval()
+    rows, name = devices.rows_at_once(batch_size, max_len, runs_on), str(start.file)
+    return Encoder(model, start.tokenizer, max_len, runs_on, rows, dtype, name, folder)

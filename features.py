@@ -41,6 +41,11 @@ class EncoderCommand:
     # JSON of the model's shape; default: what lies beside the weights
     model_cfg: str | None = None
     vocab: str | None = None  # vocab.txt; default: what lies beside the weights
+    # -- Computing
+    # cpu, cuda, cuda:N or mps; auto: the GPU if one is usable, else the CPU
+    device: str = "auto"
+    # of matrix products: fp32, bf16 or, on a CPU, int8; auto: bf16 on a GPU that has it
+    dtype: str = "auto"
 
     @property
     def weights(self) -> tuple[str, str | None, str | None]:
@@ -67,8 +72,8 @@ class Extract(EncoderCommand):
     # tokens of a line at most; the rest is cut off; default: what the folder of a sentence encoder
     # says, else 128
     max_len: int | None = None
-    batch_size: int = 32  # lines that are computed at once
-    dtype: str = "fp32"  # of matrix products: fp32, bf16 or, on a CPU, int8
+    # lines that are computed at once; default: 32, on a GPU 32k tokens
+    batch_size: int | None = None
 
     def run(self) -> None:
         layers = integers("layers", self.layers)
@@ -82,7 +87,7 @@ class Extract(EncoderCommand):
         from encoder import load
 
         # Flags are checked before the weights are loaded, layers, which depend on these, after it.
-        encoder = load(*self.weights, self.max_len, self.batch_size, self.dtype)
+        encoder = load(*self.weights, self.max_len, self.batch_size, self.dtype, device=self.device)
         encoder.check_layers(layers)
         found = encoder.extract(read_lines(self.input_file), layers, self.pooling, self.input_file)
         lines = (f"{as_json(i, text, layers)}\n" for i, text in enumerate(found))
@@ -170,7 +175,7 @@ class Similar(EncoderCommand):
             raise UserError("--query is empty; expected a text")
         from encoder import load
 
-        encoder = load(*self.weights, self.max_len)
+        encoder = load(*self.weights, self.max_len, dtype=self.dtype, device=self.device)
         encoder.check_layers([self.layer])
         pooling = self.pooling or encoder.usual_pooling
         lines = [line for line in read_lines(self.input_file) if line.strip()]
@@ -243,7 +248,9 @@ class Fewshot(EncoderCommand):
         if self.out:
             check_output(self.out, (data_file, eval_file, *self.weights))
         judge = FewShotEvaluator(task, data_file, eval_file, shots, self.draws, self.select)
-        encoder = load(*self.weights, self.max_len, head="pooler")
+        encoder = load(
+            *self.weights, self.max_len, dtype=self.dtype, head="pooler", device=self.device
+        )
         files = f"{data_file} and {eval_file}"
         results = judge(functools.partial(encoder.pool, file=files))
         for result in results:
@@ -265,14 +272,16 @@ class BlanksCommand(EncoderCommand):
     texts: list[str] | None = None
     # -- Computing
     max_len: int | None = None  # tokens of a text at most; default: as many as the model takes
-    batch_size: int = 32  # texts, each with one token masked, that are computed at once
-    dtype: str = "fp32"  # of matrix products: fp32, bf16 or, on a CPU, int8
+    # texts, each with one token masked, that are computed at once; default: 32, on a GPU 32k tokens
+    batch_size: int | None = None
 
     def load(self) -> "Encoder":
         """The model, ready to fill and to score."""
         from encoder import load
 
-        return load(*self.weights, self.max_len, self.batch_size, self.dtype, head="masked_lm")
+        return load(
+            *self.weights, self.max_len, self.batch_size, self.dtype, "masked_lm", self.device
+        )
 
 
 @dataclasses.dataclass

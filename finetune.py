@@ -37,7 +37,7 @@ from tasks import KINDS, reports
 from tasks.encoding import Batches, PooledBatches
 from tasks.inputs import inputs_of, length_of
 from tasks.task import Data, Task
-from training import inference, runs
+from training import devices, inference, runs
 from utils import UserError, log, rank, show, visible, warn
 
 CHUNK = 64  # batches of examples that are predicted at a time
@@ -131,11 +131,12 @@ class Run:
             self.cfg, model, batches, folder, {"config": config}, data_parallel, log_dir, shard
         )
         # All that shapes the result; run.json compares it when the same command is started again.
-        settings = dataclasses.asdict(self.cfg) | self.settings
+        settings = dataclasses.asdict(trainer.cfg) | self.settings
         # The folder is held before the first file is written, so that two runs cannot mix theirs.
         with self.start.run_lock(folder, model, settings):
             write_json(folder / self.task.settings_file, self.task.to_json())
-            log(inference.device_name(trainer.device, trainer.n_gpus))
+            chosen = {name: getattr(trainer.cfg, name) for name in devices.PLAIN}
+            log(devices.describe(trainer.device, trainer.n_gpus, **chosen))
             measure = functools.partial(probe, trainer) if probe else None
             return self.fit_held(trainer, model, batches, measure, probe_steps)
 
@@ -149,15 +150,16 @@ class Run:
     ) -> Result:
         """fit() in a folder that no other process trains in."""
         # Evaluation takes the memory of a part of a training batch, which is known to fit.
-        rows = self.cfg.batch_size // self.cfg.gradient_accumulation
+        cfg = trainer.cfg
+        rows = cfg.batch_size // (cfg.gradient_accumulation or 1)
         # Without a seed the examples are sorted by length and nothing is shuffled.
         eval_batches = [data.features.batches(rows) for data in self.eval_data]
         evaluated: Sequence[inference.Batches] = eval_batches
         # The encoder is frozen, so that it gives the same vectors in every epoch.
         if self.tuning.boost:
             cache, device = trainer.save_dir.parent / "pooled", trainer.device
-            trainer.batches = pool(model, self.cfg, batches, cache, device)
-            evaluated = [pool(model, self.cfg, b, cache, device) for b in eval_batches]
+            trainer.batches = pool(model, cfg, batches, cache, device)
+            evaluated = [pool(model, cfg, b, cache, device) for b in eval_batches]
 
         def evaluate() -> dict[str, float]:
             results: dict[str, float] = {}
@@ -439,9 +441,10 @@ def load(
     model_file: str | Path,
     task: Task | type[Task] | None = None,
     start: Pretrained | None = None,
-    batch_size: int = 32,
-    dtype: str = "fp32",
+    batch_size: int | None = None,
+    dtype: str = "auto",
     data_parallel: bool = True,
+    device: str = "auto",
 ) -> Saved:
     """A trained model.
 
@@ -449,6 +452,8 @@ def load(
         model_file: its .pt, the folder of its run: the best checkpoint, or a .onnx.
         task: what it was trained on; a kind of task, or None: as the file beside it says.
         start: what pretrained.find() gave of model_file, where its parts lie elsewhere.
+        batch_size: inputs that are computed at once; None: 32, on a GPU 32k tokens.
+        dtype, device: as those of train.Config.
     """
     start = start or pretrained.find(model_file, predicting=True)
     # The head in the file says which kind of task it was trained on.
@@ -462,21 +467,23 @@ def load(
     task.check_start(start)
     start = task.match_head(start, training=False)
     if start.onnx:
-        return load_onnx(start, task, batch_size, dtype)
+        return load_onnx(start, task, batch_size or devices.ROWS, dtype)
     with models.undrawn():
         model = task.model(start.config)
     pretrained.load(model, start, task.optional)
-    device = inference.get_device()
-    inference.prepack(model, device, dtype)
+    runs_on = devices.get_device(device)
+    dtype = devices.usable_dtype(dtype, runs_on)
+    inference.prepack(model, runs_on, dtype)
     # One device needs no wrapper: inference.predict moves the model and computes in its dtype.
-    n_gpus = inference.count_gpus(device, data_parallel)
-    runs_on = inference.wrap(model, device, dtype, n_gpus) if n_gpus > 1 else model
-    return Saved(start, task, runs_on, batch_size, dtype, device, n_gpus)
+    n_gpus = devices.count_gpus(runs_on, device, data_parallel)
+    wrapped = inference.wrap(model, runs_on, dtype, n_gpus) if n_gpus > 1 else model
+    rows = devices.rows_at_once(batch_size, task.max_len, runs_on)
+    return Saved(start, task, wrapped, rows, dtype, runs_on, n_gpus)
 
 
 def load_onnx(start: Pretrained, task: Task, batch_size: int, dtype: str) -> Saved:
     """A trained model that onnxruntime computes, its scores in the order of the task's labels."""
-    if dtype != "fp32":
+    if dtype not in ("auto", "fp32"):
         raise UserError(
             f"dtype={dtype}: {start.file} computes as it was converted (checkpoint.py convert, "
             "which has `int8`); leave dtype out"
@@ -484,4 +491,4 @@ def load_onnx(start: Pretrained, task: Task, batch_size: int, dtype: str) -> Sav
     assert start.onnx
     columns = start.tensors[f"{task.head}.bias"] if task.head in LABELLED else None
     model = OnnxModel(start.onnx, columns)
-    return Saved(start, task, model, batch_size, dtype, torch.device("cpu"), 1)
+    return Saved(start, task, model, batch_size, "fp32", torch.device("cpu"), 1)

@@ -183,12 +183,11 @@ class Pretrain(RunCommand):
         import finetune
         import pretrained
         from tasks.pretrain import HEADS, PretrainTask, check_ready_made
-        from training import inference
+        from training import devices
 
         data_file = self.data_file or self.eval_file
         assert self.model_file
         assert data_file
-        cfg = Config.from_flags(self.train_cfg, self.settings)
         start = pretrained.find(self.model_file, self.model_cfg, self.vocab)
         folder = Path(self.save_dir or start.folder)
         # Held-out accuracy depends on max_len and on masking, so it is measured as the run was.
@@ -201,11 +200,9 @@ class Pretrain(RunCommand):
             raise UserError(
                 f"{start.file} has no {', '.join(missing)}; evaluate a model that was pre-trained"
             )
-        saved = finetune.load(
-            self.model_file, task, start, cfg.batch_size, cfg.dtype, self.data_parallel
-        )
+        saved = finetune.load(self.model_file, task, start, **self.inference())
         log(saved.describe())
-        log(inference.device_name(saved.device, saved.n_gpus))
+        log(devices.describe(saved.device, saved.n_gpus, dtype=saved.dtype))
         data = saved.load(data_file)
         check_ready_made(data.features.instances.corpus, self.given())
         results = saved.task.metrics(data, saved.outputs(data))
@@ -239,7 +236,7 @@ def few_shots(
 
     model: Any = trainer.model
     step = trainer.state.step
-    tokenizer, max_len, dtype = run.start.tokenizer, run.task.max_len, run.cfg.dtype
+    tokenizer, max_len, dtype = run.start.tokenizer, run.task.max_len, trainer.cfg.dtype
     encoder = Encoder(model, tokenizer, max_len, trainer.device, dtype=dtype)
     # What is cut off is the same each time, and told the first time.
     file = "the few shots" if step <= steps else None

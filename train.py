@@ -27,9 +27,10 @@ from tqdm import tqdm
 from formats.weights import checkpoints_in
 from optim import BertAdam, parameter_groups
 from system import distributed
+from system.files import read_settings
 from system.progress import progress
 from system.signals import Interrupted, Signals
-from training import inference
+from training import devices, inference
 from training.checkpoints import Checkpoints, TrainState
 from training.inference import Batch, Batches, Outputs
 from training.runs import MetricsLog
@@ -124,10 +125,13 @@ class Trainer:
                 "torchrun"
             )
         cfg.check_trainable()
-        self.cfg, self.batches = cfg, batches
         self.save_dir, self.log_dir = Path(save_dir), log_dir
-        self.device = inference.get_device()
-        self.n_gpus = inference.count_gpus(self.device, data_parallel)
+        self.device = devices.get_device(cfg.device)
+        self.n_gpus = devices.count_gpus(self.device, cfg.device, data_parallel)
+        # A run that is resumed is computed as it was begun.
+        run = distributed.from_first({} if rank() else read_settings(self.save_dir / "run.json"))
+        cfg = devices.settle(cfg, self.device, self.n_gpus, model, batches, run)
+        self.cfg, self.batches = cfg, batches
         # Epochs of pre-training differ in length, so that their total is asked for, not multiplied.
         self.total_steps = cfg.total_steps or batches.first(cfg.n_epochs)
         self.model, self.sharded = model, shard
@@ -329,7 +333,7 @@ class Trainer:
         """This process's rows of a batch, in gradient_accumulation of them, on the device."""
         n_rows = len(self.batches.rows(step))
         # By the largest share of rows, so that every process has as many: each is collective.
-        n = min(self.cfg.gradient_accumulation, -(-n_rows // size()))
+        n = min(self.cfg.gradient_accumulation or 1, -(-n_rows // size()))
         batches = []
         for i in range(n):
             first, every = rank() + i * size(), n * size()

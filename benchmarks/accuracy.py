@@ -27,7 +27,7 @@ import finetune
 import train
 from system.cli import command
 from tasks.sentences import get_task
-from training import inference
+from training import devices
 
 # columns of texts and label; labels, none: a number; the metric compared
 TASKS = {
@@ -115,7 +115,7 @@ def theirs(task: str, seed: int, lr: float, dtype: str) -> dict[str, float]:
     from transformers import AutoTokenizer, BertForSequenceClassification
 
     torch.manual_seed(seed)
-    device, labels = str(inference.get_device()), TASKS[task][1]
+    device, labels = str(devices.get_device()), TASKS[task][1]
     tokenizer = AutoTokenizer.from_pretrained(data("minilm"))
     model = BertForSequenceClassification.from_pretrained(
         data("minilm"), num_labels=len(labels or "1")

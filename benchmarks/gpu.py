@@ -65,7 +65,7 @@ from layers import packing
 from system.cli import command
 from tasks import pretrain as pretraining_task
 from tasks.encoding import Batches
-from training import inference
+from training import devices, inference
 from utils import UserError
 
 # -------------------------------------------------------------------------------------- 1. the card
@@ -470,7 +470,7 @@ def run(
         out: file that gets the rows as JSON lines; None: beside the table, in benchmarks/results.
         tiny: with tiny models, to try the script.
     """
-    device = inference.get_device()
+    device = devices.get_device()
     if device.type == "cpu" and not tiny:
         raise UserError("no GPU is visible; --tiny True tries the script on a CPU")
     title = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"

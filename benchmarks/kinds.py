@@ -31,7 +31,7 @@ from optim import BertAdam, parameter_groups
 from system.cli import command
 from tasks import ChoiceTask, TagTask, Task
 from tasks.task import Data
-from training import inference
+from training import devices, inference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ CASES = {
         ChoiceTask(), "choice/arc/arc_easy_train.jsonl", "choice/arc/arc_easy_test.jsonl"
     ),
 }
-DEVICE = inference.get_device()
+DEVICE = devices.get_device()
 
 
 def their_model(task: Task, attention: str = "sdpa") -> torch.nn.Module:

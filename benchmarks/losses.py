@@ -110,6 +110,8 @@ def commands(made: Path, real: Path | None) -> dict[str, list[str]]:
     }
     found["choose, made"] += ["--max_len", "64"]
     found["pretrain, text"] += ["--max_len", "48", "--batch_size", "32", "--mask_prob", "0.2"]
+    # One row at a time, as the first versions did.
+    found["pretrain, text"] += ["--gradient_accumulation", "32"]
     if real:
         minilm = ["--pretrain_file", f"{real}/minilm"]
         mrpc = ["--task", "mrpc", "--data_file", f"{real}/glue/MRPC/train.tsv"]

@@ -50,6 +50,7 @@ class Instances(Protocol):
 
     corpus: Corpus
     n_blocks: int
+    max_len: int  # tokens of the longest
 
     def counts(self, epoch: int) -> np.ndarray: ...  # (n_blocks,) instances of each block
     def plan(self, blocks: np.ndarray, epoch: int) -> np.ndarray: ...  # (N,) of some blocks
@@ -68,8 +69,12 @@ class PairBatches:
     padded. Without a seed nothing is shuffled: for evaluation.
     """
 
+    # How many rows a CPU computes at a time: each has scores of all words for all of its slots.
+    cpu_rows = 8
+
     def __init__(self, instances: Instances, batch_size: int, seed: int | None = None):
         self.instances = instances
+        self.longest = instances.max_len
         self.batch_size = batch_size
         self.seed = seed
         # two, since a batch may end one group or epoch and begin the next

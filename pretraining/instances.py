@@ -214,6 +214,7 @@ class FixedInstances:
                 f"set `max_len={length}`"
             )
         self.corpus, self.n = corpus, corpus.counts["instances"]
+        self.max_len = max_len
         self.n_blocks = -(-self.n // self.BLOCK)
 
     def counts(self, epoch: int) -> np.ndarray:

@@ -108,7 +108,7 @@ class Pairs:
 
     def __init__(self, corpus: Corpus, config: PairConfig, seed: int = 0, fixed: bool = False):
         self.corpus = corpus
-        self.config = config
+        self.config, self.max_len = config, config.max_len
         self.seed = seed
         self.fixed = fixed
         self.n_documents = len(corpus.documents) - 1

@@ -63,9 +63,8 @@ SYNONYMS = {
 }
 # What is no flag of any command, and how it is done.
 INSTEAD = {
-    "device": "the GPUs that are visible are used; CUDA_VISIBLE_DEVICES= hides them",
-    "no_cuda": "CUDA_VISIBLE_DEVICES= hides the GPUs",
-    "gpu": "CUDA_VISIBLE_DEVICES=N chooses the GPUs",
+    "no_cuda": "--device cpu",
+    "gpu": "--device cuda:N chooses a GPU",
     "local_rank": "torchrun starts several processes",
     "do_lower_case": "the vocabulary says it; tokenizer_config.json beside it overrules that",
 }

@@ -262,6 +262,11 @@ class Batches:
         # are replaced at once.
         self._last: tuple[int, list[np.ndarray]] = (-1, [])
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example."""
+        return int(self.lengths.max(initial=0))
+
     def __len__(self) -> int:
         """Batches of an epoch."""
         if self.seed is None:
@@ -292,8 +297,7 @@ class Batches:
         if self.seed is None:
             # A stable sort, so that the order does not depend on NumPy's algorithm.
             by_length = np.argsort(lengths, kind="stable")
-            tokens = size * max(lengths, default=0)
-            return cut_by_tokens(by_length, lengths[by_length], tokens)
+            return cut_by_tokens(by_length, lengths[by_length], size * self.longest)
         # The epoch is part of the seed, so any batch can be made without those before it.
         rng = np.random.default_rng([self.seed, epoch])
         groups = cut(rng.permutation(len(lengths)), size * SHUFFLE_BATCHES)

@@ -15,7 +15,7 @@ from layers import kernels
 from layers.kernels import ACTIVATIONS, Linear, OneDNNLinear, linear, product
 from models import Classifier, Config
 from tasks.encoding import Batches, Features, PooledBatch, PooledBatches, cut_by_tokens
-from training import inference
+from training import devices, inference
 from utils import UserError
 
 drain = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
@@ -182,22 +182,22 @@ def test_bf16_is_computed_in_fp32_where_a_processor_has_no_such_products(
     found = {}
     for name in ("avx512_bf16", "avx2"):
         monkeypatch.setattr(kernels, "processor", lambda name=name: {name: True})
-        inference.usable_dtype.cache_clear()
+        devices.usable_dtype.cache_clear()
         torch.manual_seed(0)
         model = inference.wrap(Classifier(tiny), device, "bf16").eval()
         # Said once, not at every evaluation.
-        assert inference.usable_dtype("bf16", device) == ("bf16" if name != "avx2" else "fp32")
+        assert devices.usable_dtype("bf16", device) == ("bf16" if name != "avx2" else "fp32")
         found[name] = model(x, x, x).dtype
-    inference.usable_dtype.cache_clear()
+    devices.usable_dtype.cache_clear()
     assert found == {"avx512_bf16": torch.bfloat16, "avx2": torch.float32}
     err = capsys.readouterr().err
     assert err.count("dtype=bf16: this processor multiplies no bf16 numbers") == 1
 
 
 def test_int8_is_for_predicting_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    inference.usable_dtype.cache_clear()
+    devices.usable_dtype.cache_clear()
     with pytest.raises(UserError, match="int8 is computed on a CPU; on a GPU name fp32 or bf16"):
-        inference.usable_dtype("int8", torch.device("cuda"))
+        devices.usable_dtype("int8", torch.device("cuda"))
     with pytest.raises(UserError, match="int8 is for evaluating and predicting; train in fp32"):
         train.Config(dtype="int8").check_trainable()
 

@@ -23,7 +23,7 @@ from layers.packing import Packing, attention_packed, size_step
 from models import BertModel, Classifier, Config, PretrainModel, QuestionAnswering
 from optim import BertAdam, parameter_groups
 from tasks.encoding import Batches, Features
-from training import inference
+from training import devices, inference
 from utils import UserError
 
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -366,6 +366,6 @@ def test_compiling_without_a_compiler_is_refused(
 def test_on_a_gpu_the_attention_of_cudnn_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     before = torch.backends.cuda.cudnn_sdp_enabled()
-    assert inference.get_device() == torch.device("cuda", 0)
+    assert devices.get_device() == torch.device("cuda", 0)
     assert not torch.backends.cuda.cudnn_sdp_enabled()
     torch.backends.cuda.enable_cudnn_sdp(before)

@@ -7,7 +7,6 @@ No training configuration is needed: evaluation, prediction, vectors and few sho
 
 import collections
 import contextlib
-import functools
 import importlib.util
 import os
 import queue
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from layers import kernels, packing
 from system import distributed
 from system.progress import progress
+from training import devices
 from utils import UserError, rank, size, warn
 
 # A NamedTuple (or a tuple) of tensors whose first dimension is the example.
@@ -124,35 +124,7 @@ def drain(values: Iterable[Made], most: int) -> Iterator[list[Made]]:
         raise item
 
 
-# ------------------------------------------------------------------------------------------ devices
-
-
-def get_device() -> torch.device:
-    """The GPU if there is one, each process of a machine its own, else the CPU."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    # cuDNN's attention makes a plan for every new shape, which takes longer than MRPC's training;
-    # and in some versions it drops a sixteenth or an eighth where a tenth is asked for.
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    # LOCAL_RANK counts the processes of one machine, as CUDA's device numbers do.
-    return torch.device("cuda", distributed.local_rank() if size() > 1 else 0)
-
-
-def count_gpus(device: torch.device, data_parallel: bool = True) -> int:
-    """How many GPUs this process uses: all by DataParallel, unless torchrun has started it."""
-    # A process of torchrun has one GPU of its own; DataParallel would take those of the others.
-    if device.type == "cuda" and data_parallel and size() == 1:
-        return torch.cuda.device_count()
-    return 1
-
-
-def device_name(device: torch.device, n_gpus: int = 1) -> str:
-    """'cuda (8 GPUs)', 'cpu (2 cores)' or '4 processes, cpu (1 core) each'."""
-    n, unit = (n_gpus, "GPU") if device.type == "cuda" else (torch.get_num_threads(), "core")
-    one = f"{device.type} ({n} {unit}{'s' if n != 1 else ''})"
-    if n_gpus > 1:
-        one += f" by DataParallel; torchrun --nproc_per_node {n_gpus} is faster"
-    return one if size() == 1 else f"{size()} processes, {one} each"
+# ---------------------------------------------------------------------------------------- the model
 
 
 class Autocast(nn.Module):
@@ -175,25 +147,9 @@ class Autocast(nn.Module):
             return self.model(*inputs, **more)
 
 
-@functools.cache
-def usable_dtype(dtype: str, device: torch.device) -> str:
-    """The dtype itself; fp32 where a CPU would compute bf16 more slowly, and a note says so."""
-    if dtype == "bf16" and device.type == "cpu" and not kernels.has_bf16_products():
-        warn(
-            "dtype=bf16: this processor multiplies no bf16 numbers (it has neither AVX512_BF16 nor "
-            "AMX) and would take several times as long; fp32 instead"
-        )
-        return "fp32"
-    if dtype == "int8" and device.type != "cpu":
-        raise UserError("dtype=int8 is computed on a CPU; on a GPU name fp32 or bf16")
-    if dtype == "int8" and not kernels.has_int8_products():
-        raise UserError("dtype=int8 needs a PyTorch that multiplies 8-bit numbers; name fp32")
-    return dtype
-
-
 def prepack(model: nn.Module, device: torch.device, dtype: str) -> None:
     """Let the blocks of a model that only predicts do so in a dtype, as fast as a CPU can."""
-    dtype = usable_dtype(dtype, device)
+    dtype = devices.usable_dtype(dtype, device)
     if device.type == "cpu":
         for block in blocks_of(model):
             kernels.prepack(block, int8=dtype == "int8")
@@ -230,7 +186,7 @@ def wrap(
             module.flash = flash  # type: ignore[assignment]
     if compiled:
         compile_blocks(model, device, cuda_graphs)
-    wrapped = Autocast(model, device, usable_dtype(dtype, device), cuda_graphs)
+    wrapped = Autocast(model, device, devices.usable_dtype(dtype, device), cuda_graphs)
     return nn.DataParallel(wrapped) if n_gpus > 1 else wrapped
 
 
@@ -285,7 +241,7 @@ def infer(
     if next(model.parameters()).device != device:
         model.to(device)
     model.eval()
-    dtype = usable_dtype(dtype, device)
+    dtype = devices.usable_dtype(dtype, device)
     # What predicted in int8 before may be asked for another dtype now.
     if dtype == "int8" or any(getattr(m, "packed", None) is not None for m in model.modules()):
         prepack(model, device, dtype)

@@ -23,7 +23,7 @@ from utils import UserError, json_text, log, rank, short, show
 
 # Settings that may differ when a run is resumed: they change what is written, not what is computed.
 # Of weights by name the digest is compared, not the name.
-FREE = {"save_steps", "save_minutes", "log_steps", "keep_checkpoints", "weights"}
+FREE = {"save_steps", "save_minutes", "log_steps", "keep_checkpoints", "weights", "device"}
 
 # Settings that earlier versions did not record: whatever they were, a run of theirs is resumed.
 RECORDED_LATER = {"sha256 of eval_file", "sha256 of few shots", "pair rules", "tokenizer rules"}

@@ -4,6 +4,7 @@ cfg = Config.from_json("config/train_mrpc.json", lr=3e-5)
 """
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,20 @@ class Config:
     save_steps: int = 100  # updates between checkpoints
     save_minutes: float | None = None  # minutes between checkpoints too; None: save_steps alone
     total_steps: int | None = None  # updates in all; None: n_epochs times the batches of an epoch
-    dtype: str = "fp32"  # of matrix products: fp32 or bf16 (parameters stay float32)
-    gradient_accumulation: int = 1  # parts that a batch is computed in, to save memory
+    # cpu, cuda, cuda:N or mps; auto: the GPUs that are usable, else the CPU
+    device: str = "auto"
+    # of matrix products: fp32 or bf16 (parameters stay float32); auto: bf16 on a GPU that has it
+    dtype: str = "auto"
+    # parts that a batch is computed in, to save memory; None: on a GPU of 64k tokens at most
+    gradient_accumulation: int | None = None
     schedule: str = "warmup_linear"  # of the learning rate: see optim.SCHEDULES
     weight_decay: float = 0.01  # per update and unit of rate; none on biases and LayerNorm
     max_grad_norm: float = 1.0  # longer gradients are shortened to this
     bias_correction: bool = False  # Adam's, which BERT leaves out
     log_steps: int = 10  # updates between lines of metrics.jsonl
     keep_checkpoints: int = 3  # newest model_steps_N.pt to keep beside the best; 0: all
-    attention: str = "sdpa"  # on a GPU: sdpa (PyTorch's, padded) or flash (real tokens alone, bf16)
+    # on a GPU: sdpa (PyTorch's, padded) or flash (real tokens alone, bf16); auto: flash if it works
+    attention: str = "auto"
     compile: bool = False  # torch.compile each block (needs a C++ compiler; triton on a GPU)
     cuda_graphs: bool = False  # with compile, on a GPU: launch a block's kernels as one
     # keep fewer activations and compute them again: less memory, a third more work
@@ -58,17 +64,18 @@ class Config:
                 f"schedule={show(self.schedule)}{hint}; expected one of {', '.join(SCHEDULES)}"
             )
         # Its kernel takes nothing else.
-        if self.attention == "flash" and self.dtype != "bf16":
+        if self.attention == "flash" and self.dtype not in ("auto", "bf16"):
             raise UserError(
                 f"attention=flash is computed in bf16, and dtype={self.dtype}; set dtype=bf16"
             )
         if self.cuda_graphs and not self.compile:
             raise UserError("cuda_graphs=true is a way of compiling; add compile=true")
         # A graph writes over the gradients, or the activations, that it gave before.
-        if self.cuda_graphs and (self.gradient_accumulation > 1 or self.checkpointing):
+        parts = self.gradient_accumulation or 1
+        if self.cuda_graphs and (parts > 1 or self.checkpointing):
             raise UserError("cuda_graphs=true needs gradient_accumulation=1 and no checkpointing")
         # A part without an example could not be computed.
-        if self.gradient_accumulation > self.batch_size:
+        if parts > self.batch_size:
             raise UserError(
                 f"gradient_accumulation={self.gradient_accumulation} is more than "
                 f"batch_size={self.batch_size}; set gradient_accumulation to {self.batch_size} or "
@@ -134,9 +141,13 @@ EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "save_steps": COUNT,
     "save_minutes": (lambda value: 0 < value < 2**63, "more than 0, or null"),
     "total_steps": (from_to(1), "at least 1, or null to follow from n_epochs"),
+    "device": (
+        lambda name: bool(re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name)),
+        "auto, cpu, cuda, cuda:N or mps",
+    ),
     # fp32 or bf16 to train, and to predict int8 too
-    "dtype": (("fp32", "bf16", "int8").__contains__, "fp32 or bf16, or int8 to predict"),
-    "attention": (("sdpa", "flash").__contains__, "sdpa or flash"),
+    "dtype": (("auto", "fp32", "bf16", "int8").__contains__, "fp32 or bf16, or int8 to predict"),
+    "attention": (("auto", "sdpa", "flash").__contains__, "sdpa or flash"),
     "gradient_accumulation": COUNT,
     "weight_decay": AMOUNT,
     "max_grad_norm": (lambda value: 0 < value < 2**63, "more than 0 (a large number: no clipping)"),
@@ -149,4 +160,4 @@ EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 # The settings that evaluating and predicting have a use for: they need neither rates nor a length,
 # but memory limits their batches too.
-INFERENCE = ("batch_size", "dtype")
+INFERENCE = ("batch_size", "device", "dtype")

@@ -1,0 +1,223 @@
+"""Where a model is computed, and the settings that follow from the machine.
+
+A GPU is played by PyTorch's own questions about it: how many, how new, how full.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import finetune
+from layers import kernels, packing
+from models import Classifier, Config
+from pretraining.batches import PairBatches
+from tasks import TASKS
+from training import devices
+from training.devices import PLAIN, count_gpus, get_device, rows_at_once, settle
+from training.settings import Config as TrainConfig
+from utils import UserError
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """What was found out of other devices is forgotten."""
+    caches = (devices.unusable, devices.usable_dtype, devices.warn_once, packing.flash_differs)
+    for cache in caches:
+        cache.cache_clear()
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    yield
+    torch.backends.cuda.enable_cudnn_sdp(before)
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """Make it look as if there were GPUs."""
+
+    def make(n: int = 1, capability: tuple[int, int] = (9, 0), free: int = 80 << 30) -> None:
+        answers = {
+            "is_available": lambda: n > 0,
+            "device_count": lambda: n,
+            "get_device_capability": lambda device=None: capability,
+            "get_arch_list": lambda: ["sm_75", "sm_80", "sm_90a", "compute_120"],
+            "mem_get_info": lambda device=None: (free, 80 << 30),
+        }
+        for name, answer in answers.items():
+            monkeypatch.setattr(torch.cuda, name, answer)
+        monkeypatch.setattr(packing, "flash_differs", lambda device, width: "")
+
+    return make
+
+
+def test_a_gpu_is_taken_where_there_is_one_and_others_by_their_names(gpus: Callable) -> None:
+    gpus(0)
+    assert get_device() == get_device("cpu") == CPU
+    gpus(2)
+    assert (get_device(), get_device("cuda"), get_device("cpu")) == (CUDA, CUDA, CPU)
+    assert get_device("cuda:1") == torch.device("cuda", 1)
+    # One that is named is the only one; otherwise all of them share the batches.
+    assert [count_gpus(get_device(name), name) for name in ("auto", "cuda", "cuda:1")] == [2, 2, 1]
+    assert count_gpus(CUDA, "auto", data_parallel=False) == 1
+
+
+@pytest.mark.parametrize(
+    ("n", "name", "message"),
+    [
+        (0, "cuda", "device=cuda: no GPU is visible to this PyTorch; name cpu"),
+        (0, "cuda:1", "device=cuda:1: no GPU is visible"),
+        (2, "cuda:2", "device=cuda:2: 2 GPUs are visible; expected a number below 2"),
+        (0, "mps", "device=mps: there is none, or this PyTorch does not know it; name cpu"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(
+    gpus: Callable, n: int, name: str, message: str
+) -> None:
+    gpus(n)
+    with pytest.raises(UserError, match=message):
+        get_device(name)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"capability": (6, 1)}, r"is too old for this PyTorch \(compute capability 6.1\)"),
+        ({"free": 100 << 20}, r"is full \(100 MB are free\)"),
+    ],
+)
+def test_a_gpu_that_is_full_or_too_old_leaves_the_cpu_and_says_so_once(
+    gpus: Callable, capsys: pytest.CaptureFixture, given: dict, reason: str
+) -> None:
+    gpus(1, **given)
+    with pytest.raises(UserError, match=f"cuda:0 {reason}; name another device, or cpu"):
+        get_device("cuda")
+    assert get_device() == get_device() == CPU
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "the CPU is used instead" in err
+
+
+def test_a_gpu_that_fails_leaves_the_cpu(
+    gpus: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    gpus(1)
+
+    def fail(device: int) -> None:
+        raise RuntimeError("CUDA error: unknown error\nCompile with ...")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", fail)
+    assert get_device() == CPU
+    assert "cuda:0 does not work (CUDA error: unknown error); the CPU" in capsys.readouterr().err
+
+
+LONG = SimpleNamespace(longest=512, cpu_rows=8)
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "n_gpus", "expected"),
+    [
+        ({}, CPU, 1, ("fp32", "sdpa", 1)),
+        ({}, CUDA, 1, ("bf16", "flash", 1)),
+        # The flash kernel and DataParallel do not go together.
+        ({}, CUDA, 4, ("bf16", "sdpa", 1)),
+        ({"dtype": "fp32"}, CUDA, 1, ("fp32", "sdpa", 1)),
+        ({"attention": "sdpa"}, CUDA, 1, ("bf16", "sdpa", 1)),
+        ({"batch_size": 256}, CUDA, 1, ("bf16", "flash", 2)),
+        ({"batch_size": 256}, CUDA, 2, ("bf16", "sdpa", 1)),
+        ({"batch_size": 256, "gradient_accumulation": 4}, CUDA, 1, ("bf16", "flash", 4)),
+        ({"batch_size": 256, "gradient_accumulation": 1}, CPU, 1, ("fp32", "sdpa", 1)),
+        ({}, torch.device("mps"), 1, ("fp32", "sdpa", 1)),
+    ],
+)
+def test_what_a_user_leaves_open_follows_from_the_device(
+    gpus: Callable, tiny: Config, given: dict, device: torch.device, n_gpus: int, expected: tuple
+) -> None:
+    gpus(n_gpus)
+    batches = SimpleNamespace(longest=512)
+    cfg = settle(TrainConfig(**given), device, n_gpus, Classifier(tiny), batches)
+    assert tuple(getattr(cfg, name) for name in PLAIN) == expected
+
+
+def test_an_older_gpu_computes_in_fp32_and_pre_training_in_parts(
+    gpus: Callable, tiny: Config
+) -> None:
+    gpus(1, capability=(7, 5))
+    cfg, model = TrainConfig(batch_size=256), Classifier(tiny)
+    found = settle(cfg, CUDA, 1, model, LONG)
+    assert (found.dtype, found.attention) == ("fp32", "sdpa")
+    # 256 rows of 512 tokens are two parts of 64k on a GPU, and 32 of 8 rows on a CPU.
+    assert (found.gradient_accumulation, PairBatches.cpu_rows) == (2, LONG.cpu_rows)
+    assert settle(cfg, CPU, 1, model, LONG).gradient_accumulation == 32
+    few = dataclasses.replace(cfg, batch_size=3)
+    assert settle(few, CPU, 1, model, LONG).gradient_accumulation == 1
+
+
+def test_flash_that_proves_wrong_is_left_out(
+    gpus: Callable, tiny: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus(1)
+    monkeypatch.setattr(packing, "flash_differs", lambda device, width: "outputs differ")
+    assert settle(TrainConfig(), CUDA, 1, Classifier(tiny), LONG).attention == "sdpa"
+
+
+def test_a_run_is_resumed_as_it_was_begun_or_not_at_all(
+    gpus: Callable, tiny: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus(1)
+    model, cfg = Classifier(tiny), TrainConfig(batch_size=256)
+    monkeypatch.setattr(kernels, "has_bf16_products", lambda: False)
+    begun = {"dtype": "fp32", "attention": "sdpa", "gradient_accumulation": 32}
+    # Earlier versions recorded no attention.
+    for run in (begun, {name: begun[name] for name in ("dtype", "gradient_accumulation")}):
+        found = settle(cfg, CUDA, 1, model, LONG, run)
+        assert {name: getattr(found, name) for name in PLAIN} == begun
+    # What was asked for is compared with the run later, as all settings are.
+    asked = dataclasses.replace(cfg, dtype="bf16")
+    assert settle(asked, CUDA, 1, model, LONG, begun).dtype == "bf16"
+    begun = {"dtype": "bf16", "attention": "flash", "gradient_accumulation": 2}
+    with pytest.raises(UserError, match=r"was begun with dtype=bf16, which is not computed on thi"):
+        settle(cfg, CPU, 1, model, LONG, begun)
+    monkeypatch.setattr(kernels, "has_bf16_products", lambda: True)
+    with pytest.raises(UserError, match=r"was begun with attention=flash, which is not computed"):
+        settle(cfg, CPU, 1, model, LONG, begun)
+
+
+def test_predicting_takes_as_many_rows_as_keep_a_device_busy() -> None:
+    assert rows_at_once(None, 128, CPU) == 32
+    assert rows_at_once(None, 128, CUDA) == 256
+    assert rows_at_once(None, 5000, CUDA) == 32
+    assert rows_at_once(8, 128, CUDA) == rows_at_once(8, 128, CPU) == 8
+
+
+def test_run_json_has_what_was_chosen_and_old_runs_go_on(
+    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    task = dataclasses.replace(TASKS["mrpc"], max_len=32)
+    start = finetune.pretrained.find(None, sample / "config.json", sample / "vocab.txt")
+    cfg = TrainConfig(total_steps=2, save_steps=1)
+    run = finetune.prepare(task, sample / "train.tsv", start, cfg=cfg)
+    run.fit(tmp_path / "run")
+    recorded = json.loads((tmp_path / "run/run.json").read_text())
+    assert {name: recorded[name] for name in PLAIN} == PLAIN
+    # A run of an earlier version, stopped after its first step, had neither name.
+    del recorded["device"], recorded["attention"]
+    (tmp_path / "run/run.json").write_text(json.dumps(recorded))
+    (tmp_path / "run/model_steps_2.pt").unlink()
+    capsys.readouterr()
+    assert run.fit(tmp_path / "run").step == 2
+    assert "Resuming" in "".join(capsys.readouterr())
+
+
+def test_what_is_not_plain_is_printed_behind_the_device() -> None:
+    assert devices.describe(CUDA, 1, dtype="bf16", attention="flash", gradient_accumulation=1) == (
+        "cuda (1 GPU), dtype=bf16, attention=flash"
+    )
+    assert devices.describe(CPU, 1, **PLAIN) == devices.device_name(CPU)
+    assert devices.device_name(torch.device("mps")) == "mps"

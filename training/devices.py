@@ -1,0 +1,212 @@
+"""Where a model is computed, in which numbers, and what of it follows from the machine.
+
+device = get_device("auto")                 # the GPU, else the CPU
+cfg = settle(cfg, device, 1, model, batches)    # no setting is "auto" any more
+"""
+
+import dataclasses
+import functools
+import re
+from typing import Any
+
+import torch
+from torch import nn
+
+from layers import kernels, packing
+from system import distributed
+from training.settings import Config
+from utils import UserError, size, warn
+
+# Of a batch on one GPU, in training and in predicting: enough to keep it busy, and of BERT-base
+# some 20 GB.
+TRAINING_TOKENS, PREDICTING_TOKENS = 2**16, 2**15
+ROWS = 32  # that a CPU predicts at a time
+LEAST_FREE = 2**30  # bytes of a GPU's memory, below which nothing can be trained there
+
+
+def get_device(name: str = "auto") -> torch.device:
+    """The device of a name: cpu, cuda, cuda:N or mps; auto: a GPU that is usable, else the CPU.
+
+    Each process of a machine has a GPU of its own. UserError where a device that was named is not
+    usable.
+    """
+    kind, _, number = name.partition(":")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device=mps: there is none, or this PyTorch does not know it; name cpu")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device={name}: no GPU is visible to this PyTorch; name cpu")
+    if kind in ("cpu", "mps") or not torch.cuda.is_available():
+        return torch.device("cpu" if kind == "auto" else kind)
+    if number and size() > 1:
+        raise UserError(
+            f"device={name}: each of several processes has the GPU of its number; name cuda, or "
+            "choose them by CUDA_VISIBLE_DEVICES"
+        )
+    if number and int(number) >= (n := torch.cuda.device_count()):
+        raise UserError(f"device={name}: {n} GPUs are visible; expected a number below {n}")
+    # LOCAL_RANK counts the processes of one machine, as CUDA's device numbers do.
+    index = int(number or (distributed.local_rank() if size() > 1 else 0))
+    if reason := unusable(index):
+        # Several processes cannot differ in where they compute.
+        if kind == "cuda" or size() > 1:
+            raise UserError(f"cuda:{index} {reason}; name another device, or cpu")
+        warn_once(f"cuda:{index} {reason}; the CPU is used instead")
+        return torch.device("cpu")
+    # cuDNN's attention makes a plan for every new shape, which takes longer than MRPC's training;
+    # and in some versions it drops a sixteenth or an eighth where a tenth is asked for.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    return torch.device("cuda", index)
+
+
+@functools.cache
+def unusable(index: int) -> str:
+    """Why nothing can be computed on a GPU, in words; "": it can."""
+    try:
+        major, minor = torch.cuda.get_device_capability(index)
+        built_for = re.findall(r"sm_(\d+)", " ".join(torch.cuda.get_arch_list()))
+        if 10 * major + minor < min(map(int, built_for), default=0):
+            return f"is too old for this PyTorch (compute capability {major}.{minor})"
+        free, _ = torch.cuda.mem_get_info(index)
+    except (AssertionError, RuntimeError) as error:
+        return f"does not work ({str(error).splitlines()[0]})"
+    return f"is full ({free >> 20} MB are free)" if free < LEAST_FREE else ""
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Say something the first time that it is to be said."""
+    warn(message)
+
+
+def count_gpus(device: torch.device, name: str = "auto", data_parallel: bool = True) -> int:
+    """How many GPUs this process uses: all by DataParallel, unless one is named, or torchrun runs.
+
+    Args:
+        name: what get_device() was asked for.
+    """
+    # A process of torchrun has one GPU of its own; DataParallel would take those of the others.
+    if device.type == "cuda" and data_parallel and size() == 1 and ":" not in name:
+        return torch.cuda.device_count()
+    return 1
+
+
+def describe(device: torch.device, n_gpus: int, **chosen: Any) -> str:
+    """The device, and which settings are not plain there: 'cuda (1 GPU), dtype=bf16'."""
+    others = [f"{name}={value}" for name, value in chosen.items() if value != PLAIN[name]]
+    return ", ".join([device_name(device, n_gpus), *others])
+
+
+def device_name(device: torch.device, n_gpus: int = 1) -> str:
+    """'cuda (8 GPUs)', 'cpu (2 cores)' or '4 processes, cpu (1 core) each'."""
+    one = device.type
+    if device.type != "mps":
+        n, unit = (n_gpus, "GPU") if device.type == "cuda" else (torch.get_num_threads(), "core")
+        one += f" ({n} {unit}{'s' if n != 1 else ''})"
+    if n_gpus > 1:
+        one += f" by DataParallel; torchrun --nproc_per_node {n_gpus} is faster"
+    return one if size() == 1 else f"{size()} processes, {one} each"
+
+
+# ----------------------------------------------------------------------------- what follows from it
+
+
+# The settings that may say auto, or null, and what every device can do.
+PLAIN: dict[str, Any] = {"dtype": "fp32", "attention": "sdpa", "gradient_accumulation": 1}
+
+
+def settle(
+    cfg: Config,
+    device: torch.device,
+    n_gpus: int,
+    model: nn.Module,
+    batches: Any,
+    run: dict[str, Any] | None = None,
+) -> Config:
+    """The settings of training with nothing left to choose.
+
+    UserError where a run was begun with what is not computed here.
+
+    Args:
+        batches: may know the tokens of their longest row (`longest`), and how many rows a CPU
+            should compute at a time (`cpu_rows`).
+        run: the settings of a run that is resumed, which stay what they were.
+    """
+    asked = {name: getattr(cfg, name) for name in PLAIN}
+    asked = {name: value for name, value in asked.items() if value not in ("auto", None)}
+    dtype = asked.get("dtype") or usable_dtype("auto", device)
+    if run:
+        # Earlier versions did not record what was usual then.
+        begun = {name: run.get(name, plain) for name, plain in PLAIN.items()} | asked
+        dtype = begun["dtype"]
+        usable = {"dtype": has_dtype(dtype, device), "attention": True}
+        if begun["attention"] == "flash":
+            usable["attention"] = has_flash(model, device, n_gpus, dtype)
+        for name, is_usable in usable.items():
+            if not is_usable and name not in asked:
+                raise UserError(
+                    f"the run was begun with {name}={begun[name]}, which is not computed on this "
+                    f"{device.type}; resume it where it is, or name another `save_dir`"
+                )
+        return dataclasses.replace(cfg, **begun)
+    chosen: dict[str, Any] = {
+        "dtype": dtype,
+        "attention": "flash" if has_flash(model, device, n_gpus, dtype) else "sdpa",
+        "gradient_accumulation": parts_of(cfg.batch_size, device, n_gpus, batches),
+    }
+    return dataclasses.replace(cfg, **chosen | asked)
+
+
+def has_dtype(dtype: str, device: torch.device) -> bool:
+    """Whether a device computes in a dtype itself."""
+    if device.type == "cpu":
+        return dtype != "bf16" or kernels.has_bf16_products()
+    return dtype == "fp32" or (dtype == "bf16" and device.type == "cuda")
+
+
+def has_flash(model: nn.Module, device: torch.device, n_gpus: int, dtype: str) -> bool:
+    """Whether attention of a model's heads has a kernel for packed tokens, which proves right."""
+    if device.type != "cuda" or n_gpus > 1 or dtype != "bf16":
+        return False
+    widths = {module.head_dim for module in model.modules() if hasattr(module, "flash")}
+    return not any(packing.flash_differs(device, width) for width in widths)
+
+
+def parts_of(batch_size: int, device: torch.device, n_gpus: int, batches: Any) -> int:
+    """In how many parts a batch is computed: on a GPU of at most TRAINING_TOKENS."""
+    rows, longest = getattr(batches, "cpu_rows", None), getattr(batches, "longest", None)
+    if device.type == "cuda" and longest:
+        rows = max(1, TRAINING_TOKENS // longest) * n_gpus
+    elif device.type == "cuda":
+        rows = None
+    return min(batch_size, -(-batch_size // (rows * size()))) if rows else 1
+
+
+@functools.cache
+def usable_dtype(dtype: str, device: torch.device) -> str:
+    """The dtype itself; of auto bf16 on a GPU that has it, else fp32.
+
+    fp32 too where a CPU would compute bf16 more slowly, and a note says so.
+    """
+    if dtype == "auto":
+        has_bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        return "bf16" if has_bf16 else "fp32"
+    if dtype == "bf16" and device.type == "cpu" and not kernels.has_bf16_products():
+        warn(
+            "dtype=bf16: this processor multiplies no bf16 numbers (it has neither AVX512_BF16 nor "
+            "AMX) and would take several times as long; fp32 instead"
+        )
+        return "fp32"
+    if dtype != "fp32" and device.type == "mps":
+        raise UserError(f"dtype={dtype} is not computed on mps; name fp32")
+    if dtype == "int8" and device.type != "cpu":
+        raise UserError("dtype=int8 is computed on a CPU; on a GPU name fp32 or bf16")
+    if dtype == "int8" and not kernels.has_int8_products():
+        raise UserError("dtype=int8 needs a PyTorch that multiplies 8-bit numbers; name fp32")
+    return dtype
+
+
+def rows_at_once(batch_size: int | None, longest: int, device: torch.device) -> int:
+    """How many inputs to predict at a time: those asked for, or what keeps the device busy."""
+    if batch_size is None and device.type == "cuda":
+        return max(ROWS, PREDICTING_TOKENS // max(longest, 1))
+    return batch_size or ROWS
