@@ -400,7 +400,8 @@ class BertModel(Module):
         """
         packing = packing_of(segment_ids, input_mask)
         hidden = self.transformer(input_ids, segment_ids, packing)
-        cls = hidden.take_along_dim(packing.first[..., None], 1)  # (B, 1, D)
+        first = packing.first[..., None].expand(-1, -1, hidden.shape[-1])  # (B, 1, D)
+        cls = hidden.gather(1, first)
         return hidden, self.pooler(cls.squeeze(1))
 
     def pool(self, input_ids: Tensor, segment_ids: Tensor, input_mask: Mask) -> Tensor:

@@ -165,6 +165,9 @@ def test_the_processes_parts_are_the_batch(
             for w in (2, 3, 16):
                 for r in range(min(w, len(whole[0]))):
                     for tensor, part in zip(whole, batches.shard(n, r, w), strict=True):
+                        if tensor is None:  # what batches of other kinds have
+                            assert part is None
+                            continue
                         mine = tensor[r::w]
                         if mine.ndim == 2:  # fewer columns where the longest row is another's
                             assert not mine[:, part.shape[1] :].any()
