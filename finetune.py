@@ -220,6 +220,8 @@ def prepare(
         )
     if (cfg.patience or cfg.stop_metric) and not eval_files:
         raise UserError("patience and stop_metric are about evaluation; name an `eval_file`")
+    # One that is named has to be there.
+    devices.get_device(cfg.device)
     # A notebook names weights by their path, a command has found them already.
     if not isinstance(start, Pretrained):
         start = pretrained.find(start)

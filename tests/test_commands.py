@@ -171,11 +171,9 @@ EVAL = "--mode eval --model_file {trained}/run/model_steps_7.pt --data_file {sam
         ("--learning_rate 1e-4", "unknown flag --learning_rate (it is --lr here)"),
         ("--output_dir x", "unknown flag --output_dir (it is --save_dir here)"),
         ("--fp16", "unknown flag --fp16 (it is --dtype bf16 here)"),
-        (
-            "--device cuda",
-            "unknown flag --device; the GPUs that are visible are used; CUDA_VISIBLE_DEVICES= "
-            "hides them",
-        ),
+        ("--gpu 0", "unknown flag --gpu; --device cuda:N chooses a GPU"),
+        (TRAIN + "--device gpu", "device='gpu'; expected auto, cpu, cuda, cuda:N or mps"),
+        (TRAIN + "--device mps", "--device mps: there is none, or this PyTorch does not know it"),
         ("--xyzzy 1", "unknown flag --xyzzy; --help lists the flags"),
         ("--data_file -", "standard input is for --mode predict"),
         (

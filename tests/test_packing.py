@@ -23,7 +23,7 @@ from layers.packing import Packing, attention_packed, size_step
 from models import BertModel, Classifier, Config, PretrainModel, QuestionAnswering
 from optim import BertAdam, parameter_groups
 from tasks.encoding import Batches, Features
-from training import devices, inference
+from training import inference
 from utils import UserError
 
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -340,7 +340,10 @@ def test_short_inputs_share_larger_batches_when_nothing_is_shuffled() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"attention": "flash"}, "attention=flash is computed in bf16, and dtype=fp32"),
+        (
+            {"attention": "flash", "dtype": "fp32"},
+            "attention=flash is computed in bf16, and dtype=fp32",
+        ),
         ({"attention": "fast"}, "attention='fast'; expected sdpa or flash"),
         (
             {"cuda_graphs": True, "compile": True, "gradient_accumulation": 2},
@@ -361,11 +364,3 @@ def test_compiling_without_a_compiler_is_refused(
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(UserError, match=r"compile=true needs a C\+\+ compiler"):
         inference.wrap(Classifier(tiny), torch.device("cpu"), compiled=True)
-
-
-def test_on_a_gpu_the_attention_of_cudnn_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    before = torch.backends.cuda.cudnn_sdp_enabled()
-    assert devices.get_device() == torch.device("cuda", 0)
-    assert not torch.backends.cuda.cudnn_sdp_enabled()
-    torch.backends.cuda.enable_cudnn_sdp(before)

@@ -444,7 +444,10 @@ def test_a_wrong_setting_is_named(tmp_path: Path, text: str, message: str) -> No
     [
         ({"batch_size": 8}, "gradient_accumulation=32 is more than batch_size=8; set gradient_acc"),
         ({"batch_size": 0}, "batch_size=0; expected at least 1"),
-        ({"attention": "flash"}, "attention=flash is computed in bf16, and dtype=fp32; set dtype"),
+        (
+            {"attention": "flash", "dtype": "fp32"},
+            "attention=flash is computed in bf16, and dtype=fp32; set dtype",
+        ),
         ({"learning": 1}, "the settings: unknown key 'learning'"),
     ],
 )

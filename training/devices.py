@@ -32,18 +32,18 @@ def get_device(name: str = "auto") -> torch.device:
     """
     kind, _, number = name.partition(":")
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device=mps: there is none, or this PyTorch does not know it; name cpu")
+        raise UserError("`device=mps`: there is none, or this PyTorch does not know it; name cpu")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device={name}: no GPU is visible to this PyTorch; name cpu")
+        raise UserError(f"`device={name}`: no GPU is visible to this PyTorch; name cpu")
     if kind in ("cpu", "mps") or not torch.cuda.is_available():
         return torch.device("cpu" if kind == "auto" else kind)
     if number and size() > 1:
         raise UserError(
-            f"device={name}: each of several processes has the GPU of its number; name cuda, or "
+            f"`device={name}`: each of several processes has the GPU of its number; name cuda, or "
             "choose them by CUDA_VISIBLE_DEVICES"
         )
     if number and int(number) >= (n := torch.cuda.device_count()):
-        raise UserError(f"device={name}: {n} GPUs are visible; expected a number below {n}")
+        raise UserError(f"`device={name}`: {n} GPUs are visible; expected a number below {n}")
     # LOCAL_RANK counts the processes of one machine, as CUDA's device numbers do.
     index = int(number or (distributed.local_rank() if size() > 1 else 0))
     if reason := unusable(index):
