@@ -38,6 +38,7 @@ from tasks.encoding import Batches, PooledBatches
 from tasks.inputs import inputs_of, length_of
 from tasks.task import Data, Task
 from training import devices, inference, runs
+from training.batches import drain
 from utils import UserError, log, rank, show, visible, warn
 
 CHUNK = 64  # batches of examples that are predicted at a time
@@ -154,7 +155,7 @@ class Run:
         rows = cfg.batch_size // (cfg.gradient_accumulation or 1)
         # Without a seed the examples are sorted by length and nothing is shuffled.
         eval_batches = [data.features.batches(rows) for data in self.eval_data]
-        evaluated: Sequence[inference.Batches] = eval_batches
+        evaluated: Sequence[Any] = eval_batches
         # The encoder is frozen, so that it gives the same vectors in every epoch.
         if self.tuning.boost:
             cache, device = trainer.save_dir.parent / "pooled", trainer.device
@@ -426,7 +427,7 @@ class Saved:
         # A part has many batches: examples are sorted by length within it, and little is padded.
         chunks = iter(lambda: list(islice(examples, most)), [])
         if not waiting:
-            chunks = inference.drain(examples, most)
+            chunks = drain(examples, most)
         n, truncation = 0, np.zeros(3, int)
         with progress(bar and rank() == 0, total=total, unit=" inputs", delay=3) as shown:
             for chunk in chunks:
@@ -475,10 +476,13 @@ def load(
     pretrained.load(model, start, task.optional)
     runs_on = devices.get_device(device)
     dtype = devices.usable_dtype(dtype, runs_on)
-    inference.prepack(model, runs_on, dtype)
-    # One device needs no wrapper: inference.predict moves the model and computes in its dtype.
     n_gpus = devices.count_gpus(runs_on, device, data_parallel)
-    wrapped = inference.wrap(model, runs_on, dtype, n_gpus) if n_gpus > 1 else model
+    wrapped: nn.Module = model
+    if n_gpus > 1:
+        wrapped = inference.wrap(model, runs_on, dtype, n_gpus)
+    else:
+        # One device needs no wrapper: inference.predict moves the model and computes in its dtype.
+        inference.prepack(model, runs_on, dtype)
     rows = devices.rows_at_once(batch_size, task.max_len, runs_on)
     return Saved(start, task, wrapped, rows, dtype, runs_on, n_gpus)
 

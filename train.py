@@ -31,8 +31,9 @@ from system.files import read_settings
 from system.progress import progress
 from system.signals import Interrupted, Signals
 from training import devices, inference
+from training.batches import Batch, Batches, prefetch, prepare
 from training.checkpoints import Checkpoints, TrainState
-from training.inference import Batch, Batches, Outputs
+from training.inference import Outputs
 from training.runs import MetricsLog
 from training.settings import Config
 from utils import UserError, log, rank, size
@@ -160,6 +161,7 @@ class Trainer:
             self.save_dir, model, self.optimizer, contents or {}, cfg.keep_checkpoints
         )
         self.saved_at = time.monotonic()  # when a checkpoint was last begun
+        self.postpones, self.postponed = self.device.type == "cuda", False  # a checkpoint
         # While training:
         self.evaluation = Evaluation()
         self.log: MetricsLog | None = None
@@ -259,7 +261,7 @@ class Trainer:
             self.after_update()
         # What the next updates compute on is made while this one is computed.
         left = range(state.step, self.total_steps)
-        with contextlib.closing(inference.prefetch(self.micro_batches, left)) as made:
+        with contextlib.closing(prefetch(self.micro_batches, left)) as made:
             while not self.finished:
                 # Epochs may differ in length, so that no division tells which one a step is in.
                 while self.batches.first(epoch + 1) <= state.step:
@@ -348,7 +350,7 @@ class Trainer:
 
     def prepare(self, batch: Batch) -> Batch:
         """A batch as it is computed, on the device."""
-        return inference.prepare(batch, self.device, self.n_gpus == 1, self.cfg.cuda_graphs)
+        return prepare(batch, self.device, self.n_gpus == 1, self.cfg.cuda_graphs)
 
     def backward(
         self, replicas: nn.Module, get_loss: GetLoss, batches: list[tuple[Batch, float]]
@@ -416,6 +418,11 @@ class Trainer:
             passed = time.monotonic() - self.saved_at > 60 * cfg.save_minutes
             # By the first one's clock: clocks differ, and all processes have to save together.
             save = distributed.maximum(int(passed and rank() == 0)) > 0
+        # A step is short on a GPU: there the loop does not wait for the checkpoint before to be
+        # written, unless an evaluation or the end of the run belongs to this one.
+        if (save or self.postponed) and self.postpones and not (due.evaluate or self.finished):
+            self.postponed = distributed.maximum(int(self.checkpoints.is_writing)) > 0
+            save = not self.postponed
         if save:
             self.save()
 

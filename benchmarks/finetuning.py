@@ -25,6 +25,7 @@ from tasks.encoding import Batches
 from tasks.sentences import TASKS
 from tokenization import FullTokenizer
 from training import inference
+from training.batches import prepare
 
 BATCH, MAX_LEN = 32, 128
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -182,7 +183,7 @@ def measure(
             their_step,
             lambda n: {k: t.to(device) for k, t in theirs[True][n].items()},
         ),
-        "ours": (our_step(False), lambda n: inference.prepare(ours[full[n]], torch.device(device))),
+        "ours": (our_step(False), lambda n: prepare(ours[full[n]], torch.device(device))),
     }
     if compiled:
         sides["ours, compiled"] = (our_step(True), sides["ours"][1])

@@ -32,6 +32,7 @@ from system.cli import command
 from tasks import ChoiceTask, TagTask, Task
 from tasks.task import Data
 from training import devices, inference
+from training.batches import move
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +117,7 @@ def learn_theirs(task: Task, cfg: train.Config, rows: Data) -> Theirs:
     n_warmup = round(cfg.warmup * n_steps)
     schedule = get_linear_schedule_with_warmup(optimizer, n_warmup, n_steps)
     for step in range(n_steps):
-        loss, _ = task.loss(model, inference.move(batches[step], DEVICE))
+        loss, _ = task.loss(model, move(batches[step], DEVICE))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.max_grad_norm)
         optimizer.step()
@@ -131,7 +132,7 @@ def outputs_of(task: Task, model: torch.nn.Module, rows: Data) -> np.ndarray:
     batches, found, order = rows.features.batches(32), [], []
     for n in range(len(batches)):
         order.append(batches.rows(n))
-        batch = inference.move(batches[n], DEVICE)
+        batch = move(batches[n], DEVICE)
         found.append(task.outputs(model, batch).cpu().numpy())
     values = np.concatenate(found)
     in_order = np.empty_like(values)

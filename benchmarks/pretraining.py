@@ -28,6 +28,7 @@ from pretraining.text import prepare_text
 from system.cli import command
 from tasks import pretrain as pretraining_task
 from training import inference
+from training.batches import prepare
 
 SHAPES = {"mini": (256, 4, 4), "base": (768, 12, 12), "large": (1024, 24, 16)}
 
@@ -114,7 +115,7 @@ def measure(
         optimizer = BertAdam(parameter_groups(model), 1e-4, 10**6)
 
         def make(n: int):
-            return inference.prepare(batches[n], torch.device(device))
+            return prepare(batches[n], torch.device(device))
 
         def step(batch):
             with torch.autocast(device, torch.bfloat16, enabled=dtype == "bf16"):

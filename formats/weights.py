@@ -7,6 +7,7 @@ write_pt("model_steps_345.pt", contents); contents = read_pt(Path("model_steps_3
 
 import contextlib
 import glob
+import hashlib
 import os
 import re
 import sys
@@ -14,7 +15,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import torch
@@ -22,7 +23,6 @@ from torch import Tensor
 
 from system.files import (
     DIGEST_SIZE,
-    append_digest,
     check_file,
     check_regular,
     digest_matches,
@@ -306,17 +306,46 @@ def write_pt(file: str | Path, contents: dict[str, Any]) -> None:
     """
     with whole_file(file) as f:
         try:
-            torch.save(contents, f)
-            # The length of the comment, which the archive's last two bytes state.
-            f.seek(-2, os.SEEK_END)
-            f.write(bytes([DIGEST_SIZE, 0]))
-            append_digest(f)
+            archive = Archive(f)
+            torch.save(contents, archive)  # type: ignore[arg-type]
+            archive.end()
         except (OSError, RuntimeError) as error:
             # torch.save raises a RuntimeError for a full disk.
             raise OSError(
                 f"{file} could not be written whole; is the disk full? Make room and start the "
                 "same command again: what was saved before is intact"
             ) from error
+
+
+class Archive:
+    """A zip archive that is written from its start to its end, and gets its digest as comment.
+
+    The digest is computed on the way: reading a large file once more takes as long as writing it.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.digest = file, hashlib.sha256()
+        self.last = b""  # the last two bytes so far, held back: those of an archive are replaced
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write more of it."""
+        data = memoryview(data).cast("B")
+        if len(data) < 2:
+            data = memoryview(self.last + data)
+            self.last = b""
+        for part in (self.last, data[:-2]):
+            self.file.write(part)
+            self.digest.update(part)
+        self.last = bytes(data[-2:])
+
+    def flush(self) -> None:
+        """What is held back stays so."""
+
+    def end(self) -> None:
+        """Write the comment, whose length the archive's last two bytes state."""
+        length = bytes([DIGEST_SIZE, 0])
+        self.digest.update(length)
+        self.file.write(length + self.digest.hexdigest().encode())
 
 
 def read_pt(file: Path, whole: bool = True) -> dict[str, Any] | None:

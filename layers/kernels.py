@@ -127,9 +127,9 @@ def linear(
 class Linear(nn.Linear):
     """nn.Linear by `linear`.
 
-    After prepack() it predicts on a CPU with its weight packed as products read it fastest:
-    fp32 in oneDNN's blocks; bf16 converted once, not at every call; int8 with a scale for each
-    output, while inputs are rounded to 8 bits between the least and the largest of a batch.
+    After prepack() it predicts with its weight packed as products read it fastest: bf16 converted
+    once, not at every call; on a CPU fp32 in oneDNN's blocks, or int8 with a scale for each output,
+    while inputs are rounded to 8 bits between the least and the largest of a batch.
     """
 
     # (dtype, outputs from the first, to before the last) -> product; None: not prepacked
@@ -165,7 +165,7 @@ class Linear(nn.Linear):
         version = 0 if self.weight.is_inference() else self.weight._version
         if self.version != version:
             self.version, self.packed = version, {}
-        dtype = "bf16" if torch.is_autocast_enabled("cpu") else "fp32"
+        dtype = "bf16" if torch.is_autocast_enabled(self.weight.device.type) else "fp32"
         key = ("int8" if self.int8 else dtype, first, last)
         if key not in self.packed:
             weight, bias = self.weight[first:last].detach(), self.bias[first:last].detach()
@@ -202,7 +202,7 @@ def processor() -> Mapping[str, Any]:
 
 def pack_float(weight: Tensor, bias: Tensor) -> Product:
     """A product with a weight in oneDNN's blocks, where that is the faster one, else as it is."""
-    if not (weight.dtype == torch.float32 and blocks_are_faster()):
+    if weight.dtype != torch.float32 or weight.is_cuda or not blocks_are_faster():
         return lambda x, activation: linear(x, weight, bias, activation)
     blocks = torch.ops.mkldnn._reorder_linear_weight(weight)
 

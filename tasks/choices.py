@@ -76,13 +76,14 @@ class ChoiceBatches(Batches):
         rows = self.rows(n)[rank::world]
         which = self.features.which[rows]
         inputs = np.unique(which[which >= 0])
-        # Inputs of the same length next to each other, and from numbers in the data to those in the
-        # batch.
-        inputs = inputs[np.argsort(self.features.lengths[inputs], kind="stable")]
-        number = np.full(len(self.features.lengths) + 1, -1)
-        number[inputs] = np.arange(len(inputs))
+        # Inputs of the same length next to each other.
+        lengths = self.features.starts[inputs + 1] - self.features.starts[inputs]
+        order = np.argsort(lengths, kind="stable")
+        # From numbers in the data to those in the batch.
+        number = np.argsort(order)[np.searchsorted(inputs, which).clip(max=len(inputs) - 1)]
+        number = np.where(which >= 0, number, -1)
         labels = torch.from_numpy(self.features.labels[rows])
-        return Batch(*self.padded(inputs), labels, which=torch.from_numpy(number[which]))
+        return Batch(*self.padded(inputs[order]), labels, which=torch.from_numpy(number))
 
 
 # --------------------------------------------------------------------------------------------- task

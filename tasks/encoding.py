@@ -320,7 +320,8 @@ class Batches:
     def padded(self, inputs: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """Some of the inputs as input_ids, segment_ids and input_mask, (B, S) each."""
         features = self.features
-        lengths = features.lengths[inputs][:, None]  # (B, 1)
+        # Of these inputs alone: a data set may have a million.
+        lengths = (features.starts[inputs + 1] - features.starts[inputs])[:, None]  # (B, 1)
         column = np.arange(lengths.max())  # (S,)
         mask = column < lengths  # (B, S)
         # [PAD] is in segment 0, as in Google's inputs.

@@ -29,7 +29,7 @@ from system import distributed
 from system.signals import Interrupted
 from tasks import pretrain as pretraining_task
 from tokenization import FullTokenizer
-from training.inference import Batches
+from training.batches import Batches
 from utils import size
 
 TORCHRUN = [

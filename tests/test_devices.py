@@ -48,6 +48,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable:
             "device_count": lambda: n,
             "get_device_capability": lambda device=None: capability,
             "get_arch_list": lambda: ["sm_75", "sm_80", "sm_90a", "compute_120"],
+            "set_device": lambda device: None,
             "mem_get_info": lambda device=None: (free, 80 << 30),
         }
         for name, answer in answers.items():

@@ -24,6 +24,7 @@ from models import BertModel, Classifier, Config, PretrainModel, QuestionAnsweri
 from optim import BertAdam, parameter_groups
 from tasks.encoding import Batches, Features
 from training import inference
+from training.batches import move, prefetch
 from utils import UserError
 
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -177,7 +178,7 @@ def test_a_training_step_waits_for_nothing(kind: str, tiny: Config, padded_batch
 @pytest.mark.parametrize("flash", [False, True])
 def test_the_kernels_of_a_step_of_base_are_counted_without_a_gpu(flash: bool) -> None:
     lengths = [50, 40, 30, 20]
-    batch = inference.move(Batches(features(lengths), 4)[0].packed(), torch.device("meta"))
+    batch = move(Batches(features(lengths), 4)[0].packed(), torch.device("meta"))
     with torch.device("meta"):
         model = Classifier(Config()).bfloat16().train()
     for block in model.transformer.blocks:
@@ -279,7 +280,7 @@ def test_blocks_are_compiled_to_one_graph_for_all_lengths(kind: str, tiny: Confi
         lengths = [rng.randint(3, 40) for _ in range(size)]
         # One of them is not padded at all.
         batch = Batches(features(lengths if size != 7 else [20] * 7), size)[0]
-        moved = inference.move(batch.packed(), device)
+        moved = move(batch.packed(), device)
         model(**moved.inputs).sum().backward()
     # One for the blocks, and one for the last, which computes [CLS] alone.
     assert counter.frame_count == 2
@@ -297,10 +298,10 @@ def test_batches_made_ahead_are_the_same_and_in_order() -> None:
         made.append((n, threading.get_ident()))
         return n * n
 
-    assert list(inference.prefetch(make, range(10))) == [n * n for n in range(10)]
+    assert list(prefetch(make, range(10))) == [n * n for n in range(10)]
     assert [n for n, _ in made] == list(range(10))
     assert all(thread != main for _, thread in made)
-    assert list(inference.prefetch(make, range(0))) == []
+    assert list(prefetch(make, range(0))) == []
 
 
 def test_an_error_comes_with_the_batch_that_caused_it_and_leaving_ends_the_thread() -> None:
@@ -309,11 +310,11 @@ def test_an_error_comes_with_the_batch_that_caused_it_and_leaving_ends_the_threa
             raise UserError("batch 5")
         return n
 
-    batches = inference.prefetch(make, range(10**9))
+    batches = prefetch(make, range(10**9))
     assert [next(batches) for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(UserError, match="batch 5"):
         next(batches)
-    with closing(inference.prefetch(lambda n: n, range(10**9))) as batches:
+    with closing(prefetch(lambda n: n, range(10**9))) as batches:
         assert [next(batches), next(batches)] == [0, 1]
     deadline = time.monotonic() + 60
     while any(t.name.startswith("batches") for t in threading.enumerate()):

@@ -115,21 +115,45 @@ class Checkpoints:
             saved |= {"optimizer": self.optimizer.state_dict(), "sums": sums}
             saved["due"] = state.evaluation_pending
 
-        # Copied to the CPU now: the next update changes parameters in place, and may begin while
-        # the thread still writes. Sharded tensors are put together, one at a time.
-        def copy(tensor: torch.Tensor) -> torch.Tensor | None:
-            whole = distributed.whole(tensor.detach())
-            return whole.to("cpu", copy=True) if rank() == 0 else None
-
-        saved = distributed.map_tensors(saved, copy)
+        copied = self.copy(saved)
         if rank() == 0:
             # One at a time; and an error comes out here.
             self.wait()
             files = self.file(state.step), self.best(state)
-            self.written = self.thread.submit(self.write, saved, *files)
+            self.written = self.thread.submit(self.write, *copied, *files)
 
-    def write(self, saved: dict[str, Any], file: Path, best: Path) -> None:
+    def copy(self, saved: dict[str, Any]) -> tuple[Any, torch.cuda.Event | None]:
+        """A copy of a state, since the next update changes it in place; when it is ready."""
+
+        # Where there is room, on the device, which takes no time; the thread moves it to the CPU.
+        def on_device(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.detach().clone()
+
+        # Sharded tensors are put together, one at a time: the GPU has no room for all of them.
+        def on_cpu(tensor: torch.Tensor) -> torch.Tensor | None:
+            whole = distributed.whole(tensor.detach())
+            return whole.to("cpu", copy=True) if rank() == 0 else None
+
+        first = next(self.model.parameters())
+        if first.is_cuda and distributed.local(first) is first and rank() == 0:
+            with contextlib.suppress(torch.OutOfMemoryError):
+                copied = distributed.map_tensors(saved, on_device)
+                ready = torch.cuda.Event()
+                ready.record(torch.cuda.current_stream(first.device))
+                return copied, ready
+        return distributed.map_tensors(saved, on_cpu), None
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether the checkpoint before is still being written."""
+        return self.written is not None and not self.written.done()
+
+    def write(
+        self, saved: dict[str, Any], ready: torch.cuda.Event | None, file: Path, best: Path
+    ) -> None:
         """Write a checkpoint; then drop all but the newest, and the best however old it is."""
+        if ready:
+            saved = from_gpu(saved, ready)
         write_pt(file, saved)
         files = checkpoints_in(self.folder)
         # Files of later steps are damaged: newest_state() has passed over them.
@@ -198,6 +222,30 @@ class Checkpoints:
                 values[name] = like(values[name], parameters[i])
         self.optimizer.load_state_dict(saved["optimizer"])
         state.sums = {interval: dict(saved["sums"][interval]) for interval in state.sums}
+
+
+def from_gpu(saved: dict[str, Any], ready: torch.cuda.Event) -> dict[str, Any]:
+    """A state on the CPU, copied while training goes on: on a stream of its own, when it is ready.
+
+    Through pinned memory, from which alone a copy does not hold up the GPU.
+    """
+    pinned = torch.empty(0, dtype=torch.uint8)
+    stream = torch.cuda.Stream(ready.device)
+    stream.wait_event(ready)
+
+    def move(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal pinned
+        if not tensor.is_cuda:
+            return tensor
+        if pinned.nbytes < tensor.nbytes:
+            pinned = torch.empty(tensor.nbytes, dtype=torch.uint8, pin_memory=True)
+        part = pinned[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        part.copy_(tensor, non_blocking=True)
+        stream.synchronize()
+        return part.clone()
+
+    with torch.cuda.stream(stream):
+        return distributed.map_tensors(saved, move)
 
 
 def drop_optimizer(file: Path) -> None:

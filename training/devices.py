@@ -55,6 +55,8 @@ def get_device(name: str = "auto") -> torch.device:
     # cuDNN's attention makes a plan for every new shape, which takes longer than MRPC's training;
     # and in some versions it drops a sixteenth or an eighth where a tenth is asked for.
     torch.backends.cuda.enable_cudnn_sdp(False)
+    # Kernels of our own, and events, belong to the current one.
+    torch.cuda.set_device(index)
     return torch.device("cuda", index)
 
 

@@ -5,16 +5,12 @@
 No training configuration is needed: evaluation, prediction, vectors and few shots all come here.
 """
 
-import collections
 import contextlib
 import importlib.util
 import os
-import queue
 import shutil
-import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,104 +20,10 @@ from layers import kernels, packing
 from system import distributed
 from system.progress import progress
 from training import devices
+from training.batches import Batch, Batches, prefetch, prepare
 from utils import UserError, rank, size, warn
 
-# A NamedTuple (or a tuple) of tensors whose first dimension is the example.
-Batch = Any
 Outputs = Callable[[nn.Module, Batch], Tensor]
-Made = TypeVar("Made")
-
-
-class Batches(Protocol):
-    """What the Trainer trains on: batch n of an endless run, the same whenever it is asked for."""
-
-    def __len__(self) -> int: ...  # batches of the first epoch, and about as many of each
-    def first(self, epoch: int) -> int: ...  # the number of an epoch's first batch
-    def __getitem__(self, n: int) -> Batch: ...
-    def shard(self, n: int, rank: int, world: int) -> Batch: ...  # rows rank, rank + world, ...
-    def rows(self, n: int) -> np.ndarray: ...  # which examples batch n has
-    def describe(self, n: int) -> str: ...  # batch n in words
-
-
-# ---------------------------------------------------------------------------------------- batches
-
-
-def move(batch: Batch, device: torch.device) -> Batch:
-    """A batch, or a packing in it, on a device."""
-    if isinstance(batch, Tensor):
-        # Only from pinned memory does a GPU copy while it computes.
-        pinned = batch.pin_memory() if device.type == "cuda" else batch
-        return pinned.to(device, non_blocking=True)
-    if isinstance(batch, tuple):
-        values = [move(value, device) for value in batch]
-        return batch._make(values) if hasattr(batch, "_make") else tuple(values)
-    return batch  # a number
-
-
-def prepare(
-    batch: Batch, device: torch.device, packed: bool = True, rounded: bool = False
-) -> Batch:
-    """A batch on a device, and on the way there all that the device would have to wait for.
-
-    Args:
-        packed: pack it here. The replicas of DataParallel do that themselves, each its rows.
-        rounded: as Packing.of has it.
-    """
-    if packed and hasattr(batch, "packed"):
-        batch = batch.packed(rounded)
-    return move(batch, device)
-
-
-def prefetch(
-    make: Callable[[int], Made], numbers: Iterable[int], n_ahead: int = 4
-) -> Generator[Made]:
-    """make(n) of each number in turn; a thread makes the next few while the caller computes."""
-    waiting: collections.deque[Future[Made]] = collections.deque()
-    thread = ThreadPoolExecutor(1, "batches")
-    try:
-        for n in numbers:
-            waiting.append(thread.submit(make, n))
-            if len(waiting) > n_ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        # Who stops early, or is interrupted, does not wait for what nobody will use.
-        thread.shutdown(wait=True, cancel_futures=True)
-
-
-def drain(values: Iterable[Made], most: int) -> Iterator[list[Made]]:
-    """What a pipe has delivered since the last look, at least one and at most so many."""
-    # A bounded queue: a producer that is faster than the model must not fill the memory.
-    waiting: queue.Queue = queue.Queue(most)
-
-    def read() -> None:
-        end: BaseException = StopIteration()
-        try:
-            for value in values:
-                waiting.put(value)
-        except BaseException as error:
-            # Raised here it would end this thread alone; the reader of the queue raises it.
-            end = error
-        waiting.put(end)
-
-    # A daemon, since a thread blocked in reading standard input could not be stopped at exit.
-    threading.Thread(target=read, daemon=True).start()
-    item: Any = None
-    while not isinstance(item, BaseException):
-        # The first one is waited for, all others are taken only if they are there already.
-        chunk, item = [], waiting.get()
-        with contextlib.suppress(queue.Empty):
-            while not isinstance(item, BaseException):
-                chunk.append(item)
-                if len(chunk) == most:
-                    break
-                item = waiting.get_nowait()
-        # What came before an error is answered first.
-        if chunk:
-            yield chunk
-    if not isinstance(item, StopIteration):
-        raise item
 
 
 # ---------------------------------------------------------------------------------------- the model
@@ -148,9 +50,10 @@ class Autocast(nn.Module):
 
 
 def prepack(model: nn.Module, device: torch.device, dtype: str) -> None:
-    """Let the blocks of a model that only predicts do so in a dtype, as fast as a CPU can."""
+    """Let the blocks of a model that only predicts do so in a dtype, as fast as a device can."""
     dtype = devices.usable_dtype(dtype, device)
-    if device.type == "cpu":
+    # On a GPU float32 weights are read as they are.
+    if device.type == "cpu" or dtype == "bf16":
         for block in blocks_of(model):
             kernels.prepack(block, int8=dtype == "int8")
 
