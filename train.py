@@ -33,6 +33,7 @@ from system.signals import Interrupted, Signals
 from training import devices, inference
 from training.batches import Batch, Batches, prefetch, prepare
 from training.checkpoints import Checkpoints, TrainState
+from training.graphs import StepGraphs, is_rounded, is_small, own_stream
 from training.inference import Outputs
 from training.runs import MetricsLog
 from training.settings import Config
@@ -141,7 +142,7 @@ class Trainer:
             distributed.shard(model, self.device.type)
         flash = cfg.attention == "flash"
         self.wrapped = inference.wrap(
-            model, self.device, cfg.dtype, self.n_gpus, cfg.compile, cfg.cuda_graphs, flash
+            model, self.device, cfg.dtype, self.n_gpus, cfg.compile, flash
         )
         # The Trainer knows no model: whatever can recompute its activations has this attribute.
         for module in model.modules():
@@ -161,6 +162,8 @@ class Trainer:
             self.save_dir, model, self.optimizer, contents or {}, cfg.keep_checkpoints
         )
         self.saved_at = time.monotonic()  # when a checkpoint was last begun
+        self.records = cfg.cuda_graphs is True and self.device.type == "cuda"  # small batches
+        self.graphs: StepGraphs | None = None
         self.postpones, self.postponed = self.device.type == "cuda", False  # a checkpoint
         # While training:
         self.evaluation = Evaluation()
@@ -259,9 +262,18 @@ class Trainer:
         # The run was stopped between an update and what follows it.
         if state.evaluation_pending:
             self.after_update()
+        if self.records:
+            self.graphs = StepGraphs(
+                lambda batch: self.backward(replicas, get_loss, [(batch, 1.0)]),
+                self.model.parameters(),
+                lambda: seed_step(self.cfg.seed, state.step),
+            )
         # What the next updates compute on is made while this one is computed.
         left = range(state.step, self.total_steps)
-        with contextlib.closing(prefetch(self.micro_batches, left)) as made:
+        with (
+            own_stream(self.device, self.records),
+            contextlib.closing(prefetch(self.micro_batches, left)) as made,
+        ):
             while not self.finished:
                 # Epochs may differ in length, so that no division tells which one a step is in.
                 while self.batches.first(epoch + 1) <= state.step:
@@ -291,7 +303,12 @@ class Trainer:
         assert self.log
         # Dropout's random numbers follow from the step alone, so no generator has to be saved.
         seed_step(cfg.seed, state.step)
-        means = self.backward(replicas, get_loss, micro_batches.batches)
+        self.check_signals()
+        batches, means = micro_batches.batches, None
+        # Small batches, and those alone, have been made up to sizes that repeat.
+        if self.graphs and is_rounded(batches[0][0]):
+            means = self.graphs(batches[0][0])
+        means = means or self.backward(replicas, get_loss, batches)
         # The rate of this update; step() moves on to the next one.
         lr = self.optimizer.lr
         norm = self.optimizer.step(loss=means["loss"])
@@ -350,7 +367,10 @@ class Trainer:
 
     def prepare(self, batch: Batch) -> Batch:
         """A batch as it is computed, on the device."""
-        return prepare(batch, self.device, self.n_gpus == 1, self.cfg.cuda_graphs)
+        small = self.records and is_small(batch)
+        # Attention by the flash kernel does not compute padding.
+        width = getattr(self.batches, "longest", None) if self.cfg.attention == "flash" else None
+        return prepare(batch, self.device, self.n_gpus == 1, small, width if small else None)
 
     def backward(
         self, replicas: nn.Module, get_loss: GetLoss, batches: list[tuple[Batch, float]]
@@ -359,7 +379,7 @@ class Trainer:
         means: dict[str, Tensor] = {}
         for i, (batch, share) in enumerate(batches):
             # Asking the other processes costs a GPU more than a micro-batch; its steps are short.
-            if i == 0 or self.device.type == "cpu":
+            if i > 0 and self.device.type == "cpu":
                 self.check_signals()
             # Averaging gradients once, with the last one, saves the traffic of all the others.
             # DistributedDataParallel can; a sharded model adds up all gradients at once: whole ones

@@ -34,6 +34,7 @@ class Packing(NamedTuple):
     lengths: tuple[int, ...]  # (B,) tokens of each example
     longest: int  # no example has more
     padded: bool = False  # True: the T are all B * S tokens, and padding is masked
+    rounded: bool = False  # True: [PAD] may make up T
 
     @classmethod
     def of(cls, input_mask: Union[Tensor, "Packing"], rounded: bool = False) -> "Packing":
@@ -44,7 +45,7 @@ class Packing(NamedTuple):
         Args:
             rounded: make up T with [PAD] to one of eight sizes between a power of two and the next,
                 so that sizes repeat from batch to batch. These tokens, if there are any, are one
-                more example.
+                more example. A batch that needs none is computed in the same way as one that does.
         """
         if isinstance(input_mask, Packing):
             return input_mask
@@ -66,16 +67,17 @@ class Packing(NamedTuple):
             # One past the last cell: pack() finds a [PAD] there, and pad() drops what comes of it.
             cells = F.pad(cells, (0, extra), value=real.numel())
             starts = F.pad(starts, (0, 1), value=len(cells))
-            # A power of two, which repeats from batch to batch as well.
-            longest = 1 << (max(n_columns, extra) - 1).bit_length()
+            # A power of two that is the same whatever was missing.
+            longest = 1 << (max(n_columns, size_step(len(cells))) - 1).bit_length()
         positions = cells % n_columns if n_columns else cells
-        return cls(real, cells, positions, starts.int(), tuple(n_tokens.tolist()), longest)
+        lengths = tuple(n_tokens.tolist())
+        return cls(real, cells, positions, starts.int(), lengths, longest, rounded=rounded)
 
     @property
     def exact(self) -> bool:
-        """Whether no [PAD] makes up T."""
-        # A compiled graph serves every batch, made up and padded or not.
-        return not torch.compiler.is_compiling() and sum(self.lengths) == len(self.cells)
+        """Whether it is known that no [PAD] makes up T."""
+        # A graph serves every batch, made up or not, and a compiled one padded or not.
+        return not (torch.compiler.is_compiling() or self.rounded)
 
     @property
     def full(self) -> bool:

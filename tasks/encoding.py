@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import models
@@ -48,6 +49,18 @@ class Batch(NamedTuple):
     def packed(self, rounded: bool = False) -> "Batch":
         """The same with the packing that the model would make of the mask."""
         return self._replace(input_mask=Packing.of(self.input_mask, rounded))
+
+    def widened(self, width: int) -> "Batch":
+        """The same with so many columns, so that the shapes of batches repeat."""
+        extra = (0, width - self.input_ids.shape[1])
+        assert isinstance(self.input_mask, Tensor)
+        return self._replace(
+            input_ids=F.pad(self.input_ids, extra),
+            segment_ids=F.pad(self.segment_ids, extra),
+            input_mask=F.pad(self.input_mask, extra),
+            # Those of tokens alone have weights; -100 is no label.
+            labels=self.labels if self.weights is None else F.pad(self.labels, extra, value=-100),
+        )
 
 
 # ---------------------------------------------------------------------------------- texts to inputs

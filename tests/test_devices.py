@@ -126,17 +126,19 @@ LONG = SimpleNamespace(longest=512, cpu_rows=8)
 @pytest.mark.parametrize(
     ("given", "device", "n_gpus", "expected"),
     [
-        ({}, CPU, 1, ("fp32", "sdpa", 1)),
-        ({}, CUDA, 1, ("bf16", "flash", 1)),
+        ({}, CPU, 1, ("fp32", "sdpa", 1, False)),
+        ({}, CUDA, 1, ("bf16", "flash", 1, True)),
         # The flash kernel and DataParallel do not go together.
-        ({}, CUDA, 4, ("bf16", "sdpa", 1)),
-        ({"dtype": "fp32"}, CUDA, 1, ("fp32", "sdpa", 1)),
-        ({"attention": "sdpa"}, CUDA, 1, ("bf16", "sdpa", 1)),
-        ({"batch_size": 256}, CUDA, 1, ("bf16", "flash", 2)),
-        ({"batch_size": 256}, CUDA, 2, ("bf16", "sdpa", 1)),
-        ({"batch_size": 256, "gradient_accumulation": 4}, CUDA, 1, ("bf16", "flash", 4)),
-        ({"batch_size": 256, "gradient_accumulation": 1}, CPU, 1, ("fp32", "sdpa", 1)),
-        ({}, torch.device("mps"), 1, ("fp32", "sdpa", 1)),
+        ({}, CUDA, 4, ("bf16", "sdpa", 1, False)),
+        ({"dtype": "fp32"}, CUDA, 1, ("fp32", "sdpa", 1, True)),
+        ({"attention": "sdpa"}, CUDA, 1, ("bf16", "sdpa", 1, True)),
+        ({"cuda_graphs": False}, CUDA, 1, ("bf16", "flash", 1, False)),
+        ({"checkpointing": True}, CUDA, 1, ("bf16", "flash", 1, False)),
+        ({"batch_size": 256}, CUDA, 1, ("bf16", "flash", 2, False)),
+        ({"batch_size": 256}, CUDA, 2, ("bf16", "sdpa", 1, False)),
+        ({"batch_size": 256, "gradient_accumulation": 4}, CUDA, 1, ("bf16", "flash", 4, False)),
+        ({"batch_size": 256, "gradient_accumulation": 1}, CPU, 1, ("fp32", "sdpa", 1, False)),
+        ({}, torch.device("mps"), 1, ("fp32", "sdpa", 1, False)),
     ],
 )
 def test_what_a_user_leaves_open_follows_from_the_device(
@@ -176,7 +178,7 @@ def test_a_run_is_resumed_as_it_was_begun_or_not_at_all(
     gpus(1)
     model, cfg = Classifier(tiny), TrainConfig(batch_size=256)
     monkeypatch.setattr(kernels, "has_bf16_products", lambda: False)
-    begun = {"dtype": "fp32", "attention": "sdpa", "gradient_accumulation": 32}
+    begun = {**PLAIN, "gradient_accumulation": 32}
     # Earlier versions recorded no attention.
     for run in (begun, {name: begun[name] for name in ("dtype", "gradient_accumulation")}):
         found = settle(cfg, CUDA, 1, model, LONG, run)

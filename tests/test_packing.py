@@ -24,7 +24,7 @@ from models import BertModel, Classifier, Config, PretrainModel, QuestionAnsweri
 from optim import BertAdam, parameter_groups
 from tasks.encoding import Batches, Features
 from training import inference
-from training.batches import move, prefetch
+from training.batches import as_bytes, move, prefetch, tensors_of, views, with_tensors
 from utils import UserError
 
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -350,7 +350,7 @@ def test_short_inputs_share_larger_batches_when_nothing_is_shuffled() -> None:
             {"cuda_graphs": True, "compile": True, "gradient_accumulation": 2},
             "cuda_graphs=true needs gradient_accumulation=1",
         ),
-        ({"cuda_graphs": True}, "cuda_graphs=true is a way of compiling; add compile=true"),
+        ({"cuda_graphs": "on"}, "cuda_graphs='on'; expected true, false or auto"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(given: dict, message: str) -> None:
@@ -365,3 +365,19 @@ def test_compiling_without_a_compiler_is_refused(
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(UserError, match=r"compile=true needs a C\+\+ compiler"):
         inference.wrap(Classifier(tiny), torch.device("cpu"), compiled=True)
+
+
+def test_tensors_of_all_kinds_come_out_of_one_buffer_as_they_went_in() -> None:
+    batch = Batches(features([3, 5, 1]), 4)[0].packed()
+    tensors = [*tensors_of(batch), torch.tensor(2.5), torch.ones(3, 0), torch.randn(3).bfloat16()]
+    assert {t.dtype for t in tensors} >= {torch.bool, torch.int32, torch.int64, torch.float32}
+    buffer = as_bytes(tensors)
+    for found, expected in zip(views(buffer, tensors), tensors, strict=True):
+        assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+        assert torch.equal(found, expected)
+        assert found.storage_offset() * found.element_size() % 16 == 0
+    again = with_tensors(batch, iter(views(buffer, tensors)))
+    assert type(again.input_mask) is Packing
+    assert again.input_mask.lengths == batch.input_mask.lengths
+    assert torch.equal(again.input_mask.cells, batch.input_mask.cells)
+    assert (again.weights, again.which) == (None, None)

@@ -43,10 +43,12 @@ def move(batch: Batch, device: torch.device) -> Batch:
 
 
 def tensors_of(batch: Batch) -> list[Tensor]:
-    """The tensors of a batch, those of a packing in it too."""
+    """The tensors of a batch, those of a packing in it too; of several their tensors in turn."""
     if isinstance(batch, Tensor):
         return [batch]
-    return [t for value in batch for t in tensors_of(value)] if isinstance(batch, tuple) else []
+    if isinstance(batch, tuple | list):
+        return [tensor for value in batch for tensor in tensors_of(value)]
+    return []
 
 
 def with_tensors(batch: Batch, tensors: Iterator[Tensor]) -> Batch:
@@ -83,14 +85,21 @@ def room(tensor: Tensor) -> int:
 
 
 def prepare(
-    batch: Batch, device: torch.device, packed: bool = True, rounded: bool = False
+    batch: Batch,
+    device: torch.device,
+    packed: bool = True,
+    rounded: bool = False,
+    width: int | None = None,
 ) -> Batch:
     """A batch on a device, and on the way there all that the device would have to wait for.
 
     Args:
         packed: pack it here. The replicas of DataParallel do that themselves, each its rows.
         rounded: as Packing.of has it.
+        width: how many columns it gets, if it can be widened.
     """
+    if width and hasattr(batch, "widened"):
+        batch = batch.widened(width)
     if packed and hasattr(batch, "packed"):
         batch = batch.packed(rounded)
     return move(batch, device)
@@ -106,12 +115,25 @@ def prefetch(
         for n in numbers:
             waiting.append(thread.submit(make, n))
             if len(waiting) > n_ahead:
-                yield waiting.popleft().result()
+                yield arrived(waiting.popleft().result())
         while waiting:
-            yield waiting.popleft().result()
+            yield arrived(waiting.popleft().result())
     finally:
         # Who stops early, or is interrupted, does not wait for what nobody will use.
         thread.shutdown(wait=True, cancel_futures=True)
+
+
+def arrived(made: Made) -> Made:
+    """What a thread has moved to a GPU, on the default stream, for the stream of the caller."""
+    if torch.cuda.is_initialized():
+        here, there = torch.cuda.current_stream(), torch.cuda.default_stream()
+        if here != there:
+            here.wait_stream(there)
+            # Its memory is not given away before this stream is done with it.
+            for tensor in tensors_of(made):
+                if tensor.is_cuda:
+                    tensor.record_stream(here)
+    return made
 
 
 def drain(values: Iterable[Made], most: int) -> Iterator[list[Made]]:

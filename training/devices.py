@@ -113,7 +113,12 @@ def device_name(device: torch.device, n_gpus: int = 1) -> str:
 
 
 # The settings that may say auto, or null, and what every device can do.
-PLAIN: dict[str, Any] = {"dtype": "fp32", "attention": "sdpa", "gradient_accumulation": 1}
+PLAIN: dict[str, Any] = {
+    "dtype": "fp32",
+    "attention": "sdpa",
+    "gradient_accumulation": 1,
+    "cuda_graphs": False,
+}
 
 
 def settle(
@@ -140,9 +145,11 @@ def settle(
         # Earlier versions did not record what was usual then.
         begun = {name: run.get(name, plain) for name, plain in PLAIN.items()} | asked
         dtype = begun["dtype"]
-        usable = {"dtype": has_dtype(dtype, device), "attention": True}
-        if begun["attention"] == "flash":
-            usable["attention"] = has_flash(model, device, n_gpus, dtype)
+        usable = {
+            "dtype": has_dtype(dtype, device),
+            "attention": begun["attention"] == "sdpa" or has_flash(model, device, n_gpus, dtype),
+            "cuda_graphs": not begun["cuda_graphs"] or device.type == "cuda",
+        }
         for name, is_usable in usable.items():
             if not is_usable and name not in asked:
                 raise UserError(
@@ -150,11 +157,18 @@ def settle(
                     f"{device.type}; resume it where it is, or name another `save_dir`"
                 )
         return dataclasses.replace(cfg, **begun)
+    n_parts = asked.get("gradient_accumulation") or parts_of(
+        cfg.batch_size, device, n_gpus, batches
+    )
+    one_gpu = device.type == "cuda" and n_gpus == size() == 1
     chosen: dict[str, Any] = {
         "dtype": dtype,
         "attention": "flash" if has_flash(model, device, n_gpus, dtype) else "sdpa",
-        "gradient_accumulation": parts_of(cfg.batch_size, device, n_gpus, batches),
+        "gradient_accumulation": n_parts,
+        "cuda_graphs": one_gpu and n_parts == 1 and not cfg.checkpointing,
     }
+    if asked.get("cuda_graphs") and not one_gpu:
+        warn("cuda_graphs=true is for one GPU and one process; on without graphs")
     return dataclasses.replace(cfg, **chosen | asked)
 
 

@@ -35,16 +35,12 @@ class Autocast(nn.Module):
     It belongs inside DataParallel, whose threads do not inherit autocast.
     """
 
-    def __init__(self, model: Any, device: torch.device, dtype: str, cuda_graphs: bool = False):
+    def __init__(self, model: Any, device: torch.device, dtype: str):
         super().__init__()
         self.model, self.device_type, self.enabled = model, device.type, dtype == "bf16"
-        self.cuda_graphs = cuda_graphs
 
     def forward(self, *inputs: Any, **more: Any) -> Any:
         """The model's own forward."""
-        # From here on graphs may write over what they gave the last time.
-        if self.cuda_graphs:
-            torch.compiler.cudagraph_mark_step_begin()
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.enabled):
             return self.model(*inputs, **more)
 
@@ -64,14 +60,12 @@ def wrap(
     dtype: str = "fp32",
     n_gpus: int = 1,
     compiled: bool = False,
-    cuda_graphs: bool = False,
     flash: bool = False,
 ) -> nn.Module:
     """A model on its device, computed in a dtype, by several GPUs, compiled.
 
     Args:
         compiled: each block of layers, in one graph for all lengths.
-        cuda_graphs: launch the kernels of a block as one.
         flash: attention by the GPU's kernel for packed tokens, if it proves right.
     """
     if (compiled or flash) and n_gpus > 1:
@@ -88,8 +82,8 @@ def wrap(
                 flash = False
             module.flash = flash  # type: ignore[assignment]
     if compiled:
-        compile_blocks(model, device, cuda_graphs)
-    wrapped = Autocast(model, device, devices.usable_dtype(dtype, device), cuda_graphs)
+        compile_blocks(model, device)
+    wrapped = Autocast(model, device, devices.usable_dtype(dtype, device))
     return nn.DataParallel(wrapped) if n_gpus > 1 else wrapped
 
 
@@ -98,7 +92,7 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     return [b for m in model.modules() if isinstance(m, nn.ModuleList) for b in m]
 
 
-def compile_blocks(model: nn.Module, device: torch.device, cuda_graphs: bool) -> None:
+def compile_blocks(model: nn.Module, device: torch.device) -> None:
     """Compile each block; all of the same class share the graph."""
     # What torch.compile generates is built here; triton needs a compiler of C, which comes with it.
     found = any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "clang++"))
@@ -108,12 +102,11 @@ def compile_blocks(model: nn.Module, device: torch.device, cuda_graphs: bool) ->
         needed = "a C++ compiler (g++, or one named by CXX)"
         needed += " and triton" if device.type == "cuda" else ""
         raise UserError(f"compile=true needs {needed}; install it, or leave compile out")
-    mode = "reduce-overhead" if cuda_graphs else None
     # One for each kind of block, of gradients or none, of a single row; eight are soon used up.
     torch._dynamo.config.recompile_limit = 64
     for block in blocks_of(model):
         # Lengths differ from batch to batch; without dynamic shapes each would be compiled anew.
-        block.compile(dynamic=True, fullgraph=True, mode=mode)
+        block.compile(dynamic=True, fullgraph=True)
 
 
 # ---------------------------------------------------------------------------------------- inference
@@ -150,7 +143,6 @@ def infer(
         prepack(model, device, dtype)
     n_batches = len(batches)
     packed = not isinstance(model, nn.DataParallel)
-    rounded = getattr(model, "cuda_graphs", False)
     # Processes take turns rather than rows: a batch keeps the lengths that it was sorted for.
     numbers = range(rank(), rank() + n_batches, size())
 
@@ -159,7 +151,7 @@ def infer(
         # same number of calls. Where the batches do not go round, some compute the last one again,
         # and what comes of it belongs to no rows.
         rows = batches.rows(n) if n < n_batches else None
-        return rows, prepare(batches[min(n, n_batches - 1)], device, packed, rounded)
+        return rows, prepare(batches[min(n, n_batches - 1)], device, packed)
 
     bar_of = progress(bar and rank() == 0, total=len(numbers), desc="Iter")
     # Of each batch, on the device. Asked once, at the end: asking waits for a GPU.

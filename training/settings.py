@@ -43,7 +43,8 @@ class Config:
     # on a GPU: sdpa (PyTorch's, padded) or flash (real tokens alone, bf16); auto: flash if it works
     attention: str = "auto"
     compile: bool = False  # torch.compile each block (needs a C++ compiler; triton on a GPU)
-    cuda_graphs: bool = False  # with compile, on a GPU: launch a block's kernels as one
+    # launch all kernels of a small batch as one: True, False, or auto: on one GPU, in one part
+    cuda_graphs: bool | str = "auto"
     # keep fewer activations and compute them again: less memory, a third more work
     checkpointing: bool = False
     head_lr: float | None = None  # learning rate of what lies above the encoder; None: lr
@@ -68,11 +69,9 @@ class Config:
             raise UserError(
                 f"attention=flash is computed in bf16, and dtype={self.dtype}; set dtype=bf16"
             )
-        if self.cuda_graphs and not self.compile:
-            raise UserError("cuda_graphs=true is a way of compiling; add compile=true")
-        # A graph writes over the gradients, or the activations, that it gave before.
+        # A graph writes over the gradients that it gave before.
         parts = self.gradient_accumulation or 1
-        if self.cuda_graphs and (parts > 1 or self.checkpointing):
+        if self.cuda_graphs is True and (parts > 1 or self.checkpointing):
             raise UserError("cuda_graphs=true needs gradient_accumulation=1 and no checkpointing")
         # A part without an example could not be computed.
         if parts > self.batch_size:
@@ -148,6 +147,7 @@ EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     # fp32 or bf16 to train, and to predict int8 too
     "dtype": (("auto", "fp32", "bf16", "int8").__contains__, "fp32 or bf16, or int8 to predict"),
     "attention": (("auto", "sdpa", "flash").__contains__, "sdpa or flash"),
+    "cuda_graphs": ((True, False, "auto").__contains__, "true, false or auto"),
     "gradient_accumulation": COUNT,
     "weight_decay": AMOUNT,
     "max_grad_norm": (lambda value: 0 < value < 2**63, "more than 0 (a large number: no clipping)"),
