@@ -132,6 +132,7 @@ class Trainer:
         self.n_gpus = devices.count_gpus(self.device, cfg.device, data_parallel)
         # A run that is resumed is computed as it was begun.
         run = distributed.from_first({} if rank() else read_settings(self.save_dir / "run.json"))
+        devices.choose_products(self.device, run)
         cfg = devices.settle(cfg, self.device, self.n_gpus, model, batches, run)
         self.cfg, self.batches = cfg, batches
         # Epochs of pre-training differ in length, so that their total is asked for, not multiplied.

@@ -11,10 +11,12 @@ On a GPU these are PyTorch's own. On a CPU three of them are slower than the pro
 - The fused attention cannot drop.
 """
 
+import dataclasses
 import functools
 import math
+import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -43,16 +45,17 @@ ONEDNN_NAMES = {
 # ----------------------------------------------------------------------------------------- products
 
 
-def blocks_are_faster() -> bool:
-    """Whether this processor has AVX-512, and PyTorch oneDNN's product: of weights in its blocks.
+def has_onednn() -> bool:
+    """Whether this PyTorch has oneDNN's product."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
-    It is the fastest one there, with an activation that costs nothing.
+
+def blocks_are_faster() -> bool:
+    """Whether this processor has AVX-512, where oneDNN's product of weights in blocks is fastest.
+
+    An activation costs nothing there.
     """
-    return (
-        torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512") and has_onednn()
 
 
 @functools.cache
@@ -65,6 +68,21 @@ def onednn_is_faster() -> bool:
     except OSError:
         return False
     return blocks_are_faster() and not intel
+
+
+@dataclasses.dataclass
+class Products:
+    """Which float32 products a process trains with."""
+
+    chosen: str | None = None  # onednn or pytorch; None: as suits the processor
+
+
+PRODUCTS = Products()
+
+
+def usual_products() -> str:
+    """Which float32 products suit this processor, by a rule: a run has to give the same bits."""
+    return "onednn" if onednn_is_faster() else "pytorch"
 
 
 def product(
@@ -104,7 +122,9 @@ def uses_onednn(x: Tensor, weight: Tensor) -> bool:
         return False
     if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
         return False
-    return x.numel() * len(weight) >= SMALL_PRODUCT and onednn_is_faster()
+    if x.numel() * len(weight) < SMALL_PRODUCT:
+        return False
+    return (PRODUCTS.chosen or usual_products()) == "onednn"
 
 
 def linear(
@@ -201,16 +221,74 @@ def processor() -> Mapping[str, Any]:
 
 
 def pack_float(weight: Tensor, bias: Tensor) -> Product:
-    """A product with a weight in oneDNN's blocks, where that is the faster one, else as it is."""
-    if weight.dtype != torch.float32 or weight.is_cuda or not blocks_are_faster():
+    """A product with a weight in oneDNN's blocks, where that is faster, else with it as it is."""
+    if weight.dtype != torch.float32 or weight.device.type != "cpu" or not has_onednn():
         return lambda x, activation: linear(x, weight, bias, activation)
-    blocks = torch.ops.mkldnn._reorder_linear_weight(weight)
+    blocks: Tensor | None = None
 
     def multiply(x: Tensor, activation: str | None) -> Tensor:
-        y = product(x.flatten(0, -2), blocks, bias, activation)
+        nonlocal blocks
+        flat = x.flatten(0, -2)
+        way = fastest_way(*weight.shape, activation, flat.shape[0] < FEW_ROWS)
+        if way.blocks and blocks is None:
+            blocks = torch.ops.mkldnn._reorder_linear_weight(weight)
+        y = way.multiply(flat, weight if blocks is None else blocks, bias, activation)
         return y.view(*x.shape[:-1], len(bias))
 
     return multiply
+
+
+class Way(NamedTuple):
+    """A way to multiply float32 numbers."""
+
+    onednn: bool  # by oneDNN, else by what PyTorch has: MKL, on most processors
+    blocks: bool  # with weights in oneDNN's blocks
+    fused: bool  # an activation in the product, else after it
+
+    def multiply(self, x: Tensor, weight: Tensor, bias: Tensor, activation: str | None) -> Tensor:
+        """(T, D), the weight of (O, D), in blocks if the way is, (O,) -> (T, O)"""
+        if self.fused:
+            return product(x, weight, bias, activation)
+        y = product(x, weight, bias) if self.onednn else F.linear(x, weight, bias)
+        return ACTIVATIONS[activation](y) if activation else y
+
+
+PLAIN = Way(onednn=False, blocks=False, fused=False)
+FEW_ROWS = 64  # below which a processor may be fastest in another way
+MEASURED_ROWS = {True: 16, False: 128}  # few rows, and as many as show which way is fastest
+MEASURING = 0.05  # seconds for a shape
+CLEARLY = 0.95  # of the time of the usual way: less of a gain may be chance
+
+
+@functools.cache
+def fastest_way(n_out: int, n_in: int, activation: str | None, few: bool) -> Way:
+    """How this processor multiplies matrices of a shape fastest, measured in some milliseconds.
+
+    Which instructions it has does not say it: MKL, oneDNN and its activations differ by a quarter
+    either way. Only for predicting: training has to give the same bits when it is resumed.
+    """
+    n_rows = MEASURED_ROWS[few]
+    fused = Way(onednn=True, blocks=True, fused=True)
+    usual = fused if blocks_are_faster() else PLAIN
+    if n_rows * n_in * n_out < SMALL_PRODUCT:
+        return usual
+    ways = [usual, PLAIN, fused, fused._replace(blocks=False)]
+    ways += [fused._replace(fused=False)] if activation else []
+    x, weight, bias = torch.ones(n_rows, n_in), torch.ones(n_out, n_in), torch.ones(n_out)
+    blocks = torch.ops.mkldnn._reorder_linear_weight(weight)
+    seconds, deadline = dict.fromkeys(ways, math.inf), time.perf_counter() + MEASURING
+    # In turn, so that what else the machine does disturbs all of them. The first round warms up.
+    for n in range(3):
+        for way in seconds:
+            began = time.perf_counter()
+            way.multiply(x, blocks if way.blocks else weight, bias, activation)
+            if n:
+                seconds[way] = min(seconds[way], time.perf_counter() - began)
+        # A machine that is busy tells nothing.
+        if time.perf_counter() > deadline and n < 2:
+            return usual
+    best = min(seconds, key=lambda way: seconds[way])
+    return best if seconds[best] < CLEARLY * seconds[usual] else usual
 
 
 def pack_int8(weight: Tensor, bias: Tensor) -> Product:

@@ -33,6 +33,7 @@ def forgotten() -> Iterator[None]:
         cache.cache_clear()
     before = torch.backends.cuda.cudnn_sdp_enabled()
     yield
+    kernels.PRODUCTS.chosen = None
     torch.backends.cuda.enable_cudnn_sdp(before)
     for cache in caches:
         cache.cache_clear()
@@ -202,7 +203,10 @@ def test_predicting_takes_as_many_rows_as_keep_a_device_busy() -> None:
 
 
 def test_run_json_has_what_was_chosen_and_old_runs_go_on(
-    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    sample: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     task = dataclasses.replace(TASKS["mrpc"], max_len=32)
     start = finetune.pretrained.find(None, sample / "config.json", sample / "vocab.txt")
@@ -211,13 +215,26 @@ def test_run_json_has_what_was_chosen_and_old_runs_go_on(
     run.fit(tmp_path / "run")
     recorded = json.loads((tmp_path / "run/run.json").read_text())
     assert {name: recorded[name] for name in PLAIN} == PLAIN
+    assert recorded["products"] == kernels.usual_products()
+    # Moved to another processor, it goes on with the products that it was begun with.
+    recorded["products"] = "pytorch"
     # A run of an earlier version, stopped after its first step, had neither name.
+    monkeypatch.setattr(kernels, "onednn_is_faster", lambda: True)
     del recorded["device"], recorded["attention"]
     (tmp_path / "run/run.json").write_text(json.dumps(recorded))
     (tmp_path / "run/model_steps_2.pt").unlink()
     capsys.readouterr()
     assert run.fit(tmp_path / "run").step == 2
     assert "Resuming" in "".join(capsys.readouterr())
+    assert kernels.PRODUCTS.chosen == "pytorch"
+    # Of earlier versions it is not known.
+    del recorded["products"]
+    (tmp_path / "run/run.json").write_text(json.dumps(recorded))
+    run.fit(tmp_path / "run")
+    assert kernels.PRODUCTS.chosen == "onednn"
+    monkeypatch.setattr(kernels, "has_onednn", lambda: False)
+    with pytest.raises(UserError, match="begun with oneDNN's products, which this PyTorch has not"):
+        devices.choose_products(CPU, {"products": "onednn"})
 
 
 def test_what_is_not_plain_is_printed_behind_the_device() -> None:

@@ -3,6 +3,7 @@ meant.
 """
 
 import copy
+import itertools
 import pickle
 
 import numpy as np
@@ -12,13 +13,19 @@ import torch.nn.functional as F
 
 import train
 from layers import kernels
-from layers.kernels import ACTIVATIONS, Linear, OneDNNLinear, linear, product
+from layers.kernels import ACTIVATIONS, PLAIN, Linear, OneDNNLinear, Way, linear, product
 from models import Classifier, Config
 from tasks.encoding import Batches, Features, PooledBatch, PooledBatches, cut_by_tokens
 from training import devices, inference
 from utils import UserError
 
 drain = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
+
+
+@pytest.fixture(autouse=True)
+def usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No run has chosen its products."""
+    monkeypatch.setattr(kernels.PRODUCTS, "chosen", None)
 
 
 @pytest.mark.skipif(not drain, reason="this PyTorch has no oneDNN")
@@ -110,6 +117,51 @@ def test_a_layer_that_predicts_gives_the_same_products(
         expected = ACTIVATIONS[activation](exact) if activation else exact
         assert (fast(x, activation) - expected).abs().max() < 1e-5
         assert (fast.part(x, 32, 96) - exact[..., 32:96]).abs().max() < 1e-5
+
+
+@pytest.mark.skipif(not drain, reason="this PyTorch has no oneDNN")
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
+def test_all_ways_to_multiply_give_the_same_products(activation: str | None) -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(50, 96), torch.randn(64, 96), torch.randn(64)
+    expected = F.linear(x.double(), weight.double(), bias.double())
+    expected = ACTIVATIONS[activation](expected) if activation else expected
+    blocks = torch.ops.mkldnn._reorder_linear_weight(weight)
+    for way in itertools.product((True, False), repeat=3):
+        one = Way(*way)
+        # What is not oneDNN's has neither its blocks nor its activations.
+        if one.onednn or not (one.blocks or one.fused):
+            found = one.multiply(x, blocks if one.blocks else weight, bias, activation)
+            assert (found - expected).abs().max() < 1e-4, one
+
+
+@pytest.mark.parametrize(("few", "wide"), [(False, True), (True, True), (False, False)])
+def test_the_fastest_way_is_the_one_that_was_measured_so(
+    monkeypatch: pytest.MonkeyPatch, few: bool, wide: bool
+) -> None:
+    onednn = Way(onednn=True, blocks=False, fused=True)
+    usual = Way(True, True, True) if wide else PLAIN
+    monkeypatch.setattr(kernels, "blocks_are_faster", lambda: wide)
+    clock, costs = [0.0], {}
+
+    def multiply(way: Way, x: torch.Tensor, *rest: object) -> None:
+        assert len(x) == kernels.MEASURED_ROWS[few]
+        clock[0] += costs.get(way, 0.002)
+
+    monkeypatch.setattr(kernels.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(Way, "multiply", multiply)
+    for cost, expected in ((0.001, onednn), (0.00195, usual), (0.003, usual)):
+        costs[onednn] = cost
+        # 5% may be chance, and a machine that is busy tells nothing.
+        kernels.fastest_way.cache_clear()
+        assert kernels.fastest_way(512, 512, "gelu", few) == expected
+    costs[PLAIN] = 1.0
+    kernels.fastest_way.cache_clear()
+    assert kernels.fastest_way(512, 512, "gelu", few) == usual
+    costs.clear()
+    # Of a small product nothing is measured.
+    assert kernels.fastest_way(8, 8, "gelu", few) == usual
+    kernels.fastest_way.cache_clear()
 
 
 def test_bf16_products_are_those_of_autocast() -> None:

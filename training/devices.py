@@ -197,6 +197,17 @@ def parts_of(batch_size: int, device: torch.device, n_gpus: int, batches: Any) -
     return min(batch_size, -(-batch_size // (rows * size()))) if rows else 1
 
 
+def choose_products(device: torch.device, run: dict[str, Any]) -> None:
+    """Train with the CPU's products that suit it, or with those that a run was begun with."""
+    chosen = run.get("products") or kernels.usual_products()
+    if chosen == "onednn" and not kernels.has_onednn():
+        raise UserError(
+            "the run was begun with oneDNN's products, which this PyTorch has not; resume it where "
+            "they are, or name another `save_dir`"
+        )
+    kernels.PRODUCTS.chosen = chosen if device.type == "cpu" else None
+
+
 @functools.cache
 def usable_dtype(dtype: str, device: torch.device) -> str:
     """The dtype itself; of auto bf16 on a GPU that has it, else fp32.

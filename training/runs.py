@@ -26,7 +26,13 @@ from utils import UserError, json_text, log, rank, short, show
 FREE = {"save_steps", "save_minutes", "log_steps", "keep_checkpoints", "weights", "device"}
 
 # Settings that earlier versions did not record: whatever they were, a run of theirs is resumed.
-RECORDED_LATER = {"sha256 of eval_file", "sha256 of few shots", "pair rules", "tokenizer rules"}
+RECORDED_LATER = {
+    "sha256 of eval_file",
+    "sha256 of few shots",
+    "pair rules",
+    "tokenizer rules",
+    "products",
+}
 
 # Settings that earlier versions did not record where they had one of these values.
 USUAL: dict[str, tuple] = {
