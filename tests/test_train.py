@@ -25,6 +25,7 @@ from tasks import TASKS
 from tasks.encoding import Batches
 from tokenization import FullTokenizer
 from training import runs
+from training.checkpoints import Checkpoints
 from utils import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -437,6 +438,22 @@ def test_a_wrong_setting_is_named(tmp_path: Path, text: str, message: str) -> No
     (tmp_path / "t.json").write_text(text)
     with pytest.raises(UserError, match=message):
         train.Config.from_json(tmp_path / "t.json")
+
+
+def test_a_checkpoint_is_put_off_while_the_one_before_is_written_unless_an_evaluation_needs_it(
+    make: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {}
+    for name in ("periodic", "evaluated"):
+        trainer = make(name, total_steps=8, save_steps=2, keep_checkpoints=0, n_epochs=1)
+        trainer.postpones = True  # as on a GPU, where a step is short
+        monkeypatch.setattr(
+            Checkpoints, "is_writing", property(lambda self, t=trainer: t.state.step < 5)
+        )
+        metrics = None if name == "periodic" else lambda: {"loss": 1.0}
+        trainer.train(MRPC.loss, train.Evaluation(metrics, each_epoch=False))
+        found[name] = [int(file.stem[12:]) for file in checkpoints_in(trainer.save_dir)]
+    assert found == {"periodic": [5, 6, 8], "evaluated": [2, 4, 6, 8]}
 
 
 @pytest.mark.parametrize(
