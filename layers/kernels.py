@@ -224,15 +224,15 @@ def pack_float(weight: Tensor, bias: Tensor) -> Product:
     """A product with a weight in oneDNN's blocks, where that is faster, else with it as it is."""
     if weight.dtype != torch.float32 or weight.device.type != "cpu" or not has_onednn():
         return lambda x, activation: linear(x, weight, bias, activation)
-    blocks: Tensor | None = None
+    blocks = weight  # until they are asked for
 
     def multiply(x: Tensor, activation: str | None) -> Tensor:
         nonlocal blocks
         flat = x.flatten(0, -2)
         way = fastest_way(*weight.shape, activation, flat.shape[0] < FEW_ROWS)
-        if way.blocks and blocks is None:
+        if way.blocks and blocks is weight:
             blocks = torch.ops.mkldnn._reorder_linear_weight(weight)
-        y = way.multiply(flat, weight if blocks is None else blocks, bias, activation)
+        y = way.multiply(flat, blocks if way.blocks else weight, bias, activation)
         return y.view(*x.shape[:-1], len(bias))
 
     return multiply

@@ -135,6 +135,27 @@ def test_all_ways_to_multiply_give_the_same_products(activation: str | None) -> 
             assert (found - expected).abs().max() < 1e-4, one
 
 
+@pytest.mark.skipif(not drain, reason="this PyTorch has no oneDNN")
+def test_few_rows_and_many_may_be_multiplied_in_different_ways(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def fastest_way(n_out: int, n_in: int, activation: str | None, few: bool) -> Way:
+        asked.append((n_out, n_in, activation, few))
+        return Way(True, True, True) if few else PLAIN
+
+    monkeypatch.setattr(kernels, "fastest_way", fastest_way)
+    layer, x = Linear(96, 64), torch.randn(300, 96)
+    kernels.prepack(layer)
+    with torch.inference_mode():
+        for n in (300, 3, 300, 63, 64):
+            expected = ACTIVATIONS["gelu"](F.linear(x[:n], layer.weight, layer.bias))
+            assert (layer(x[:n], "gelu") - expected).abs().max() < 1e-4
+    assert [few for *_, few in asked] == [False, True, False, True, False]
+    assert asked[0][:3] == (64, 96, "gelu")
+
+
 @pytest.mark.parametrize(("few", "wide"), [(False, True), (True, True), (False, False)])
 def test_the_fastest_way_is_the_one_that_was_measured_so(
     monkeypatch: pytest.MonkeyPatch, few: bool, wide: bool
