@@ -155,6 +155,9 @@ class Run:
         # Evaluation takes the memory of a part of a training batch, which is known to fit.
         cfg = trainer.cfg
         rows = cfg.batch_size // (cfg.gradient_accumulation or 1)
+        # A GPU has nothing to do with so few, and keeps no activations of more.
+        if trainer.device.type == "cuda":
+            rows = max(rows, devices.rows_at_once(None, self.task.max_len, trainer.device))
         # Without a seed the examples are sorted by length and nothing is shuffled.
         eval_batches = [data.features.batches(rows) for data in self.eval_data]
         evaluated: Sequence[Any] = eval_batches
