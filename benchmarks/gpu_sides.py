@@ -193,6 +193,8 @@ class Bench:
             except Exception as error:
                 words = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 self.write(name, None, "error", words[:300])
+            # What failed, for want of memory perhaps, must not keep it.
+            gc.collect()
         return None
 
     def tidy(self) -> None:
@@ -243,10 +245,27 @@ def in_turn(
         ways: and the seconds that each needs.
     """
     before = clock()
-    entrants, rates = dict[str, Entrant](), dict[str, list[float]]()
-    for way, needs in ways.items():
-        if entrant := bench.attempt(name, way, start, *inputs, needs=needs):
-            entrants[way], rates[way] = entrant, []
+    entrants = started(bench, name, ways, start, *inputs)
+    rates = in_rounds(bench, name, entrants)
+    after = clock()
+    write_rates(bench, name, entrants, rates, unit)
+    if before:
+        bench.write(f"{name}, clock and power", after, "", f"before {before}")
+    entrants.clear()
+    bench.tidy()
+
+
+def started(
+    bench: Bench, name: str, ways: dict[str, float], start: Callable[..., Entrant], *inputs: Any
+) -> dict[str, Entrant]:
+    """The ways that have warmed up; the others have a row that says why not."""
+    found = {way: bench.attempt(name, way, start, *inputs, needs=ways[way]) for way in ways}
+    return {way: entrant for way, entrant in found.items() if entrant is not None}
+
+
+def in_rounds(bench: Bench, name: str, entrants: dict[str, Entrant]) -> dict[str, list[float]]:
+    """How much each does a second in each round; one that fails is taken out."""
+    rates: dict[str, list[float]] = {way: [] for way in entrants}
     taken = 0.0
     for n in range(1 if bench.tiny else ROUNDS):
         # What was measured is not lost for want of time.
@@ -260,19 +279,26 @@ def in_turn(
             else:
                 rates[way].append(entrants[way].amount / once)
         taken = time.monotonic() - begun
-    after = clock()
+    return rates
+
+
+def write_rates(
+    bench: Bench,
+    name: str,
+    entrants: dict[str, Entrant],
+    rates: dict[str, list[float]],
+    unit: str,
+) -> None:
+    """The rows of what was measured in turn."""
     medians = {way: statistics.median(found) for way, found in rates.items()}
     for way, entrant in entrants.items():
         median, spread = median_and_spread(rates[way])
-        more = [entrant.describe(entrant.amount / median), f"spread {spread:.1%}"]
+        more = [entrant.describe(entrant.amount / median)]
+        more.append(f"spread {spread:.1%} of {len(rates[way])} rounds")
         more += [f"{median / medians[peer]:.2f} times {peer}" for peer in peers(way, medians)]
         if way.startswith("transformers"):
             more += missing()
         bench.write(named(name, way), median, unit, ", ".join(more))
-    if before:
-        bench.write(f"{name}, clock and power", after, "", f"before {before}")
-    entrants.clear()
-    bench.tidy()
 
 
 def one_round(_: Bench, __: str, entrant: Entrant) -> float:

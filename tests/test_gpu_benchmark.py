@@ -97,7 +97,7 @@ def test_sides_take_turns_and_one_that_fails_stops_no_other(
         sides.in_turn(bench, "base", ways, start, 8.0)
     assert turns == ["sdpa", "transformers", "sdpa", "transformers", "sdpa"]
     found = {row["name"]: (row["value"], row["unit"], row["more"]) for row in bench.rows}
-    assert found["base, sdpa"] == (4.0, "tokens/s", "2 s, spread 150.0%")
+    assert found["base, sdpa"] == (4.0, "tokens/s", "2 s, spread 150.0% of 3 rounds")
     assert found["base, transformers"] == (None, "error", "RuntimeError: out of memory")
     assert found["base, flash, plain"] == (None, "skipped", "needs a GPU")
     assert found["base, transformers, late"] == (None, "skipped", "needs 99.0 s, 60 are left")
