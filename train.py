@@ -263,12 +263,6 @@ class Trainer:
         # The run was stopped between an update and what follows it.
         if state.evaluation_pending:
             self.after_update()
-        if self.records:
-            self.graphs = StepGraphs(
-                lambda batch: self.backward(replicas, get_loss, [(batch, 1.0)]),
-                self.model.parameters(),
-                lambda: seed_step(self.cfg.seed, state.step),
-            )
         # What the next updates compute on is made while this one is computed.
         left = range(state.step, self.total_steps)
         with (
@@ -305,11 +299,7 @@ class Trainer:
         # Dropout's random numbers follow from the step alone, so no generator has to be saved.
         seed_step(cfg.seed, state.step)
         self.check_signals()
-        batches, means = micro_batches.batches, None
-        # Small batches, and those alone, have been made up to sizes that repeat.
-        if self.graphs and is_rounded(batches[0][0]):
-            means = self.graphs(batches[0][0])
-        means = means or self.backward(replicas, get_loss, batches)
+        means = self.compute(replicas, get_loss, micro_batches.batches)
         # The rate of this update; step() moves on to the next one.
         lr = self.optimizer.lr
         norm = self.optimizer.step(loss=means["loss"])
@@ -372,6 +362,22 @@ class Trainer:
         # Attention by the flash kernel does not compute padding.
         width = getattr(self.batches, "longest", None) if self.cfg.attention == "flash" else None
         return prepare(batch, self.device, self.n_gpus == 1, small, width if small else None)
+
+    def compute(
+        self, replicas: nn.Module, get_loss: GetLoss, batches: list[tuple[Batch, float]]
+    ) -> dict[str, Tensor]:
+        """backward(), by a graph where that is faster."""
+        (batch, _), *others = batches
+        # Small batches, and those alone, have been made up to sizes that repeat.
+        if self.records and not others and is_rounded(batch):
+            self.graphs = self.graphs or StepGraphs(
+                lambda batch: self.backward(replicas, get_loss, [(batch, 1.0)]),
+                self.model.parameters(),
+                lambda: seed_step(self.cfg.seed, self.state.step),
+            )
+            if means := self.graphs(batch):
+                return means
+        return self.backward(replicas, get_loss, batches)
 
     def backward(
         self, replicas: nn.Module, get_loss: GetLoss, batches: list[tuple[Batch, float]]

@@ -12,16 +12,18 @@ that a benchmark that was stopped goes on.
 """
 
 import dataclasses
+import itertools
 import json
 import random
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
 from common import as_command, data, report
+from torch import nn
 
 import finetune
 import train
@@ -39,8 +41,10 @@ TASKS = {
 EPOCHS, BATCH, MAX_LEN, WARMUP = 3, 32, 128, 0.1
 
 
-def ours(task: str, seed: int, lr: float, dtype: str) -> dict[str, float]:
-    """Metrics on dev of one run of ours."""
+def our_run(
+    task: str, seed: int, lr: float, dtype: str, weights: Path, total_steps: int | None = None
+) -> finetune.Run:
+    """One run of ours, with the recipe of transformers."""
     cfg = train.Config(
         seed=seed,
         lr=lr,
@@ -49,15 +53,20 @@ def ours(task: str, seed: int, lr: float, dtype: str) -> dict[str, float]:
         bias_correction=True,
         save_steps=10**6,
         n_epochs=EPOCHS,
+        total_steps=total_steps,
         batch_size=BATCH,
         warmup=WARMUP,
         keep_checkpoints=1,
     )
     train_file, dev_file = (data(f"glue/{task}/{split}.tsv") for split in ("train", "dev"))
     kind = dataclasses.replace(get_task(task), max_len=MAX_LEN)
+    return finetune.prepare(kind, train_file, weights, [dev_file], cfg)
+
+
+def ours(task: str, seed: int, lr: float, dtype: str) -> dict[str, float]:
+    """Metrics on dev of one run of ours."""
     with tempfile.TemporaryDirectory() as folder:
-        run = finetune.prepare(kind, train_file, data("minilm"), [dev_file], cfg)
-        return run.fit(folder).last
+        return our_run(task, seed, lr, dtype, data("minilm")).fit(folder).last
 
 
 def their_rows(task: str, split: str, tokenizer) -> list:
@@ -110,8 +119,6 @@ def their_batches(rows: list, seed: int, device: str) -> Iterator[dict[str, torc
 
 def theirs(task: str, seed: int, lr: float, dtype: str) -> dict[str, float]:
     """Metrics on dev of one run of transformers."""
-    from scipy import stats
-    from sklearn import metrics
     from transformers import AutoTokenizer, BertForSequenceClassification
 
     torch.manual_seed(seed)
@@ -121,6 +128,18 @@ def theirs(task: str, seed: int, lr: float, dtype: str) -> dict[str, float]:
         data("minilm"), num_labels=len(labels or "1")
     ).to(device)
     rows, dev = their_rows(task, "train", tokenizer), their_rows(task, "dev", tokenizer)
+    step = their_step(model, lr, EPOCHS * -(-len(rows) // BATCH), device, dtype)
+    model.train()
+    for epoch in range(EPOCHS):
+        for batch in their_batches(rows, 1000 * seed + epoch, device):
+            step(batch)
+    return their_metrics(task, model, their_batches(dev, 0, device), device, dtype)
+
+
+def their_step(
+    model: nn.Module, lr: float, total: int, device: str, dtype: str
+) -> Callable[[dict[str, torch.Tensor]], None]:
+    """An update of transformers with a batch."""
     plain = ("bias", "LayerNorm.weight")
     groups = [
         {
@@ -130,29 +149,35 @@ def theirs(task: str, seed: int, lr: float, dtype: str) -> dict[str, float]:
         for exempt in (False, True)
     ]
     optimizer = torch.optim.AdamW(groups, lr, eps=1e-6, fused=True)
-    step, total = 0, EPOCHS * -(-len(rows) // BATCH)
-    warm = int(WARMUP * total)
-    autocast = torch.autocast(device, torch.bfloat16, enabled=dtype == "bf16")
-    for epoch in range(EPOCHS):
-        for batch in their_batches(rows, 1000 * seed + epoch, device):
-            for group in optimizer.param_groups:
-                group["lr"] = lr * (step / warm if step < warm else (total - step) / (total - warm))
-            model.train()
-            with autocast:
-                loss = model(**batch).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            step += 1
+    warm, steps = int(WARMUP * total), itertools.count()
+
+    def step(batch: dict[str, torch.Tensor]) -> None:
+        n = next(steps)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * (n / warm if n < warm else (total - n) / (total - warm))
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bf16"):
+            loss = model(**batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def their_metrics(
+    task: str, model: nn.Module, batches: Iterable[dict[str, torch.Tensor]], device: str, dtype: str
+) -> dict[str, float]:
+    """Metrics of transformers on the batches of dev."""
+    from scipy import stats
+    from sklearn import metrics
+
     model.eval()
+    autocast = torch.autocast(device, torch.bfloat16, enabled=dtype == "bf16")
     with torch.inference_mode(), autocast:
-        found = [
-            (model(**batch).logits.float().cpu(), batch["labels"].cpu())
-            for batch in their_batches(dev, 0, device)
-        ]
+        found = [(model(**batch).logits.float().cpu(), batch["labels"].cpu()) for batch in batches]
     scores, right = (torch.cat(part).numpy() for part in zip(*found, strict=True))
-    if labels is None:
+    if TASKS[task][1] is None:
         return {
             "Pearson": float(stats.pearsonr(scores[:, 0], right)[0]),
             "Spearman": float(stats.spearmanr(scores[:, 0], right)[0]),

@@ -5,6 +5,7 @@ means = graphs(batch)   # as compute(batch), which leaves gradients; None: compu
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -157,13 +158,19 @@ def own_stream(device: torch.device, wanted: bool) -> Iterator[None]:
     if not wanted or device.type != "cuda":
         yield
         return
-    before, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    before, stream = torch.cuda.current_stream(device), stream_of(device)
     stream.wait_stream(before)
     try:
         with torch.cuda.stream(stream):
             yield
     finally:
         before.wait_stream(stream)
+
+
+@functools.cache
+def stream_of(device: torch.device) -> torch.cuda.Stream:
+    """The same one each time: gradients are added up on the stream that they first came on."""
+    return torch.cuda.Stream(device)
 
 
 class Recorder:
