@@ -12,7 +12,6 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import numpy as np
@@ -685,7 +684,7 @@ class Saves:
         trainer.checkpoints.write = self.write  # type: ignore[method-assign]
 
     def save(self) -> None:
-        """What holds the loop: the copy to the CPU, and waiting for the file before."""
+        """What holds the loop: the copy on the device, and waiting for the file before."""
         start, before = time.perf_counter(), self.all_waits
         self.functions[0]()
         self.held += time.perf_counter() - start
@@ -697,10 +696,10 @@ class Saves:
         self.functions[1]()
         self.all_waits += time.perf_counter() - start
 
-    def write(self, saved: dict[str, Any], file: Path, best: Path) -> None:
-        """In a thread of its own."""
+    def write(self, *arguments: Any) -> None:
+        """In a thread of its own, with the way from the GPU to the CPU."""
         start = time.perf_counter()
-        self.functions[2](saved, file, best)
+        self.functions[2](*arguments)
         self.written += time.perf_counter() - start
 
     def __str__(self) -> str:
