@@ -1,0 +1,193 @@
+"""The kernels of layers/fused.py against float64, in Triton's interpreter: without a GPU.
+
+    $ TRITON_INTERPRET=1 python -m pytest tests/interpreted.py
+
+test_fused.py runs it in a process of its own: Triton reads the variable when kernels are defined.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from layers import fused, triton_kernels
+
+FP32, BF16 = torch.float32, torch.bfloat16
+# How far a value may be off: of float32 the rounding of a few steps, of bf16 its own.
+TOLERANCE = {FP32: 2e-6, BF16: 8e-3}
+# (T, D): one row, rows that fill no tile, several tiles a program; D no power of two, small, large.
+SHAPES = [(1, 96), (7, 96), (300, 96), (7, 5), (7, 384), (2, 768)]
+worst = {FP32: 0.0, BF16: 0.0}
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def report() -> Iterator[None]:
+    """With -s: the largest errors of all tests."""
+    yield
+    print("largest errors", worst)
+
+
+def assert_close(found: list[Tensor], expected: list[Tensor]) -> None:
+    for value, right in zip(found, expected, strict=True):
+        assert value.shape == right.shape
+        off = ((value.detach().double() - right).norm() / right.norm()).item()
+        worst[value.dtype] = max(worst[value.dtype], off)
+        assert off < TOLERANCE[value.dtype]
+
+
+def normal(*shape: int, dtype: torch.dtype = FP32) -> Tensor:
+    return torch.randn(shape).to(dtype).requires_grad_()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("p_drop", [0.0, 0.1])
+@pytest.mark.parametrize("types", [(FP32, FP32), (FP32, BF16), (BF16, BF16)])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_norm_and_its_gradients(
+    shape: tuple[int, int], p_drop: float, types: tuple, with_bias: bool
+) -> None:
+    x, for_full = (normal(*shape, dtype=types[0]) for _ in range(2))
+    h, for_low = (normal(*shape, dtype=types[1]) for _ in range(2))
+    inputs = [x, h, *(normal(shape[1]) for _ in range(2 + with_bias))]
+    full, low = fused.residual_norm(*inputs[:4], 1e-12, p_drop, *inputs[4:])
+    assert (full.dtype, low.dtype) == types
+    # Of one tensor autograd would round the sum of the two gradients.
+    for_low = torch.zeros_like(low) if low is full else for_low
+    found = torch.autograd.grad((full, low), inputs, (for_full, for_low))
+    # Forward and backward drop the same: otherwise the outputs would be those of another formula.
+    keep = found[1].double() != 0
+
+    def plain(x: Tensor, h: Tensor, weight: Tensor, shift: Tensor, *bias: Tensor) -> Tensor:
+        h = h + bias[0] if bias else h
+        return F.layer_norm(x + h * keep / (1 - p_drop), shape[1:], weight, shift, 1e-12)
+
+    grad = for_full.double() + for_low.double()
+    y, *gradients = fused.exact(plain, inputs, grad)
+    assert_close([full, low, *found], [y, y, *gradients])
+    n = keep.numel()
+    dropped = 1 - keep.double().mean().item()
+    assert abs(dropped - p_drop) <= 4 * (p_drop * (1 - p_drop) / n) ** 0.5
+
+
+@pytest.mark.parametrize("used", ["full", "low", "neither"])
+def test_a_result_that_nothing_reads_has_no_gradient(used: str) -> None:
+    inputs = [normal(9, 96), normal(9, 96, dtype=BF16), normal(96), normal(96)]
+    results = dict(zip(("full", "low"), fused.residual_norm(*inputs, 1e-12), strict=True))
+    if used == "neither":
+        out = sum((0 * value.float()).sum() for value in results.values())
+        assert all(not g.any() for g in torch.autograd.grad(out, inputs))
+        return
+    out = results[used]
+    grad = torch.randn_like(out)
+    found = torch.autograd.grad(out, inputs, grad)
+    _, *expected = fused.exact(
+        lambda x, h, *norm: F.layer_norm(x + h, (96,), *norm, 1e-12), inputs, grad.double()
+    )
+    assert_close(list(found), expected)
+
+
+def test_elements_are_dropped_one_by_one() -> None:
+    n, dim = 256, 256
+    x, h = normal(n, dim), torch.ones(n, dim, requires_grad=True)
+    drawn = []
+    for _ in range(2):
+        full, _ = fused.residual_norm(x, h, torch.ones(dim), torch.zeros(dim), 1e-12, 0.1)
+        (for_h,) = torch.autograd.grad(full, h, torch.randn(n, dim))
+        drawn.append((for_h == 0).double())
+    first, second = drawn
+    assert abs(first.mean() - 0.1) < 4 * (0.09 / first.numel()) ** 0.5
+    # Nothing depends on a neighbour, on one of the eight that share a draw, on the row before, or
+    # on the call before.
+    others = [(first[:, k:], first[:, :-k]) for k in range(1, 9)]
+    others += [(first[1:], first[:-1]), (first, second)]
+    for a, b in others:
+        both = torch.stack([a.flatten(), b.flatten()])
+        assert abs(torch.corrcoef(both)[0, 1]) < 4 / a.numel() ** 0.5
+
+
+def test_the_same_random_state_drops_the_same_and_checkpoint_relies_on_it() -> None:
+    inputs = [normal(33, 96), normal(33, 96, dtype=BF16), normal(96), normal(96)]
+    results = []
+    for again in (False, True, True):
+        torch.manual_seed(5)
+        arguments = (*inputs, 1e-12, 0.1)
+        if again:
+            out = checkpoint(fused.residual_norm, *arguments, use_reentrant=False)
+        else:
+            out = fused.residual_norm(*arguments)
+        loss = out[0].square().sum() + out[1].float().sum()
+        results.append([*out, *torch.autograd.grad(loss, inputs)])
+    for values in zip(*results, strict=True):
+        assert torch.equal(values[0], values[1])
+        assert torch.equal(values[0], values[2])
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (5, 1100)])
+@pytest.mark.parametrize("dtype", [FP32, BF16])
+def test_gelu_and_its_gradients(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    inputs = [(3 * torch.randn(shape)).to(dtype).requires_grad_(), normal(shape[1])]
+    out = fused.bias_gelu(*inputs)
+    grad = torch.randn(shape).to(dtype)
+    assert out.dtype == dtype
+    found = torch.autograd.grad(out, inputs, grad)
+    expected = fused.exact(lambda u, bias: F.gelu(u + bias), inputs, grad.double())
+    assert_close([out, *found], expected)
+
+
+def test_any_number_of_dimensions_and_any_strides_and_no_rows() -> None:
+    x, h, weight, shift = normal(6, 5, 96), normal(6, 5, 96), normal(96), normal(96)
+    flat, _ = fused.residual_norm(x.flatten(0, 1), h.flatten(0, 1), weight, shift, 1e-12)
+    full, low = fused.residual_norm(x, h, weight, shift, 1e-12)
+    assert low is full
+    assert torch.equal(full, flat.view(6, 5, 96))
+    moved, _ = fused.residual_norm(x.transpose(0, 1), h.transpose(0, 1), weight, shift, 1e-12)
+    assert torch.equal(moved, full.transpose(0, 1))
+    assert torch.equal(
+        fused.bias_gelu(x, shift), fused.bias_gelu(x.flatten(0, 1), shift).view_as(x)
+    )
+    # A gradient that is one number, spread out, or of another order.
+    for out, inputs in ((full, (x, h, weight, shift)), (fused.bias_gelu(x, shift), (x, shift))):
+        spread = torch.autograd.grad(out.sum(), inputs, retain_graph=True)
+        plain = torch.autograd.grad(out, inputs, torch.ones_like(out), retain_graph=True)
+        for a, b in zip(spread, plain, strict=True):
+            assert torch.equal(a, b)
+    none, _ = fused.residual_norm(x[:0], h[:0], weight, shift, 1e-12, 0.1)
+    assert none.shape == fused.bias_gelu(x[:0], shift).shape == (0, 5, 96)
+    for out, inputs in ((none, (weight, shift)), (fused.bias_gelu(x[:0], shift), (shift,))):
+        assert all(not g.any() for g in torch.autograd.grad(out.sum(), inputs))
+
+
+def test_the_kernels_prove_right_and_no_random_number_is_used_up() -> None:
+    fused.fused_differs.cache_clear()
+    before = torch.get_rng_state()
+    assert fused.fused_differs(torch.device("cpu"), 96) == ""
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("kernel", ["norm_forward", "norm_backward", "gelu_backward"])
+def test_a_kernel_that_is_wrong_is_found_out(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong:
+        """Launches a kernel for all rows but the last."""
+
+        def __init__(self, right: object):
+            self.right = right
+
+        def __getitem__(self, grid: tuple[int, ...]) -> object:
+            def launch(*arguments: object, **settings: int) -> None:
+                fewer = [a - 1 if type(a) is int and a == 37 else a for a in arguments]
+                self.right[grid](*fewer, **settings)
+
+            return launch
+
+    fused.fused_differs.cache_clear()
+    monkeypatch.setattr(triton_kernels, kernel, Wrong(getattr(triton_kernels, kernel)))
+    assert "differs by" in fused.fused_differs(torch.device("cpu"), 96)
+    fused.fused_differs.cache_clear()
