@@ -8,7 +8,8 @@ write it a dozen times. Here each tensor is read once and written once: nothing 
 sum, dropout and norm; what was dropped is drawn again in the backward pass; the gradients of
 biases, weights and shifts are summed on the way.
 
-The kernels are written in Triton (triton_kernels.py), which is imported when one is called first.
+The kernels are written in Triton (triton_kernels.py), which is imported when the first one is
+called.
 """
 
 import functools
@@ -23,6 +24,8 @@ from torch.autograd.function import once_differentiable
 # Elements of a tile: as many as registers hold together with the sums over them.
 NORM_TILE, GELU_TILE = 1024, 2048
 GELU_COLUMNS = 512
+# Warps that a multiprocessor runs at a time, as many as its registers serve.
+WARPS = {"norm_forward": 32, "norm_backward": 24, "gelu_forward": 40, "gelu_backward": 24}
 
 
 def for_gpu(x: Tensor) -> bool:
@@ -39,11 +42,21 @@ def n_processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def n_programs(x: Tensor, per_processor: int, n_tiles: int) -> int:
-    """How many programs share some tiles: as many as a GPU runs at a time."""
+def n_programs(kernel: str, x: Tensor, n_tiles: int, n_warps: int) -> int:
+    """How many programs of a kernel share some tiles: as many as the GPU runs at a time."""
     # Triton's interpreter, on a CPU, runs one after the other; a few show that they share.
-    at_a_time = per_processor * n_processors(x.device) if x.is_cuda else 3
+    at_a_time = WARPS[kernel] // n_warps * n_processors(x.device) if x.is_cuda else 3
     return max(1, min(at_a_time, n_tiles))
+
+
+def launch(kernel: str, grid: tuple[int, ...], arguments: tuple, tile: dict[str, int]) -> None:
+    """Have a kernel computed by a grid of programs, on the GPU where its first argument is."""
+    from layers import triton_kernels
+
+    # Triton takes the current GPU, whichever one the tensors are on.
+    with torch.cuda.device_of(arguments[0]):
+        # Products and sums in one rounding, which one version does unasked and another does not.
+        getattr(triton_kernels, kernel)[grid](*arguments, **tile, enable_fp_fusion=True)
 
 
 # ----------------------------------------------------------------- LayerNorm(x + dropout(h + bias))
@@ -75,12 +88,15 @@ def residual_norm(
     return full, full if low is None else low.view(x.shape)
 
 
-def norm_tile(dim: int) -> dict[str, int]:
-    """The settings of the norm's kernels: columns and rows at a time, and by how many warps."""
+def norm_grid(kernel: str, x: Tensor) -> tuple[tuple[int], dict[str, int]]:
+    """The programs for a matrix (T, D), and the settings of their kernel."""
+    n_rows, dim = x.shape
     # Whole rows, in powers of two; dropout draws for eight columns at once.
     columns = max(8, 1 << (dim - 1).bit_length())
+    rows = max(1, NORM_TILE // columns)
     n_warps = min(16, max(4, columns // 256))
-    return {"D": dim, "N": columns, "R": max(1, NORM_TILE // columns), "num_warps": n_warps}
+    n = n_programs(kernel, x, -(-n_rows // rows), n_warps)
+    return (n,), {"D": dim, "N": columns, "R": rows, "num_warps": n_warps}
 
 
 class ResidualNormFunction(torch.autograd.Function):
@@ -97,8 +113,6 @@ class ResidualNormFunction(torch.autograd.Function):
         eps: float,
         p_drop: float,
     ) -> tuple[Tensor, Tensor | None]:
-        from layers import triton_kernels
-
         # The last block's copy has no gradient, and the full one none where nothing is added to it.
         ctx.set_materialize_grads(False)
         x, h = x.contiguous(), h.contiguous()
@@ -109,17 +123,11 @@ class ResidualNormFunction(torch.autograd.Function):
         # same one again, and a CUDA graph another one at each replay.
         seed = torch.randint(2**62, (1,), device=x.device) if p_drop else None
         dropping = (round(p_drop * 2**16), 1 / (1 - p_drop))
-        tile = norm_tile(x.shape[1])
-        grid = (n_programs(x, 8, -(-len(x) // tile["R"])),)
-        # Triton's launches go to the current GPU, whichever one the tensors are on.
-        with torch.cuda.device_of(x):
-            triton_kernels.norm_forward[grid](
-                *(x, h, bias, weight, shift, full, low, mean, scale, seed),
-                *(len(x), eps, *dropping),
-                **tile,
-            )
+        arguments = (x, h, bias, weight, shift, full, low, mean, scale, seed)
+        grid, tile = norm_grid("norm_forward", x)
+        launch("norm_forward", grid, (*arguments, len(x), eps, *dropping), tile)
         ctx.save_for_backward(x, h, weight, bias, mean, scale, seed)
-        ctx.dropping, ctx.tile = dropping, tile
+        ctx.dropping = dropping
         return full, low
 
     @staticmethod
@@ -127,23 +135,18 @@ class ResidualNormFunction(torch.autograd.Function):
     def backward(
         ctx: Any, for_full: Tensor | None, for_low: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        from layers import triton_kernels
-
         x, h, weight, bias, mean, scale, seed = ctx.saved_tensors
         if for_full is None:
             for_full, for_low = for_low, None
         if for_full is None:
             return (None,) * 7
+        for_full = for_full.contiguous()
         for_low = None if for_low is None else for_low.contiguous()
         for_x, for_h = torch.empty_like(x), torch.empty_like(h)
-        grid = (n_programs(x, 5, -(-len(x) // ctx.tile["R"])),)
+        grid, tile = norm_grid("norm_backward", x)
         sums = torch.empty(*grid, 3, x.shape[1], dtype=torch.float32, device=x.device)
-        with torch.cuda.device_of(x):
-            triton_kernels.norm_backward[grid](
-                *(for_full.contiguous(), for_low, x, h, bias, weight, mean, scale, seed),
-                *(for_x, for_h, sums, len(x), *ctx.dropping),
-                **ctx.tile,
-            )
+        arguments = (for_full, for_low, x, h, bias, weight, mean, scale, seed, for_x, for_h, sums)
+        launch("norm_backward", grid, (*arguments, len(x), *ctx.dropping), tile)
         for_weight, for_shift, for_bias = sums.sum(0)
         return for_x, for_h, for_weight, for_shift, None if bias is None else for_bias, None, None
 
@@ -165,40 +168,34 @@ class BiasGeluFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, bias: Tensor) -> Tensor:
-        from layers import triton_kernels
-
         u = u.contiguous()
         out = torch.empty_like(u)
-        grid, tile = gelu_grid(u, 16)
-        with torch.cuda.device_of(u):
-            triton_kernels.gelu_forward[grid](u, bias, out, len(u), **tile)
+        grid, tile = gelu_grid("gelu_forward", u)
+        launch("gelu_forward", grid, (u, bias, out, len(u)), tile)
         ctx.save_for_backward(u, bias)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, for_out: Tensor) -> tuple[Tensor, Tensor]:
-        from layers import triton_kernels
-
         u, bias = ctx.saved_tensors
         for_u = torch.empty_like(u)
-        grid, tile = gelu_grid(u, 6)
+        grid, tile = gelu_grid("gelu_backward", u)
         sums = torch.empty(grid[0], u.shape[1], dtype=torch.float32, device=u.device)
-        with torch.cuda.device_of(u):
-            triton_kernels.gelu_backward[grid](
-                for_out.contiguous(), u, bias, for_u, sums, len(u), **tile
-            )
+        arguments = (for_out.contiguous(), u, bias, for_u, sums, len(u))
+        launch("gelu_backward", grid, arguments, tile)
         return for_u, sums.sum(0)
 
 
-def gelu_grid(u: Tensor, per_processor: int) -> tuple[tuple[int, int], dict[str, int]]:
-    """The programs for a matrix, by rows and by columns, and the settings of their kernels."""
+def gelu_grid(kernel: str, u: Tensor) -> tuple[tuple[int, int], dict[str, int]]:
+    """The programs for a matrix (T, D), by rows and columns, and the settings of their kernel."""
     n_rows, dim = u.shape
-    rows = GELU_TILE // GELU_COLUMNS
-    # Of the programs that a GPU runs at a time, those of the same rows are a group.
+    rows, n_warps = GELU_TILE // GELU_COLUMNS, 4
     across = -(-dim // GELU_COLUMNS)
-    down = max(1, n_programs(u, per_processor, -(-n_rows // rows) * across) // across)
-    return (down, across), {"D": dim, "N": GELU_COLUMNS, "R": rows, "num_warps": 4}
+    # Of the programs that the GPU runs at a time, some for each group of columns.
+    n = n_programs(kernel, u, -(-n_rows // rows) * across, n_warps)
+    grid = max(1, n // across), across
+    return grid, {"D": dim, "N": GELU_COLUMNS, "R": rows, "num_warps": n_warps}
 
 
 # ----------------------------------------------------------------------------------- are they right
