@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 NORM_TILE, GELU_TILE = 1024, 2048
 GELU_COLUMNS = 512
 # Warps that a multiprocessor runs at a time, as many as its registers serve.
-WARPS = {"norm_forward": 32, "norm_backward": 24, "gelu_forward": 40, "gelu_backward": 24}
+WARPS = {"norm_forward": 32, "norm_backward": 20, "gelu_forward": 40, "gelu_backward": 24}
 
 
 def for_gpu(x: Tensor) -> bool:

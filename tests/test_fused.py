@@ -55,7 +55,7 @@ def forgotten() -> Iterator[None]:
 
 @pytest.mark.slow
 # The interpreter of earlier versions fails with NumPy 2.4.
-@needs_triton((3, 9))
+@needs_triton((3, 7))
 def test_the_kernels_compute_the_formulas() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "tests/interpreted.py", "-p", "no:cacheprovider"],
