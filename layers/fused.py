@@ -46,6 +46,7 @@ def n_programs(kernel: str, x: Tensor, n_tiles: int, n_warps: int) -> int:
     """How many programs of a kernel share some tiles: as many as the GPU runs at a time."""
     # Triton's interpreter, on a CPU, runs one after the other; a few show that they share.
     at_a_time = WARPS[kernel] // n_warps * n_processors(x.device) if x.is_cuda else 3
+    # One for no rows, too: a GPU launches no empty grid.
     return max(1, min(at_a_time, n_tiles))
 
 

@@ -80,21 +80,53 @@ def test_norm_and_its_gradients(
     assert abs(dropped - p_drop) <= 4 * (p_drop * (1 - p_drop) / n) ** 0.5
 
 
-@pytest.mark.parametrize("used", ["full", "low", "neither"])
-def test_a_result_that_nothing_reads_has_no_gradient(used: str) -> None:
+@pytest.mark.parametrize("used", ["full", "low"])
+def test_a_result_that_nothing_reads_has_no_gradient(
+    used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     inputs = [normal(9, 96), normal(9, 96, dtype=BF16), normal(96), normal(96)]
     results = dict(zip(("full", "low"), fused.residual_norm(*inputs, 1e-12), strict=True))
-    if used == "neither":
-        out = sum((0 * value.float()).sum() for value in results.values())
-        assert all(not g.any() for g in torch.autograd.grad(out, inputs))
-        return
+    launch, given = fused.launch, []
+
+    def record(kernel: str, grid: tuple, arguments: tuple, tile: dict) -> None:
+        given.append(arguments[:2])
+        launch(kernel, grid, arguments, tile)
+
+    monkeypatch.setattr(fused, "launch", record)
     out = results[used]
     grad = torch.randn_like(out)
     found = torch.autograd.grad(out, inputs, grad)
+    # Nor are zeros read in its place.
+    ((for_full, for_low),) = given
+    assert (for_full.dtype, for_low) == (out.dtype, None)
     _, *expected = fused.exact(
         lambda x, h, *norm: F.layer_norm(x + h, (96,), *norm, 1e-12), inputs, grad.double()
     )
     assert_close(list(found), expected)
+
+
+def test_results_that_pass_no_gradient_on_have_none() -> None:
+    class Unread(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, full: Tensor, low: Tensor) -> Tensor:
+            return full + low
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[None, None]:
+            return None, None
+
+    inputs = [normal(9, 96), normal(9, 96, dtype=BF16), normal(96), normal(96)]
+    out = Unread.apply(*fused.residual_norm(*inputs, 1e-12))
+    assert torch.autograd.grad(out.sum(), inputs, allow_unused=True) == (None,) * 4
+
+
+def test_predicting_gives_the_same() -> None:
+    inputs = [normal(9, 96), normal(9, 96, dtype=BF16), normal(96), normal(96)]
+    expected = [*fused.residual_norm(*inputs, 1e-12), fused.bias_gelu(inputs[1], inputs[2])]
+    with torch.inference_mode():
+        found = [*fused.residual_norm(*inputs, 1e-12), fused.bias_gelu(inputs[1], inputs[2])]
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
 
 
 def test_elements_are_dropped_one_by_one() -> None:
@@ -153,6 +185,10 @@ def test_any_number_of_dimensions_and_any_strides_and_no_rows() -> None:
     assert torch.equal(full, flat.view(6, 5, 96))
     moved, _ = fused.residual_norm(x.transpose(0, 1), h.transpose(0, 1), weight, shift, 1e-12)
     assert torch.equal(moved, full.transpose(0, 1))
+    across = x.flatten(0, 1).T.contiguous().T
+    assert not across.is_contiguous()
+    assert torch.equal(fused.residual_norm(across, h.flatten(0, 1), weight, shift, 1e-12)[0], flat)
+    assert torch.equal(fused.bias_gelu(across, shift), fused.bias_gelu(x.flatten(0, 1), shift))
     assert torch.equal(
         fused.bias_gelu(x, shift), fused.bias_gelu(x.flatten(0, 1), shift).view_as(x)
     )
@@ -163,6 +199,8 @@ def test_any_number_of_dimensions_and_any_strides_and_no_rows() -> None:
         for a, b in zip(spread, plain, strict=True):
             assert torch.equal(a, b)
     none, _ = fused.residual_norm(x[:0], h[:0], weight, shift, 1e-12, 0.1)
+    assert fused.norm_grid("norm_forward", x[:0, 0])[0] == (1,)
+    assert fused.gelu_grid("gelu_forward", x[:0, 0])[0] == (1, 1)
     assert none.shape == fused.bias_gelu(x[:0], shift).shape == (0, 5, 96)
     for out, inputs in ((none, (weight, shift)), (fused.bias_gelu(x[:0], shift), (shift,))):
         assert all(not g.any() for g in torch.autograd.grad(out.sum(), inputs))

@@ -246,10 +246,11 @@ def test_kernels_are_for_a_gpu_under_autocast_to_bf16(monkeypatch: pytest.Monkey
     with torch.autocast("cpu", torch.bfloat16):
         assert not fused.for_gpu(torch.ones(1))
         assert not fused.for_gpu(x)
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: True)
-    for dtype in (torch.float16, torch.bfloat16):
+    half, bf16 = torch.float16, torch.bfloat16
+    for enabled, dtype in ((False, bf16), (True, half), (True, bf16)):
+        monkeypatch.setattr(torch, "is_autocast_enabled", lambda device, on=enabled: on)
         monkeypatch.setattr(torch, "get_autocast_dtype", lambda device, dtype=dtype: dtype)
-        assert fused.for_gpu(x) == (dtype == torch.bfloat16)
+        assert fused.for_gpu(x) == (enabled and dtype == bf16)
     # A graph that is exported has to run elsewhere.
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert not fused.for_gpu(x)
