@@ -5,6 +5,7 @@
 test_fused.py runs it in a process of its own: Triton reads the variable when kernels are defined.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,9 +16,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from layers import fused, triton_kernels
+from layers.kernels import Linear, ResidualNorm
+from models import Classifier, Config
 
 FP32, BF16 = torch.float32, torch.bfloat16
-# How far a value may be off: of float32 the rounding of a few steps, of bf16 its own.
+# How far a value may be off: of float32 the rounding of a few steps, of bf16 its own, twice: the
+# interpreter cuts off what a GPU rounds to the nearest.
 TOLERANCE = {FP32: 2e-6, BF16: 8e-3}
 # (T, D): one row, rows that fill no tile, several tiles a program; D no power of two, small, large.
 SHAPES = [(1, 96), (7, 96), (300, 96), (7, 5), (7, 384), (2, 768)]
@@ -127,6 +131,26 @@ def test_predicting_gives_the_same() -> None:
         found = [*fused.residual_norm(*inputs, 1e-12), fused.bias_gelu(inputs[1], inputs[2])]
     for a, b in zip(found, expected, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_model_learns_the_same(
+    checkpointing: bool, tiny: Config, padded_batch: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused, "for_gpu", lambda x: True)
+    model = Classifier(dataclasses.replace(tiny, p_drop_hidden=0.0, p_drop_attn=0.0)).train()
+    model.transformer.checkpointing = checkpointing
+    gradients = []
+    for is_fused in (False, True):
+        for module in model.modules():
+            if isinstance(module, Linear | ResidualNorm):
+                module.fused = is_fused
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(*padded_batch).float().square().sum()
+        found = torch.autograd.grad(loss, list(model.parameters()))
+        gradients.append(torch.cat([g.flatten() for g in found]))
+    plain, quick = gradients
+    assert 0 < (plain - quick).norm() / plain.norm() < 2e-2
 
 
 def test_elements_are_dropped_one_by_one() -> None:
