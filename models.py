@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from layers.inputs import Mask, Module, packing_of
-from layers.kernels import ACTIVATIONS, Linear, dropout, linear
+from layers.kernels import ACTIVATIONS, Linear, ResidualNorm, Stream, dropout, linear
 from layers.packing import Packing, self_attention
 from system.files import read_json
 from utils import UserError, make, nearest, show
@@ -260,24 +260,21 @@ class Block(nn.Module):
     def __init__(self, cfg: Config):
         super().__init__()
         self.attention = SelfAttention(cfg)
-        self.norm1 = nn.LayerNorm(cfg.dim, cfg.norm_eps)
+        self.norm1 = ResidualNorm(cfg.dim, cfg.norm_eps, cfg.p_drop_hidden)
         self.feed_forward = FeedForward(cfg)
-        self.norm2 = nn.LayerNorm(cfg.dim, cfg.norm_eps)
-        self.p_drop = cfg.p_drop_hidden
+        self.norm2 = ResidualNorm(cfg.dim, cfg.norm_eps, cfg.p_drop_hidden)
 
     def forward(
         self,
-        x: Tensor,
+        x: Stream,
         packing: Packing,
         rows: Tensor | None = None,
         maps: list[Tensor] | None = None,
-    ) -> Tensor:
-        h = self.attention(x, packing, rows, maps)
-        if rows is not None:
-            x = x[rows]  # (T, D) -> (B, M, D)
-        x = self.norm1(x + dropout(h, self.p_drop, self.training))
-        h = self.feed_forward(x)
-        return self.norm2(x + dropout(h, self.p_drop, self.training))
+    ) -> Stream:
+        h = self.attention(x.low, packing, rows, maps)
+        residual = x.full if rows is None else x.full[rows]  # (T, D) or (B, M, D)
+        x = self.norm1(residual, h)
+        return self.norm2(x.full, self.feed_forward(x.low))
 
 
 class Transformer(Module):
@@ -318,17 +315,19 @@ class Transformer(Module):
         if self.cfg.n_segments == 1 and not torch.compiler.is_compiling() and segments.any():
             self.cfg.check_pairs()
         x = self.embedding(ids, packing.positions, segments)  # (T,) x 3 -> (T, D)
+        stream = Stream(x, x)
         last = len(self.blocks) - 1
         for i, block in enumerate(self.blocks):
             if outputs is not None:
-                outputs.append(x)
+                outputs.append(stream.full)
             # Only the last block may leave tokens out: the next one needs the keys of all of them.
             wanted = packing.rows(positions) if positions is not None and i == last else None
             # checkpoint() restores the random state, so that dropout drops the same elements again.
             if self.checkpointing and self.training and maps is None:
-                x = checkpoint(block, x, packing, wanted, use_reentrant=False)
+                stream = checkpoint(block, stream, packing, wanted, use_reentrant=False)
             else:
-                x = block(x, packing, wanted, maps)
+                stream = block(stream, packing, wanted, maps)
+        x = stream.full
         if outputs is not None:
             outputs.append(x)
         if positions is None:

@@ -1,9 +1,10 @@
-"""Products, dropout and attention, computed the fast way on each processor.
+"""Products, dropout, norms and attention, computed the fast way on each processor.
 
     y = linear(x, weight, bias)                 # F.linear: (..., D), (O, D), (O,) -> (..., O)
     y = dropout(x, 0.1, training=True)          # F.dropout
 
-On a GPU these are PyTorch's own. On a CPU three of them are slower than the processor:
+On a GPU these are PyTorch's own, or in bf16 kernels that do several of their steps at once
+(fused.py). On a CPU three of them are slower than the processor:
 
 - float32 products go to MKL, which uses AVX-512 on Intel's processors alone. Elsewhere oneDNN,
   which PyTorch ships for other types, is about twice as fast and just as exact.
@@ -22,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from layers import fused
 
 # A product with a packed weight: of its input, and one of ACTIVATIONS after it.
 Product = Callable[[Tensor, str | None], Tensor]
@@ -156,6 +159,7 @@ class Linear(nn.Linear):
     packed: dict[tuple[str, int, int], Product] | None = None
     version = -1  # of the weight that was packed
     int8 = False
+    fused = False  # True: on a GPU in bf16, bias and GELU by a kernel of their own
 
     def __getstate__(self) -> dict[str, Any]:
         # It is packed again where a copy, or a file, is used.
@@ -164,6 +168,8 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         if compute := self.packed_product(0, self.out_features):
             return compute(x, activation)
+        if self.fused and activation == "gelu" and fused.for_gpu(x):
+            return fused.bias_gelu(F.linear(x, self.weight), self.bias)
         return linear(x, self.weight, self.bias, activation)
 
     def part(self, x: Tensor, first: int, last: int) -> Tensor:
@@ -372,6 +378,34 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
         return x * keep_mask(x, p)
     return F.dropout(x, p)
+
+
+# ------------------------------------------------------------------------------------------- norms
+
+
+class Stream(NamedTuple):
+    """What flows from block to block: each adds to it, and normalises it; (..., D)."""
+
+    full: Tensor
+    low: Tensor  # what products read of it: the same tensor, or a copy in bf16 made with it
+
+
+class ResidualNorm(nn.LayerNorm):
+    """What follows a layer of a block: LayerNorm(x + dropout(h))."""
+
+    fused = False  # True: on a GPU in bf16, by one kernel
+
+    def __init__(self, dim: int, eps: float, p_drop: float):
+        super().__init__(dim, eps)
+        self.p_drop = p_drop
+
+    def forward(self, x: Tensor, h: Tensor) -> Stream:  # type: ignore[override]
+        # (..., D) x 2 -> (..., D)
+        if self.fused and fused.for_gpu(x):
+            p_drop = self.p_drop if self.training else 0.0
+            return Stream(*fused.residual_norm(x, h, self.weight, self.bias, self.eps, p_drop))
+        y = super().forward(x + dropout(h, self.p_drop, self.training))
+        return Stream(y, y)
 
 
 # ---------------------------------------------------------------------------------------- attention

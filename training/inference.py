@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from layers import kernels, packing
+from layers import fused, kernels, packing
+from layers.kernels import Linear, ResidualNorm
 from system import distributed
 from system.progress import progress
 from training import devices
@@ -48,6 +49,7 @@ class Autocast(nn.Module):
 def prepack(model: nn.Module, device: torch.device, dtype: str) -> None:
     """Let the blocks of a model that only predicts do so in a dtype, as fast as a device can."""
     dtype = devices.usable_dtype(dtype, device)
+    fuse(model, device, dtype == "bf16")
     # On a GPU float32 weights are read as they are.
     if device.type == "cpu" or dtype == "bf16":
         for block in blocks_of(model):
@@ -81,10 +83,25 @@ def wrap(
                 warn(f"attention=flash does not work here ({reason}); attention=sdpa instead")
                 flash = False
             module.flash = flash  # type: ignore[assignment]
+    # torch.compile merges such steps itself; in the threads of DataParallel they are not tried.
+    fuse(model, device, dtype == "bf16" and n_gpus == 1 and not compiled)
     if compiled:
         compile_blocks(model, device)
     wrapped = Autocast(model, device, devices.usable_dtype(dtype, device))
     return nn.DataParallel(wrapped) if n_gpus > 1 else wrapped
+
+
+def fuse(model: nn.Module, device: torch.device, wanted: bool) -> None:
+    """Let fused kernels compute what stands between a model's products, if they prove right."""
+    widths = {m.normalized_shape[0] for m in model.modules() if isinstance(m, ResidualNorm)}
+    usable = wanted and device.type == "cuda"
+    for width in widths if usable else ():
+        if reason := fused.fused_differs(device, width):
+            devices.warn_once(f"fused kernels do not work here ({reason}); PyTorch's own instead")
+            usable = False
+    for module in model.modules():
+        if isinstance(module, Linear | ResidualNorm):
+            module.fused = usable
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
