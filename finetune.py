@@ -134,7 +134,7 @@ class Run:
         )
         # All that shapes the result; run.json compares it when the same command is started again.
         settings = dataclasses.asdict(trainer.cfg) | self.settings
-        settings["products"] = kernels.PRODUCTS.chosen  # what the next start computes with
+        settings["float32 products"] = kernels.PRODUCTS.chosen  # what the next start computes with
         # The folder is held before the first file is written, so that two runs cannot mix theirs.
         with self.start.run_lock(folder, model, settings):
             write_json(folder / self.task.settings_file, self.task.to_json())

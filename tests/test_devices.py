@@ -215,9 +215,9 @@ def test_run_json_has_what_was_chosen_and_old_runs_go_on(
     run.fit(tmp_path / "run")
     recorded = json.loads((tmp_path / "run/run.json").read_text())
     assert {name: recorded[name] for name in PLAIN} == PLAIN
-    assert recorded["products"] == kernels.usual_products()
+    assert recorded["float32 products"] == kernels.usual_products()
     # Moved to another processor, it goes on with the products that it was begun with.
-    recorded["products"] = "pytorch"
+    recorded["float32 products"] = "pytorch"
     # A run of an earlier version, stopped after its first step, had neither name.
     monkeypatch.setattr(kernels, "onednn_is_faster", lambda: True)
     del recorded["device"], recorded["attention"]
@@ -228,13 +228,13 @@ def test_run_json_has_what_was_chosen_and_old_runs_go_on(
     assert "Resuming" in "".join(capsys.readouterr())
     assert kernels.PRODUCTS.chosen == "pytorch"
     # Of earlier versions it is not known.
-    del recorded["products"]
+    del recorded["float32 products"]
     (tmp_path / "run/run.json").write_text(json.dumps(recorded))
     run.fit(tmp_path / "run")
     assert kernels.PRODUCTS.chosen == "onednn"
     monkeypatch.setattr(kernels, "has_onednn", lambda: False)
     with pytest.raises(UserError, match="begun with oneDNN's products, which this PyTorch has not"):
-        devices.choose_products(CPU, {"products": "onednn"})
+        devices.choose_products(CPU, {"float32 products": "onednn"})
 
 
 def test_what_is_not_plain_is_printed_behind_the_device() -> None:

@@ -199,7 +199,7 @@ def parts_of(batch_size: int, device: torch.device, n_gpus: int, batches: Any) -
 
 def choose_products(device: torch.device, run: dict[str, Any]) -> None:
     """Train with the CPU's products that suit it, or with those that a run was begun with."""
-    chosen = run.get("products") or kernels.usual_products()
+    chosen = run.get("float32 products") or kernels.usual_products()
     if chosen == "onednn" and not kernels.has_onednn():
         raise UserError(
             "the run was begun with oneDNN's products, which this PyTorch has not; resume it where "

@@ -31,7 +31,7 @@ RECORDED_LATER = {
     "sha256 of few shots",
     "pair rules",
     "tokenizer rules",
-    "products",
+    "float32 products",
 }
 
 # Settings that earlier versions did not record where they had one of these values.
