@@ -261,8 +261,8 @@ class Way(NamedTuple):
 
 PLAIN = Way(onednn=False, blocks=False, fused=False)
 FEW_ROWS = 64  # below which a processor may be fastest in another way
-MEASURED_ROWS = {True: 16, False: 128}  # few rows, and as many as show which way is fastest
-MEASURING = 0.05  # seconds for a shape
+MEASURED_ROWS = {True: 16, False: 96}  # few rows, and as many as show which way is fastest
+MEASURING = 0.1  # seconds for a shape at most
 CLEARLY = 0.95  # of the time of the usual way: less of a gain may be chance
 
 
