@@ -163,7 +163,9 @@ class Trainer:
             self.save_dir, model, self.optimizer, contents or {}, cfg.keep_checkpoints
         )
         self.saved_at = time.monotonic()  # when a checkpoint was last begun
-        self.records = cfg.cuda_graphs is True and self.device.type == "cuda"  # small batches
+        # Small batches, as graphs.
+        one_gpu = self.device.type == "cuda" and self.n_gpus == size() == 1
+        self.records = one_gpu and cfg.cuda_graphs is True
         self.graphs: StepGraphs | None = None
         self.postpones, self.postponed = self.device.type == "cuda", False  # a checkpoint
         # While training:

@@ -184,9 +184,17 @@ def test_a_run_is_resumed_as_it_was_begun_or_not_at_all(
     for run in (begun, {name: begun[name] for name in ("dtype", "gradient_accumulation")}):
         found = settle(cfg, CUDA, 1, model, LONG, run)
         assert {name: getattr(found, name) for name in PLAIN} == begun
-    # What was asked for is compared with the run later, as all settings are.
-    asked = dataclasses.replace(cfg, dtype="bf16")
-    assert settle(asked, CUDA, 1, model, LONG, begun).dtype == "bf16"
+    # Where another setting is asked for, the folder refuses it by its name, as all that differ.
+    for asked in ({"dtype": "bf16"}, {"gradient_accumulation": 3}):
+        other = dataclasses.replace(cfg, **asked)
+        assert settle(other, CUDA, 1, model, LONG, begun) == other
+    # One that asks again for what is not computed here gets the note that it got before.
+    noted = settle(TrainConfig(dtype="bf16"), CPU, 1, model, LONG, {**PLAIN, "dtype": "bf16"})
+    assert noted.dtype == "bf16"
+    edited = {**begun, "gradient_accumulation": None}
+    assert settle(cfg, CUDA, 1, model, LONG, edited) == cfg
+    few = dataclasses.replace(cfg, batch_size=8)
+    assert settle(few, CUDA, 1, model, LONG, begun).gradient_accumulation == 8
     begun = {"dtype": "bf16", "attention": "flash", "gradient_accumulation": 2}
     with pytest.raises(UserError, match=r"was begun with dtype=bf16, which is not computed on thi"):
         settle(cfg, CPU, 1, model, LONG, begun)

@@ -143,7 +143,11 @@ def settle(
     dtype = asked.get("dtype") or usable_dtype("auto", device)
     if run:
         # Earlier versions did not record what was usual then.
-        begun = {name: run.get(name, plain) for name, plain in PLAIN.items()} | asked
+        begun = {name: run.get(name, plain) for name, plain in PLAIN.items()}
+        parts = begun["gradient_accumulation"]
+        # Another run, or one that was edited: the folder is going to refuse it by what differs.
+        if any(begun[name] != value for name, value in asked.items()) or not isinstance(parts, int):
+            return cfg
         dtype = begun["dtype"]
         usable = {
             "dtype": has_dtype(dtype, device),
@@ -156,6 +160,8 @@ def settle(
                     f"the run was begun with {name}={begun[name]}, which is not computed on this "
                     f"{device.type}; resume it where it is, or name another `save_dir`"
                 )
+        # With another batch_size it is another run, too.
+        begun["gradient_accumulation"] = min(parts, cfg.batch_size)
         return dataclasses.replace(cfg, **begun)
     n_parts = asked.get("gradient_accumulation") or parts_of(
         cfg.batch_size, device, n_gpus, batches
