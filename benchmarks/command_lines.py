@@ -95,8 +95,9 @@ def main() -> None:
             print(f"$ {line}\n[{status}]")
             for mark, text in (("1", out), ("2", err)):
                 # What is left of a bar is an empty line, or none: that depends on the time alone.
-                for part in filter(str.strip, clean(text, str(folder)).splitlines()):
-                    print(f"{mark} {part}")
+                for part in clean(text, str(folder)).splitlines():
+                    if part or mark == "1":
+                        print(f"{mark} {part}")
             print(flush=True)
         os.chdir("/")
 
