@@ -378,6 +378,7 @@ def load(
     """
     rows = devices.ROWS if batch_size is None else batch_size
     Config(batch_size=rows, dtype=dtype, device=device)  # checks these values
+    runs_on = devices.get_device(device)
     start = pretrained.find(weights, model_cfg, vocab, head)
     folder, predicts = start.folder, head == "masked_lm"
     # Blanks are filled in whole texts; vectors are of their beginnings.
@@ -389,7 +390,6 @@ def load(
     kind = models.PretrainModel if predicts else models.BertModel
     with models.undrawn():
         model = kind(start.config)
-    runs_on = devices.get_device(device)
     dtype = devices.usable_dtype(dtype, runs_on)
     # Token vectors and blanks need no pooler, and transformers' BertForMaskedLM has none.
     pretrained.load(model, start, fresh=("pooler", "next_sentence"))

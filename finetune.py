@@ -227,7 +227,7 @@ def prepare(
     if (cfg.patience or cfg.stop_metric) and not eval_files:
         raise UserError("patience and stop_metric are about evaluation; name an `eval_file`")
     # One that is named has to be there.
-    devices.get_device(cfg.device)
+    devices.check(cfg)
     # A notebook names weights by their path, a command has found them already.
     if not isinstance(start, Pretrained):
         start = pretrained.find(start)
@@ -463,6 +463,9 @@ def load(
         batch_size: inputs that are computed at once; None: 32, on a GPU 32k tokens.
         dtype, device: as those of train.Config.
     """
+    rows = devices.ROWS if batch_size is None else batch_size
+    train.Config(batch_size=rows, dtype=dtype, device=device)  # checks these values
+    runs_on = devices.get_device(device)
     start = start or pretrained.find(model_file, predicting=True)
     # The head in the file says which kind of task it was trained on.
     head = task.head if task else next((h for h in start.heads if h in KINDS), None)
@@ -475,11 +478,12 @@ def load(
     task.check_start(start)
     start = task.match_head(start, training=False)
     if start.onnx:
+        if device not in ("auto", "cpu"):
+            raise UserError(f"`device={device}`: a .onnx is computed on the CPU; leave it out")
         return load_onnx(start, task, batch_size or devices.ROWS, dtype)
     with models.undrawn():
         model = task.model(start.config)
     pretrained.load(model, start, task.optional)
-    runs_on = devices.get_device(device)
     dtype = devices.usable_dtype(dtype, runs_on)
     n_gpus = devices.count_gpus(runs_on, device, data_parallel)
     wrapped: nn.Module = model

@@ -260,6 +260,8 @@ class Trainer:
     def run_updates(self, get_loss: GetLoss) -> None:
         """All updates that are left, and what follows each; every epoch has a bar of its own."""
         state, epoch = self.state, 0
+        # Those of an earlier call may be of another loss.
+        self.graphs = None
         self.wrapped.train()
         replicas = self.replicate(get_loss)
         # The run was stopped between an update and what follows it.
@@ -362,7 +364,7 @@ class Trainer:
         """A batch as it is computed, on the device."""
         small = self.records and is_small(batch)
         # Attention by the flash kernel does not compute padding.
-        width = getattr(self.batches, "longest", None) if self.cfg.attention == "flash" else None
+        width = getattr(self.batches, "width", None) if self.cfg.attention == "flash" else None
         return prepare(batch, self.device, self.n_gpus == 1, small, width if small else None)
 
     def compute(
@@ -526,6 +528,7 @@ class Trainer:
 
     def save(self) -> None:
         """Begin to write the checkpoint of this step."""
+        self.postponed = False
         # Parameters that are not finite must not replace a checkpoint that is.
         self.check_finite()
         # A power cut must not leave a checkpoint whose lines of metrics are lost.

@@ -263,7 +263,9 @@ PLAIN = Way(onednn=False, blocks=False, fused=False)
 FEW_ROWS = 64  # below which a processor may be fastest in another way
 MEASURED_ROWS = {True: 16, False: 96}  # few rows, and as many as show which way is fastest
 MEASURING = 0.1  # seconds for a shape at most
-CLEARLY = 0.95  # of the time of the usual way: less of a gain may be chance
+ROUNDS = {True: 10, False: 3}  # the fewer rows, the more chance
+CLEARLY = 0.9  # of the time of the usual way: less of a gain may be chance
+LARGE_PRODUCT = 2**30  # multiplications above which nothing is measured
 
 
 @functools.cache
@@ -276,7 +278,8 @@ def fastest_way(n_out: int, n_in: int, activation: str | None, few: bool) -> Way
     n_rows = MEASURED_ROWS[few]
     fused = Way(onednn=True, blocks=True, fused=True)
     usual = fused if blocks_are_faster() else PLAIN
-    if n_rows * n_in * n_out < SMALL_PRODUCT:
+    # Of the scores of a vocabulary even one would take long.
+    if not SMALL_PRODUCT <= n_rows * n_in * n_out < LARGE_PRODUCT:
         return usual
     ways = [usual, PLAIN, fused, fused._replace(blocks=False)]
     ways += [fused._replace(fused=False)] if activation else []
@@ -284,7 +287,7 @@ def fastest_way(n_out: int, n_in: int, activation: str | None, few: bool) -> Way
     blocks = torch.ops.mkldnn._reorder_linear_weight(weight)
     seconds, deadline = dict.fromkeys(ways, math.inf), time.perf_counter() + MEASURING
     # In turn, so that what else the machine does disturbs all of them. The first round warms up.
-    for n in range(3):
+    for n in range(ROUNDS[few]):
         for way in seconds:
             began = time.perf_counter()
             way.multiply(x, blocks if way.blocks else weight, bias, activation)

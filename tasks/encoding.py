@@ -7,6 +7,7 @@ input_ids, segment_ids, input_mask, labels = batches[0]  # (B, S) x 3, (B,)
 
 import array
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -279,6 +280,11 @@ class Batches:
     def longest(self) -> int:
         """Tokens of the longest example."""
         return int(self.lengths.max(initial=0))
+
+    @functools.cached_property
+    def width(self) -> int:
+        """Tokens of the longest input, of which an example may have several."""
+        return int(self.features.lengths.max(initial=0))
 
     def __len__(self) -> int:
         """Batches of an epoch."""

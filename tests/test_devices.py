@@ -18,6 +18,7 @@ from models import Classifier, Config
 from pretraining.batches import PairBatches
 from tasks import TASKS
 from training import devices
+from training.checkpoints import has_room
 from training.devices import PLAIN, count_gpus, get_device, rows_at_once, settle
 from training.settings import Config as TrainConfig
 from utils import UserError
@@ -251,3 +252,49 @@ def test_what_is_not_plain_is_printed_behind_the_device() -> None:
     )
     assert devices.describe(CPU, 1, **PLAIN) == devices.device_name(CPU)
     assert devices.device_name(torch.device("mps")) == "mps"
+
+
+def test_several_processes_compute_without_graphs_whatever_a_run_was_begun_with(
+    gpus: Callable,
+    tiny: Config,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    gpus(1)
+    monkeypatch.setattr(devices, "size", lambda: 2)
+    model = Classifier(tiny)
+    found = settle(TrainConfig(cuda_graphs=True), CUDA, 1, model, LONG)
+    assert (found.cuda_graphs, found.attention) == (False, "flash")
+    assert "cuda_graphs=true is for one GPU and one process" in capsys.readouterr().err
+    begun = {**PLAIN, "cuda_graphs": True}
+    for cfg in (TrainConfig(), TrainConfig(cuda_graphs=True)):
+        assert settle(cfg, CUDA, 1, model, LONG, begun).cuda_graphs is False
+    monkeypatch.setattr(devices, "size", lambda: 1)
+    assert settle(TrainConfig(), CUDA, 1, model, LONG, begun).cuda_graphs is True
+    assert settle(TrainConfig(), CPU, 1, model, LONG, begun).cuda_graphs is False
+
+
+def test_flash_that_no_dtype_was_named_for_is_refused_before_anything_is_read(
+    gpus: Callable,
+) -> None:
+    gpus(1, capability=(7, 5))
+    for device in ("auto", "cpu"):
+        with pytest.raises(UserError, match=r"`attention=flash` is computed in bf16, and this de"):
+            devices.check(TrainConfig(attention="flash", device=device))
+    gpus(1)
+    devices.usable_dtype.cache_clear()
+    devices.check(TrainConfig(attention="flash"))
+
+
+def test_a_checkpoint_is_copied_on_a_gpu_where_training_leaves_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Of 100 bytes others have 10, and training takes 60 at its most: 20 are left of nine tenths.
+    answers = {
+        "mem_get_info": lambda device: (20, 100),
+        "memory_reserved": lambda device: 70,
+        "max_memory_allocated": lambda device: 60,
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, answer)
+    assert [has_room(CUDA, n) for n in (19, 20, 21)] == [True, False, False]

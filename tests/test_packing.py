@@ -345,7 +345,7 @@ def test_short_inputs_share_larger_batches_when_nothing_is_shuffled() -> None:
             {"attention": "flash", "dtype": "fp32"},
             "attention=flash is computed in bf16, and dtype=fp32",
         ),
-        ({"attention": "fast"}, "attention='fast'; expected sdpa or flash"),
+        ({"attention": "fast"}, "attention='fast'; expected auto, sdpa or flash"),
         (
             {"cuda_graphs": True, "compile": True, "gradient_accumulation": 2},
             "cuda_graphs=true needs gradient_accumulation=1",

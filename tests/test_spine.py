@@ -149,7 +149,7 @@ def test_values_that_would_do_nothing_are_refused(tmp_path: Path) -> None:
     lines = str(tmp_path / "lines.txt")
     for more, message in (
         ({"batch_size": 0}, "batch_size=0; expected at least 1"),
-        ({"dtype": "bf61"}, "dtype='bf61'; expected fp32 or bf16"),
+        ({"dtype": "bf61"}, "dtype='bf61'; expected auto, fp32 or bf16"),
     ):
         with pytest.raises(UserError, match=message):
             features.Extract("nowhere", lines, str(tmp_path / "out"), **more).run()

@@ -427,7 +427,7 @@ def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
         ('{"batch_size": 0}', "batch_size=0; expected at least 1"),
         ('{"lr": "2e-5"}', "lr is '2e-5'; expected float"),
         ('{"lr": -1}', "lr=-1; expected 0 or more"),
-        ('{"dtype": "fp16"}', "dtype='fp16'; expected fp32 or bf16"),
+        ('{"dtype": "fp16"}', "dtype='fp16'; expected auto, fp32 or bf16"),
         ('{"schedule": "cosines"}', "schedule='cosines'.*expected one of warmup_linear"),
         ('{"warmup": 100}', "warmup=100; expected a share"),
         ('{"total_steps": 0}', "total_steps=0; expected at least 1"),
@@ -454,6 +454,20 @@ def test_a_checkpoint_is_put_off_while_the_one_before_is_written_unless_an_evalu
         trainer.train(MRPC.loss, train.Evaluation(metrics, each_epoch=False))
         found[name] = [int(file.stem[12:]) for file in checkpoints_in(trainer.save_dir)]
     assert found == {"periodic": [5, 6, 8], "evaluated": [2, 4, 6, 8]}
+    # What an evaluation has saved meanwhile is not saved once more.
+    trainer = make("between", total_steps=8, save_steps=3, keep_checkpoints=0, n_epochs=1)
+    trainer.postpones = True
+    monkeypatch.setattr(Checkpoints, "is_writing", property(lambda self: trainer.state.step == 3))
+    due = trainer.due
+
+    def evaluated_at_4() -> train.Due:
+        fourth = trainer.state.step == 4
+        return dataclasses.replace(due(), evaluate=fourth, save=due().save or fourth)
+
+    monkeypatch.setattr(trainer, "due", evaluated_at_4)
+    monkeypatch.setattr(trainer, "evaluate", lambda due: None)
+    trainer.train(MRPC.loss)
+    assert [int(file.stem[12:]) for file in checkpoints_in(trainer.save_dir)] == [4, 6, 8]
 
 
 @pytest.mark.parametrize(

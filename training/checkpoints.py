@@ -135,7 +135,9 @@ class Checkpoints:
             return whole.to("cpu", copy=True) if rank() == 0 else None
 
         first = next(self.model.parameters())
-        if first.is_cuda and distributed.local(first) is first and rank() == 0:
+        n_bytes = 3 * sum(p.nbytes for p in self.model.parameters())
+        alone = first.is_cuda and distributed.local(first) is first and rank() == 0
+        if alone and has_room(first.device, n_bytes):
             with contextlib.suppress(torch.OutOfMemoryError):
                 copied = distributed.map_tensors(saved, on_device)
                 ready = torch.cuda.Event()
@@ -222,6 +224,13 @@ class Checkpoints:
                 values[name] = like(values[name], parameters[i])
         self.optimizer.load_state_dict(saved["optimizer"])
         state.sums = {interval: dict(saved["sums"][interval]) for interval in state.sums}
+
+
+def has_room(device: torch.device, n_bytes: int) -> bool:
+    """Whether a GPU can keep so much beside what training takes at its most."""
+    free, total = torch.cuda.mem_get_info(device)
+    others = total - free - torch.cuda.memory_reserved(device)
+    return torch.cuda.max_memory_allocated(device) + n_bytes < 0.9 * total - others
 
 
 def from_gpu(saved: dict[str, Any], ready: torch.cuda.Event) -> dict[str, Any]:

@@ -80,6 +80,16 @@ def warn_once(message: str) -> None:
     warn(message)
 
 
+def check(cfg: Config) -> None:
+    """UserError where a device that is named is not there, or computes otherwise than is asked."""
+    dtype = usable_dtype(cfg.dtype, get_device(cfg.device))
+    if cfg.attention == "flash" and cfg.dtype == "auto" and dtype != "bf16":
+        raise UserError(
+            f"`attention=flash` is computed in bf16, and this device computes in {dtype}; leave it "
+            "out, or set `dtype=bf16`"
+        )
+
+
 def count_gpus(device: torch.device, name: str = "auto", data_parallel: bool = True) -> int:
     """How many GPUs this process uses: all by DataParallel, unless one is named, or torchrun runs.
 
@@ -113,6 +123,7 @@ def device_name(device: torch.device, n_gpus: int = 1) -> str:
 
 
 # The settings that may say auto, or null, and what every device can do.
+DTYPES = ("fp32", "bf16")
 PLAIN: dict[str, Any] = {
     "dtype": "fp32",
     "attention": "sdpa",
@@ -138,21 +149,24 @@ def settle(
             should compute at a time (`cpu_rows`).
         run: the settings of a run that is resumed, which stay what they were.
     """
+    one_gpu = device.type == "cuda" and n_gpus == size() == 1
     asked = {name: getattr(cfg, name) for name in PLAIN}
     asked = {name: value for name, value in asked.items() if value not in ("auto", None)}
     dtype = asked.get("dtype") or usable_dtype("auto", device)
     if run:
         # Earlier versions did not record what was usual then.
         begun = {name: run.get(name, plain) for name, plain in PLAIN.items()}
+        # A run may move to where no graphs are: they change no number by more than rounding.
+        begun["cuda_graphs"] = asked.pop("cuda_graphs", begun["cuda_graphs"]) is True and one_gpu
         parts = begun["gradient_accumulation"]
         # Another run, or one that was edited: the folder is going to refuse it by what differs.
-        if any(begun[name] != value for name, value in asked.items()) or not isinstance(parts, int):
+        edited = not isinstance(parts, int) or begun["dtype"] not in DTYPES
+        if edited or any(begun[name] != value for name, value in asked.items()):
             return cfg
         dtype = begun["dtype"]
         usable = {
             "dtype": has_dtype(dtype, device),
             "attention": begun["attention"] == "sdpa" or has_flash(model, device, n_gpus, dtype),
-            "cuda_graphs": not begun["cuda_graphs"] or device.type == "cuda",
         }
         for name, is_usable in usable.items():
             if not is_usable and name not in asked:
@@ -166,7 +180,6 @@ def settle(
     n_parts = asked.get("gradient_accumulation") or parts_of(
         cfg.batch_size, device, n_gpus, batches
     )
-    one_gpu = device.type == "cuda" and n_gpus == size() == 1
     chosen: dict[str, Any] = {
         "dtype": dtype,
         "attention": "flash" if has_flash(model, device, n_gpus, dtype) else "sdpa",
@@ -175,6 +188,7 @@ def settle(
     }
     if asked.get("cuda_graphs") and not one_gpu:
         warn("cuda_graphs=true is for one GPU and one process; on without graphs")
+        asked["cuda_graphs"] = False
     return dataclasses.replace(cfg, **chosen | asked)
 
 
@@ -205,7 +219,9 @@ def parts_of(batch_size: int, device: torch.device, n_gpus: int, batches: Any) -
 
 def choose_products(device: torch.device, run: dict[str, Any]) -> None:
     """Train with the CPU's products that suit it, or with those that a run was begun with."""
-    chosen = run.get("float32 products") or kernels.usual_products()
+    chosen = run.get("float32 products")
+    if chosen not in ("onednn", "pytorch"):
+        chosen = kernels.usual_products()
     if chosen == "onednn" and not kernels.has_onednn():
         raise UserError(
             "the run was begun with oneDNN's products, which this PyTorch has not; resume it where "

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from training.batches import Batch, tensors_of, with_tensors
 from utils import warn
 
+MOST_GRAPHS = 128
 MOST_TOKENS = 2**14  # of a batch: the kernels of a larger one take longer than their launches
 
 Means = dict[str, Tensor]
@@ -73,7 +74,8 @@ class StepGraphs:
         """The means of a batch; None where it has to be computed without a graph."""
         tensors = tensors_of(batch)
         shape = tuple(tensor.shape for tensor in tensors)
-        if self.failed:
+        # Too many shapes to record would fill the memory.
+        if self.failed or (len(self.recorded) == MOST_GRAPHS and shape not in self.recorded):
             return None
         if shape not in self.seen:
             self.seen.add(shape)

@@ -24,6 +24,7 @@ from utils import UserError, json_text, log, rank, short, show
 # Settings that may differ when a run is resumed: they change what is written, not what is computed.
 # Of weights by name the digest is compared, not the name.
 FREE = {"save_steps", "save_minutes", "log_steps", "keep_checkpoints", "weights", "device"}
+FREE |= {"cuda_graphs", "float32 products"}
 
 # Settings that earlier versions did not record: whatever they were, a run of theirs is resumed.
 RECORDED_LATER = {
@@ -31,7 +32,6 @@ RECORDED_LATER = {
     "sha256 of few shots",
     "pair rules",
     "tokenizer rules",
-    "float32 products",
 }
 
 # Settings that earlier versions did not record where they had one of these values.

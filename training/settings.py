@@ -142,12 +142,15 @@ EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "save_minutes": (lambda value: 0 < value < 2**63, "more than 0, or null"),
     "total_steps": (from_to(1), "at least 1, or null to follow from n_epochs"),
     "device": (
-        lambda name: bool(re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name)),
+        lambda name: bool(re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", str(name))),
         "auto, cpu, cuda, cuda:N or mps",
     ),
     # fp32 or bf16 to train, and to predict int8 too
-    "dtype": (("auto", "fp32", "bf16", "int8").__contains__, "fp32 or bf16, or int8 to predict"),
-    "attention": (("auto", "sdpa", "flash").__contains__, "sdpa or flash"),
+    "dtype": (
+        ("auto", "fp32", "bf16", "int8").__contains__,
+        "auto, fp32 or bf16, or int8 to predict",
+    ),
+    "attention": (("auto", "sdpa", "flash").__contains__, "auto, sdpa or flash"),
     "cuda_graphs": ((True, False, "auto").__contains__, "true, false or auto"),
     "gradient_accumulation": COUNT,
     "weight_decay": AMOUNT,
