@@ -5,6 +5,7 @@ A GPU is played by PyTorch's own questions about it: how many, how new, how full
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import encoder
 import finetune
 from layers import kernels, packing
 from models import Classifier, Config
@@ -29,7 +31,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 @pytest.fixture(autouse=True)
 def forgotten() -> Iterator[None]:
     """What was found out of other devices is forgotten."""
-    caches = (devices.unusable, devices.usable_dtype, devices.warn_once, packing.flash_differs)
+    caches = (devices.usable_dtype, devices.warn_once, packing.flash_differs)
     for cache in caches:
         cache.cache_clear()
     before = torch.backends.cuda.cudnn_sdp_enabled()
@@ -52,6 +54,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable:
             "get_arch_list": lambda: ["sm_75", "sm_80", "sm_90a", "compute_120"],
             "set_device": lambda device: None,
             "mem_get_info": lambda device=None: (free, 80 << 30),
+            "memory_reserved": lambda device: 0,
         }
         for name, answer in answers.items():
             monkeypatch.setattr(torch.cuda, name, answer)
@@ -98,7 +101,11 @@ def test_a_device_that_is_not_there_is_refused(
     ],
 )
 def test_a_gpu_that_is_full_or_too_old_leaves_the_cpu_and_says_so_once(
-    gpus: Callable, capsys: pytest.CaptureFixture, given: dict, reason: str
+    gpus: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    given: dict,
+    reason: str,
 ) -> None:
     gpus(1, **given)
     with pytest.raises(UserError, match=f"cuda:0 {reason}; name another device, or cpu"):
@@ -107,6 +114,10 @@ def test_a_gpu_that_is_full_or_too_old_leaves_the_cpu_and_says_so_once(
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "the CPU is used instead" in err
+    # What this process itself keeps of a GPU is not taken.
+    if "free" in given:
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 4 << 30)
+        assert get_device() == CUDA
 
 
 def test_a_gpu_that_fails_leaves_the_cpu(
@@ -298,3 +309,18 @@ def test_a_checkpoint_is_copied_on_a_gpu_where_training_leaves_room(
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, answer)
     assert [has_room(CUDA, n) for n in (19, 20, 21)] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"device": "gpu"}, "device='gpu'; expected auto, cpu, cuda, cuda:N or mps"),
+        ({"batch_size": 0}, "batch_size=0; expected at least 1"),
+        ({"dtype": "fp16"}, "dtype='fp16'; expected auto, fp32 or bf16, or int8 to predict"),
+        ({"device": "mps"}, "`device=mps`: there is none"),
+    ],
+)
+def test_how_to_predict_is_checked_before_weights_are_looked_for(given: dict, message: str) -> None:
+    for load in (finetune.load, encoder.load):
+        with pytest.raises(UserError, match=re.escape(message)):
+            load("nowhere", **given)

@@ -30,7 +30,7 @@ def get_device(name: str = "auto") -> torch.device:
     Each process of a machine has a GPU of its own. UserError where a device that was named is not
     usable.
     """
-    kind, _, number = name.partition(":")
+    kind, _, number = str(name).partition(":")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UserError("`device=mps`: there is none, or this PyTorch does not know it; name cpu")
     if kind == "cuda" and not torch.cuda.is_available():
@@ -60,7 +60,6 @@ def get_device(name: str = "auto") -> torch.device:
     return torch.device("cuda", index)
 
 
-@functools.cache
 def unusable(index: int) -> str:
     """Why nothing can be computed on a GPU, in words; "": it can."""
     try:
@@ -69,6 +68,8 @@ def unusable(index: int) -> str:
         if 10 * major + minor < min(map(int, built_for), default=0):
             return f"is too old for this PyTorch (compute capability {major}.{minor})"
         free, _ = torch.cuda.mem_get_info(index)
+        # What this process keeps for itself is free for what it computes next.
+        free += torch.cuda.memory_reserved(index)
     except (AssertionError, RuntimeError) as error:
         return f"does not work ({str(error).splitlines()[0]})"
     return f"is full ({free >> 20} MB are free)" if free < LEAST_FREE else ""
