@@ -157,7 +157,7 @@ class Linear(nn.Linear):
 
     # (dtype, outputs from the first, to before the last) -> product; None: not prepacked
     packed: dict[tuple[str, int, int], Product] | None = None
-    version = -1  # of the weight that was packed
+    made_of: tuple = ()  # the weight and bias that were packed, as they were then
     int8 = False
     fused = False  # True: on a GPU in bf16, bias and GELU by a kernel of their own
 
@@ -189,8 +189,9 @@ class Linear(nn.Linear):
         # Who loads other weights into the model predicts with these. Weights that were made for
         # inference have no version, and cannot be changed outside of it.
         version = 0 if self.weight.is_inference() else self.weight._version
-        if self.version != version:
-            self.version, self.packed = version, {}
+        made_of = (version, self.weight.data_ptr(), self.bias.data_ptr(), self.weight.dtype)
+        if self.made_of != made_of:
+            self.made_of, self.packed = made_of, {}
         dtype = "bf16" if torch.is_autocast_enabled(self.weight.device.type) else "fp32"
         key = ("int8" if self.int8 else dtype, first, last)
         if key not in self.packed:

@@ -225,6 +225,18 @@ def test_other_weights_and_training_are_noticed() -> None:
     fast.load_state_dict({name: 2 * p for name, p in fast.state_dict().items()})
     with torch.inference_mode():
         assert torch.allclose(fast(x), 2 * before, atol=1e-4)
+    # However they come: a new bias, other memory, another type.
+    with torch.inference_mode():
+        expected = fast(x) + 1
+        fast.bias = torch.nn.Parameter(fast.bias + 1)
+        assert torch.allclose(fast(x), expected, atol=1e-4)
+        fast.weight.data = torch.zeros_like(fast.weight)
+        assert torch.equal(fast(x), fast.bias.expand(4, -1))
+        fast.int8 = False
+        assert fast(x).dtype == torch.float32
+        fast.double()
+        assert fast(x.double()).dtype == torch.float64
+    fast = laid_out(layer(), int8=True)
     # Training is as exact as ever.
     plain = Linear(384, 96)
     plain.load_state_dict(fast.state_dict())
