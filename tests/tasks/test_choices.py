@@ -124,8 +124,12 @@ def test_equal_choices_are_one_input_of_a_batch(sample: Path, tmp_path: Path) ->
         ("boris", ["it ."] * 4),
     ]
     data = task.encode_examples("x", list(task.examples_of(inputs)), tokenizer)
-    batch = data.features.batches(4)[0]
+    batches = data.features.batches(4)
+    batch = batches[0]
     assert len(batch.input_ids) == 4
+    # An input is as wide as the longest one, an example as long as all of its choices.
+    lengths = data.features.lengths
+    assert (batches.width, batches.longest > batches.width) == (lengths.max(), True)
     assert batch.which.shape == (3, 4)
     # The inputs are those that encode() makes, and none is more than once.
     rows = data.features.batches(4).rows(0)
