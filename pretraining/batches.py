@@ -69,8 +69,8 @@ class PairBatches:
     padded. Without a seed nothing is shuffled: for evaluation.
     """
 
-    # How many rows a CPU computes at a time: each has scores of all words for all of its slots.
-    cpu_rows = 8
+    # What a CPU computes at a time: each row has scores of all words for all of its slots.
+    cpu_tokens = 8 * 512
 
     def __init__(self, instances: Instances, batch_size: int, seed: int | None = None):
         self.instances = instances

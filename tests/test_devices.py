@@ -133,7 +133,7 @@ def test_a_gpu_that_fails_leaves_the_cpu(
     assert "cuda:0 does not work (CUDA error: unknown error); the CPU" in capsys.readouterr().err
 
 
-LONG = SimpleNamespace(longest=512, cpu_rows=8)
+LONG = SimpleNamespace(longest=512, cpu_tokens=4096)
 
 
 @pytest.mark.parametrize(
@@ -171,10 +171,15 @@ def test_an_older_gpu_computes_in_fp32_and_pre_training_in_parts(
     found = settle(cfg, CUDA, 1, model, LONG)
     assert (found.dtype, found.attention) == ("fp32", "sdpa")
     # 256 rows of 512 tokens are two parts of 64k on a GPU, and 32 of 8 rows on a CPU.
-    assert (found.gradient_accumulation, PairBatches.cpu_rows) == (2, LONG.cpu_rows)
+    assert (found.gradient_accumulation, PairBatches.cpu_tokens) == (2, LONG.cpu_tokens)
     assert settle(cfg, CPU, 1, model, LONG).gradient_accumulation == 32
     few = dataclasses.replace(cfg, batch_size=3)
     assert settle(few, CPU, 1, model, LONG).gradient_accumulation == 1
+    # Of short rows a small batch stays in one part, as the built-in sample's.
+    short = SimpleNamespace(longest=64, cpu_tokens=4096)
+    assert settle(dataclasses.replace(cfg, batch_size=64), CPU, 1, model, short) == (
+        dataclasses.replace(cfg, batch_size=64, **PLAIN)
+    )
 
 
 def test_flash_that_proves_wrong_is_left_out(

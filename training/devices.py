@@ -146,8 +146,8 @@ def settle(
     UserError where a run was begun with what is not computed here.
 
     Args:
-        batches: may know the tokens of their longest row (`longest`), and how many rows a CPU
-            should compute at a time (`cpu_rows`).
+        batches: may know the tokens of their longest row (`longest`), and how many a CPU should
+            compute at a time (`cpu_tokens`).
         run: the settings of a run that is resumed, which stay what they were.
     """
     one_gpu = device.type == "cuda" and n_gpus == size() == 1
@@ -209,13 +209,13 @@ def has_flash(model: nn.Module, device: torch.device, n_gpus: int, dtype: str) -
 
 
 def parts_of(batch_size: int, device: torch.device, n_gpus: int, batches: Any) -> int:
-    """In how many parts a batch is computed: on a GPU of at most TRAINING_TOKENS."""
-    rows, longest = getattr(batches, "cpu_rows", None), getattr(batches, "longest", None)
-    if device.type == "cuda" and longest:
-        rows = max(1, TRAINING_TOKENS // longest) * n_gpus
-    elif device.type == "cuda":
-        rows = None
-    return min(batch_size, -(-batch_size // (rows * size()))) if rows else 1
+    """In how many parts a batch is computed: of so many tokens at most as suit the device."""
+    tokens = TRAINING_TOKENS if device.type == "cuda" else getattr(batches, "cpu_tokens", None)
+    longest = getattr(batches, "longest", None)
+    if not tokens or not longest:
+        return 1
+    rows = max(1, tokens // longest) * n_gpus * size()
+    return -(-batch_size // rows)
 
 
 def choose_products(device: torch.device, run: dict[str, Any]) -> None:

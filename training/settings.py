@@ -33,7 +33,7 @@ class Config:
     # of matrix products: fp32 or bf16 (parameters stay float32); auto: bf16 on a GPU that has it
     dtype: str = "auto"
     # parts that a batch is computed in, to save memory; None: on a GPU of 64k tokens at most, on a
-    # CPU one, or to pre-train 8 rows each
+    # CPU one, or to pre-train of 4k tokens
     gradient_accumulation: int | None = None
     schedule: str = "warmup_linear"  # of the learning rate: see optim.SCHEDULES
     weight_decay: float = 0.01  # per update and unit of rate; none on biases and LayerNorm
