@@ -29,7 +29,7 @@ class Classify(TaskCommand):
     kind = "classifier"
     task_fields = (
         *("task", "meta_data_file", "max_len", "long", "text_a", "text_b", "label", "labels"),
-        *("header", "separator", "delimiter"),
+        *("header", "separator", "delimiter", "encoding", "unlabelled", "empty"),
     )
     report_endings = ("_errors.tsv",)
 
@@ -68,6 +68,12 @@ class Classify(TaskCommand):
     separator: str | None = None
     # what stands between the fields of a csv, such as `;` or `tab`; default: look
     delimiter: str | None = None
+    # encoding of files that are neither UTF-8 nor UTF-16, such as cp1252
+    encoding: str | None = None
+    # what to do with rows that have no label: drop; default: ask
+    unlabelled: str | None = only("train eval")
+    # what to do with rows that have no text: drop, or keep; default: ask
+    empty: str | None = only("train eval")
     # -- Training
     # train the classifier alone; encoder and pooler stay as they are
     freeze_encoder: bool = only("train", False)

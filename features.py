@@ -123,7 +123,7 @@ def integers(flag: str, text: str) -> list[int]:
 
 def read_lines(file: str) -> Iterator[str]:
     """The lines of a file, without their ends."""
-    from tasks.tables import open_text
+    from tasks.table_rows import open_text
 
     # A text with tabs is one text: form "tsv" only says how lines end.
     for line in open_text(file, "tsv", "lines")[1]:

@@ -10,7 +10,7 @@ saved.predict([("A first text.", "A second one.")])         # [Prediction("1", [
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,10 @@ from system.files import (
     write_json,
 )
 from system.progress import progress
-from tasks import KINDS, reports
+from tasks import KINDS, own_task, reports
 from tasks.encoding import Batches, PooledBatches
 from tasks.inputs import inputs_of, length_of
+from tasks.table_rows import source_of
 from tasks.task import Data, Task
 from training import devices, inference, runs
 from training.batches import drain
@@ -199,24 +200,29 @@ class Run:
 
 
 def prepare(
-    task: Task,
-    data_file: str | Path,
+    task: Any,
+    data_file: Any,
     start: Pretrained | str | Path,
-    eval_files: Sequence[str | Path] | str | Path = (),
+    eval_files: Any = (),
     cfg: train.Config | None = None,
     tuning: FineTuneConfig | None = None,
+    **columns: Any,
 ) -> Run:
     """Read and check everything before anything is written or trained.
 
     Args:
         task: one of tasks.TASKS, or of another kind; its labels may be those of the data.
-        data_file: to train on.
+        data_file: to train on; of sentences also a DataFrame, a Dataset, a mapping of columns or a
+            list of dicts.
         start: weights to start from, or what pretrained.find() gave.
-        eval_files: evaluated after every epoch.
+        eval_files: evaluated after every epoch: one of these, or a list or tuple of them.
         cfg: how to train; None: the task's usual configuration.
+        columns: of sentences, what the data's columns are: text_a="review", label="stars", as
+            tasks.own_task has them.
     """
-    if isinstance(eval_files, str | Path):
-        eval_files = [eval_files]
+    if columns:
+        task = own_task(task, **columns)
+    data_file, evaluated = source_of(data_file), sources_of(eval_files)
     cfg, tuning = cfg or train.Config.from_json(task.train_cfg), tuning or FineTuneConfig()
     cfg.check_trainable()
     # The loss is no metric of the task, and a stop_metric all the same.
@@ -224,7 +230,7 @@ def prepare(
         raise UserError(
             f"stop_metric={show(cfg.stop_metric)}; expected one of {', '.join(task.stop_metrics)}"
         )
-    if (cfg.patience or cfg.stop_metric) and not eval_files:
+    if (cfg.patience or cfg.stop_metric) and not evaluated:
         raise UserError("patience and stop_metric are about evaluation; name an `eval_file`")
     # One that is named has to be there.
     devices.check(cfg)
@@ -242,14 +248,24 @@ def prepare(
         warn(f"{start.file} has no pooler: `freeze_encoder` keeps one that is drawn at random")
     # The task as its training data make it: the evaluation files need its labels and columns.
     task, data = task.load_training(data_file, start.tokenizer)
-    start = task.fit_start(start, data)
-    eval_data = [task.load(file, start.tokenizer) for file in eval_files]
+    weights: Pretrained = task.fit_start(start, data)
+    eval_data = [task.load(file, weights.tokenizer) for file in evaluated]
     for read in (data, *eval_data):
-        read.features.check(start.config)
+        read.features.check(weights.config)
         if read.summary:
             log(read.summary)
     settings = {**task.run_settings(data, eval_data), **dataclasses.asdict(tuning)}
-    return Run(cfg, start, task, data, eval_data, settings, tuning)
+    return Run(cfg, weights, task, data, eval_data, settings, tuning)
+
+
+def sources_of(given: Any) -> list[Any]:
+    """What is evaluated: one source of rows, or a list or tuple of several."""
+    several = isinstance(given, list | tuple) and not any(isinstance(x, Mapping) for x in given)
+    sources = list(given) if several else [given]
+    names = [f"evaluation data {n}" for n in range(1, len(sources) + 1)]
+    if len(sources) == 1:
+        names = ["the evaluation data"]
+    return [source_of(one, name) for one, name in zip(sources, names, strict=True)]
 
 
 def fit_seeds(
@@ -375,9 +391,9 @@ class Saved:
         """Which file it is, in words."""
         return self.start.describe()
 
-    def load(self, file: str | Path, labelled: bool = True) -> Data:
-        """A file of the task as inputs of the model."""
-        return self.task.load(file, self.start.tokenizer, labelled)
+    def load(self, file: Any, labelled: bool = True) -> Data:
+        """A file of the task, or of sentences rows that Python has, as inputs of the model."""
+        return self.task.load(source_of(file), self.start.tokenizer, labelled)
 
     def outputs(self, data: Data, bar: bool = True) -> np.ndarray:
         """(N, ...): the model's outputs for every input."""
@@ -387,8 +403,8 @@ class Saved:
             self.model, batches, self.device, self.dtype, self.task.outputs, bar, name=name
         )
 
-    def evaluate(self, file: str | Path) -> dict[str, float]:
-        """The metrics of a file with labels."""
+    def evaluate(self, file: Any) -> dict[str, float]:
+        """The metrics of a file with labels, or of sentences of such rows that Python has."""
         data = self.load(file)
         return self.task.metrics(data, self.outputs(data))
 

@@ -210,10 +210,10 @@ def measure_accuracy(name: str, folder: Path, n_rows: int | None) -> list[str]:
     for title in ACCURATE:
         # onnxruntime may be missing.
         if title in sides:
-            found = [sides[title](batches[n]) for n in range(len(batches))]
-            scores[title] = np.concatenate(found)
-            predicted = task.predicted(scores[title])
-            accuracy = task.measure(predicted, dev.features.labels[order])["Accuracy"]
+            found = np.concatenate([sides[title](batches[n]) for n in range(len(batches))])
+            # Batches are sorted by length.
+            scores[title] = found[np.argsort(order)]
+            accuracy = task.measure(task.predicted(scores[title]), dev)["Accuracy"]
             equal = share(scores[title], scores["ours fp32"])
             table.append(f"| {trained} | {title} | {accuracy:.4f} | {equal:.2%} |")
     print("\n".join(table), flush=True)

@@ -15,6 +15,7 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+from system import texts
 from utils import UserError, show
 
 HEAD = 2**16  # bytes of a file that are looked at
@@ -86,19 +87,33 @@ READERS: dict[str, dict[str, str | None]] = {
         "json lines": "call it FILE.jsonl, or name --task jsonl",
         "json object": "write an object a line, in a file .jsonl",
         "cr": None,
+        "gzip": None,
+        "utf-16": None,
     },
-    "jsonl": {"json lines": None, "json object": None},
-    "lines": {"json lines": "take its texts out: jq -r .text FILE > NEW"},
+    "jsonl": dict.fromkeys(("json lines", "json object", "json array", "gzip", "utf-16")),
+    "lines": {
+        "gzip": None,
+        "utf-16": None,
+        "json lines": "take its texts out: jq -r .text FILE > NEW",
+    },
     "corpus": {"json lines": "take its texts out: jq -r .text FILE > FILE.txt"},
     "tags": dict.fromkeys(
         ("json lines", "json object", "json array"), "write each token and its tag into a line"
-    ),
+    )
+    | dict.fromkeys(("gzip", "utf-16")),
     "questions": {"json object": None, "json lines": None},
 }
 
 
-def recognise(file: str | Path) -> str:
-    """The form of a file, one of FORMS, or TEXT; what cannot be read twice, a pipe, is TEXT."""
+# What a text may be packed in, and is read through where a reader takes it.
+PACKED = ("gzip", "utf-16")
+
+
+def recognise(file: str | Path, unpack: bool = False) -> str:
+    """The form of a file, one of FORMS, or TEXT; what cannot be read twice, a pipe, is TEXT.
+
+    `unpack`: of a text that is PACKED, its own form.
+    """
     path = Path(file)
     if not path.is_file():
         return TEXT
@@ -107,6 +122,8 @@ def recognise(file: str | Path) -> str:
         whole = len(head) < HEAD or not f.read(1)
     for magic, form in MAGIC.items():
         if head.startswith(magic):
+            if unpack and form in PACKED:
+                return form_of_text(*texts.head_of(path, HEAD))
             return "excel" if form == "zip" and is_workbook(path) else form
     return form_of_text(head.decode("utf-8-sig", "replace"), whole)
 
@@ -156,10 +173,11 @@ def is_json(text: str, cut_off: bool = False) -> bool:
 
 def check(file: str | Path, reader: str) -> None:
     """UserError where a file has a form that a reader, one of EXPECTED, would take for its own."""
-    form = recognise(file)
+    known = READERS.get(reader, {})
+    form = recognise(file, unpack=all(known.get(packed, "") is None for packed in PACKED))
     if form == TEXT:
         return
-    remedy = READERS.get(reader, {}).get(form, FORMS[form].remedy)
+    remedy = known.get(form, FORMS[form].remedy)
     if remedy is not None:
         remedy = remedy.replace("FILE", shlex.quote(str(file)))
         raise UserError(f"{file} is {FORMS[form].words}; expected {EXPECTED[reader]}; {remedy}")

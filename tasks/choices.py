@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
+from tasks import table_rows
 from tasks.encoding import Batch, Batches, Features, encode
-from tasks.tables import csv_rows, find_delimiter, json_lines, open_text, tsv_rows
 from tasks.task import AnsweringTask, Data, exact
 from tokenization import FullTokenizer
 from utils import UserError, short, show
@@ -301,26 +301,21 @@ def question(
 
 
 def read_objects(file: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of JSON lines, of a csv or of a tsv with a header."""
-    form = Path(file).suffix[1:] if str(file) != "-" else "jsonl"
-    if form in ("csv", "tsv"):
-        name, stream = open_text(file, form)
-        if form == "csv":
-            rows = csv_rows(stream, name, find_delimiter(file, set(FORMS)))
-        else:
-            rows = tsv_rows(stream)
-        header = next(rows, (0, []))[1]
-        if len(set(header)) < len(header):
-            raise UserError(f"{name}: two columns have the same name; expected each once")
-        for line, fields in rows:
-            if fields == [""]:  # a blank line
-                continue
-            if len(fields) != len(header):
-                raise UserError(
-                    f"{name}, line {line}: {len(fields)} columns; expected {len(header)} as in the "
-                    "first row; mend the line"
-                )
-            yield line, dict(zip(header, fields, strict=True))
+    """The rows of a table with a header, or the objects of what has no rows of fields."""
+    form = table_rows.form_of(file, "jsonl", custom=True)
+    if form not in ("csv", "tsv", "excel"):
+        yield from table_rows.objects(file, expected=EXPECTED)[1]
         return
-    name, stream = open_text(file, "jsonl")
-    yield from json_lines(stream, name, EXPECTED)
+    name, rows = table_rows.rows_of(file, form, set(FORMS))[:2]
+    header = next(rows, (0, []))[1]
+    if len(set(header)) < len(header):
+        raise UserError(f"{name}: two columns have the same name; expected each once")
+    for line, fields in rows:
+        if fields == [""]:  # a blank line
+            continue
+        if len(fields) != len(header):
+            raise UserError(
+                f"{name}, line {line}: {len(fields)} columns; expected {len(header)} as in the "
+                "first row; mend the line"
+            )
+        yield line, dict(zip(header, fields, strict=True))

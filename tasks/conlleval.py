@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tasks.tables import open_text
+from tasks.table_rows import open_text
 from utils import UserError, warn
 
 Chunk = tuple[str, int, int]  # type, the first word, one past the last

@@ -17,7 +17,7 @@ from tasks.labels import question
 from tasks.metrics import METRICS
 from tasks.records import MetaData, read_meta_data
 from tasks.rows import Rows, count_labels, header_hint
-from tasks.table_config import Example, TableConfig
+from tasks.table_config import READING, Example, TableConfig
 from utils import UserError, checked, show, typed
 
 AnyConfig = TypeVar("AnyConfig", bound=TableConfig)
@@ -91,17 +91,22 @@ def own_task(
     header: bool | None = None,
     separator: str | None = None,
     delimiter: str | None = None,
+    encoding: str | None = None,
+    unlabelled: str | None = None,
+    empty: str | None = None,
 ) -> AnyConfig:
     """A task whose columns or labels are others than usual.
 
     Args:
         labels: with commas between them, "number", or "all" that are found, whatever they are.
         delimiter: a character, or "tab".
+        encoding, unlabelled, empty: as TableConfig has them.
     """
     if delimiter in ("tab", "\\t"):
         delimiter = "\t"
     given = {"text_a": text_a, "text_b": text_b, "label": label, "header": header}
-    given |= {"delimiter": delimiter}
+    given |= {"delimiter": delimiter, "encoding": encoding}
+    given |= {"unlabelled": unlabelled, "empty": empty}
     changes: dict[str, Any] = {name: v for name, v in given.items() if v is not None}
     # "number" is a word of its own, which no list of at least two labels can be.
     if labels == "number":
@@ -197,7 +202,7 @@ def to_json(config: TableConfig) -> dict[str, Any]:
     for field in dataclasses.fields(TableConfig):
         value = getattr(config, field.name)
         # `number` follows from labels being null, and would be said twice.
-        if value != getattr(usual, field.name) and field.name not in ("number", "sure"):
+        if value != getattr(usual, field.name) and field.name not in ("number", *READING):
             other[JSON_NAMES.get(field.name, field.name)] = value
     labels = None if config.number else config.labels
     return {"task": config.name, **other, "labels": labels, "max_len": config.max_len}

@@ -12,9 +12,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks import superglue, tables
+from tasks import superglue, table_rows, tables
 from tasks.labels import BITS, in_places, labels_in_words, listed, split_label
 from tasks.table_config import Example, TableConfig
+from tasks.table_rows import Objects, Source
 from utils import UserError, short, show, warn
 
 
@@ -22,7 +23,7 @@ from utils import UserError, short, show, warn
 class Rows:
     """The rows of a task's file, and which columns they were read from."""
 
-    file: str
+    file: Source
     examples: list[Example]
     columns: dict[str, str]  # text_a, text_b, label -> a header's name, or a number
     header: bool
@@ -37,7 +38,7 @@ class Rows:
         """What was understood: rows, which column is what, and the labels with their counts."""
         counts = count_labels(self.examples, self.separator)
         text = describe_table(
-            self.file, len(self.examples), self.columns, self.header, counts, self.delimiter
+            str(self.file), len(self.examples), self.columns, self.header, counts, self.delimiter
         )
         return f"{text}, several of a text" if self.separator else text
 
@@ -76,7 +77,7 @@ def count_labels(examples: list[Example], separator: str) -> collections.Counter
 # ------------------------------------------------------------------------------------------ reading
 
 
-def read_rows(task: TableConfig, file: str | Path, labelled: bool = True) -> Rows:
+def read_rows(task: TableConfig, file: Source, labelled: bool = True) -> Rows:
     """All rows of a file; UserError where its first row may be a header all the same."""
     table, task = open_table(task, file, labelled)
     # All rows at once, since labels have to be known before the first row is encoded.
@@ -88,7 +89,7 @@ def read_rows(task: TableConfig, file: str | Path, labelled: bool = True) -> Row
     if task.custom and task.header is None and not table.header and labelled and task.lacks_labels:
         check_first_label(task, file, table.fields, examples)
     return Rows(
-        str(file),
+        file,
         examples,
         table.names,
         table.header,
@@ -99,7 +100,7 @@ def read_rows(task: TableConfig, file: str | Path, labelled: bool = True) -> Row
 
 
 def check_first_label(
-    task: TableConfig, file: str | Path, fields: list[str], examples: list[Example]
+    task: TableConfig, file: Source, fields: list[str], examples: list[Example]
 ) -> None:
     """UserError where the first row's label is that of no other row, and the others have few."""
     first, *others = (task.split_label(example.label or "") for example in examples)
@@ -127,13 +128,13 @@ def header_hint(fields: list[str]) -> str:
     return hint
 
 
-def read_examples(task: TableConfig, file: str | Path, labelled: bool = True) -> list[Example]:
+def read_examples(task: TableConfig, file: Source, labelled: bool = True) -> list[Example]:
     """The rows of a file; UserError names the line where something is missing or unknown."""
     return read_rows(task, file, labelled).examples
 
 
 def open_rows(
-    task: TableConfig, file: str | Path, labelled: bool = True
+    task: TableConfig, file: Source, labelled: bool = True
 ) -> tuple[tables.Table, Iterator[Example]]:
     """The table in a file, and its rows one by one; unless `labelled`, without their labels."""
     table, task = open_table(task, file, labelled)
@@ -141,18 +142,14 @@ def open_rows(
 
 
 def open_table(
-    task: TableConfig, file: str | Path, labelled: bool = True
+    task: TableConfig, file: Source, labelled: bool = True
 ) -> tuple[tables.Table, TableConfig]:
     """The table in a file, and the task; with a separator where texts there have several labels.
 
     `-` is standard input. A task whose form is "lines" takes a text a line, of a pair a tab between
     the two; or a tsv with the task's header.
     """
-    form, suffix = task.form, Path(file).suffix[1:]
-    # A file's suffix says more than the task's usual form, where the data are the user's own. RTE
-    # is a table in GLUE and JSON lines in SuperGLUE.
-    if suffix == "jsonl" or (task.custom and suffix in tables.FORMATS):
-        form = suffix
+    form = table_rows.form_of(file, task.form, task.custom)
     # A test file has no labels, and its last column may be anything.
     wanted = {"text_a": task.text_a, "text_b": task.text_b, "label": None, "group": None}
     if labelled:
@@ -172,7 +169,9 @@ def open_table(
                 names = [name for name in column.split("|") if not tables.is_number(name)]
                 wanted[use] = "|".join([*names, str(i)])
     flatten = superglue.FLATTEN.get(task.name)
-    table = tables.read(file, form, wanted, header, optional, flatten, task.delimiter)
+    table = tables.read(
+        file, form, wanted, header, optional, flatten, task.delimiter, task.encoding, task.custom
+    )
     # A single column of text cannot be compared with anything.
     if task.text_b and table.columns["text_b"] is None:
         raise UserError(
@@ -191,12 +190,17 @@ def label_columns(task: TableConfig) -> dict[str, str]:
     return {f"label {label}": label for label in task.labels}
 
 
-def has_label_columns(task: TableConfig, file: str | Path, form: str) -> bool:
+def has_label_columns(task: TableConfig, file: Source, form: str) -> bool:
     """Whether a table of one's own has a column for each of the task's labels, and none of all."""
-    if not task.custom or len(task.labels) < 2 or not Path(file).is_file():
+    if not task.custom or len(task.labels) < 2:
+        return False
+    # A pipe cannot be read twice.
+    if not isinstance(file, Objects) and not Path(file).is_file():
         return False
     try:
-        fields = tables.read(file, form, {}, True, delimiter=task.delimiter).fields
+        fields = tables.read(
+            file, form, {}, True, delimiter=task.delimiter, encoding=task.encoding
+        ).fields
     except UserError:
         # Of a file that cannot be read, whoever reads it next says more.
         return False
@@ -278,7 +282,8 @@ def parse_rows(task: TableConfig, table: tables.Table, labelled: bool) -> Iterat
     lines = task.form == "lines"
     aliases = dict(task.aliases)
     has_columns = bool(task.labels) and label_columns(task).keys() <= table.columns.keys()
-    short_rows, missing, empty = list[str](), list[int](), list[int]()
+    short_rows, missing = list[str](), list[int]()
+    unlabelled, empty = list[int](), list[int]()
     # GLUE's forms are known. A wrong guess about one's own file would cost the first row, or train
     # on a header.
     may_be_header = task.custom and task.header is None and not table.header and not lines
@@ -318,6 +323,10 @@ def parse_rows(task: TableConfig, table: tables.Table, labelled: bool) -> Iterat
         if label is not None:
             name = label_in(task, fields[label].strip(), where)
             name = aliases.get(name, name)
+            # Where texts may have several labels, they may have none.
+            if not name and not task.separator and name not in task.labels:
+                unlabelled.append(line)
+                continue
             hint = header_hint(table.fields) if may_be_header and number == 0 else ""
             task.check_label(name, where, hint)
         elif has_columns:
@@ -325,10 +334,16 @@ def parse_rows(task: TableConfig, table: tables.Table, labelled: bool) -> Iterat
         # An empty text is legal, and all there is to learn from it is its label.
         if "" in texts:
             empty.append(line)
+            if labelled and task.empty == "drop":
+                continue
         text_b = None if b is None else fields[b]
         shared = "" if group is None else fields[group]
         yield Example(line, fields[a], text_b, name, shared)
-    report_odd_rows(table.name, short_rows, empty)
+    report_odd_rows(table.name, short_rows)
+    check_lacking(table.name, "label", unlabelled, "" if label is None else task.unlabelled)
+    # GLUE's rows without a text are few and known.
+    known = "" if task.custom and labelled else "keep"
+    check_lacking(table.name, "text", empty, task.empty or known)
     if missing:
         warn(
             f"{table.name}: skipped {len(missing)} of its rows, whose text is {task.no_text!r}, "
@@ -336,14 +351,30 @@ def parse_rows(task: TableConfig, table: tables.Table, labelled: bool) -> Iterat
         )
 
 
-def report_odd_rows(file: str, short_rows: list[str], empty: list[int]) -> None:
-    """Say which rows were skipped, and how many have an empty text."""
+def report_odd_rows(file: str, short_rows: list[str]) -> None:
+    """Say which rows were skipped."""
     if short_rows:
         more = " ..." if len(short_rows) > 3 else ""
         first = "; ".join(short_rows[:3])
         warn(f"{file}: skipped {len(short_rows)} of its rows: {first}{more}")
-    if empty:
-        warn(f"{file}: {len(empty)} rows have an empty text, the first of them line {empty[0]}")
+
+
+def check_lacking(file: str, what: str, lines: list[int], choice: str) -> None:
+    """UserError where rows lack a text or a label and nobody has said what to do with them."""
+    if not lines:
+        return
+    first = ", ".join(map(str, lines[:5])) + (" ..." if len(lines) > 5 else "")
+    one = len(lines) == 1
+    found = f"{file}: {len(lines)} {'row has' if one else 'rows have'} no {what}"
+    found += f", {'line' if one else 'lines'} {first}"
+    if choice == "drop":
+        warn(f"{found}; left out")
+    elif choice == "keep":
+        warn(found)
+    elif what == "label":
+        raise UserError(f"{found}; complete them, or leave them out: `unlabelled=drop`")
+    else:
+        raise UserError(f"{found}; leave them out: `empty=drop`, or learn from them: `empty=keep`")
 
 
 def check_first_row(task: TableConfig, table: tables.Table) -> Iterator[tables.Row]:

@@ -25,7 +25,8 @@ from tasks.metrics import METRICS, NEEDS
 from tasks.records import read_features
 from tasks.resolve import learn, resolve, to_json
 from tasks.rows import Rows, open_rows, read_rows
-from tasks.table_config import Example, TableConfig
+from tasks.table_config import READING, Example, TableConfig
+from tasks.table_rows import Source, as_path
 from tasks.task import CONFIG, AnsweringTask, Data, exact
 from tokenization import FullTokenizer
 from utils import UserError, short, show, warn
@@ -48,11 +49,11 @@ class SentenceTask(TableConfig, AnsweringTask):
 
     # ------------------------------------------------------------------------------------- rows
 
-    def load(self, file: str | Path, tokenizer: FullTokenizer, labelled: bool = True) -> Data:
+    def load(self, file: Source, tokenizer: FullTokenizer, labelled: bool = True) -> Data:
         """A table of the task, or a TFRecord file of the official code."""
         # A TFRecord holds token ids, made by a tokenizer that is not known; they are taken as they
         # are.
-        if RECORDS.search(str(file)):
+        if isinstance(file, str | Path) and RECORDS.search(str(file)):
             if self.group:
                 raise UserError(
                     f"{file}: a TFRecord does not say which rows answer one {self.group}; name "
@@ -65,9 +66,7 @@ class SentenceTask(TableConfig, AnsweringTask):
             raise UserError(f"{file}: its texts have several labels, and the model gives them one")
         return self.encode_rows(rows, tokenizer)
 
-    def load_training(
-        self, file: str | Path, tokenizer: FullTokenizer
-    ) -> tuple["SentenceTask", Data]:
+    def load_training(self, file: Source, tokenizer: FullTokenizer) -> tuple["SentenceTask", Data]:
         """The task with the labels and columns of its training data; and the data."""
         if RECORDS.search(str(file)):
             # Ids alone do not say what the labels are called, and task.json has to name them.
@@ -83,20 +82,20 @@ class SentenceTask(TableConfig, AnsweringTask):
     def encode_rows(self, rows: Rows, tokenizer: FullTokenizer) -> Data:
         """All rows of a table; reports how much was truncated."""
         data = self.encode_examples(rows.file, rows.examples, tokenizer)
-        self.report_truncation(rows.file, len(rows.examples), data.features.truncation)
+        self.report_truncation(str(rows.file), len(rows.examples), data.features.truncation)
         return dataclasses.replace(data, summary=rows.describe())
 
     def encode_examples(
-        self, file: str | Path, examples: list[Example], tokenizer: FullTokenizer
+        self, file: Source, examples: list[Example], tokenizer: FullTokenizer
     ) -> Data:
         """Rows that were read already."""
         texts = [example.texts for example in examples]
         features = encode(texts, tokenizer, self.max_len, self.long)
         labels = self.label_array([example.label for example in examples])
         lines = np.array([example.line for example in examples], int)
-        return Data(Path(file), features.labelled(labels, lines), examples)
+        return Data(as_path(file), features.labelled(labels, lines), examples)
 
-    def read_unlabelled(self, file: str | Path) -> Iterator[Example]:
+    def read_unlabelled(self, file: Source) -> Iterator[Example]:
         """The rows of a table."""
         return open_rows(self, file, labelled=False)[1]
 
@@ -258,6 +257,11 @@ class SentenceTask(TableConfig, AnsweringTask):
     def to_json(self) -> dict[str, Any]:
         """The task's name, labels and max_len, and whatever is not as in TASKS."""
         return to_json(self)
+
+    def run_settings(self, data: Data, eval_data: list[Data]) -> dict[str, Any]:
+        """What run.json records; also how files were read, where that was said."""
+        said = {name: getattr(self, name) for name in READING if getattr(self, name)}
+        return super().run_settings(data, eval_data) | said
 
     @classmethod
     def new(cls, **given: Any) -> "SentenceTask":

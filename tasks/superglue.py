@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.squad_metrics import Question, stands_at
-from tasks.tables import Flatten, json_lines, open_text
+from tasks.table_rows import json_lines, open_text
+from tasks.tables import Flatten
 from utils import UserError, short, show, typed
 
 # What SuperGLUE calls the files that GLUE has.

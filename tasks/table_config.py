@@ -10,11 +10,14 @@ import re
 
 import numpy as np
 
-from tasks import tables
+from system import texts
 from tasks.encoding import LONG
 from tasks.labels import split_label
+from tasks.table_rows import FORMS
 from utils import UserError, nearest, short, show
 
+# What is said of a file, and of no model that was trained on it.
+READING = ("encoding", "unlabelled", "empty", "sure")
 LARGEST = float(np.finfo(np.float32).max)  # of the labels that are numbers
 
 
@@ -52,7 +55,7 @@ class TableConfig:
     separator: str = ""  # between several labels of one text; "": always one
     aliases: tuple[tuple[str, str], ...] = ()  # other spellings of labels
     short_rows: bool = False  # rows with too few fields are known: skip and report them
-    form: str = "tsv"  # of tables.FORMATS, or "lines": a text a line
+    form: str = "tsv"  # of table_rows.FORMS, or "lines": a text a line
     header: bool | None = None  # whether files have one; None: look
     no_text: str = ""  # what stands for a missing text: skip and report such rows
     # Column of the rows that answer one thing together; it counts within a line of the file.
@@ -68,15 +71,23 @@ class TableConfig:
     any_texts: bool = False  # texts and pairs alike: of a model that does not say which it takes
     max_len: int = dataclasses.field(default=128, kw_only=True)  # tokens
     long: str = "truncate"  # what becomes of longer texts: one of features.LONG
+    # How a file is read, which belongs to it alone: see READING.
+    encoding: str | None = dataclasses.field(default=None, kw_only=True)  # where it is not UTF-8
+    unlabelled: str = ""  # "drop": rows without a label are left out; "": they are asked about
+    empty: str = ""  # "drop": rows without a text are left out; "keep"; "": they are asked about
 
     def __post_init__(self) -> None:
-        if self.form not in (*tables.FORMATS, "lines"):
-            raise UserError(f"form={show(self.form)}; expected one of {', '.join(tables.FORMATS)}")
+        if self.form not in (*FORMS, "lines"):
+            raise UserError(f"form={show(self.form)}; expected one of {', '.join(FORMS)}")
         # The order of the labels is the order of ids; one that occurs twice would have two.
         if len(set(self.labels)) < len(self.labels):
             raise UserError(f"labels={show(self.labels)}; expected each once")
         if self.delimiter is not None and len(self.delimiter) != 1:
             raise UserError(f"delimiter={show(self.delimiter)}; expected one character")
+        texts.check_encoding(self.encoding)
+        for name, known in (("unlabelled", ("drop",)), ("empty", ("drop", "keep"))):
+            if (value := getattr(self, name)) not in ("", *known):
+                raise UserError(f"`{name}={show(value)}`: expected {' or '.join(known)}")
         if self.long not in LONG:
             raise UserError(f"`long={show(self.long)}`: expected {' or '.join(LONG)}")
 
@@ -105,7 +116,7 @@ class TableConfig:
     def custom(self) -> bool:
         """Whether it is the user's own data, not a task that is known."""
         # The names of forms are the names of tasks for the user's own data.
-        return self.name in tables.FORMATS
+        return self.name in FORMS
 
     def describe_labels(self) -> str:
         """'0, 1', 'a number' or 'labels of its data'."""

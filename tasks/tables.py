@@ -1,4 +1,4 @@
-"""Rows of a table with their line numbers: tsv as GLUE has it, csv, JSON lines; also from a pipe.
+"""A table whose columns are known by name or number: GLUE's tsv, csv, JSON lines, a workbook.
 
     table = read("train.tsv", "tsv", {"text_a": "sentence|3", "label": "label|1"})
     for line, fields in table.rows: print(line, fields[table.columns["text_a"]])
@@ -10,26 +10,17 @@ header; if it names none, it is a row, and numbers count.
 A csv has commas between its fields, unless all rows of its beginning have another separator.
 """
 
-import csv
 import dataclasses
-import io
 import itertools
-import json
 import math
 import re
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from system import forms
-from system.files import check_file, read_text
-from utils import UserError, nearest, parse_json, short, show
+from tasks import table_rows
+from tasks.table_rows import DELIMITERS, Row, Source, as_text
+from utils import UserError, nearest, short, show
 
-FORMATS = ("tsv", "csv", "jsonl")
-DELIMITERS = ",;\t|"  # of a csv, the usual one first
-LONGEST = 2**26  # characters of a line, or a field; what has no end must not fill the memory
-Row = tuple[int, list[str]]  # line of the file, from 1, and fields
 # A JSON object and its place, for messages -> rows of keys and values.
 Flatten = Callable[[dict[str, Any], str], list[dict[str, Any]]]
 
@@ -48,13 +39,15 @@ class Table:
 
 
 def read(
-    file: str | Path,
+    source: Source,
     form: str,
     wanted: dict[str, str | None],
     header: bool | None = None,
     optional: tuple[str, ...] = (),
     flatten: Flatten | None = None,
     delimiter: str | None = None,
+    encoding: str | None = None,
+    class_names: bool = False,
 ) -> Table:
     """Open a table; `-` is standard input, read as it comes.
 
@@ -71,22 +64,21 @@ def read(
         flatten: of JSON lines, what makes an object and its place (for messages) into rows; None:
             an object is a row.
         delimiter: of a csv; None: look.
+        encoding: of a text without a byte order mark; None: UTF-8.
+        class_names: give the names of classes that `datasets` has written as numbers.
     """
-    name, stream = open_text(file, form)
     # The name as a whole comes first, then its parts: a header may contain a `|` itself.
     specs = {use: [spec, *spec.split("|")] for use, spec in wanted.items() if spec is not None}
     names = {alternative for alternatives in specs.values() for alternative in alternatives}
-    # The keys of JSON lines are the columns, so that there is always a header.
-    if form == "jsonl":
+    # The keys of objects are the columns, so that there is always a header.
+    if form in ("jsonl", "parquet", "objects"):
         texts = {spec for use, of_use in specs.items() if use != "label" for spec in of_use}
-        rows, header = jsonl_rows(stream, name, names, texts, flatten), True
-        delimiter = ""
-    elif form == "csv":
-        delimiter = delimiter or find_delimiter(file, names)
-        rows = csv_rows(stream, name, delimiter)
+        name, objects = table_rows.objects(source, encoding, class_names=class_names)
+        rows, header, delimiter = object_rows(objects, name, names, texts, flatten), True, ""
     else:
-        delimiter = delimiter or "\t"
-        rows = tsv_rows(stream, delimiter)
+        assert not isinstance(source, table_rows.Objects)
+        words = {name for name in names if not is_number(name)}
+        name, rows, delimiter = table_rows.rows_of(source, form, words, delimiter, encoding)
     # The first row decides what the columns are, and is put back if it turns out to be data.
     first = next(rows, None)
     if first is None:
@@ -210,145 +202,8 @@ def find_column(alternatives: list[str], fields: list[str], header: bool) -> int
     return numbers[0] % len(fields) if -len(fields) <= numbers[0] < len(fields) else None
 
 
-def open_text(file: str | Path, form: str, reader: str = "") -> tuple[str, Iterator[str]]:
-    """The name of a file for messages, and its lines with their ends, without a byte order mark.
-
-    `reader`: who asks, of forms.EXPECTED, if it is no reader of tables. UserError where the file
-    has another form than it reads.
-    """
-    # The csv module needs line ends as they are, since a quoted field may contain some. In a tsv
-    # only "\n" ends a row: a lone "\r" may be part of a text.
-    newline = "" if form == "csv" else "\n"
-    if str(file) == "-":
-        # A daemon or a notebook may have no standard input at all.
-        if sys.stdin is None or sys.stdin.closed:
-            raise UserError("standard input is closed; name a file instead of -")
-        # utf-8-sig drops a byte order mark, which Windows programs write.
-        stream = io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig", newline=newline)
-        return "standard input", lines(stream, None)
-    check_file(file, "a table or a text")
-    forms.check(file, reader or ("jsonl" if form == "jsonl" else "table"))
-    return str(file), lines(open(file, encoding="utf-8-sig", newline=newline), file)
-
-
-def lines(stream: TextIO, file: str | Path | None) -> Iterator[str]:
-    """The lines of a stream; UserError where they are not UTF-8."""
-    n = 0
-    try:
-        with stream:
-            while line := stream.readline(LONGEST):
-                n += 1
-                if len(line) == LONGEST:
-                    raise UserError(
-                        f"{file or 'standard input'}, line {n}: more than {LONGEST:,} characters; "
-                        "expected shorter lines"
-                    )
-                yield line
-    except UnicodeDecodeError:
-        # A file can be read again as a whole, which finds the line of the bad byte; a pipe cannot.
-        if file is not None and Path(file).is_file():
-            read_text(file)  # knows the line
-        raise UserError(
-            f"{file or 'standard input'}, after line {n}: not UTF-8 text; convert it to UTF-8"
-        ) from None
-
-
-def tsv_rows(stream: Iterator[str], delimiter: str = "\t") -> Iterator[Row]:
-    """Fields between tabs."""
-    for number, line in enumerate(stream, start=1):
-        # Only the line's end is stripped: an empty last field ends with a tab.
-        yield number, line.rstrip("\n").removesuffix("\r").split(delimiter)
-
-
-def csv_rows(stream: Iterator[str], name: str, delimiter: str = ",") -> Iterator[Row]:
-    """Fields by the rules of csv; a blank line is no row, and neither is Excel's `sep=;`."""
-    # A field may be a whole document, and the limit is 128 kB otherwise.
-    csv.field_size_limit(LONGEST)
-    # strict, so that a quote that is never closed is an error and does not swallow the file.
-    reader = csv.reader(stream, strict=True, delimiter=delimiter)
-    while True:
-        # A row may span lines; it is named by its first one.
-        number = reader.line_num + 1
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise UserError(
-                f"{name}, line {number}: not csv ({error}); mend the line: a quote inside a quoted "
-                'field is written "", not \\"'
-            ) from None
-        is_hint = number == 1 and SEPARATOR_LINE.fullmatch(delimiter.join(fields))
-        if fields and not is_hint:
-            yield number, fields
-
-
-# What Excel is told the separator by; split at a separator, which may be its own.
-SEPARATOR_LINE = re.compile(r"sep=(.)\s*")
-
-
-def find_delimiter(file: str | Path, names: set[str]) -> str:
-    """What stands between the fields of a csv; UserError where that may be one or another.
-
-    A separator that gives all rows the same number of columns, two or more; of several the one
-    whose first row has some of the `names` of columns; a comma where there is none, or in a pipe.
-    """
-    if not Path(file).is_file():
-        return ","
-    with open(file, encoding="utf-8-sig", errors="replace", newline="") as f:
-        head = f.read(forms.HEAD)
-        is_whole = not f.read(1)
-    if hint := SEPARATOR_LINE.fullmatch(head.partition("\n")[0]):
-        return hint[1]
-    found = {}
-    for delimiter in DELIMITERS:
-        rows = first_rows(head, delimiter, is_whole)
-        if len(rows) > 1 and len(rows[0]) > 1 and len({len(row) for row in rows}) == 1:
-            found[delimiter] = {field.strip().casefold() for field in rows[0]}
-    # A lone row, or rows of different lengths, say nothing.
-    if len(found) < 2:
-        return next(iter(found), ",")
-    lower = {name.casefold() for name in names if not is_number(name)}
-    named = [delimiter for delimiter, fields in found.items() if fields & lower]
-    if len(named) == 1:
-        return named[0]
-    ways = " and ".join(map(show, found))
-    raise UserError(
-        f"{file}: {ways} stand in each of its rows equally often; which of them is between the "
-        "fields? Name it: `delimiter=','`, or ';' or tab"
-    )
-
-
-def first_rows(head: str, delimiter: str, is_whole: bool) -> list[list[str]]:
-    """The rows of a csv's beginning, but the last one, if it is cut off; none if it is no csv."""
-    rows = []
-    try:
-        for row in csv.reader(io.StringIO(head, newline=""), strict=True, delimiter=delimiter):
-            if row:
-                rows.append(row)
-    except csv.Error as error:
-        # The beginning may end inside a quoted field, of a row that is not counted.
-        ends_inside = not is_whole and "unexpected end" in str(error)
-        return rows if ends_inside else []
-    return rows if is_whole else rows[:-1]
-
-
-def json_lines(
-    stream: Iterator[str], name: str, expected: str = "a JSON object {...}"
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of JSON lines, each with its line; UserError for what is none."""
-    for number, line in enumerate(stream, start=1):
-        # A file often ends in an empty line.
-        if line.strip():
-            where = f"{name}, line {number}"
-            values = parse_json(line.strip(), where)
-            if not isinstance(values, dict):
-                raise UserError(f"{where}: found {show(line.strip(), 40)}; expected {expected}")
-            yield number, values
-
-
-def jsonl_rows(
-    stream: Iterator[str],
+def object_rows(
+    objects: Iterator[tuple[int, dict[str, Any]]],
     name: str,
     needed: set[str],
     texts: set[str],
@@ -359,7 +214,7 @@ def jsonl_rows(
     Those that are `needed` may not be missing, and those that are `texts` may be no lists.
     """
     keys: list[str] = []
-    for number, values in json_lines(stream, name):
+    for number, values in objects:
         where = f"{name}, line {number}"
         for row in flatten(values, where) if flatten else [values]:
             # The keys of the first row stand for a header, which a table of other forms has.
@@ -389,10 +244,3 @@ def check_values(row: dict[str, Any], needed: set[str], texts: set[str], where: 
             expected = "a label or a list of labels"
         if expected:
             raise UserError(f"{where}: {key!r} is {show(value, 40)}; expected {expected}")
-
-
-def as_text(value: object) -> str:
-    """A JSON value as the text of a field."""
-    if isinstance(value, str):
-        return value
-    return "" if value is None else json.dumps(value, ensure_ascii=False)

@@ -27,7 +27,7 @@ from tasks.conlleval import Counts, chunks
 from tasks.encoding import Batch, Batches, Features, window_starts
 from tasks.labels import alike
 from tasks.notations import are_entities, hyphenated, notation_of, to_bio
-from tasks.tables import open_text
+from tasks.table_rows import open_text
 from tasks.task import AnsweringTask, Data, exact
 from tasks.words import Text, read_texts, split_words, with_column
 from tokenization import FullTokenizer

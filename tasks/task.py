@@ -32,7 +32,7 @@ CONFIG = Path(__file__).parent.parent / "config"
 class Data:
     """A file as inputs of a model, and its examples for answers and messages."""
 
-    file: Path
+    file: Any  # a Path, or what else has rows: table_rows.Objects
     features: Any  # Features, or what else makes batches of inputs: batches(batch_size, seed)
     examples: list[Any]  # none of a TFRecord or of text to pre-train on
     summary: str = ""  # what was understood of the file, in a line
@@ -54,6 +54,8 @@ class Task(abc.ABC):
 
     name: str
     max_len: int = dataclasses.field(kw_only=True)  # tokens of an input
+    # Of texts that are not UTF-8. It belongs to a file, so that no saved task has it.
+    encoding: str | None = dataclasses.field(default=None, kw_only=True)
 
     head: ClassVar[str]  # the name of its head in a checkpoint
     settings_file: ClassVar[str] = "task.json"  # what lies beside a trained model
@@ -175,8 +177,13 @@ class Task(abc.ABC):
         # A digest of each file: the same path with other contents is another run.
         files = {self.data_flag: data.file}
         files |= {f"eval_file {i}": one.file for i, one in enumerate(eval_data, start=1)}
-        digests = {f"sha256 of {name}": file_digest(file)[:16] for name, file in files.items()}
+        digests = {f"sha256 of {name}": digest_of(file)[:16] for name, file in files.items()}
         return {**self.to_json(), **digests}
+
+
+def digest_of(source: Any) -> str:
+    """A digest of a file, or of rows that Python has."""
+    return file_digest(source) if isinstance(source, Path) else source.digest
 
 
 def exact(scores: Tensor) -> Tensor:

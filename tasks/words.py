@@ -16,7 +16,8 @@ from pathlib import Path
 from system import forms
 from tasks.conlleval import is_blank, split_line
 from tasks.notations import notation_of
-from tasks.tables import is_number, open_text
+from tasks.table_rows import open_text
+from tasks.tables import is_number
 from tokenization import CJK
 from utils import UserError, short
 

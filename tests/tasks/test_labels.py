@@ -181,7 +181,7 @@ def test_a_header_that_passed_for_a_row_of_odd_labels_is_asked_about(tmp_path: P
 
 def test_an_empty_label_is_named_by_its_line(tmp_path: Path) -> None:
     content = "text,label\na,yes\nb,no\nc,\n" + "a,yes\nb,no\n" * 3
-    with pytest.raises(UserError, match=r"'label', line 4: the label is ''; .*mend the line, or"):
+    with pytest.raises(UserError, match=r"1 row has no label, line 4; .* `unlabelled=drop`$"):
         learnt(tmp_path, "x.csv", content)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from system import texts
 from system.files import read_text
-from tasks import tables
+from tasks import table_rows, tables
 from tasks.questions import read_squad
 from utils import UserError
 
@@ -35,7 +36,7 @@ def test_quotes_are_literal_in_tsv_and_fields_in_csv(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("form", tables.FORMATS)
+@pytest.mark.parametrize("form", table_rows.FORMS)
 def test_byte_order_marks_windows_line_ends_and_odd_separators_do_no_harm(
     tmp_path: Path, form: str
 ) -> None:
@@ -189,19 +190,19 @@ def test_a_field_may_be_longer_than_csv_s_limit(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no /dev/zero")
 def test_what_has_no_end_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for read in (
-        lambda: tables.open_text("/dev/zero", "tsv", "lines"),
+        lambda: table_rows.open_text("/dev/zero", "tsv", "lines"),
         lambda: read_text("/dev/zero"),
         lambda: read_squad("/dev/zero"),
     ):
         with pytest.raises(UserError, match="/dev/zero is a device, which may have no end"):
             read()
-    assert list(tables.open_text("/dev/null", "tsv", "lines")[1]) == []
+    assert list(table_rows.open_text("/dev/null", "tsv", "lines")[1]) == []
     # A pipe may have a line without an end.
-    monkeypatch.setattr(tables, "LONGEST", 1000)
+    monkeypatch.setattr(texts, "LONGEST", 1000)
     with open("/dev/zero") as endless, pytest.raises(UserError, match="line 1: more than 1,000 ch"):
-        list(tables.lines(endless, None))
+        list(texts.lines_of(endless, None, None))
     (tmp_path / "x.csv").write_text('text\n"' + "a\n" * 600)
-    rows = tables.csv_rows(tables.open_text(tmp_path / "x.csv", "csv")[1], "x.csv")
+    rows = table_rows.csv_rows(table_rows.open_text(tmp_path / "x.csv", "csv")[1], "x.csv")
     with pytest.raises(UserError, match=r"x.csv, line 2: not csv \(field larger"):
         list(rows)
 

@@ -144,7 +144,7 @@ def test_short_rows_of_qqp_are_skipped_and_told_and_empty_texts_too(
     assert [e.line for e in read_examples(TASKS["qqp"], file)] == [2, 4]
     assert capsys.readouterr().err.splitlines() == [
         f"{file}: skipped 1 of its rows: line 3 has 5 columns, not 6",
-        f"{file}: 1 rows have an empty text, the first of them line 4",
+        f"{file}: 1 row has no text, line 4",
     ]
 
 
