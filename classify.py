@@ -14,10 +14,10 @@ from command import RunCommand, TaskCommand, check_demo, check_shared, write_ans
 from system.cli import command
 from system.files import check_output, named_files
 from system.flags import only
-from utils import UserError, rank
+from utils import UserError, log, rank
 
 if TYPE_CHECKING:
-    from finetune import FineTuneConfig, Saved
+    from finetune import FineTuneConfig, Result, Run, Saved
     from tasks import SentenceTask
     from tasks.task import Data
 
@@ -30,6 +30,7 @@ class Classify(TaskCommand):
     task_fields = (
         *("task", "meta_data_file", "max_len", "long", "text_a", "text_b", "label", "labels"),
         *("header", "separator", "delimiter", "encoding", "unlabelled", "empty"),
+        *("metrics", "class_weights"),
     )
     report_endings = ("_errors.tsv",)
 
@@ -74,6 +75,19 @@ class Classify(TaskCommand):
     unlabelled: str | None = only("train eval")
     # what to do with rows that have no text: drop, or keep; default: ask
     empty: str | None = only("train eval")
+    # -- Quality
+    # what is measured, with commas between, the first decides which checkpoint is best: Accuracy,
+    # F1, Macro-F1, F1:LABEL, Balanced accuracy, Matthews, AUC, Average precision; of numbers
+    # Pearson, Spearman, MAE, RMSE. Default: the task's own
+    metrics: str | None = None
+    # what each label counts in the loss: balanced, or numbers with commas between them, in the
+    # order of the labels
+    class_weights: str | None = only("train")
+    # the probability below which a text gets no answer, or of several labels from which on it has
+    # one: a number, or in training auto, chosen on the first eval_file
+    threshold: str | float | None = None
+    # divide scores by what makes confidence honest on the first eval_file
+    calibrate: bool = only("train", False)
     # -- Training
     # train the classifier alone; encoder and pooler stay as they are
     freeze_encoder: bool = only("train", False)
@@ -98,6 +112,9 @@ class Classify(TaskCommand):
         RunCommand.check(self)
         if self.data_file and self.data_dir:
             raise UserError("--data_file and --data_dir are both given; keep one")
+        if isinstance(self.threshold, str) and (self.threshold != "auto" or self.mode != "train"):
+            expected = "a number or auto" if self.mode == "train" else "a number"
+            raise UserError(f"--threshold {self.threshold}: expected {expected}")
         if self.mode == "train":
             self.check_training()
         elif not self.model_file or not (self.data_file or self.data_dir):
@@ -122,6 +139,12 @@ class Classify(TaskCommand):
                 "than once"
             )
         check_demo(self, self.data_file or self.data_dir)
+        decides = self.threshold == "auto" or self.calibrate
+        if decides and self.shard:
+            raise UserError("--threshold auto and --calibrate do not go with --shard; leave it out")
+        if decides and not (self.eval_file or self.data_dir):
+            flag = "--calibrate" if self.calibrate else "--threshold auto"
+            raise UserError(f"{flag} is chosen on data that is not trained on; add --eval_file")
         if self.seeds is not None and self.seeds < 1:
             raise UserError(f"--seeds {self.seeds}: expected at least 1")
 
@@ -146,11 +169,48 @@ class Classify(TaskCommand):
             results = [best]
         else:
             results, best = finetune.fit_seeds(run, self.seeds, folder, *how)
+        for result in results:
+            self.finish(run, result, report=len(results) == 1)
         self.say_next(best.file.parent)
         # All processes return the same results; one of them writes the pictures.
         if self.plots and rank() == 0:
             for result in results:
                 answers.picture_of_run(result.file.parent, result.file.parent)
+
+    def finish(self, run: "Run", result: "Result", report: bool) -> None:
+        """Choose thresholds and a temperature with the best checkpoint, and report what it does."""
+        import finetune
+
+        # A divided model does not fit into one process.
+        if not run.eval_data or self.shard:
+            return
+        saved = finetune.load(
+            result.best_file,
+            dtype=run.cfg.dtype,
+            data_parallel=self.data_parallel,
+            device=run.cfg.device,
+        )
+        if self.threshold == "auto" or self.calibrate:
+            log(finetune.decide(saved, run.eval_data[0], self.threshold == "auto", self.calibrate))
+        if report:
+            log(f"The best checkpoint, {result.best_file}:")
+            loaded = {str(data.file): data for data in run.eval_data}
+            self.report_files(saved, list(loaded), loaded.__getitem__)
+
+    def given(self) -> dict[str, Any]:
+        """The task's fields that were given; a threshold that is found later is none."""
+        threshold = None if self.threshold == "auto" else self.threshold
+        return super().given() | ({} if threshold is None else {"threshold": threshold})
+
+    def new_task(self) -> "SentenceTask":
+        """The task to train, as the flags say; a run of an earlier version keeps its metric."""
+        from system.files import read_settings
+
+        task = super().new_task()
+        begun = read_settings(Path(self.save_dir or f"runs/{task.name}") / "run.json")
+        if task.custom and self.metrics is None and begun and "metrics" not in begun:
+            task = dataclasses.replace(task, metric_names=("Accuracy",))
+        return task
 
     def training_files(self, task: "SentenceTask") -> tuple[str, list[str]]:
         """The file to train on, and those to evaluate."""

@@ -12,7 +12,7 @@ need none of it.
 import dataclasses
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -186,17 +186,28 @@ class TaskCommand(RunCommand):
 
     def evaluate(self, saved: "finetune.Saved", files: list[str]) -> None:
         """Print and write the metrics of each file, of several a table at the end."""
-        from tasks import reports
         from training import devices
 
         log(saved.describe())
         log(devices.describe(saved.device, saved.n_gpus, dtype=saved.dtype))
+        self.report_files(saved, files, saved.load)
+
+    def report_files(
+        self, saved: "finetune.Saved", files: list[str], load: Callable[[str], "Data"]
+    ) -> None:
+        """Print and write the metrics of each file.
+
+        Args:
+            load: what a file becomes.
+        """
+        from tasks import reports
+
         folder, names = Path(self.out or saved.folder / "eval"), reports.short_names(files)
         stems = [folder / reports.report_name(name) for name in names]
         self.check_reports(folder, stems)
         results = {}
         for name, file, stem in zip(names, files, stems, strict=True):
-            data = saved.load(file)
+            data = load(file)
             log(data.summary)
             outputs = saved.outputs(data)
             found = saved.task.metrics(data, outputs)

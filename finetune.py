@@ -34,7 +34,7 @@ from system.files import (
     write_json,
 )
 from system.progress import progress
-from tasks import KINDS, own_task, reports
+from tasks import KINDS, own_task, quality, reports
 from tasks.encoding import Batches, PooledBatches
 from tasks.inputs import inputs_of, length_of
 from tasks.table_rows import source_of
@@ -313,6 +313,29 @@ def fit_seeds(
     write_json(folder / "results.json", summary)
     print(f"{text}\nSaved {folder / 'results.json'}")
     return results, results[outcomes.index(summary["best"])]
+
+
+def decide(saved: "Saved", data: Data, threshold: bool, calibrate: bool) -> str:
+    """Choose a temperature and thresholds on data that was not trained on; what was chosen.
+
+    They are stored in the task.json beside the model, and used from now on.
+    """
+    outputs, before = saved.outputs(data, bar=False), saved.task
+    saved.task = before.decide(data, outputs, threshold, calibrate)
+    write_json(saved.folder / before.settings_file, saved.task.to_json())
+    said = []
+    if calibrate:
+        errors = [
+            quality.calibration_error(task.outcome(data, outputs)) for task in (before, saved.task)
+        ]
+        said.append(
+            f"temperature {saved.task.temperature:.4f}: expected calibration error "
+            f"{errors[0]:.4f} before, {errors[1]:.4f} now"
+        )
+    if threshold:
+        values = ", ".join(f"{value:.4f}" for value in saved.task.thresholds)
+        said.append(f"threshold {values}")
+    return f"Chosen on {data.file}: {'; '.join(said)}"
 
 
 # --------------------------------------------------------------------------- a frozen encoder, once

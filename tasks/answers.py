@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 
 from formats.tfrecords import RECORDS
-from tasks import pictures, reports
-from tasks.metrics import confusion
+from tasks import pictures, quality, reports
+from tasks.metrics import Outcome
 from tasks.rows import describe_table, open_rows
 from tasks.sentences import SentenceTask
 from tasks.task import Data
 from utils import visible, warn
 
 WORST = 100  # mistakes that are written down
+WIDEST = 10  # labels of a matrix, and
+LONGEST = 40  # labels of a list that are printed
 
 
 def prediction_lines(
@@ -77,29 +79,51 @@ def report(
     Args:
         stem: how the names of the files begin.
     """
-    task, about = saved.task, dict[str, Any]()
-    # A text in several windows has several inputs; its score is their mean.
-    scores = data.features.average(outputs)
-    predicted = task.predicted(scores)
+    task = saved.task
+    outcome = task.outcome(data, outputs)
+    about = describe_quality(task, outcome)
     # Only with one label a text are label and prediction the row and column of a matrix.
     if task.problem_type == "single_label_classification":
-        matrix = confusion(predicted, data.features.example_labels, len(task.labels))
-        about = {"labels": task.labels, "confusion": matrix.tolist()}
+        matrix = quality.matrix_of(outcome)
+        about |= {"labels": task.labels, "confusion": matrix.tolist()}
         # More columns would not fit a terminal; the file of metrics has all of them.
-        if len(task.labels) <= 10:
+        if len(task.labels) <= WIDEST:
             print(reports.confusion_table(task.labels, matrix))
         if plots:
             title = f"{task.name}, {visible(data.file.name)}"
             figure = pictures.confusion(task.labels, matrix, title)
             pictures.save(figure, f"{stem}_confusion.png")
-    measure = "difference" if task.number else "probability"
-    header = ["line", "label", "prediction", measure, "text_a", "text_b"]
-    mistakes = worst(task, data, scores, predicted)
-    reports.write_tsv(Path(f"{stem}_errors.tsv"), header, mistakes)
+    header = ["line", "label", "prediction", "probability", "of the label", "text_a", "text_b"]
+    if task.number:
+        header = ["line", "label", "prediction", "difference", "text_a", "text_b"]
+    reports.write_tsv(Path(f"{stem}_errors.tsv"), header, worst(task, data, outcome))
     # A model from elsewhere has no metrics.jsonl beside it.
     if plots:
         picture_of_run(saved.folder, stem.parent)
     return about, [f"{stem}_errors.tsv"]
+
+
+def describe_quality(task: SentenceTask, outcome: Outcome) -> dict[str, Any]:
+    """Print how sure the first metric is, each class's quality, and what one answer would score.
+
+    Returns the same for the file of metrics.
+    """
+    first = task.metric_names[0]
+    low, high = quality.interval(first, outcome)
+    print(f"95% interval of {first}: {low:.4f} to {high:.4f} ({len(outcome.labels)} examples)")
+    about: dict[str, Any] = {"interval": [low, high]}
+    if task.number:
+        return about
+    report = quality.class_report(task.labels, outcome)
+    if len(task.labels) <= LONGEST:
+        print(quality.class_table(report))
+    majority = task.majority(outcome)
+    constant = {name: quality.silent(name, majority) for name in task.metric_names}
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in constant.items())
+    print(f"Always giving the most frequent answer: {shown}")
+    if doubt := quality.suspicion(task.labels, outcome, majority, first):
+        warn(doubt)
+    return about | {"classes": report, "most frequent answer": constant}
 
 
 def picture_of_run(folder: Path, target: Path) -> None:
@@ -109,26 +133,25 @@ def picture_of_run(folder: Path, target: Path) -> None:
         pictures.save(pictures.learning(log), target / "learning.png")
 
 
-def worst(
-    task: SentenceTask, data: Data, scores: np.ndarray, predicted: np.ndarray
-) -> list[list[object]]:
+def worst(task: SentenceTask, data: Data, outcome: Outcome) -> list[list[object]]:
     """Mistakes, the most confident first; of numbers, the furthest off.
 
-    Each is line, label, prediction, confidence and texts.
+    Each is line, label, prediction, the probability of what was said and of what is right (of
+    numbers their difference), and texts. Of several labels, the one that it is most wrong about.
     """
-    labels, lines = data.features.example_labels, data.features.example_lines
+    predicted, labels, p = outcome.predicted, outcome.labels, outcome.probabilities
     wrong = predicted != labels
-    if task.problem_type == "regression":
-        confidence = np.abs(predicted - labels)
-    elif task.problem_type == "single_label_classification":
-        confidence = task.probabilities(scores).max(1)
+    if task.number:
+        measures = np.abs(predicted - labels)[:, None]
+    elif labels.ndim == 1:
+        rows = np.arange(len(labels))
+        measures = np.stack([p[rows, predicted], p[rows, labels]], axis=1)
     else:
-        # Of the label that it is most wrong about.
-        p = task.probabilities(scores)
-        confidence = (np.maximum(p, 1 - p) * wrong).max(1)
+        said = (np.where(predicted == 1, p, 1 - p) * wrong).max(1)
+        measures = np.stack([said, 1 - said], axis=1)
         wrong = wrong.any(1)
-    order = np.argsort(-confidence, kind="stable")
-    rows: list[list[object]] = []
+    order = np.argsort(-measures[:, 0], kind="stable")
+    lines, rows_of_table = data.features.example_lines, list[list[object]]()
     # Sorting all examples and keeping the wrong ones leaves the stable order of equal confidences
     # alone.
     for i in order[wrong[order]][:WORST]:
@@ -136,5 +159,6 @@ def worst(
         if data.examples:
             texts = [data.examples[i].text_a, data.examples[i].text_b or ""]
         names = task.name_of(labels[i]), task.name_of(predicted[i])
-        rows.append([lines[i], *names, f"{confidence[i]:.4f}", *texts])
-    return rows
+        shown = [f"{value:.4f}" for value in measures[i]]
+        rows_of_table.append([lines[i], *names, *shown, *texts])
+    return rows_of_table

@@ -4,6 +4,7 @@ find("SST-2").text_a  # "sentence"
 """
 
 from tasks.table_config import TableConfig
+from tasks.table_rows import FORMS
 from utils import UserError, nearest, short
 
 # The order of the labels is the order of the head's outputs, and part of what a saved model means.
@@ -116,10 +117,19 @@ ALL = (
         aliases=(("contradictory", "contradiction"),),
         compatible_with="mnli",
     ),
-    # Data of one's own.
-    TableConfig("csv", "text|sentence|0", label="label|1", labels=(), form="csv"),
-    TableConfig("tsv", "text|sentence|0", label="label|1", labels=(), form="tsv"),
-    TableConfig("jsonl", "text|sentence|0", label="label|1", labels=(), form="jsonl"),
+    # Data of one's own, each in the form that it is called by.
+    *(
+        TableConfig(
+            form,
+            "text|sentence|0",
+            label="label|1",
+            labels=(),
+            form=form,
+            # Where one class has most of the rows, accuracy says little.
+            metric_names=("Macro-F1", "Accuracy"),
+        )
+        for form in FORMS
+    ),
 )
 KNOWN = {config.name: config for config in ALL}
 

@@ -15,7 +15,7 @@ import json
 import re
 import shlex
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from utils import in_a_line, short, show
@@ -130,6 +130,29 @@ def is_number(label: str) -> bool:
         return abs(float(label)) < float("inf")
     except ValueError:
         return False
+
+
+def places(
+    ours: Sequence[str], theirs: Sequence[str], n_scores: int, number: bool = False
+) -> list[int] | None:
+    """Which of a classifier's scores each of our labels has; None if its labels are others.
+
+    Ours as MNLI has them, theirs neutral, entailment, contradiction -> [2, 1, 0]. LABEL_0, LABEL_1
+    and so on are our own order.
+    """
+    # The same names, also where they differ in capitals alone: US and us are two labels.
+    if theirs and set(theirs) == set(ours):
+        return [theirs.index(label) for label in ours]
+    # Hugging Face calls labels LABEL_0, LABEL_1 where nobody has named them.
+    numbered = [f"label_{i}" for i in range(n_scores)]
+    names = [name.lower() for name in theirs or numbered]
+    if names == numbered:
+        return list(range(n_scores))
+    # Published models often write MNLI's labels in capitals.
+    lower = [label.lower() for label in ours]
+    if number or len(set(names)) < n_scores or set(names) != set(lower):
+        return None
+    return [names.index(label) for label in lower]
 
 
 def labels_in_words(labels: collections.Counter[str]) -> str:

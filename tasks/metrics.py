@@ -1,12 +1,14 @@
-"""The metrics of GLUE and SuperGLUE, each a function of what was predicted and what is right.
+"""Metrics, each a function of what was predicted and what is right.
 
     accuracy(np.array([1, 0]), np.array([1, 1]))                # 0.5
+    measure("AUC", Outcome(predicted, labels, probabilities))   # 0.93
 
 Where a metric is not defined (all predictions the same, say), its value is 0 and a warning says so.
 """
 
 import warnings
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,12 +39,99 @@ def f1(predicted: np.ndarray, labels: np.ndarray) -> float:
 
 def macro_f1(predicted: np.ndarray, labels: np.ndarray, n_labels: int) -> float:
     """The mean of the F1 of each label, 0 .. n_labels - 1, however often it occurs."""
-    table = confusion(predicted, labels, n_labels)
-    # F1 = 2 TP / (2 TP + FP + FN), and row and column of a label count TP once each.
-    totals = table.sum(0) + table.sum(1)
-    if not totals.all():
+    counts = Counts.of(predicted, labels, n_labels)
+    if not (counts.true + counts.predicted).all():
         undefined("F1 of a label", "it does not occur and nothing is predicted to be it")
-    return float(np.mean(2 * table.diagonal() / np.maximum(totals, 1)))
+    return float(np.mean(counts.f1))
+
+
+def balanced_accuracy(predicted: np.ndarray, labels: np.ndarray, n_labels: int) -> float:
+    """The mean, over the labels that occur, of the share of their examples that are right."""
+    counts = Counts.of(predicted, labels, n_labels)
+    occur = counts.true > 0
+    return float(np.mean(counts.right[occur] / counts.true[occur]))
+
+
+class Counts(NamedTuple):
+    """Of each label, (labels,) each: how often it is right, predicted, and true."""
+
+    right: np.ndarray
+    predicted: np.ndarray
+    true: np.ndarray
+
+    @classmethod
+    def of(cls, predicted: np.ndarray, labels: np.ndarray, n_labels: int) -> "Counts":
+        """Of ids (N,), or where a text has several labels of 0 and 1 (N, labels)."""
+        if labels.ndim == 2:
+            both = (predicted == 1) & (labels == 1)
+            return cls(both.sum(0), (predicted == 1).sum(0), (labels == 1).sum(0))
+        table = confusion(predicted, labels, n_labels)
+        return cls(table.diagonal(), table.sum(0), table.sum(1))
+
+    @property
+    def precision(self) -> np.ndarray:
+        """The share of predictions that are right; 0 where there is none."""
+        return self.right / np.maximum(self.predicted, 1)
+
+    @property
+    def recall(self) -> np.ndarray:
+        """The share of true ones that are found; 0 where there is none."""
+        return self.right / np.maximum(self.true, 1)
+
+    @property
+    def f1(self) -> np.ndarray:
+        """2 TP / (2 TP + FP + FN); 0 where nothing is true or predicted."""
+        return 2 * self.right / np.maximum(self.true + self.predicted, 1)
+
+
+def auc(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The area under the ROC curve: of two labels that of label 1, of more the mean of each's.
+
+    The probability that a true example has a higher score than another; equal ones count half.
+    """
+    return mean_of_labels("AUC", area, probabilities, labels)
+
+
+def average_precision(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The precision at each true example, averaged; of more than two labels the mean of each's."""
+    return mean_of_labels("Average precision", precision_area, probabilities, labels)
+
+
+def mean_of_labels(
+    name: str,
+    curve: Callable[[np.ndarray, np.ndarray], float],
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+) -> float:
+    """The mean of a curve over the labels that some examples have and others have not."""
+    n_labels = probabilities.shape[1]
+    truth = labels if labels.ndim == 2 else labels[:, None] == np.arange(n_labels)
+    columns = [1] if labels.ndim == 1 and n_labels == 2 else range(n_labels)
+    found = [
+        curve(probabilities[:, i], truth[:, i] == 1)
+        for i in columns
+        if 0 < np.sum(truth[:, i] == 1) < len(truth)
+    ]
+    if not found:
+        return undefined(name, "all labels are the same")
+    return float(np.mean(found))
+
+
+def area(scores: np.ndarray, truth: np.ndarray) -> float:
+    """The area under the ROC curve of one label, by Mann and Whitney's sum of ranks."""
+    n_true = int(truth.sum())
+    above = ranks(scores)[truth].sum() - n_true * (n_true + 1) / 2
+    return float(above / (n_true * (len(truth) - n_true)))
+
+
+def precision_area(scores: np.ndarray, truth: np.ndarray) -> float:
+    """The average precision of one label: the sum of precision times the gain of recall."""
+    order = np.argsort(-scores, kind="stable")
+    right = np.cumsum(truth[order])
+    # Equal scores are told apart by nothing: they come in together.
+    last = np.append(np.diff(scores[order]) != 0, True)
+    right, n = right[last], (1 + np.arange(len(scores)))[last]
+    return float(np.sum(np.diff(right, prepend=0) / right[-1] * right / n))
 
 
 def exact_match(predicted: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> float:
@@ -85,6 +174,16 @@ def centred(values: np.ndarray) -> np.ndarray:
     return values / np.abs(values).max(initial=0) if values.any() else values
 
 
+def mean_absolute_error(predicted: np.ndarray, labels: np.ndarray) -> float:
+    """The mean distance of numbers."""
+    return float(np.mean(np.abs(predicted.astype(np.float64) - labels)))
+
+
+def root_mean_squared_error(predicted: np.ndarray, labels: np.ndarray) -> float:
+    """The root of the mean squared distance of numbers."""
+    return float(np.sqrt(np.mean((predicted.astype(np.float64) - labels) ** 2)))
+
+
 def spearman(predicted: np.ndarray, labels: np.ndarray) -> float:
     """Pearson's correlation of the ranks, equal numbers having the mean of theirs."""
     return pearson(ranks(predicted), ranks(labels))
@@ -108,14 +207,58 @@ METRICS: dict[str, Callable[..., float]] = {
     "Accuracy": accuracy,
     "F1": f1,
     "Macro-F1": macro_f1,
+    "Balanced accuracy": balanced_accuracy,
+    "AUC": auc,
+    "Average precision": average_precision,
     "F1a": f1,
     "EM": exact_match,
     "Matthews": matthews,
     "Pearson": pearson,
     "Spearman": spearman,
+    "MAE": mean_absolute_error,
+    "RMSE": root_mean_squared_error,
 }
 # What some of them ask for beside predictions and labels.
 NEEDS = {
     "Macro-F1": "n_labels",
+    "Balanced accuracy": "n_labels",
     "EM": "groups",
 }
+OF_PROBABILITIES = ("AUC", "Average precision")  # in place of predictions
+OF_NUMBERS = ("Pearson", "Spearman", "MAE", "RMSE")
+OF_SEVERAL = ("F1", "Accuracy", "Macro-F1", "AUC", "Average precision")  # where a text has several
+OF_LABELS = tuple(name for name in METRICS if name not in (*OF_NUMBERS, "F1a", "EM"))
+ONE_LABEL = "F1:"  # F1 of a label: F1:complaint
+
+
+class Outcome(NamedTuple):
+    """What was predicted of some examples, and what is right."""
+
+    predicted: np.ndarray  # (N,) ids or numbers, or (N, labels) of 0 and 1
+    labels: np.ndarray  # likewise
+    probabilities: np.ndarray  # (N, labels); of numbers none
+    names: tuple[str, ...]  # of the labels
+    groups: np.ndarray  # (N,) the same id for the answers to one question
+
+    def take(self, rows: np.ndarray) -> "Outcome":
+        """Those of some examples."""
+        probabilities = self.probabilities[rows] if len(self.probabilities) else self.probabilities
+        return self._replace(
+            predicted=self.predicted[rows],
+            labels=self.labels[rows],
+            probabilities=probabilities,
+            groups=self.groups[rows],
+        )
+
+
+def measure(name: str, outcome: Outcome) -> float:
+    """A metric of METRICS, or the F1 of a label, `F1:label`."""
+    if name in OF_PROBABILITIES:
+        return METRICS[name](outcome.probabilities, outcome.labels)
+    if name not in METRICS:
+        label = outcome.names.index(name.removeprefix(ONE_LABEL))
+        counts = Counts.of(outcome.predicted, outcome.labels, len(outcome.names))
+        return float(counts.f1[label])
+    known = {"n_labels": len(outcome.names), "groups": outcome.groups}
+    more = {NEEDS[name]: known[NEEDS[name]]} if name in NEEDS else {}
+    return METRICS[name](outcome.predicted, outcome.labels, **more)

@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 from formats.finding import settings_beside
 from pretrained import Pretrained
 from system.files import read_json
+from tasks.decisions import balanced_weights
 from tasks.known import CORRELATIONS, KNOWN, find, key_of
 from tasks.labels import question
-from tasks.metrics import METRICS
+from tasks.metrics import METRICS, OF_LABELS, OF_NUMBERS, OF_SEVERAL, ONE_LABEL
 from tasks.records import MetaData, read_meta_data
 from tasks.rows import Rows, count_labels, header_hint
 from tasks.table_config import READING, Example, TableConfig
@@ -94,6 +95,9 @@ def own_task(
     encoding: str | None = None,
     unlabelled: str | None = None,
     empty: str | None = None,
+    metrics: str | None = None,
+    class_weights: str | None = None,
+    threshold: float | None = None,
 ) -> AnyConfig:
     """A task whose columns or labels are others than usual.
 
@@ -101,6 +105,9 @@ def own_task(
         labels: with commas between them, "number", or "all" that are found, whatever they are.
         delimiter: a character, or "tab".
         encoding, unlabelled, empty: as TableConfig has them.
+        metrics: names of metrics with commas between them, the most important first.
+        class_weights: "balanced", or a number for each label with commas between them.
+        threshold: the probability from which on a label is answered.
     """
     if delimiter in ("tab", "\\t"):
         delimiter = "\t"
@@ -132,7 +139,54 @@ def own_task(
             )
         # Over several labels accuracy asks for all of them at once, so that F1 says more.
         changes |= {"separator": separator, "metric_names": ("F1", "Accuracy")}
-    return dataclasses.replace(config, **changes)
+    if class_weights is not None:
+        changes |= weights_of(class_weights)
+    if threshold is not None:
+        changes |= {"thresholds": (float(threshold),)}
+    if metrics is not None:
+        changes |= {"metric_names": tuple(known_metric(name) for name in metrics.split(","))}
+    changed = dataclasses.replace(config, **changes)
+    check_metrics(changed, f"metrics={show(metrics)}")
+    return changed
+
+
+def weights_of(text: str) -> dict[str, Any]:
+    """The fields that say what labels count, from `balanced` or `1,3,2`."""
+    if text == "balanced":
+        return {"weighting": text}
+    try:
+        return {"class_weights": tuple(float(number) for number in text.split(","))}
+    except ValueError:
+        raise UserError(
+            f"class_weights={show(text)}: expected balanced, or a number for each label"
+        ) from None
+
+
+def known_metric(name: str) -> str:
+    """A metric as it is printed, however it was written: macro-f1 -> Macro-F1."""
+    names = {known.casefold(): known for known in METRICS}
+    return names.get(name.strip().casefold(), name.strip())
+
+
+def check_metrics(config: TableConfig, where: str) -> None:
+    """UserError where a metric is none of what is learnt."""
+    known = OF_SEVERAL if config.separator else OF_LABELS
+    if config.number:
+        known = OF_NUMBERS
+    # What a question's rows answer together.
+    if config.group:
+        known = (*known, "F1a", "EM")
+    for name in config.metric_names:
+        label = name.removeprefix(ONE_LABEL)
+        of_label = label != name and not config.number
+        # Labels may be yet to be found.
+        if name in known or (of_label and (label in config.labels or config.lacks_labels)):
+            continue
+        more = "" if config.number else f", or {ONE_LABEL}LABEL"
+        raise UserError(
+            f"{where}: {show(name)} is no metric of {config.describe_labels()}; "
+            f"expected some of {', '.join(known)}{more}"
+        )
 
 
 # -------------------------------------------------------------------------------- a trained model
@@ -202,7 +256,9 @@ def to_json(config: TableConfig) -> dict[str, Any]:
     for field in dataclasses.fields(TableConfig):
         value = getattr(config, field.name)
         # `number` follows from labels being null, and would be said twice.
-        if value != getattr(usual, field.name) and field.name not in ("number", *READING):
+        differs = value != getattr(usual, field.name) and field.name not in ("number", *READING)
+        # Of one's own data they are always said: what is usual for these has changed once.
+        if differs or (config.custom and field.name == "metric_names"):
             other[JSON_NAMES.get(field.name, field.name)] = value
     labels = None if config.number else config.labels
     return {"task": config.name, **other, "labels": labels, "max_len": config.max_len}
@@ -228,9 +284,13 @@ def read_task(file: Path) -> tuple[dict[str, Any], TableConfig | None]:
     # Other checks of max_len ask the model, which is not read yet.
     if config.max_len < 1:
         raise UserError(f"{file}: max_len is {config.max_len}; expected 1 or more")
-    names = config.metric_names
-    if not names or not set(names) <= set(METRICS):
-        raise UserError(f"{file}: metrics are {show(names)}; expected some of {', '.join(METRICS)}")
+    # Earlier versions measured data of one's own by these, and wrote nothing of it.
+    if config.custom and "metric_names" not in changes and not config.number:
+        usual = ("F1", "Accuracy") if config.separator else ("Accuracy",)
+        config = dataclasses.replace(config, metric_names=usual)
+    if not config.metric_names:
+        raise UserError(f"{file}: metrics are missing; expected some of {', '.join(METRICS)}")
+    check_metrics(config, f"{file}: metrics")
     # A model without a task is evaluated as the task that the user names says.
     known = EVALUATION if name else [field for field in EVALUATION if field in changes]
     evaluation = {field: getattr(config, field) for field in known}
@@ -250,7 +310,10 @@ def of_meta_data(config: TableConfig, meta: MetaData, file: str) -> TableConfig:
             changes: dict[str, Any] = {"number": True, "metric_names": CORRELATIONS}
         else:
             n_labels = meta.num_labels or 0
-            changes = {"labels": tuple(map(str, range(n_labels))), "metric_names": ("Accuracy",)}
+            changes = {
+                "labels": tuple(map(str, range(n_labels))),
+                "metric_names": KNOWN["tsv"].metric_names,
+            }
         config = dataclasses.replace(config, **changes)
     if meta.number != config.number:
         what = "labels, not numbers" if meta.number else "numbers, not labels"
@@ -274,15 +337,20 @@ def learn(config: AnyConfig, rows: Rows) -> AnyConfig:
     if rows.separator != config.separator:
         config = own_task(config, separator=rows.separator)
     # The labels of the training data decide how many outputs the head has.
-    if not config.lacks_labels:
-        return config
     try:
-        return with_labels(config, rows.examples)
+        if config.lacks_labels:
+            config = with_labels(config, rows.examples)
     except UserError as error:
         # A header that was taken for a row looks like odd labels too.
         if rows.header or config.header is not None:
             raise
         raise UserError(f"{error}. {header_hint(rows.first)}") from None
+    check_metrics(config, "metrics")
+    if config.weighting:
+        labels = config.label_array([example.label for example in rows.examples])
+        weights = tuple(balanced_weights(labels, len(config.labels)))
+        config = dataclasses.replace(config, class_weights=weights)
+    return config
 
 
 def with_labels(config: AnyConfig, examples: list[Example]) -> AnyConfig:

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 import models
 from formats.tfrecords import RECORDS
 from pretrained import Pretrained
-from tasks import known
+from tasks import decisions, known
 from tasks.encoding import encode
-from tasks.metrics import METRICS, NEEDS
+from tasks.labels import places
+from tasks.metrics import Outcome, measure
 from tasks.records import read_features
 from tasks.resolve import learn, resolve, to_json
 from tasks.rows import Rows, open_rows, read_rows
@@ -132,20 +133,25 @@ class SentenceTask(TableConfig, AnsweringTask):
         return models.Classifier(config, self.n_outputs)
 
     def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean of loss_of() over a batch."""
-        return self.loss_of(exact(self.outputs(model, batch)), batch.labels), {}
+        """The mean of loss_of() over a batch, with the labels' weights."""
+        scores = exact(self.outputs(model, batch))
+        weights = scores.new_tensor(self.class_weights) if self.class_weights else None
+        return self.loss_of(scores, batch.labels, weights), {}
 
-    def loss_of(self, scores: Tensor, labels: Tensor) -> Tensor:
+    def loss_of(self, scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """Cross-entropy of classes (B,), of each label (B, labels), squared error of numbers."""
         # Class ids stay integers, as cross_entropy takes them.
         if self.problem_type == "single_label_classification":
-            return F.cross_entropy(scores, labels)
+            if weights is None:
+                return F.cross_entropy(scores, labels)
+            # Divided by the rows, not by their weights: a batch has the same loss in any parts.
+            return F.cross_entropy(scores, labels, weights, reduction="sum") / len(labels)
         labels = labels.to(scores.dtype)
         if self.problem_type == "regression":
             # STS-B is regression: the head has one output, and its error is squared.
             return F.mse_loss(scores[:, 0], labels)
         # Several labels are independent: each is a decision of its own.
-        return F.binary_cross_entropy_with_logits(scores, labels)
+        return F.binary_cross_entropy_with_logits(scores, labels, pos_weight=weights)
 
     def outputs(self, model: nn.Module, batch: Any) -> Tensor:
         """The score of every label, (B, labels)."""
@@ -160,26 +166,28 @@ class SentenceTask(TableConfig, AnsweringTask):
         predicted = self.predicted(scores)
         if self.number:
             return [Prediction(self.name_of(answer), []) for answer in predicted]
-        probabilities = self.probabilities(scores).tolist()
-        return [
-            Prediction(self.name_of(answer), row)
-            for answer, row in zip(predicted, probabilities, strict=True)
-        ]
+        probabilities = self.probabilities(scores)
+        names = [self.name_of(answer) for answer in predicted]
+        # What is less probable than the threshold is left unsaid.
+        if self.thresholds and not self.separator:
+            sure = probabilities.max(1) >= self.thresholds[0]
+            names = [name if said else "" for name, said in zip(names, sure, strict=True)]
+        return [Prediction(*pair) for pair in zip(names, probabilities.tolist(), strict=True)]
 
     def predicted(self, scores: np.ndarray) -> np.ndarray:
         """(N, labels) scores -> ids (N,), numbers (N,), or rows of 0 and 1 (N, labels)."""
         if self.number:
             return scores[:, 0]
-        if self.separator:
+        if not self.separator:
+            return scores.argmax(1)
+        if not self.thresholds:
             # A score of 0 is a probability of one half.
             return (scores > 0).astype(int)
-        return scores.argmax(1)
+        return (self.probabilities(scores) >= np.array(self.thresholds)).astype(int)
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
         """(N, labels) scores -> the probability of every label."""
-        # In float64, so that the printed probabilities add up to 1.
-        logits = torch.from_numpy(scores.astype(np.float64))
-        return (logits.sigmoid() if self.separator else logits.softmax(1)).numpy()
+        return decisions.probabilities(scores, bool(self.separator), self.temperature)
 
     def name_of(self, answer: Any) -> str:
         """A label or prediction in words."""
@@ -196,49 +204,72 @@ class SentenceTask(TableConfig, AnsweringTask):
         scores, labels = data.features.average(outputs), data.features.example_labels
         # The loss of averaged scores, which is not the average of the windows' losses.
         loss = self.loss_of(torch.from_numpy(scores), torch.from_numpy(labels))
-        return {**self.measure(self.predicted(scores), data), "loss": float(loss)}
+        return {**self.measure(self.outcome(data, outputs)), "loss": float(loss)}
+
+    def outcome(self, data: Data, outputs: np.ndarray) -> Outcome:
+        """What was predicted of labelled data, and what is right."""
+        # A text in several windows has several inputs; its score is their mean.
+        scores = data.features.average(outputs)
+        return Outcome(
+            self.predicted(scores),
+            data.features.example_labels,
+            np.zeros(0) if self.number else self.probabilities(scores),
+            self.labels,
+            groups_of(data.examples) if data.examples else np.arange(len(scores)),
+        )
 
     @property
     def stop_metrics(self) -> tuple[str, ...]:
         """The metrics, and the loss."""
         return (*self.metric_names, "loss")
 
-    def measure(self, predicted: np.ndarray, data: Data) -> dict[str, float]:
-        """The task's metrics of a prediction per example; where one is not defined, a note."""
-        labels, groups = data.features.example_labels, groups_of(data.examples)
+    def decide(self, data: Data, outputs: np.ndarray, threshold: bool, calibrate: bool) -> Any:
+        """The task with a temperature and thresholds that suit a model's outputs of some data."""
+        if self.number:
+            raise UserError("`threshold` and `calibrate` are for labels; the answer is a number")
+        scores, labels = data.features.average(outputs), data.features.example_labels
+        task = self
+        if calibrate:
+            task = dataclasses.replace(task, temperature=decisions.temperature(scores, labels))
+        if threshold:
+            p = task.probabilities(scores)
+            found = [decisions.confidence_threshold(p, labels)] if not self.separator else []
+            found = found or decisions.best_thresholds(p, labels)
+            task = dataclasses.replace(task, thresholds=tuple(found))
+        return task
+
+    def measure(self, outcome: Outcome) -> dict[str, float]:
+        """The task's metrics; where one is not defined, a note."""
         # A metric that is not defined warns; a note is one line, without the source line of a
         # warning.
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            results = {
-                name: self.metric(name, predicted, labels, groups) for name in self.metric_names
-            }
+            results = {name: measure(name, outcome) for name in self.metric_names}
         for warning in caught:
             warn(str(warning.message))
         return results
 
-    def metric(
-        self, name: str, predicted: np.ndarray, labels: np.ndarray, groups: np.ndarray
-    ) -> float:
-        """One metric, with whatever else it needs to know."""
-        known = {"n_labels": len(self.labels), "groups": groups}
-        more = {NEEDS[name]: known[NEEDS[name]]} if name in NEEDS else {}
-        return METRICS[name](predicted, labels, **more)
+    def majority(self, outcome: Outcome) -> Outcome:
+        """The same with one answer to all: the mean, or the most frequent label."""
+        labels = outcome.labels
+        # The mean is the best constant for squared error.
+        if self.number:
+            return outcome._replace(predicted=np.broadcast_to(labels.mean(), labels.shape))
+        values, counts = np.unique(labels, axis=0, return_counts=True)
+        most = np.broadcast_to(values[counts.argmax()], labels.shape)
+        # All examples have the same probabilities.
+        same = np.ones(outcome.probabilities.shape) / max(len(self.labels), 1)
+        return outcome._replace(predicted=most, probabilities=same)
 
     def majority_baseline(self, labels: np.ndarray) -> float:
         """The first metric of always answering the mean, or the most frequent label."""
-        # The mean is the best constant for squared error.
-        if self.number:
-            answer = labels.mean()
-        else:
-            values, counts = np.unique(labels, axis=0, return_counts=True)
-            answer = values[counts.argmax()]
+        none = np.zeros((len(labels), len(self.labels)))
+        outcome = Outcome(labels, labels, none, self.labels, np.arange(len(labels)))
         # Its correlation is not defined, and a warning about an answer that nobody gave would
         # mislead.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            constant = np.broadcast_to(answer, labels.shape)
-            return self.metric(self.metric_names[0], constant, labels, np.arange(len(labels)))
+            return measure(self.metric_names[0], self.majority(outcome))
 
     # --------------------------------------------------------------------------------- settings
 
@@ -302,27 +333,11 @@ class SentenceTask(TableConfig, AnsweringTask):
         return dataclasses.replace(source, tensors=tensors)
 
     def label_columns(self, source: Pretrained) -> list[int] | None:
-        """Which column of a classifier's scores each label has; None if its labels are others.
-
-        The labels neutral, entailment, contradiction, and MNLI -> [2, 1, 0]. LABEL_0, LABEL_1 and
-        so on are the task's own order.
-        """
+        """Which column of a classifier's scores each label has; None if its labels are others."""
         n_scores = len(source.tensors.get(f"{self.head}.bias", ()))
         if n_scores != self.n_outputs:
             return None
-        # The same names, also where they differ in capitals alone: US and us are two labels.
-        if source.labels and set(source.labels) == set(self.labels):
-            return [source.labels.index(label) for label in self.labels]
-        # Hugging Face calls labels LABEL_0, LABEL_1 where nobody has named them.
-        numbered = [f"label_{i}" for i in range(n_scores)]
-        names = [name.lower() for name in source.labels or numbered]
-        if names == numbered:
-            return list(range(n_scores))
-        # Published models often write MNLI's labels in capitals.
-        ours = [label.lower() for label in self.labels]
-        if self.number or len(set(names)) < n_scores or set(names) != set(ours):
-            return None
-        return [names.index(label) for label in ours]
+        return places(self.labels, source.labels or (), n_scores, self.number)
 
 
 def groups_of(examples: list[Example]) -> np.ndarray:

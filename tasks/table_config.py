@@ -16,8 +16,8 @@ from tasks.labels import split_label
 from tasks.table_rows import FORMS
 from utils import UserError, nearest, short, show
 
-# What is said of a file, and of no model that was trained on it.
-READING = ("encoding", "unlabelled", "empty", "sure")
+# What is said of a file, or asked of it, and is no setting of the model that is trained on it.
+READING = ("encoding", "unlabelled", "empty", "sure", "weighting")
 LARGEST = float(np.finfo(np.float32).max)  # of the labels that are numbers
 
 
@@ -71,6 +71,13 @@ class TableConfig:
     any_texts: bool = False  # texts and pairs alike: of a model that does not say which it takes
     max_len: int = dataclasses.field(default=128, kw_only=True)  # tokens
     long: str = "truncate"  # what becomes of longer texts: one of features.LONG
+    # What each label counts in the loss: of a text with several, where it is present; (): 1 each.
+    class_weights: tuple[float, ...] = ()
+    weighting: str = ""  # "balanced": class_weights as the training data have labels
+    temperature: float = 1.0  # what scores are divided by
+    # Of several labels of a text the probability of each from which on it is answered; else one,
+    # below which nothing is. (): one half; always answer.
+    thresholds: tuple[float, ...] = ()
     # How a file is read, which belongs to it alone: see READING.
     encoding: str | None = dataclasses.field(default=None, kw_only=True)  # where it is not UTF-8
     unlabelled: str = ""  # "drop": rows without a label are left out; "": they are asked about
@@ -88,8 +95,30 @@ class TableConfig:
         for name, known in (("unlabelled", ("drop",)), ("empty", ("drop", "keep"))):
             if (value := getattr(self, name)) not in ("", *known):
                 raise UserError(f"`{name}={show(value)}`: expected {' or '.join(known)}")
+        self.check_decisions()
         if self.long not in LONG:
             raise UserError(f"`long={show(self.long)}`: expected {' or '.join(LONG)}")
+
+    def check_decisions(self) -> None:
+        """UserError for weights, a temperature or thresholds that cannot be meant."""
+        asked = self.weighting or self.class_weights or self.thresholds
+        if self.number and (asked or self.temperature != 1):
+            raise UserError("class weights, thresholds and calibration are for labels, not numbers")
+        if self.weighting not in ("", "balanced"):
+            raise UserError(f"class_weights={show(self.weighting)}: expected balanced, or numbers")
+        n = len(self.labels)
+        if self.class_weights and n and len(self.class_weights) != n:
+            raise UserError(
+                f"class_weights has {len(self.class_weights)} numbers; expected {n}, one for each "
+                f"label: {short(', '.join(self.labels), 100)}"
+            )
+        if not all(0 < weight < math.inf for weight in (*self.class_weights, self.temperature)):
+            raise UserError("class weights and a temperature have to be above 0, and finite")
+        if not all(0 <= threshold <= 1 for threshold in self.thresholds):
+            raise UserError(f"threshold={show(list(self.thresholds))}; expected 0 to 1")
+        expected = n if self.separator else 1
+        if self.thresholds and n and len(self.thresholds) not in (1, expected):
+            raise UserError(f"{len(self.thresholds)} thresholds; expected {expected}")
 
     def __repr__(self) -> str:
         return f"<task {self.name}: {self.describe_labels()}>"

@@ -255,15 +255,16 @@ def test_help_of_classify_names_every_parameter_and_setting_once_with_its_defaul
         # None says that there is no default, or that it depends on other things.
         assert field.default is None or stated[1] == str(field.default)
     titles = re.findall(r"^(\S.*):$", out, re.MULTILINE)
-    assert titles[:6] == [
+    assert titles[:7] == [
         "What to do",
         "Data",
         "Your own columns",
+        "Quality",
         "Weights",
         "Training",
         "Output",
     ]
-    assert titles[6].startswith("Settings of --train_cfg")
+    assert titles[7].startswith("Settings of --train_cfg")
 
 
 @pytest.mark.parametrize("kind", COMMANDS, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")

@@ -123,7 +123,8 @@ def test_a_headerless_csv_trains_evaluates_and_predicts(
     status, out, _ = run(flags(shape, tmp_path / "run", eval_file=shape / "dev.csv"), Classify)
     assert status == 0
     epochs = re.findall(
-        r"^Epoch (\d)/4 : Average Loss [\d.]+\ndev\.csv: Accuracy ([\d.]+), loss ([\d.]+)$",
+        r"^Epoch (\d)/4 : Average Loss [\d.]+\n"
+        r"dev\.csv: Macro-F1 [\d.]+, Accuracy ([\d.]+), loss ([\d.]+)$",
         out,
         re.MULTILINE,
     )
@@ -131,10 +132,11 @@ def test_a_headerless_csv_trains_evaluates_and_predicts(
     best = max(float(a) for _, a, _ in epochs)
     assert best > 0.9
     assert re.search(
-        rf"^Best: Accuracy {best:.4f}, {tmp_path}/run/model_steps_\d+\.pt$", out, re.MULTILINE
+        rf"^Best: Macro-F1 {best:.4f}, {tmp_path}/run/model_steps_\d+\.pt$", out, re.MULTILINE
     )
     assert json.loads((tmp_path / "run/task.json").read_text()) == {
         "task": "csv",
+        "metrics": ["Macro-F1", "Accuracy"],
         "labels": ["neg", "pos"],
         "max_len": 32,
     }
@@ -264,7 +266,10 @@ def test_losses_are_those_of_their_definitions() -> None:
 
 def test_what_the_same_answer_always_scores() -> None:
     task = own_task(TASKS["csv"], labels="a,b,c")
-    assert task.majority_baseline(np.array([2, 0, 2, 1, 2])) == 0.6
+    # F1 of c is 6 / 8, and 0 of the others.
+    assert task.majority_baseline(np.array([2, 0, 2, 1, 2])) == 0.25
+    accuracy = dataclasses.replace(task, metric_names=("Accuracy",))
+    assert accuracy.majority_baseline(np.array([2, 0, 2, 1, 2])) == 0.6
     assert TASKS["cola"].majority_baseline(np.array([1, 0, 1])) == 0
     assert TASKS["stsb"].majority_baseline(np.array([1.0, 0, 3], np.float32)) == 0
     task = own_task(TASKS["csv"], labels="a,b", separator=";")
@@ -505,9 +510,11 @@ def test_training_stops_when_patience_ends_and_keeps_the_best(
     shape: Path, tmp_path: Path, run: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = [0.9, 0.5, 0.6, 0.5, 0.7, 0.1]
-    monkeypatch.setattr(
-        SentenceTask, "metrics", lambda *_: {"Accuracy": 0.5, "loss": losses[calls.pop(0)]}
-    )
+
+    def metrics(*_: object) -> dict[str, float]:
+        return {"Macro-F1": 0.5, "Accuracy": 0.5, "loss": losses[calls.pop(0)]}
+
+    monkeypatch.setattr(SentenceTask, "metrics", metrics)
     (tmp_path / "six.json").write_text(
         json.dumps(read_json(shape / "train.json") | {"n_epochs": 6})
     )
@@ -556,8 +563,9 @@ def test_the_best_checkpoint_is_the_one_evaluation_says(shape: Path, tmp_path: P
     ]
     checks = [line for line in checks if "eval_loss" in line]
     assert [line["step"] for line in checks] == [50, 100, 150, 200]
-    assert result.best["Accuracy"] == max(line["eval_Accuracy"] for line in checks)
-    assert result.last == {"Accuracy": checks[-1]["eval_Accuracy"], "loss": checks[-1]["eval_loss"]}
+    assert result.best["Macro-F1"] == max(line["eval_Macro-F1"] for line in checks)
+    names = ("Macro-F1", "Accuracy", "loss")
+    assert result.last == {name: checks[-1][f"eval_{name}"] for name in names}
 
 
 def test_several_seeds_are_compared_and_runs_that_failed_to_learn_counted(
@@ -567,23 +575,25 @@ def test_several_seeds_are_compared_and_runs_that_failed_to_learn_counted(
     status, out, err = run(line, Classify)
     assert status == 0, err
     results = read_json(tmp_path / "run/results.json")
-    values = [r["last"]["Accuracy"] for r in results["runs"]]
+    values = [r["last"]["Macro-F1"] for r in results["runs"]]
     assert [r["seed"] for r in results["runs"]] == [42, 43, 44]
     assert len(set(values)) > 1
-    assert results["mean"]["Accuracy"] == pytest.approx(np.mean(values))
-    assert results["spread"]["Accuracy"] == pytest.approx(np.std(values, ddof=1))
-    assert results["best"]["best"]["Accuracy"] == max(
-        r["best"]["Accuracy"] for r in results["runs"]
+    assert results["mean"]["Macro-F1"] == pytest.approx(np.mean(values))
+    assert results["spread"]["Macro-F1"] == pytest.approx(np.std(values, ddof=1))
+    assert results["best"]["best"]["Macro-F1"] == max(
+        r["best"]["Macro-F1"] for r in results["runs"]
     )
     labels = [row[1] for row in csv.reader(open(shape / "dev.csv", newline=""))]
-    assert results["always the same answer"] == max(labels.count("pos"), labels.count("neg")) / 60
+    most = max(labels.count("pos"), labels.count("neg"))
+    # Its F1 is 2 most / (60 + most), that of the other label 0.
+    assert results["always the same answer"] == pytest.approx(most / (60 + most))
     table = [line.split() for line in out[out.index("\nseed ") + 1 :].splitlines()]
     assert [row[0] for row in table[1:6]] == ["42", "43", "44", "mean", "spread"]
     assert [float(row[1]) for row in table[1:4]] == [round(value, 4) for value in values]
     failed = [
         r["seed"]
         for r in results["runs"]
-        if r["best"]["Accuracy"] <= results["always the same answer"]
+        if r["best"]["Macro-F1"] <= results["always the same answer"]
     ]
     assert results["failed"] == failed
     assert f"Failed to learn: {len(failed)} of 3 runs" in out
@@ -609,13 +619,13 @@ def test_several_seeds_are_compared_and_runs_that_failed_to_learn_counted(
         file = moved / f"seed-{chosen['seed']}" / Path(chosen["best_file"]).name
         assert (status, out.split(" (")[0]) == (0, f"pytorchic-bert checkpoint {file}")
         said = f"{moved} holds the runs of several seeds; the best is {file.parent}\n"
-        assert err == said
+        assert err.startswith(said)
     (moved / "results.json").unlink()
     status, _, err = run(line, Classify)
     assert (status, f"they have not ended; name one, such as {moved}/seed-42" in err) == (2, True)
     line = flags(shape, tmp_path / "lame", eval_file=shape / "dev.csv", seeds=2, lr=0.0)
     status, out, _ = run(line, Classify)
-    values = [r["best"]["Accuracy"] for r in read_json(tmp_path / "lame/results.json")["runs"]]
+    values = [r["best"]["Macro-F1"] for r in read_json(tmp_path / "lame/results.json")["runs"]]
     assert (
         f"Failed to learn: {sum(v <= results['always the same answer'] for v in values)} of 2 runs"
         in out
@@ -796,7 +806,9 @@ def test_mistakes_are_written_with_the_most_confident_first_and_pictures_drawn(
     assert len(mistakes) >= 15
     confidence = [float(row[3]) for row in mistakes]
     assert confidence == sorted(confidence, reverse=True)
-    for number, label, prediction, _, text, _ in mistakes:
+    for number, label, prediction, said, right, text, _ in mistakes:
+        # Of two labels.
+        assert float(said) + float(right) == pytest.approx(1, abs=1.1e-4)
         assert [text, label] == list(turned[int(number) - 1])
         assert prediction != label
     for name in ("dev_confusion.png", "learning.png"):
@@ -822,8 +834,8 @@ def test_mistakes_are_written_with_the_most_confident_first_and_pictures_drawn(
             "patience and stop_metric are about evaluation; name an --eval_file",
         ),
         (
-            "{train} --eval_file {own}/dev.csv --stop_metric F1",
-            "stop_metric='F1'; expected one of Accuracy, loss",
+            "{train} --eval_file {own}/dev.csv --stop_metric F2",
+            "stop_metric='F2'; expected one of Macro-F1, Accuracy, loss",
         ),
         ("{train} --layer_decay 1.5", "layer_decay=1.5; expected more than 0 and at most 1"),
         ("{train} --head_lr high", "--head_lr high: expected float"),

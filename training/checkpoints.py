@@ -58,12 +58,16 @@ class TrainState:
                 f"{', '.join(values)}"
             )
         value = float(values[metric])
-        # Metrics rise as a model gets better, but for losses.
-        sign = -1 if metric.endswith("loss") else 1
+        sign = direction(metric)
         if not self.best or sign * value > sign * self.best["value"]:
             self.best = {"metric": metric, "value": value, "step": self.step, "since": 0}
         else:
             self.best["since"] += 1
+
+
+def direction(metric: str) -> int:
+    """Whether a metric rises as a model gets better, 1, or falls, -1, as losses and errors do."""
+    return -1 if metric.endswith(("loss", "MAE", "RMSE")) else 1
 
 
 class Checkpoints:

@@ -43,6 +43,7 @@ USUAL: dict[str, tuple] = {
     "reinit_layers": (0,),
     "attention": ("sdpa",),
     "cuda_graphs": (False,),
+    "metrics": (["Accuracy"],),
 }
 
 # Any of these tells that somebody keeps a model here, which a run would mix with its own.
