@@ -66,8 +66,15 @@ def best_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> list[float
         following = np.append(p[1:], 0.0)
         f1[p == following] = -1
         best = int(f1.argmax())
-        found.append(float(p[best] + following[best]) / 2 if truth.any() else 0.5)
+        found.append(between(following[best], p[best]) if truth.any() else 0.5)
     return found
+
+
+def between(low: float, high: float) -> float:
+    """A threshold that only the higher of two numbers reaches."""
+    middle = float(low + high) / 2
+    # Of neighbours the middle is one of them.
+    return middle if middle > low else float(high)
 
 
 def confidence_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -83,7 +90,7 @@ def confidence_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float
     gain[confidence == following] = -len(gain)
     # Of equal gains the one that answers more.
     best = len(gain) - 1 - int(gain[::-1].argmax())
-    return 0.0 if best == len(gain) - 1 else float(confidence[best] + following[best]) / 2
+    return 0.0 if best == len(gain) - 1 else between(following[best], confidence[best])
 
 
 def balanced_weights(labels: np.ndarray, n_labels: int) -> list[float]:

@@ -512,7 +512,7 @@ def test_training_stops_when_patience_ends_and_keeps_the_best(
     losses = [0.9, 0.5, 0.6, 0.5, 0.7, 0.1]
 
     def metrics(*_: object) -> dict[str, float]:
-        return {"Macro-F1": 0.5, "Accuracy": 0.5, "loss": losses[calls.pop(0)]}
+        return {"Macro-F1": 0.5, "Accuracy": 0.5, "loss": losses[calls.pop(0) if calls else -1]}
 
     monkeypatch.setattr(SentenceTask, "metrics", metrics)
     (tmp_path / "six.json").write_text(
