@@ -7,6 +7,7 @@ $ python classify.py --mode predict --model_file runs/mrpc --data_file GLUE/MRPC
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ class Classify(TaskCommand):
     task_fields = (
         *("task", "meta_data_file", "max_len", "long", "text_a", "text_b", "label", "labels"),
         *("header", "separator", "delimiter", "encoding", "unlabelled", "empty"),
-        *("metrics", "class_weights"),
+        *("metrics", "class_weights", "split_by"),
     )
     report_endings = ("_errors.tsv",)
 
@@ -51,9 +52,17 @@ class Classify(TaskCommand):
     # longest input in tokens; default 128, for boolq 256 and multirc 512, or what the model was
     # trained with
     max_len: int | None = None
-    # what to do with texts longer than max_len: truncate, or window: average over overlapping
-    # parts. Default: truncate, or what the model was trained with
+    # what to do with texts longer than max_len: truncate; head_tail: cut off their middle; window:
+    # average over overlapping parts; window_max: take the largest score of each label over them.
+    # Default: truncate, or what the model was trained with
     long: str | None = None
+    # without an eval_file, the share of the rows that is evaluated and not trained on, such as 0.1:
+    # with each label's share, equal texts on one side; SAVE_DIR/dev.jsonl has them
+    dev_split: float | None = only("train")
+    # train so many times, each time evaluated on another part of the rows, into SAVE_DIR/fold-N
+    folds: int | None = only("train")
+    # column of what has to stay on one side of such a division, a customer say
+    split_by: str | None = only("train")
     meta_data_file: str | None = only("train")  # the JSON beside a .tf_record of the official code
     # -- Your own columns
     # column of the text, by name or by number from 0; default: text, or the first
@@ -101,6 +110,13 @@ class Classify(TaskCommand):
     # of predict, the file (for a data_dir: the folder) to write; default: standard output. Of eval,
     # the folder for metrics, confusion matrix and errors; default: eval beside the model
     out: str | None = only("eval predict")
+    # columns of the data that a .csv, .jsonl or .parquet to write begins with, with commas between
+    # them, or all; behind them are answer, confidence and a column for each class
+    keep: str | None = only("predict")
+    # write a .csv that a spreadsheet opens as it is: with a byte order mark, and no cell a formula
+    excel: bool = only("predict", False)
+    # another model of the same labels, to compare with on the same rows
+    compare: str | None = only("eval")
     plots: bool = only("train eval", False)  # write pictures too (needs matplotlib)
 
     def check(self) -> None:
@@ -123,6 +139,7 @@ class Classify(TaskCommand):
             check_shared(self.data_file)
             if self.data_dir and not self.out:
                 raise UserError("--data_dir is predicted into a folder; name it with --out")
+            self.check_table()
             if self.out and not self.data_dir:
                 self.check_outputs([self.out])
         if self.plots:
@@ -130,6 +147,15 @@ class Classify(TaskCommand):
             from tasks import pictures
 
             pictures.new((1, 1))
+
+    def check_table(self) -> None:
+        """UserError where --keep and --excel have no table to be about."""
+        from tasks import answer_tables
+
+        if self.data_dir and (self.keep or self.excel):
+            raise UserError("--keep and --excel are for a --data_file, not for a --data_dir")
+        if not self.data_dir:
+            answer_tables.check(self.out, self.kept, self.excel)
 
     def check_training(self) -> None:
         """UserError where flags do not say what to train on."""
@@ -142,11 +168,31 @@ class Classify(TaskCommand):
         decides = self.threshold == "auto" or self.calibrate
         if decides and self.shard:
             raise UserError("--threshold auto and --calibrate do not go with --shard; leave it out")
-        if decides and not (self.eval_file or self.data_dir):
+        self.check_division()
+        if decides and not (self.eval_file or self.data_dir or self.dev_split):
             flag = "--calibrate" if self.calibrate else "--threshold auto"
             raise UserError(f"{flag} is chosen on data that is not trained on; add --eval_file")
         if self.seeds is not None and self.seeds < 1:
             raise UserError(f"--seeds {self.seeds}: expected at least 1")
+
+    def check_division(self) -> None:
+        """UserError where flags divide the data in two ways, or not at all."""
+        evaluated = self.eval_file or self.data_dir
+        flag = "--dev_split" if self.dev_split is not None else "--folds"
+        if self.dev_split is not None and self.folds is not None:
+            raise UserError("--dev_split and --folds are both given; keep one")
+        if (self.dev_split is not None or self.folds is not None) and evaluated:
+            given = "--eval_file" if self.eval_file else "--data_dir"
+            raise UserError(f"{flag} evaluates rows of --data_file; leave {given} out")
+        if self.split_by and self.dev_split is None and self.folds is None:
+            raise UserError("--split_by is for --dev_split or --folds; add one")
+        if self.folds is not None and self.folds < 2:
+            raise UserError(f"--folds {self.folds}: expected at least 2")
+        if self.folds is not None:
+            others = {"--seeds": self.seeds, "--shard": self.shard, "--calibrate": self.calibrate}
+            others |= {"--threshold auto": self.threshold == "auto"}
+            if clashing := [name for name, value in others.items() if value]:
+                raise UserError(f"--folds ends with no single model; leave {clashing[0]} out")
 
     # ------------------------------------------------------------------------------------ train
 
@@ -157,18 +203,21 @@ class Classify(TaskCommand):
 
             sample.fine_tune(self.save_dir, self.log_dir, self.data_parallel, self.shard)
             return
-        import finetune
+        import trials
         from tasks import answers
 
         task = self.new_task()
-        run = self.prepare(task, *self.training_files(task), self.tuning)
+        run = self.prepare(task, *self.training_files(task), self.tuning, self.dev_split)
         folder = Path(self.save_dir or f"runs/{run.task.name}")
         how = (self.log_dir, self.data_parallel, self.shard)
+        if self.folds:
+            trials.fit_folds(run, self.folds, folder, self.log_dir, self.data_parallel)
+            return
         if self.seeds in (None, 1):
             best = run.fit(folder, *how)
             results = [best]
         else:
-            results, best = finetune.fit_seeds(run, self.seeds, folder, *how)
+            results, best = trials.fit_seeds(run, self.seeds or 1, folder, *how)
         for result in results:
             self.finish(run, result, report=len(results) == 1)
         self.say_next(best.file.parent)
@@ -244,13 +293,20 @@ class Classify(TaskCommand):
             files = named_files(self.data_file)
         self.evaluate(saved, files)
 
+    @functools.cached_property
+    def other(self) -> "Saved | None":
+        """The model that --compare names."""
+        import finetune
+
+        return finetune.load(self.compare, **self.inference()) if self.compare else None
+
     def report(
         self, saved: "Saved", data: "Data", outputs: Any, stem: Path
     ) -> tuple[dict[str, Any], list[str]]:
         """The confusion matrix, the worst mistakes and pictures."""
         from tasks import answers
 
-        return answers.report(saved, data, outputs, stem, self.plots)
+        return answers.report(saved, data, outputs, stem, self.plots, self.other)
 
     def predict(self) -> None:
         """Write a row for each row: its number, the prediction, the probability of each label."""
@@ -262,7 +318,12 @@ class Classify(TaskCommand):
         # Lines typed or piped have no columns, unless the user says of which task they are.
         if self.data_file == "-" and not self.task:
             saved.task = dataclasses.replace(saved.task, form="lines")
-        predict_file(saved, self.data_file, self.out)
+        predict_file(saved, self.data_file, self.out, self.kept, self.excel)
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The columns that --keep names."""
+        return tuple(name.strip() for name in self.keep.split(",")) if self.keep else ()
 
     def predict_folder(self, saved: "Saved", folder: str) -> None:
         """Predict the test files of a folder into another folder."""
@@ -280,10 +341,19 @@ class Classify(TaskCommand):
                 predict_file(saved, file, out)
 
 
-def predict_file(saved: "Saved", data_file: str, out: str | None) -> None:
+def predict_file(
+    saved: "Saved",
+    data_file: str,
+    out: str | None,
+    keep: tuple[str, ...] = (),
+    excel: bool = False,
+) -> None:
     """Predict a file, or `-`, into another, whole or absent, or to standard output as it goes."""
-    from tasks import answers
+    from tasks import answer_tables, answers
 
+    if out and answer_tables.check(out, keep, excel):
+        answer_tables.write(saved, data_file, out, keep, excel)
+        return
     # GLUE's site accepts no columns beside index and prediction.
     for_site = saved.task.submission and Path(data_file).name in saved.task.test
     # Answers on a terminal show that it goes on; a file shows nothing.

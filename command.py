@@ -145,6 +145,7 @@ class TaskCommand(RunCommand):
         data_file: str,
         eval_files: list[str],
         tuning: "finetune.FineTuneConfig | None" = None,
+        dev_split: float | None = None,
     ) -> "finetune.Run":
         """Everything that training needs, read and checked."""
         import finetune
@@ -155,7 +156,7 @@ class TaskCommand(RunCommand):
         cfg = Config.from_flags(self.train_cfg, self.settings, usual)
         folder = self.save_dir or f"runs/{task.name}"
         start = pretrained.find(self.pretrain_file, self.model_cfg, self.vocab, save_dir=folder)
-        return finetune.prepare(task, data_file, start, eval_files, cfg, tuning)
+        return finetune.prepare(task, data_file, start, eval_files, cfg, tuning, dev_split)
 
     def say_next(self, folder: str | Path) -> None:
         """Say which commands go on from a trained model."""

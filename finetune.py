@@ -34,14 +34,14 @@ from system.files import (
     write_json,
 )
 from system.progress import progress
-from tasks import KINDS, own_task, quality, reports
+from tasks import KINDS, own_task, quality, reports, splits
 from tasks.encoding import Batches, PooledBatches
 from tasks.inputs import inputs_of, length_of
-from tasks.table_rows import source_of
+from tasks.table_rows import Objects, source_of
 from tasks.task import Data, Task
 from training import devices, inference, runs
 from training.batches import drain
-from utils import UserError, log, rank, show, visible, warn
+from utils import UserError, json_text, log, rank, show, visible, warn
 
 CHUNK = 64  # batches of examples that are predicted at a time
 
@@ -90,6 +90,7 @@ class Run:
     eval_data: list[Data]
     settings: dict[str, Any]  # what shapes the result, beside cfg and start
     tuning: FineTuneConfig
+    held_out: Objects | None = None  # the rows of its only file that are evaluated
 
     def __repr__(self) -> str:
         return f"<run of {self.task.name} on {self.data!r}, {self.start!r}>"
@@ -139,6 +140,12 @@ class Run:
         # The folder is held before the first file is written, so that two runs cannot mix theirs.
         with self.start.run_lock(folder, model, settings):
             write_json(folder / self.task.settings_file, self.task.to_json())
+            if self.held_out:
+                with whole_file(folder / str(self.held_out)) as f:
+                    f.writelines(
+                        f"{json_text(row, folder, ensure_ascii=False)}\n".encode()
+                        for row in self.held_out
+                    )
             chosen = {name: getattr(trainer.cfg, name) for name in devices.PLAIN}
             log(devices.describe(trainer.device, trainer.n_gpus, **chosen))
             measure = functools.partial(probe, trainer) if probe else None
@@ -206,6 +213,7 @@ def prepare(
     eval_files: Any = (),
     cfg: train.Config | None = None,
     tuning: FineTuneConfig | None = None,
+    dev_split: float | None = None,
     **columns: Any,
 ) -> Run:
     """Read and check everything before anything is written or trained.
@@ -217,6 +225,9 @@ def prepare(
         start: weights to start from, or what pretrained.find() gave.
         eval_files: evaluated after every epoch: one of these, or a list or tuple of them.
         cfg: how to train; None: the task's usual configuration.
+        dev_split: of sentences, the share of the rows that is evaluated instead of eval_files, and
+            not trained on; which rows follows from cfg.seed, and dev.jsonl in the run's folder has
+            them.
         columns: of sentences, what the data's columns are: text_a="review", label="stars", as
             tasks.own_task has them.
     """
@@ -230,7 +241,7 @@ def prepare(
         raise UserError(
             f"stop_metric={show(cfg.stop_metric)}; expected one of {', '.join(task.stop_metrics)}"
         )
-    if (cfg.patience or cfg.stop_metric) and not evaluated:
+    if (cfg.patience or cfg.stop_metric) and not (evaluated or dev_split):
         raise UserError("patience and stop_metric are about evaluation; name an `eval_file`")
     # One that is named has to be there.
     devices.check(cfg)
@@ -249,13 +260,24 @@ def prepare(
     # The task as its training data make it: the evaluation files need its labels and columns.
     task, data = task.load_training(data_file, start.tokenizer)
     weights: Pretrained = task.fit_start(start, data)
-    eval_data = [task.load(file, weights.tokenizer) for file in evaluated]
+    eval_data, rows = [task.load(file, weights.tokenizer) for file in evaluated], None
+    if dev_split is not None:
+        if eval_data or not 0 < dev_split < 1:
+            raise UserError(
+                f"dev_split={dev_split}: expected a share from 0 to 1, and no `eval_file` beside it"
+            )
+        log(data.summary)
+        shares = (1 - dev_split, dev_split)
+        data, dev = task.divide(data, shares, cfg.seed, weights.tokenizer)
+        rows = splits.held_out(task, dev.examples)
+        eval_data = [dataclasses.replace(dev, file=rows, summary=f"Evaluated: {dev.summary}")]
+        data = dataclasses.replace(data, summary=f"Trained on: {data.summary}")
     for read in (data, *eval_data):
         read.features.check(weights.config)
         if read.summary:
             log(read.summary)
     settings = {**task.run_settings(data, eval_data), **dataclasses.asdict(tuning)}
-    return Run(cfg, weights, task, data, eval_data, settings, tuning)
+    return Run(cfg, weights, task, data, eval_data, settings, tuning, rows)
 
 
 def sources_of(given: Any) -> list[Any]:
@@ -266,53 +288,6 @@ def sources_of(given: Any) -> list[Any]:
     if len(sources) == 1:
         names = ["the evaluation data"]
     return [source_of(one, name) for one, name in zip(sources, names, strict=True)]
-
-
-def fit_seeds(
-    run: Run,
-    n: int,
-    folder: Path,
-    log_dir: str | None = None,
-    data_parallel: bool = True,
-    shard: bool = False,
-) -> tuple[list[Result], Result]:
-    """Train from n seeds, each into a folder of its own, and compare them.
-
-    Returns what each came to, and the best of them.
-    """
-    # The table of seeds has a column for each metric, so without an evaluation it would be empty.
-    if not run.eval_data:
-        raise UserError("`seeds` compares evaluations; name an `eval_file` or a `data_dir`")
-    # Beside some other model, results.json and the seeds' folders would be taken for its own.
-    runs.check_unused(folder)
-    results, outcomes = [], []
-    # Seeds are consecutive from the configuration's own, so that five seeds contain the runs of
-    # three.
-    for seed in range(run.cfg.seed, run.cfg.seed + n):
-        log(f"Seed {seed}")
-        name = f"seed-{seed}"
-        # The data were read once. Each seed differs in its initial weights, the order and dropout
-        # alone.
-        one = dataclasses.replace(run, cfg=dataclasses.replace(run.cfg, seed=seed))
-        logs = f"{log_dir}/{name}" if log_dir else None
-        result = one.fit(folder / name, logs, data_parallel, shard)
-        results.append(result)
-        outcomes.append(
-            {
-                "seed": seed,
-                "last": result.last,
-                "best": result.best,
-                "file": str(result.file),
-                "best_file": str(result.best_file),
-            }
-        )
-    # A constant answer shows which seeds failed to learn: BERT-large collapses on small data sets
-    # at some seeds.
-    constant = run.task.majority_baseline(run.eval_data[0].features.example_labels)
-    text, summary = reports.seeds_table(outcomes, run.task.metric_names[0], constant)
-    write_json(folder / "results.json", summary)
-    print(f"{text}\nSaved {folder / 'results.json'}")
-    return results, results[outcomes.index(summary["best"])]
 
 
 def decide(saved: "Saved", data: Data, threshold: bool, calibrate: bool) -> str:
@@ -409,6 +384,11 @@ class Saved:
     def folder(self) -> Path:
         """Where evaluations of it are written: the run's folder; one of its own for a .onnx."""
         return self.file.with_suffix("") if self.start.onnx else self.file.parent
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the labels, in the order of probabilities; of a number none."""
+        return tuple(getattr(self.task, "labels", ()))
 
     def describe(self) -> str:
         """Which file it is, in words."""

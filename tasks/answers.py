@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from formats.tfrecords import RECORDS
+from system.files import read_settings
 from tasks import pictures, quality, reports
 from tasks.metrics import Outcome
 from tasks.rows import describe_table, open_rows
 from tasks.sentences import SentenceTask
 from tasks.task import Data
-from utils import visible, warn
+from utils import UserError, show, visible, warn
 
 WORST = 100  # mistakes that are written down
 WIDEST = 10  # labels of a matrix, and
@@ -70,7 +71,12 @@ def prediction_lines(
 
 
 def report(
-    saved: Any, data: Data, outputs: np.ndarray, stem: Path, plots: bool = False
+    saved: Any,
+    data: Data,
+    outputs: np.ndarray,
+    stem: Path,
+    plots: bool = False,
+    other: Any = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Print the confusion matrix, write the worst mistakes, and pictures if they are asked for.
 
@@ -78,6 +84,7 @@ def report(
 
     Args:
         stem: how the names of the files begin.
+        other: a model to compare with.
     """
     task = saved.task
     outcome = task.outcome(data, outputs)
@@ -97,10 +104,49 @@ def report(
     if task.number:
         header = ["line", "label", "prediction", "difference", "text_a", "text_b"]
     reports.write_tsv(Path(f"{stem}_errors.tsv"), header, worst(task, data, outcome))
+    if other:
+        about["compared"] = compare(saved, other, data, outcome)
     # A model from elsewhere has no metrics.jsonl beside it.
     if plots:
         picture_of_run(saved.folder, stem.parent)
     return about, [f"{stem}_errors.tsv"]
+
+
+def compare(saved: Any, other: Any, data: Data, outcome: Outcome) -> dict[str, Any]:
+    """Print whether another model answers the same labelled examples better; for the metrics' file.
+
+    Args:
+        other: a finetune.Saved, whose labels are the same.
+    """
+    if other.task.labels != saved.task.labels or other.task.number != saved.task.number:
+        raise UserError(
+            f"{other.file} answers {other.task.describe_labels()}, and {saved.file} "
+            f"{saved.task.describe_labels()}; compare models of the same labels"
+        )
+    # Another vocabulary, or another length, makes other inputs of the same rows.
+    theirs = other.load(data.file)
+    outcome_there = other.task.outcome(theirs, other.outputs(theirs))
+    found = quality.compare(saved.task.metric_names[0], outcome, outcome_there)
+    low, high = found["interval"]
+    print(
+        f"Compared with {other.folder}: {found['metric']} {found['this']:.4f} here, "
+        f"{found['other']:.4f} there; difference {found['difference']:+.4f}, 95% interval "
+        f"{low:+.4f} to {high:+.4f}"
+    )
+    if "p" in found:
+        print(
+            f"Only this one is right {found['only this right']} times, only the other "
+            f"{found['only other right']} times: p = {found['p']:.4g} (McNemar, exact)"
+        )
+    runs = [read_settings(one.folder / "run.json") for one in (saved, other)]
+    names = sorted(
+        name for name in {**runs[0], **runs[1]} if runs[0].get(name) != runs[1].get(name)
+    )
+    shown = [
+        f"{name} {show(runs[0].get(name), 30)}, {show(runs[1].get(name), 30)}" for name in names
+    ]
+    print(f"Settings that differ (here, there): {'; '.join(shown) or 'none'}")
+    return found | {"with": str(other.file), "settings that differ": names}
 
 
 def describe_quality(task: SentenceTask, outcome: Outcome) -> dict[str, Any]:

@@ -7,7 +7,7 @@ Where a metric is not defined (all predictions the same, say), its value is 0 an
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -239,6 +239,14 @@ class Outcome(NamedTuple):
     probabilities: np.ndarray  # (N, labels); of numbers none
     names: tuple[str, ...]  # of the labels
     groups: np.ndarray  # (N,) the same id for the answers to one question
+
+    @classmethod
+    def together(cls, parts: Sequence["Outcome"]) -> "Outcome":
+        """Those of several sets of examples."""
+        predicted, labels, probabilities = (
+            np.concatenate([part[i] for part in parts]) for i in range(3)
+        )
+        return cls(predicted, labels, probabilities, parts[0].names, np.arange(len(labels)))
 
     def take(self, rows: np.ndarray) -> "Outcome":
         """Those of some examples."""

@@ -86,6 +86,23 @@ def seeds_table(
     }
 
 
+def folds_table(metrics: list[dict[str, float]]) -> tuple[str, dict[str, Any]]:
+    """A table of the metrics of each fold, their means and standard deviations, and as a dict."""
+    names = list(metrics[0])
+    columns = {name: [found[name] for found in metrics] for name in names}
+    mean = {name: statistics.mean(values) for name, values in columns.items()}
+    spread = {name: statistics.stdev(values) for name, values in columns.items()}
+    table = [["fold", *names]]
+    rows: list[tuple[str, dict[str, float]]] = [
+        *((str(i), found) for i, found in enumerate(metrics, start=1)),
+        ("mean", mean),
+        ("spread", spread),
+    ]
+    for title, found in rows:
+        table.append([title, *(f"{found[name]:.4f}" for name in names)])
+    return aligned(table), {"folds": metrics, "mean": mean, "spread": spread}
+
+
 def short_names(files: Sequence[str]) -> list[str]:
     """Of each path the end that tells it from the others, apart from suffixes.
 

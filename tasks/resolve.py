@@ -98,13 +98,14 @@ def own_task(
     metrics: str | None = None,
     class_weights: str | None = None,
     threshold: float | None = None,
+    split_by: str | None = None,
 ) -> AnyConfig:
     """A task whose columns or labels are others than usual.
 
     Args:
         labels: with commas between them, "number", or "all" that are found, whatever they are.
         delimiter: a character, or "tab".
-        encoding, unlabelled, empty: as TableConfig has them.
+        encoding, split_by, unlabelled, empty: as TableConfig has them.
         metrics: names of metrics with commas between them, the most important first.
         class_weights: "balanced", or a number for each label with commas between them.
         threshold: the probability from which on a label is answered.
@@ -113,7 +114,7 @@ def own_task(
         delimiter = "\t"
     given = {"text_a": text_a, "text_b": text_b, "label": label, "header": header}
     given |= {"delimiter": delimiter, "encoding": encoding}
-    given |= {"unlabelled": unlabelled, "empty": empty}
+    given |= {"unlabelled": unlabelled, "empty": empty, "split_by": split_by}
     changes: dict[str, Any] = {name: v for name, v in given.items() if v is not None}
     # "number" is a word of its own, which no list of at least two labels can be.
     if labels == "number":

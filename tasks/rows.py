@@ -134,11 +134,16 @@ def read_examples(task: TableConfig, file: Source, labelled: bool = True) -> lis
 
 
 def open_rows(
-    task: TableConfig, file: Source, labelled: bool = True
+    task: TableConfig, file: Source, labelled: bool = True, with_fields: bool = False
 ) -> tuple[tables.Table, Iterator[Example]]:
-    """The table in a file, and its rows one by one; unless `labelled`, without their labels."""
+    """The table in a file, and its rows one by one.
+
+    Args:
+        labelled: with their labels.
+        with_fields: with all fields of each row.
+    """
     table, task = open_table(task, file, labelled)
-    return table, parse_rows(task, table, labelled)
+    return table, parse_rows(task, table, labelled, with_fields)
 
 
 def open_table(
@@ -153,7 +158,7 @@ def open_table(
     # A test file has no labels, and its last column may be anything.
     wanted = {"text_a": task.text_a, "text_b": task.text_b, "label": None, "group": None}
     if labelled:
-        wanted |= {"label": task.label, "group": task.group}
+        wanted |= {"label": task.label, "group": task.group or task.split_by}
     # A column of 0 and 1 for each label.
     has_columns = labelled and has_label_columns(task, file, form)
     if has_columns:
@@ -274,7 +279,9 @@ def label_of_columns(task: TableConfig, table: tables.Table, fields: list[str], 
     return task.separator.join(present)
 
 
-def parse_rows(task: TableConfig, table: tables.Table, labelled: bool) -> Iterator[Example]:
+def parse_rows(
+    task: TableConfig, table: tables.Table, labelled: bool, with_fields: bool = False
+) -> Iterator[Example]:
     """The rows of a table as examples, checked; at the end notes of what was skipped."""
     uses = ("text_a", "text_b", "label", "group")
     a, b, label, group = (table.columns.get(use) for use in uses)
@@ -338,7 +345,8 @@ def parse_rows(task: TableConfig, table: tables.Table, labelled: bool) -> Iterat
                 continue
         text_b = None if b is None else fields[b]
         shared = "" if group is None else fields[group]
-        yield Example(line, fields[a], text_b, name, shared)
+        row = tuple(fields) if with_fields else ()
+        yield Example(line, fields[a], text_b, name, shared, row)
     report_odd_rows(table.name, short_rows)
     check_lacking(table.name, "label", unlabelled, "" if label is None else task.unlabelled)
     # GLUE's rows without a text are few and known.

@@ -6,8 +6,9 @@ answers = task.answers(data, scores)  # [Prediction(answer="1", probabilities=[.
 """
 
 import dataclasses
+import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,13 +20,13 @@ from torch import Tensor, nn
 import models
 from formats.tfrecords import RECORDS
 from pretrained import Pretrained
-from tasks import decisions, known
+from tasks import decisions, known, splits
 from tasks.encoding import encode
-from tasks.labels import places
+from tasks.labels import labels_in_words, places
 from tasks.metrics import Outcome, measure
 from tasks.records import read_features
 from tasks.resolve import learn, resolve, to_json
-from tasks.rows import Rows, open_rows, read_rows
+from tasks.rows import Rows, count_labels, open_rows, read_rows
 from tasks.table_config import READING, Example, TableConfig
 from tasks.table_rows import Source, as_path
 from tasks.task import CONFIG, AnsweringTask, Data, exact
@@ -33,11 +34,29 @@ from tokenization import FullTokenizer
 from utils import UserError, short, show, warn
 
 
-class Prediction(NamedTuple):
-    """A model's answer to a text or a pair."""
+class Answer(NamedTuple):
+    """An answer, which may be unpacked."""
 
     answer: str  # the label, the labels with a separator between them, or the number
     probabilities: list[float]  # of every label, in the task's order; empty for a number
+
+
+class Prediction(Answer):
+    """A model's answer to a text or a pair, which knows the names of the labels."""
+
+    task: "SentenceTask"
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The probability of each label by its name."""
+        return dict(zip(self.task.labels, self.probabilities, strict=True))
+
+    @property
+    def confidence(self) -> float:
+        """The probability of the most probable label; of several, of the least certain decision."""
+        if self.task.separator:
+            return min(max(p, 1 - p) for p in self.probabilities)
+        return max(self.probabilities, default=math.nan)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -85,6 +104,21 @@ class SentenceTask(TableConfig, AnsweringTask):
         data = self.encode_examples(rows.file, rows.examples, tokenizer)
         self.report_truncation(str(rows.file), len(rows.examples), data.features.truncation)
         return dataclasses.replace(data, summary=rows.describe())
+
+    def divide(
+        self, data: Data, shares: Sequence[float], seed: int, tokenizer: FullTokenizer
+    ) -> list[Data]:
+        """The parts of data, whose labels have the same shares, and whose texts differ."""
+        if not data.examples:
+            raise UserError(f"{data.file} has no texts to divide; name an `eval_file`")
+        part_of = splits.split_examples(self, data.examples, shares, seed)
+        parts = []
+        for i in range(len(shares)):
+            examples = [e for e, part in zip(data.examples, part_of, strict=True) if part == i]
+            part = self.encode_examples(data.file, examples, tokenizer)
+            words = labels_in_words(count_labels(examples, self.separator))
+            parts.append(dataclasses.replace(part, summary=f"{len(examples)} rows ({words})"))
+        return parts
 
     def encode_examples(
         self, file: Source, examples: list[Example], tokenizer: FullTokenizer
@@ -162,17 +196,20 @@ class SentenceTask(TableConfig, AnsweringTask):
     def answers(self, data: Data, outputs: np.ndarray) -> list[Prediction]:
         """A prediction for each example."""
         # A text in several windows has the mean of their scores.
-        scores = data.features.average(outputs)
+        scores = data.features.of_examples(outputs)
         predicted = self.predicted(scores)
-        if self.number:
-            return [Prediction(self.name_of(answer), []) for answer in predicted]
-        probabilities = self.probabilities(scores)
-        names = [self.name_of(answer) for answer in predicted]
-        # What is less probable than the threshold is left unsaid.
-        if self.thresholds and not self.separator:
-            sure = probabilities.max(1) >= self.thresholds[0]
-            names = [name if said else "" for name, said in zip(names, sure, strict=True)]
-        return [Prediction(*pair) for pair in zip(names, probabilities.tolist(), strict=True)]
+        names, rows = [self.name_of(answer) for answer in predicted], [list[float]()] * len(scores)
+        if not self.number:
+            probabilities = self.probabilities(scores)
+            rows = probabilities.tolist()
+            # What is less probable than the threshold is left unsaid.
+            if self.thresholds and not self.separator:
+                sure = probabilities.max(1) >= self.thresholds[0]
+                names = [name if said else "" for name, said in zip(names, sure, strict=True)]
+        found = [Prediction(*pair) for pair in zip(names, rows, strict=True)]
+        for prediction in found:
+            prediction.task = self
+        return found
 
     def predicted(self, scores: np.ndarray) -> np.ndarray:
         """(N, labels) scores -> ids (N,), numbers (N,), or rows of 0 and 1 (N, labels)."""
@@ -201,7 +238,7 @@ class SentenceTask(TableConfig, AnsweringTask):
 
     def metrics(self, data: Data, outputs: np.ndarray) -> dict[str, float]:
         """The task's metrics and the loss."""
-        scores, labels = data.features.average(outputs), data.features.example_labels
+        scores, labels = data.features.of_examples(outputs), data.features.example_labels
         # The loss of averaged scores, which is not the average of the windows' losses.
         loss = self.loss_of(torch.from_numpy(scores), torch.from_numpy(labels))
         return {**self.measure(self.outcome(data, outputs)), "loss": float(loss)}
@@ -209,7 +246,7 @@ class SentenceTask(TableConfig, AnsweringTask):
     def outcome(self, data: Data, outputs: np.ndarray) -> Outcome:
         """What was predicted of labelled data, and what is right."""
         # A text in several windows has several inputs; its score is their mean.
-        scores = data.features.average(outputs)
+        scores = data.features.of_examples(outputs)
         return Outcome(
             self.predicted(scores),
             data.features.example_labels,
@@ -227,7 +264,7 @@ class SentenceTask(TableConfig, AnsweringTask):
         """The task with a temperature and thresholds that suit a model's outputs of some data."""
         if self.number:
             raise UserError("`threshold` and `calibrate` are for labels; the answer is a number")
-        scores, labels = data.features.average(outputs), data.features.example_labels
+        scores, labels = data.features.of_examples(outputs), data.features.example_labels
         task = self
         if calibrate:
             task = dataclasses.replace(task, temperature=decisions.temperature(scores, labels))

@@ -17,7 +17,7 @@ from tasks.table_rows import FORMS
 from utils import UserError, nearest, short, show
 
 # What is said of a file, or asked of it, and is no setting of the model that is trained on it.
-READING = ("encoding", "unlabelled", "empty", "sure", "weighting")
+READING = ("encoding", "split_by", "unlabelled", "empty", "sure", "weighting")
 LARGEST = float(np.finfo(np.float32).max)  # of the labels that are numbers
 
 
@@ -30,6 +30,7 @@ class Example:
     text_b: str | None
     label: str | None  # None where there is none
     group: str = ""  # what it shares with other rows of its line
+    fields: tuple[str, ...] = ()  # all of its row, where they were asked for
 
     @property
     def texts(self) -> tuple[str, str | None]:
@@ -80,6 +81,7 @@ class TableConfig:
     thresholds: tuple[float, ...] = ()
     # How a file is read, which belongs to it alone: see READING.
     encoding: str | None = dataclasses.field(default=None, kw_only=True)  # where it is not UTF-8
+    split_by: str | None = None  # column whose rows stay together where the file is divided
     unlabelled: str = ""  # "drop": rows without a label are left out; "": they are asked about
     empty: str = ""  # "drop": rows without a text are left out; "keep"; "": they are asked about
 
@@ -97,7 +99,7 @@ class TableConfig:
                 raise UserError(f"`{name}={show(value)}`: expected {' or '.join(known)}")
         self.check_decisions()
         if self.long not in LONG:
-            raise UserError(f"`long={show(self.long)}`: expected {' or '.join(LONG)}")
+            raise UserError(f"`long={show(self.long)}`: expected {', '.join(LONG)}")
 
     def check_decisions(self) -> None:
         """UserError for weights, a temperature or thresholds that cannot be meant."""

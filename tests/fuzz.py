@@ -107,7 +107,7 @@ def read_classifier(file: Path) -> None:
     inputs = [text if saved.task.text_b is None else (text, "again")] * 2
     examples = list(saved.task.examples_of(inputs))
     data = saved.task.encode_examples(file, examples, saved.start.tokenizer)
-    scores = data.features.average(saved.outputs(data, bar=False))
+    scores = data.features.of_examples(saved.outputs(data, bar=False))
     expect(scores.shape == (2, saved.task.n_outputs), "a score for each row and label")
     expect(len(saved.task.answers(data, scores)) == 2, "an answer for each row")
 

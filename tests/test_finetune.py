@@ -770,7 +770,7 @@ def test_long_texts_are_cut_and_told_or_averaged_over_windows(
     task = finetune.load(trained.file).task
     saved = finetune.load(trained.file, dataclasses.replace(task, max_len=8, long="window"))
     data = saved.load(shape / "dev.csv")
-    scores = data.features.average(saved.outputs(data))
+    scores = data.features.of_examples(saved.outputs(data))
     row = max(range(60), key=lambda i: len(texts[i]))
     ids = saved.start.tokenizer.encode(" ".join(texts[row]))
     starts = (
@@ -840,7 +840,7 @@ def test_mistakes_are_written_with_the_most_confident_first_and_pictures_drawn(
         ("{train} --layer_decay 1.5", "layer_decay=1.5; expected more than 0 and at most 1"),
         ("{train} --head_lr high", "--head_lr high: expected float"),
         ("{train} --lr -1", "lr=-1.0; expected 0 or more"),
-        ("{train} --long cut", "--long 'cut': expected truncate or window"),
+        ("{train} --long cut", "--long 'cut': expected truncate, head_tail, window, window_max"),
         ("{train} --out x", "--mode train has no use for --out"),
         (
             "{train} --eval_file {bad}/new.csv",

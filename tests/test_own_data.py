@@ -6,8 +6,10 @@ import dataclasses
 import random
 import re
 import shlex
+import statistics
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import sklearn.metrics
@@ -20,6 +22,7 @@ from pretrained import Pretrained, find
 from system.files import read_json, write_json
 from system.flags import parse
 from tasks import TASKS
+from utils import UserError
 
 WORDS = "the a film book was is and very it good fine great bad poor awful".split()
 WORTH = {"good": "praise", "great": "praise", "bad": "complaint", "awful": "complaint"}
@@ -129,3 +132,201 @@ def test_training_ends_with_a_report_of_each_class(
         scores = dict(zip(saved.task.labels, answer.probabilities, strict=True))
         assert float(row["probability"]) == pytest.approx(scores[row["prediction"]], abs=1e-4)
         assert float(row["of the label"]) == pytest.approx(scores[row["label"]], abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def model(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a trained run, and the files that it was trained and evaluated on."""
+    folder = tmp_path_factory.mktemp("model")
+    trained(small, folder)
+    return folder
+
+
+READ = {
+    "csv": lambda file: pd.read_csv(file, float_precision="round_trip", keep_default_na=False),
+    "jsonl": lambda file: pd.read_json(file, lines=True, precise_float=True),
+    "parquet": pd.read_parquet,
+}
+
+
+@pytest.mark.parametrize("form", READ)
+def test_a_table_of_answers_is_what_python_gets(model: Path, tmp_path: Path, form: str) -> None:
+    new, out = tmp_path / "new.csv", tmp_path / f"answers.{form}"
+    texts = ["a good film", '=good "film",\nbad', "", "it was very awful"]
+    pd.DataFrame({"id": [3, 1, 2, 7], "text": texts, "note": ["x", "-y", "@z", ""]}).to_csv(
+        new, index=False
+    )
+    line = f"--mode predict --model_file {model}/run --data_file {new} --out {out}"
+    parse_and_run(f"{line} --keep id,note")
+    found, saved = READ[form](out), finetune.load(model / "run")
+    assert saved.labels == ("complaint", "other", "praise")
+    expected = saved.predict(texts)
+    assert list(found) == ["id", "note", "answer", "confidence", *saved.labels]
+    assert found.id.astype(int).to_list() == [3, 1, 2, 7]
+    assert found.note.to_list() == ["x", "-y", "@z", ""]
+    assert found.answer.to_list() == [prediction.answer for prediction in expected]
+    assert found.confidence.to_list() == [max(prediction.probabilities) for prediction in expected]
+    for name in saved.labels:
+        assert found[name].to_list() == [prediction.scores[name] for prediction in expected]
+    # A prediction is the pair that it always was.
+    _, probabilities = expected[0]
+    assert list(expected[0].scores.values()) == probabilities
+    parse_and_run(f"{line} --keep all")
+    assert list(READ[form](out))[:4] == ["id", "text", "note", "answer"]
+
+
+def test_a_spreadsheet_computes_no_cell(model: Path, tmp_path: Path) -> None:
+    new, out = tmp_path / "new.csv", tmp_path / "answers.csv"
+    new.write_text('text,note\n"=1+1",-5\n"good, ""really""",fine\n')
+    line = f"--mode predict --model_file {model}/run --data_file {new} --out {out} --keep note,text"
+    parse_and_run(f"{line} --excel True")
+    content = out.read_bytes()
+    assert content.startswith(b"\xef\xbb\xbfnote,text,answer,confidence,")
+    rows = list(csv.reader(content.decode("utf-8-sig").splitlines()))
+    assert [row[:2] for row in rows[1:]] == [["'-5", "'=1+1"], ["fine", 'good, "really"']]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--keep id --out x.tsv", r"`keep` is for tables: `out` has to end in \.csv, \.jsonl"),
+        ("--excel True --out x.jsonl", "`excel` is for a .csv"),
+        (
+            "--keep idd --out x.csv",
+            r"no column 'idd' to keep \(did you mean id\?\); it has id, tex",
+        ),
+        (
+            "--keep all --out x.csv",
+            "the column 'answer' would stand in .*x.csv twice; leave it out",
+        ),
+        ("--threshold auto --out x.csv", "--threshold auto: expected a number"),
+    ],
+)
+def test_a_table_that_cannot_be_written_is_not(
+    model: Path, tmp_path: Path, flags: str, message: str
+) -> None:
+    (tmp_path / "new.csv").write_text("id,text,answer\n1,good,2\n")
+    flags = flags.replace("x.", f"{tmp_path}/x.")
+    with pytest.raises(UserError, match=message):
+        parse_and_run(
+            f"--mode predict --model_file {model}/run --data_file {tmp_path}/new.csv {flags}"
+        )
+    assert [file.name for file in tmp_path.iterdir()] == ["new.csv"]
+
+
+def line_of(small: Path, folder: Path) -> str:
+    line = f"--task csv --data_file {small}/feedback.csv --train_cfg {small}/train.json "
+    line += f"--model_cfg {small}/model.json --vocab {small}/vocab.txt --save_dir {folder}"
+    return line
+
+
+def test_one_file_is_enough(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    line = f"{line_of(small, tmp_path / 'run')} --dev_split 0.2 --split_by customer"
+    parse_and_run(line)
+    out = capsys.readouterr().out
+    rows = pd.read_csv(small / "feedback.csv")
+    held = pd.read_json(tmp_path / "run/dev.jsonl", lines=True)
+    # They are rows of the file, whose labels have their shares, and no customer is on both sides.
+    assert (rows.text[held.line - 2].to_numpy() == held.text).all()
+    assert (rows.label[held.line - 2].to_numpy() == held.label).all()
+    others = rows.drop(held.line - 2)
+    assert not set(rows.customer[held.line - 2]) & set(others.customer)
+    assert not set(held.text) & set(others.text)
+    for label, n in rows.label.value_counts().items():
+        # Customers have eight rows each.
+        assert abs((held.label == label).sum() - 0.2 * n) < 8
+    assert re.search(rf"^Trained on: {len(others)} rows \(complaint \d+, ", out, re.M)
+    # Evaluating that file says what training said.
+    said = read_json(tmp_path / "run/eval/dev.json")
+    parse_and_run(
+        f"--mode eval --model_file {tmp_path}/run --data_file {tmp_path}/run/dev.jsonl "
+        f"--out {tmp_path}/again"
+    )
+    again = read_json(tmp_path / "again/dev.json")
+    assert again["classes"] == said["classes"]
+    # The same command resumes; another share is another run.
+    parse_and_run(line)
+    with pytest.raises(UserError, match="belongs to another run"):
+        parse_and_run(line.replace("0.2", "0.3"))
+
+
+def test_folds_answer_every_row_by_a_model_that_was_not_trained_on_it(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    parse_and_run(f"{line_of(small, tmp_path / 'run')} --folds 3")
+    out = capsys.readouterr().out
+    rows, answers = (
+        pd.read_csv(small / "feedback.csv"),
+        pd.read_csv(tmp_path / "run/out_of_fold.csv"),
+    )
+    assert (answers.line == rows.index + 2).all()
+    assert (answers.label == rows.label).all()
+    results = read_json(tmp_path / "run/results.json")
+    expected = sklearn.metrics.f1_score(rows.label, answers.answer, average="macro")
+    assert results["of all answers"]["Macro-F1"] == pytest.approx(expected, abs=1e-12)
+    seen = list[int]()
+    for i in (1, 2, 3):
+        held = pd.read_json(tmp_path / f"run/fold-{i}/dev.jsonl", lines=True)
+        saved = finetune.load(max((tmp_path / f"run/fold-{i}").glob("*.pt")))
+        found = [prediction.answer for prediction in saved.predict(list(held.text))]
+        assert answers.answer[held.line - 2].to_list() == found
+        expected = sklearn.metrics.accuracy_score(held.label, found)
+        assert results["folds"][i - 1]["Accuracy"] == pytest.approx(expected)
+        seen += held.line.to_list()
+    assert sorted(seen) == answers.line.to_list()
+    values = [fold["Macro-F1"] for fold in results["folds"]]
+    assert results["mean"]["Macro-F1"] == pytest.approx(statistics.mean(values))
+    assert results["spread"]["Macro-F1"] == pytest.approx(statistics.stdev(values))
+    low, high = results["interval"]
+    assert f"95% interval {low:.4f} to {high:.4f}\n" in out
+    assert not list((tmp_path / "run").glob("*.pt"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--dev_split 0.1 --folds 5", "--dev_split and --folds are both given; keep one"),
+        ("--dev_split 1.5", "dev_split=1.5: expected a share from 0 to 1"),
+        ("--dev_split 0.01", "300 rows with .* would have 3 rows, too few to evaluate"),
+        ("--folds 1", "--folds 1: expected at least 2"),
+        ("--folds 3 --calibrate True", "--folds ends with no single model; leave --calibrate out"),
+        ("--split_by customer", "--split_by is for --dev_split or --folds; add one"),
+        ("--dev_split 0.1 --split_by client", "no column 'client'"),
+        ("--calibrate True", "--calibrate is chosen on data that is not trained on; add --eval_fi"),
+        ("--threshold often", "--threshold often: expected a number or auto"),
+        ("--labels number --label price --threshold 0.5", "are for labels, not numbers"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_named(
+    small: Path, tmp_path: Path, flags: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_and_run(f"{line_of(small, tmp_path / 'run')} {flags}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_models_are_compared_on_the_same_rows(
+    small: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    other = line_of(small, tmp_path / "run").replace(f"{small}/feedback", f"{model}/train")
+    parse_and_run(f"{other} --lr 0.0005 --n_epochs 1")
+    line = f"--mode eval --model_file {model}/run --data_file {model}/dev.csv --out {tmp_path}/eval"
+    capsys.readouterr()
+    parse_and_run(f"{line} --compare {tmp_path}/run")
+    out, found = capsys.readouterr().out, read_json(tmp_path / "eval/dev.json")["compared"]
+    dev = pd.read_csv(model / "dev.csv")
+    both = [
+        [answer.answer for answer in finetune.load(folder / "run").predict(list(dev.text))]
+        for folder in (model, tmp_path)
+    ]
+    f1 = [sklearn.metrics.f1_score(dev.label, answers, average="macro") for answers in both]
+    assert found["difference"] == pytest.approx(f1[0] - f1[1], abs=1e-12)
+    right = [np.array(answers) == dev.label.to_numpy() for answers in both]
+    assert found["only this right"] == (right[0] & ~right[1]).sum()
+    assert f"p = {found['p']:.4g} (McNemar, exact)" in out
+    assert {"lr", "n_epochs"} <= set(found["settings that differ"])
+    assert re.search(r"^Settings that differ \(here, there\): .*lr 0.003, 0.0005", out, re.M)
+    number = f"{line_of(small, tmp_path / 'number')} --labels number --label price --total_steps 1"
+    parse_and_run(number)
+    with pytest.raises(UserError, match=r"answers a number, and .* complaint, other, praise; comp"):
+        parse_and_run(f"{line} --compare {tmp_path}/number")

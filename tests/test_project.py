@@ -34,6 +34,7 @@ PACKAGES = ("tasks", "pretraining", "training", "formats", "layers", "system")
 ROWS = {  # a module or package imports only from rows below its own
     "commands": tuple("classify squad tag choose pretrain features corpus checkpoint".split()),
     "command": ("command",),
+    "trials": ("trials",),
     "jobs": ("finetune", "encoder"),
     "data": ("tasks",),
     "start and loop": ("pretrained", "train", "pretraining"),

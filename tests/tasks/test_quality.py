@@ -247,7 +247,7 @@ def test_an_answer_is_left_unsaid_where_it_is_more_often_wrong() -> None:
     class Given:
         class features:
             @staticmethod
-            def average(outputs: np.ndarray) -> np.ndarray:
+            def of_examples(outputs: np.ndarray) -> np.ndarray:
                 return outputs
 
     assert [a.answer for a in task.answers(Given, scores)] == ["no", "", "yes"]  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tasks import TASKS, get_task, own_task
-from tasks.encoding import Batches, Features, encode, truncate_pair, window_starts
+from tasks.encoding import Batches, Features, encode, head_tail, truncate_pair, window_starts
 from tasks.records import check_inputs
 from tasks.resolve import learn, with_labels
 from tasks.rows import open_rows, read_examples, read_rows
@@ -283,6 +283,26 @@ def test_windows_cover_a_text_evenly_and_overlap() -> None:
             assert starts[-1] <= max(0, n - room)
 
 
+def test_of_a_long_text_the_beginning_and_the_end_are_kept(sample: Path) -> None:
+    tokenizer = FullTokenizer(sample / "vocab.txt")
+    words = "green sold the lamp red bought it".split()
+
+    def kept(text: str, pair: str | None, max_len: int) -> list[str]:
+        data = encode([(text, pair)], tokenizer, max_len, "head_tail")
+        assert data.n_lost == len(f"{text} {pair or ''}".split()) - (len(data.ids) - 2 - bool(pair))
+        return tokenizer.convert_ids_to_tokens(data.ids.tolist())
+
+    # A quarter of 4, 5 and 6, rounded up.
+    assert kept(" ".join(words), None, 6) == ["[CLS]", "green", *words[4:], "[SEP]"]
+    assert kept(" ".join(words), None, 7) == ["[CLS]", *words[:2], *words[4:], "[SEP]"]
+    assert kept(" ".join(words), None, 9) == ["[CLS]", *words, "[SEP]"]
+    # Of a pair the longer one is cut, as Google's rule has it.
+    found = kept("red lamp", " ".join(words), 9)
+    assert found == ["[CLS]", "red", "lamp", "[SEP]", "green", "red", "bought", "it", "[SEP]"]
+    # As in Sun et al. (2019).
+    assert head_tail(list(range(900)), 510) == [*range(128), *range(518, 900)]
+
+
 def test_long_texts_become_windows_whose_scores_are_averaged(sample: Path) -> None:
     tokenizer = FullTokenizer(sample / "vocab.txt")
     words = "green sold the lamp red bought it".split()
@@ -299,7 +319,13 @@ def test_long_texts_become_windows_whose_scores_are_averaged(sample: Path) -> No
     assert data.labels.tolist() == [0, 1, 1, 0]
     assert data.example_labels.tolist() == [0, 1, 0]
     assert data.lines.tolist() == [0, 1, 1, 2]
-    assert data.average(np.array([[1.0], [2], [5], [7]])).tolist() == [[1], [3.5], [7]]
+    assert data.of_examples(np.array([[1.0], [2], [5], [7]])).tolist() == [[1], [3.5], [7]]
+    data = task.encode_examples("x.csv", examples, tokenizer).features
+    task = dataclasses.replace(task, long="window_max")
+    largest = task.encode_examples("x.csv", examples, tokenizer).features
+    assert largest.ids.tolist() == data.ids.tolist()
+    found = largest.of_examples(np.array([[1.0, 0], [2, 9], [5, 1], [7, 3]]))
+    assert found.tolist() == [[1, 0], [5, 9], [7, 3]]
     cut = encode([(text, None) for text in texts], tokenizer, 6)
     assert (cut.n_truncated, cut.n_lost, len(cut)) == (1, 3, 3)
     # green and 4 of 7 words

@@ -1,0 +1,122 @@
+"""The same training several times: from several seeds, or on all parts of the data but one.
+
+results, best = fit_seeds(run, 5, Path("runs/mrpc"))    # run: what finetune.prepare() gave
+fit_folds(run, 5, Path("runs/mine"))                    # every row is answered by a model
+                                                        # that was not trained on it
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import finetune
+from finetune import Result, Run
+from system.files import write_json
+from tasks import answer_tables, quality, reports, splits
+from tasks.metrics import Outcome
+from training import runs
+from utils import UserError, log
+
+
+def fit_seeds(
+    run: Run,
+    n: int,
+    folder: Path,
+    log_dir: str | None = None,
+    data_parallel: bool = True,
+    shard: bool = False,
+) -> tuple[list[Result], Result]:
+    """Train from n seeds, each into a folder of its own, and compare them.
+
+    Returns what each came to, and the best of them.
+    """
+    # The table of seeds has a column for each metric, so without an evaluation it would be empty.
+    if not run.eval_data:
+        raise UserError("`seeds` compares evaluations; name an `eval_file` or a `data_dir`")
+    # Beside some other model, results.json and the seeds' folders would be taken for its own.
+    runs.check_unused(folder)
+    results, outcomes = [], []
+    # Seeds are consecutive from the configuration's own, so that five seeds contain the runs of
+    # three.
+    for seed in range(run.cfg.seed, run.cfg.seed + n):
+        log(f"Seed {seed}")
+        name = f"seed-{seed}"
+        # The data were read once. Each seed differs in its initial weights, the order and dropout
+        # alone.
+        one = dataclasses.replace(run, cfg=dataclasses.replace(run.cfg, seed=seed))
+        logs = f"{log_dir}/{name}" if log_dir else None
+        result = one.fit(folder / name, logs, data_parallel, shard)
+        results.append(result)
+        outcomes.append(
+            {
+                "seed": seed,
+                "last": result.last,
+                "best": result.best,
+                "file": str(result.file),
+                "best_file": str(result.best_file),
+            }
+        )
+    # A constant answer shows which seeds failed to learn: BERT-large collapses on small data sets
+    # at some seeds.
+    constant = run.task.majority_baseline(run.eval_data[0].features.example_labels)
+    text, summary = reports.seeds_table(outcomes, run.task.metric_names[0], constant)
+    write_json(folder / "results.json", summary)
+    print(f"{text}\nSaved {folder / 'results.json'}")
+    return results, results[outcomes.index(summary["best"])]
+
+
+def fit_folds(
+    run: Run,
+    n: int,
+    folder: Path,
+    log_dir: str | None = None,
+    data_parallel: bool = True,
+) -> list[Result]:
+    """Train n times, each time on all rows but a fold that is evaluated; no model of all rows.
+
+    Each fold has a folder of its own. results.json has the metrics of each, their mean and standard
+    deviation, and those of all answers together with their interval; out_of_fold.csv has these.
+    """
+    if run.eval_data:
+        raise UserError("`folds` evaluates parts of the data; leave `eval_file` out")
+    task, tokenizer = run.task, run.start.tokenizer
+    runs.check_unused(folder)
+    splits.check_folds(task, run.data.examples, n)
+    parts = task.divide(run.data, [1 / n] * n, run.cfg.seed, tokenizer)
+    answered, results = list[tuple[Any, Any, Any]](), []
+    for i, part in enumerate(parts):
+        log(f"Fold {i + 1} of {n}, evaluated: {part.summary}")
+        others = [e for other in parts if other is not part for e in other.examples]
+        # In the order of the file: what is trained on does not depend on how it was dealt out.
+        others.sort(key=lambda example: example.line)
+        data = task.encode_examples(run.data.file, others, tokenizer)
+        rows = splits.held_out(task, part.examples)
+        dev = dataclasses.replace(part, file=rows)
+        settings = {**task.run_settings(data, [dev]), **dataclasses.asdict(run.tuning)}
+        one = dataclasses.replace(run, data=data, eval_data=[dev], settings=settings, held_out=rows)
+        name = f"fold-{i + 1}"
+        logs = f"{log_dir}/{name}" if log_dir else None
+        result = one.fit(folder / name, logs, data_parallel)
+        results.append(result)
+        # The last checkpoint: the best one was chosen on these very rows.
+        saved = finetune.load(
+            result.file, dtype=run.cfg.dtype, data_parallel=data_parallel, device=run.cfg.device
+        )
+        outputs = saved.outputs(dev, bar=False)
+        outcome = task.outcome(dev, outputs)
+        answered.append((part.examples, task.answers(dev, outputs), outcome))
+    text, summary = reports.folds_table([result.last for result in results])
+    together = Outcome.together([outcome for _, _, outcome in answered])
+    metric = task.metric_names[0]
+    low, high = quality.interval(metric, together)
+    summary |= {"of all answers": task.measure(together), "interval": [low, high]}
+    write_json(folder / "results.json", summary)
+    pairs = [
+        pair for examples, answers, _ in answered for pair in zip(examples, answers, strict=True)
+    ]
+    answer_tables.write_out_of_fold(task, sorted(pairs, key=lambda pair: pair[0].line), folder)
+    print(
+        f"{text}\nOf all answers: {metric} {summary['of all answers'][metric]:.4f}, 95% interval "
+        f"{low:.4f} to {high:.4f}\nSaved {folder / 'results.json'}, {folder / 'out_of_fold.csv'}"
+    )
+    return results
