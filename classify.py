@@ -69,8 +69,9 @@ class Classify(TaskCommand):
     text_a: str | None = None
     text_b: str | None = None  # column of a second text
     label: str | None = None  # column of the label; default: label, or the second
-    # the labels, with commas between them, or `number`; default: those of the training data,
-    # sorted, and `all` of them where some look like mistakes. Each may have a column of 0 and 1
+    # the labels, with commas between them, or `number`, or `1..5` for whole numbers; default: those
+    # of the training data, sorted, and `all` of them where some look like mistakes. Each may have a
+    # column of 0 and 1
     labels: str | None = None
     # whether the first row names the columns; default: if it has all columns named here
     header: bool | None = None
@@ -252,14 +253,16 @@ class Classify(TaskCommand):
         return super().given() | ({} if threshold is None else {"threshold": threshold})
 
     def new_task(self) -> "SentenceTask":
-        """The task to train, as the flags say; a run of an earlier version keeps its metric."""
+        """The task to train, as the flags say; a run of an earlier version goes on as it began."""
         from system.files import read_settings
 
         task = super().new_task()
         begun = read_settings(Path(self.save_dir or f"runs/{task.name}") / "run.json")
-        if task.custom and self.metrics is None and begun and "metrics" not in begun:
+        if not (task.custom and begun):
+            return task
+        if self.metrics is None and "metrics" not in begun:
             task = dataclasses.replace(task, metric_names=("Accuracy",))
-        return task
+        return dataclasses.replace(task, plain_numbers=task.number and "spread" not in begun)
 
     def training_files(self, task: "SentenceTask") -> tuple[str, list[str]]:
         """The file to train on, and those to evaluate."""

@@ -4,6 +4,7 @@ source = loading.read("runs/mrpc")
 write_hugging_face(source, Path("my-model"), lower_case=True, vocab=Path("runs/mrpc/vocab.txt"))
 """
 
+import dataclasses
 import json
 import re
 import tempfile
@@ -41,6 +42,7 @@ def write_hugging_face(
     if architecture == "BertModel":
         heads, prefix = {"pooler"}, "bert."  # the bare encoder goes without it
     own = CLASSIFIERS.get(architecture, "classifier")
+    source, own_files = with_plain_scores(source)
     tensors: dict[str, Tensor] = {}
     for row in table_rows(source.config.n_layers):
         if row.ours in source.tensors and row.head in heads | {"transformer"}:
@@ -65,8 +67,8 @@ def write_hugging_face(
         # A model that fills [MASK] is of no use to transformers where its text is split.
         vocabulary.save_for_transformers(folder, source.config.max_len, "masked_lm" in heads)
     # Our settings of the task, so that the folder is read back without a flag.
-    for name, values in task_settings(source).items():
-        write_json(folder / name, values)
+    for name in task_settings(source):
+        write_json(folder / name, own_files[name])
     best = typed(source.extra.get("best") or {}, dict[str, Any], f"{source.file}: best")
     head = next((name for name in cards.PIPELINES if name in heads), None)
     with whole_file(folder / "README.md") as f:
@@ -85,6 +87,7 @@ def write_onnx(
     more: dict[str, Any] = {"with_pooler": False} if name == "encoder" else {}
     if name in LABELLED:
         more["n_tags" if name == "tags" else "n_labels"] = len(source.tensors[f"{name}.bias"])
+    source, own = with_plain_scores(source)
     with models.undrawn():
         model: Any = kind(source.config, **more)
     load(model, source)
@@ -96,7 +99,7 @@ def write_onnx(
         folder = Path(beside)
         vocabulary.save(folder)
         write_json(folder / "config.json", source.config.to_json())
-        for settings_file, values in own_settings(source).items():
+        for settings_file, values in own.items():
             write_json(folder / settings_file, values)
         metadata |= {file.name: file.read_bytes().decode() for file in folder.iterdir()}
     # Line ends as Unix has them, for readers elsewhere.
@@ -106,6 +109,27 @@ def write_onnx(
     if int8:
         checked = f"; of random tokens, int8 changes the numbers by at most {worst:.1e}"
     return [head for head in source.heads if head not in heads], checked
+
+
+# What a head's weights take up, so that its scores are what others expect: numbers as they are,
+# and probabilities that are calibrated.
+FOLDED = ("mean", "spread", "temperature")
+
+
+def with_plain_scores(source: Pretrained) -> tuple[Pretrained, dict[str, Any]]:
+    """Weights whose scores are answers as they are, and our settings files that say no more so."""
+    settings = own_settings(source)
+    task = settings.get("task.json", {})
+    folded = {name: task.pop(name) for name in FOLDED if name in task}
+    if not folded:
+        return source, settings
+    scale = folded.get("spread", 1.0) / folded.get("temperature", 1.0)
+    weight, bias = (f"classifier.{name}" for name in ("weight", "bias"))
+    tensors = source.tensors | {
+        weight: source.tensors[weight] * scale,
+        bias: source.tensors[bias] * scale + folded.get("mean", 0.0),
+    }
+    return dataclasses.replace(source, tensors=tensors), settings
 
 
 def task_settings(source: Pretrained) -> dict[str, Any]:

@@ -6,8 +6,11 @@ config = learn(config, read_rows(config, "train.csv"))  # with what training dat
 """
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
 
 from formats.finding import settings_beside
 from pretrained import Pretrained
@@ -103,7 +106,8 @@ def own_task(
     """A task whose columns or labels are others than usual.
 
     Args:
-        labels: with commas between them, "number", or "all" that are found, whatever they are.
+        labels: with commas between them, "number", "1..5" of whole numbers, or "all" that are
+            found, whatever they are.
         delimiter: a character, or "tab".
         encoding, split_by, unlabelled, empty: as TableConfig has them.
         metrics: names of metrics with commas between them, the most important first.
@@ -117,13 +121,16 @@ def own_task(
     given |= {"unlabelled": unlabelled, "empty": empty, "split_by": split_by}
     changes: dict[str, Any] = {name: v for name, v in given.items() if v is not None}
     # "number" is a word of its own, which no list of at least two labels can be.
-    if labels == "number":
+    scale = re.fullmatch(r"(-?\d{1,9})\.\.(-?\d{1,9})", labels or "")
+    if labels == "number" or scale:
         if separator:
             raise UserError(
                 "`separator` is for several labels of a text, `labels=number` for a number; leave "
                 "one out"
             )
         changes |= {"labels": (), "number": True, "metric_names": CORRELATIONS}
+        if scale:
+            changes |= {"scale": tuple(map(int, scale.groups()))}
     elif labels == "all":
         changes |= {"sure": True}
     elif labels is not None:
@@ -347,6 +354,12 @@ def learn(config: AnyConfig, rows: Rows) -> AnyConfig:
             raise
         raise UserError(f"{error}. {header_hint(rows.first)}") from None
     check_metrics(config, "metrics")
+    if config.custom and config.number and not config.plain_numbers:
+        numbers = np.array([float(example.label or 0) for example in rows.examples])
+        # Where all are the same there is nothing to divide by.
+        config = dataclasses.replace(
+            config, mean=float(numbers.mean()), spread=float(numbers.std()) or 1.0
+        )
     if config.weighting:
         labels = config.label_array([example.label for example in rows.examples])
         weights = tuple(balanced_weights(labels, len(config.labels)))

@@ -183,7 +183,7 @@ class SentenceTask(TableConfig, AnsweringTask):
         labels = labels.to(scores.dtype)
         if self.problem_type == "regression":
             # STS-B is regression: the head has one output, and its error is squared.
-            return F.mse_loss(scores[:, 0], labels)
+            return F.mse_loss(scores[:, 0], (labels - self.mean) / self.spread)
         # Several labels are independent: each is a decision of its own.
         return F.binary_cross_entropy_with_logits(scores, labels, pos_weight=weights)
 
@@ -214,7 +214,7 @@ class SentenceTask(TableConfig, AnsweringTask):
     def predicted(self, scores: np.ndarray) -> np.ndarray:
         """(N, labels) scores -> ids (N,), numbers (N,), or rows of 0 and 1 (N, labels)."""
         if self.number:
-            return scores[:, 0]
+            return scores[:, 0] * self.spread + self.mean
         if not self.separator:
             return scores.argmax(1)
         if not self.thresholds:
@@ -228,6 +228,9 @@ class SentenceTask(TableConfig, AnsweringTask):
 
     def name_of(self, answer: Any) -> str:
         """A label or prediction in words."""
+        if self.scale:
+            low, high = self.scale
+            return str(min(max(round(float(answer)), low), high))
         if self.number:
             # Six digits are what a float32 has to say.
             return f"{answer:.6g}"
@@ -329,6 +332,7 @@ class SentenceTask(TableConfig, AnsweringTask):
     def run_settings(self, data: Data, eval_data: list[Data]) -> dict[str, Any]:
         """What run.json records; also how files were read, where that was said."""
         said = {name: getattr(self, name) for name in READING if getattr(self, name)}
+        said.pop("plain_numbers", None)
         return super().run_settings(data, eval_data) | said
 
     @classmethod

@@ -17,7 +17,7 @@ from tasks.table_rows import FORMS
 from utils import UserError, nearest, short, show
 
 # What is said of a file, or asked of it, and is no setting of the model that is trained on it.
-READING = ("encoding", "split_by", "unlabelled", "empty", "sure", "weighting")
+READING = ("encoding", "plain_numbers", "split_by", "unlabelled", "empty", "sure", "weighting")
 LARGEST = float(np.finfo(np.float32).max)  # of the labels that are numbers
 
 
@@ -76,6 +76,11 @@ class TableConfig:
     class_weights: tuple[float, ...] = ()
     weighting: str = ""  # "balanced": class_weights as the training data have labels
     temperature: float = 1.0  # what scores are divided by
+    # A number is learnt as how many spreads it is above the mean, so that prices train as stars do.
+    mean: float = 0.0
+    spread: float = 1.0
+    scale: tuple[int, ...] = ()  # the least and the largest of whole numbers that are answered
+    plain_numbers: bool = False  # learn numbers as they are, as earlier versions did
     # Of several labels of a text the probability of each from which on it is answered; else one,
     # below which nothing is. (): one half; always answer.
     thresholds: tuple[float, ...] = ()
@@ -116,6 +121,10 @@ class TableConfig:
             )
         if not all(0 < weight < math.inf for weight in (*self.class_weights, self.temperature)):
             raise UserError("class weights and a temperature have to be above 0, and finite")
+        if not (math.isfinite(self.mean) and 0 < self.spread < math.inf):
+            raise UserError(f"mean={self.mean}, spread={self.spread}: expected finite numbers")
+        if self.scale and not (len(self.scale) == 2 and self.scale[0] < self.scale[1]):
+            raise UserError(f"scale={show(list(self.scale))}; expected the least and the largest")
         if not all(0 <= threshold <= 1 for threshold in self.thresholds):
             raise UserError(f"threshold={show(list(self.thresholds))}; expected 0 to 1")
         expected = n if self.separator else 1
@@ -151,6 +160,8 @@ class TableConfig:
 
     def describe_labels(self) -> str:
         """'0, 1', 'a number' or 'labels of its data'."""
+        if self.scale:
+            return f"a whole number from {self.scale[0]} to {self.scale[1]}"
         if self.number:
             return "a number"
         return short(", ".join(self.labels)) or "labels of its data"
@@ -188,9 +199,14 @@ class TableConfig:
                 if not re.fullmatch(r"[-+.\deE]+|nan|-?inf.*", label, re.ASCII | re.IGNORECASE):
                     raise ValueError
                 number = float(label)
-                if abs(number) <= LARGEST:
+                if self.scale:
+                    low, high = self.scale
+                    expected = f"a number from {low} to {high}"
+                    if low <= number <= high:
+                        return
+                elif abs(number) <= LARGEST:
                     return
-                if not math.isnan(number):
+                if not math.isnan(number) and not self.scale:
                     expected = f"a number from {-LARGEST:.6g} to {LARGEST:.6g}"
             if re.fullmatch(r"-?\d+,\d+", label):
                 expected += ", with a point before its decimals"

@@ -3,6 +3,7 @@
 import collections
 import csv
 import dataclasses
+import json
 import random
 import re
 import shlex
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 import sklearn.metrics
 
+import checkpoint
 import finetune
 import models
 import train
@@ -47,7 +49,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
         words = rng.choices(WORDS[:9], k=rng.randint(2, 9))
         if kind != "none":
             words.insert(rng.randrange(len(words)), kind)
-        rows.append((f"c{n % 40}", " ".join(words), WORTH.get(kind, "other"), 1.5 * len(words)))
+        label = WORTH.get(kind, "other")
+        price = {"praise": 9, "other": 6, "complaint": 1}[label] + len(words) / 10
+        rows.append((f"c{n % 40}", " ".join(words), label, price))
     with open(folder / "feedback.csv", "w", newline="") as f:
         csv.writer(f).writerows([("customer", "text", "label", "price"), *rows])
     return folder
@@ -330,3 +334,64 @@ def test_two_models_are_compared_on_the_same_rows(
     parse_and_run(number)
     with pytest.raises(UserError, match=r"answers a number, and .* complaint, other, praise; comp"):
         parse_and_run(f"{line} --compare {tmp_path}/number")
+
+
+def test_prices_train_and_are_answered_as_they_are(small: Path, tmp_path: Path) -> None:
+    prices = pd.read_csv(small / "feedback.csv")
+    # A thousand times as large as what a head of random weights says.
+    prices["price"] = 5000 + 400 * prices.price
+    prices.to_csv(tmp_path / "prices.csv", index=False)
+    line = line_of(small, tmp_path / "run").replace(f"{small}/feedback", f"{tmp_path}/prices")
+    parse_and_run(
+        f"{line} --labels number --label price --dev_split 0.2 --metrics MAE,Pearson --n_epochs 9"
+    )
+    settings = read_json(tmp_path / "run/task.json")
+    assert settings["mean"] == pytest.approx(prices.price.mean())
+    assert settings["spread"] == pytest.approx(prices.price.std(ddof=0))
+    found = read_json(tmp_path / "run/eval/dev.json")
+    assert found["Pearson"] > 0.8
+    assert found["MAE"] < prices.price.std() / 2
+    # The best checkpoint is the one with the least error.
+    run = [json.loads(row) for row in open(tmp_path / "run/metrics.jsonl")]
+    errors = {row["step"]: row["eval_MAE"] for row in run if "eval_MAE" in row}
+    best = min(errors, key=lambda step: errors[step])
+    assert Path(found["model_file"]).name == f"model_steps_{best}.pt"
+    texts = ["a good film", "the film was very bad and it is awful"]
+    answers = [float(a.answer) for a in finetune.load(tmp_path / "run").predict(texts)]
+    # So do weights that are written for other programs, without our settings.
+    checkpoint.convert(str(tmp_path / "run"), str(tmp_path / "hf"))
+    converted = finetune.load(tmp_path / "hf")
+    assert converted.task.spread == 1
+    again = [float(a.answer) for a in converted.predict(texts)]
+    assert again == pytest.approx(answers, rel=1e-4)
+
+
+def test_whole_numbers_are_answered_on_their_scale(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    stars = pd.read_csv(small / "feedback.csv")
+    stars["stars"] = (1 + stars.price // 2.5).astype(int)
+    stars.to_csv(tmp_path / "stars.csv", index=False)
+    line = line_of(small, tmp_path / "run").replace(f"{small}/feedback", f"{tmp_path}/stars")
+    parse_and_run(f"{line} --labels 1..5 --label stars --dev_split 0.2 --n_epochs 9")
+    saved = finetune.load(tmp_path / "run")
+    found = [prediction.answer for prediction in saved.predict(list(stars.text))]
+    assert set(found) <= set("12345")
+    assert np.abs(stars.stars - np.array(found, int)).mean() < 1
+    stars.loc[3, "stars"] = 6
+    stars.to_csv(tmp_path / "stars.csv", index=False)
+    with pytest.raises(UserError, match=r"line 5: label '6'; expected a number from 1 to 5$"):
+        parse_and_run(f"{line} --labels 1..5 --label stars --dev_split 0.3")
+
+
+def test_calibrated_probabilities_are_those_of_converted_weights(
+    small: Path, tmp_path: Path
+) -> None:
+    trained(small, tmp_path, "--calibrate True")
+    checkpoint.convert(str(tmp_path / "run"), str(tmp_path / "hf"))
+    texts = ["a good film", "it was very awful"]
+    ours, theirs = (finetune.load(tmp_path / name).predict(texts) for name in ("run", "hf"))
+    assert finetune.load(tmp_path / "run").task.temperature != 1
+    assert finetune.load(tmp_path / "hf").task.temperature == 1
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.probabilities == pytest.approx(b.probabilities, abs=1e-5)
