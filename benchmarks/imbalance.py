@@ -11,7 +11,6 @@ import csv
 import dataclasses
 import statistics
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
