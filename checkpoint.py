@@ -6,13 +6,16 @@ $ python checkpoint.py convert runs/mrpc model.onnx
 $ python checkpoint.py inspect FILE
 $ python checkpoint.py compare A B
 $ python checkpoint.py list  # BERT models that can be named instead of a file
+$ python checkpoint.py runs runs  # what was trained there, and how well
 
 source = read("uncased_L-12_H-768_A-12")
 write_hugging_face(source, Path("my-model"), lower_case=True)
 """
 
 import dataclasses
+import datetime
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -204,5 +207,37 @@ class List:
         print("hf:owner/name, or hf:owner/name@revision, is any BERT model of Hugging Face's hub")
 
 
+# Settings that say what was trained on what, not how: a column for each would say nothing.
+IDENTITY = re.compile(r"sha256 .*|model_cfg\..*|weights|device|labels|mean|spread|class_weights")
+
+
+@dataclasses.dataclass
+class Runs:
+    """Print the runs in a folder: task, best evaluation, date, and the settings that differ."""
+
+    folder: str  # of runs, or of folders of runs
+
+    def run(self) -> None:
+        from tasks.reports import aligned
+        from training.runs import found_in
+
+        found = found_in(Path(self.folder))
+        if not found:
+            raise UserError(f"{self.folder} has no runs; expected folders with a run.json")
+        settings = [row["settings"] for row in found]
+        names = sorted({name for one in settings for name in one if not IDENTITY.fullmatch(name)})
+        names = [name for name in names if len({str(one.get(name)) for one in settings}) > 1]
+        names = [name for name in names if name != "task"]
+        table = [["run", "task", "best", "date", *names]]
+        for row in found:
+            values = row["settings"]
+            best = "{} {:.4f}".format(*row["best"]) if row["best"] else "-"
+            date = datetime.datetime.fromtimestamp(row["time"]).strftime("%Y-%m-%d %H:%M")
+            place = str(row["folder"].relative_to(self.folder))
+            cells = [str(values.get(name, "-")) for name in names]
+            table.append([place, str(values.get("task", "-")), best, date, *cells])
+        print(aligned(table))
+
+
 if __name__ == "__main__":
-    command(Convert, Inspect, Compare, List)
+    command(Convert, Inspect, Compare, List, Runs)

@@ -107,6 +107,9 @@ class Classify(TaskCommand):
     # how often to train, each time from another seed, into SAVE_DIR/seed-N; default: once, into
     # SAVE_DIR
     seeds: int | None = only("train")
+    # settings to try, such as "lr=1e-5,2e-5 batch_size=16,32": every combination in a folder of its
+    # own in SAVE_DIR, with --seeds from so many seeds each
+    grid: str | None = only("train")
     # -- Output
     # of predict, the file (for a data_dir: the folder) to write; default: standard output. Of eval,
     # the folder for metrics, confusion matrix and errors; default: eval beside the model
@@ -167,6 +170,9 @@ class Classify(TaskCommand):
             )
         check_demo(self, self.data_file or self.data_dir)
         decides = self.threshold == "auto" or self.calibrate
+        if decides and self.grid:
+            flag = "--calibrate" if self.calibrate else "--threshold auto"
+            raise UserError(f"{flag} is for one run; train the best of the --grid with it")
         if decides and self.shard:
             raise UserError("--threshold auto and --calibrate do not go with --shard; leave it out")
         self.check_division()
@@ -190,8 +196,12 @@ class Classify(TaskCommand):
         if self.folds is not None and self.folds < 2:
             raise UserError(f"--folds {self.folds}: expected at least 2")
         if self.folds is not None:
-            others = {"--seeds": self.seeds, "--shard": self.shard, "--calibrate": self.calibrate}
-            others |= {"--threshold auto": self.threshold == "auto"}
+            others: dict[str, Any] = {
+                "--seeds": self.seeds,
+                "--shard": self.shard,
+                "--calibrate": self.calibrate,
+            }
+            others |= {"--threshold auto": self.threshold == "auto", "--grid": self.grid}
             if clashing := [name for name, value in others.items() if value]:
                 raise UserError(f"--folds ends with no single model; leave {clashing[0]} out")
 
@@ -213,6 +223,10 @@ class Classify(TaskCommand):
         how = (self.log_dir, self.data_parallel, self.shard)
         if self.folds:
             trials.fit_folds(run, self.folds, folder, self.log_dir, self.data_parallel)
+            return
+        if self.grid:
+            grid = trials.parse_grid(self.grid)
+            self.say_next(trials.fit_grid(run, grid, self.seeds or 1, folder, *how))
             return
         if self.seeds in (None, 1):
             best = run.fit(folder, *how)

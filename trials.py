@@ -1,4 +1,4 @@
-"""The same training several times: from several seeds, or on all parts of the data but one.
+"""The same training several times: from several seeds, by folds of the data, over a grid.
 
 results, best = fit_seeds(run, 5, Path("runs/mrpc"))    # run: what finetune.prepare() gave
 fit_folds(run, 5, Path("runs/mine"))                    # every row is answered by a model
@@ -6,16 +6,20 @@ fit_folds(run, 5, Path("runs/mine"))                    # every row is answered 
 """
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
 import finetune
 from finetune import Result, Run
 from system.files import write_json
+from system.flags import flag_fields, read
 from tasks import answer_tables, quality, reports, splits
 from tasks.metrics import Outcome
 from training import runs
-from utils import UserError, log
+from training.checkpoints import direction
+from training.settings import Config
+from utils import UserError, log, nearest, show
 
 
 def fit_seeds(
@@ -120,3 +124,78 @@ def fit_folds(
         f"{low:.4f} to {high:.4f}\nSaved {folder / 'results.json'}, {folder / 'out_of_fold.csv'}"
     )
     return results
+
+
+# ---------------------------------------------------------------------------------------- a grid
+
+MOST = 500  # runs of a grid
+
+
+def parse_grid(text: str) -> list[dict[str, Any]]:
+    """Each combination of some settings' values: "lr=1e-5,2e-5 batch_size=16" -> two dicts."""
+    known, columns = dict(flag_fields(Config)), dict[str, list[Any]]()
+    for part in text.split():
+        name, sign, given = part.partition("=")
+        if not sign or not given or name in columns:
+            raise UserError(
+                f"grid={show(text)}: expected each setting once, as in `lr=1e-5,2e-5 batch_size=16`"
+            )
+        if name not in known:
+            raise UserError(
+                f"grid: {show(name)} is no setting of training{nearest(name, known)}; they are in "
+                "config/README.md"
+            )
+        columns[name] = [read(value, known[name]) for value in given.split(",")]
+    if not columns:
+        raise UserError("grid is empty; expected settings, as in `lr=1e-5,2e-5 batch_size=16,32`")
+    return [dict(zip(columns, row, strict=True)) for row in itertools.product(*columns.values())]
+
+
+def fit_grid(
+    run: Run,
+    grid: list[dict[str, Any]],
+    n_seeds: int,
+    folder: Path,
+    log_dir: str | None = None,
+    data_parallel: bool = True,
+    shard: bool = False,
+) -> Path:
+    """Train every combination of settings, from n seeds each; the folder of the best run.
+
+    Each run has a folder of its own, named after its settings, and resumes there. results.json
+    has all of them, those with the best mean first.
+    """
+    if not run.eval_data:
+        raise UserError("`grid` compares evaluations; name an `eval_file`, or `dev_split`")
+    if len(grid) * n_seeds > MOST:
+        raise UserError(
+            f"grid: {len(grid)} combinations with {n_seeds} seeds are {len(grid) * n_seeds} runs; "
+            f"expected at most {MOST}"
+        )
+    runs.check_unused(folder)
+    # All of them are checked before the first is trained.
+    configs = [dataclasses.replace(run.cfg, **settings_of(combination)) for combination in grid]
+    rows = []
+    for number, (combination, cfg) in enumerate(zip(grid, configs, strict=True), start=1):
+        shown = ", ".join(f"{name} {value}" for name, value in combination.items())
+        log(f"Combination {number} of {len(grid)}: {shown}")
+        name = "_".join(f"{name}-{value}" for name, value in combination.items())
+        found = []
+        for seed in range(cfg.seed, cfg.seed + n_seeds):
+            place = Path(name) / f"seed-{seed}" if n_seeds > 1 else Path(name)
+            one = dataclasses.replace(run, cfg=dataclasses.replace(cfg, seed=seed))
+            logs = f"{log_dir}/{place}" if log_dir else None
+            result = one.fit(folder / place, logs, data_parallel, shard)
+            found.append({"folder": str(place), "best": result.best, "last": result.last})
+        rows.append({"settings": combination, "runs": found})
+    metric = run.cfg.stop_metric or run.task.metric_names[0]
+    text, summary, best = reports.grid_table(rows, metric, direction(metric))
+    write_json(folder / "results.json", summary)
+    print(f"{text}\nThe best run: {folder / best}\nSaved {folder / 'results.json'}")
+    return folder / best
+
+
+def settings_of(combination: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a combination, and what they make useless."""
+    # A file's total_steps would overrule n_epochs.
+    return ({"total_steps": None} if "n_epochs" in combination else {}) | combination

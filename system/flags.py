@@ -161,6 +161,11 @@ def own_flags(cls: type) -> Iterator[tuple[dataclasses.Field, Flag]]:
         yield field, Flag(name, hints[name], field.default, needs_name, modes, group, text)
 
 
+def flag_fields(cls: type) -> Iterator[tuple[str, Flag]]:
+    """The fields of a dataclass of settings as flags, by name."""
+    return ((flag.name, flag) for _, flag in own_flags(cls))
+
+
 def usual_flags(command: type, flags: dict[str, Flag]) -> list[Flag]:
     """Those that have to be given, and lists, as a call of the class takes them: bases first."""
     in_order = [flags[field.name] for field in dataclasses.fields(command) if field.name in flags]

@@ -86,6 +86,32 @@ def seeds_table(
     }
 
 
+def grid_table(
+    rows: list[dict[str, Any]], metric: str, sign: int
+) -> tuple[str, dict[str, Any], str]:
+    """A table of combinations of settings, the best mean first; as a dict; the best run's folder.
+
+    Args:
+        rows: {"settings", "runs": [{"folder", "best": metrics}, ...]} each.
+        sign: 1 where a larger metric is better, -1 where a smaller one is.
+    """
+    for row in rows:
+        values = [one["best"][metric] for one in row["runs"]]
+        row["mean"] = statistics.mean(values)
+        row["spread"] = statistics.stdev(values) if len(values) > 1 else 0.0
+    rows = sorted(rows, key=lambda row: -sign * row["mean"])
+    several = len(rows[0]["runs"]) > 1
+    names = list(rows[0]["settings"])
+    table = [[*names, metric, *(["spread"] if several else [])]]
+    for row in rows:
+        settings = [str(row["settings"][name]) for name in names]
+        spread = [f"{row['spread']:.4f}"] if several else []
+        table.append([*settings, f"{row['mean']:.4f}", *spread])
+    best = max(rows[0]["runs"], key=lambda one: sign * one["best"][metric])
+    summary = {"metric": metric, "combinations": rows, "best": best}
+    return aligned(table), summary, best["folder"]
+
+
 def folds_table(metrics: list[dict[str, float]]) -> tuple[str, dict[str, Any]]:
     """A table of the metrics of each fold, their means and standard deviations, and as a dict."""
     names = list(metrics[0])

@@ -395,3 +395,59 @@ def test_calibrated_probabilities_are_those_of_converted_weights(
     assert finetune.load(tmp_path / "hf").task.temperature == 1
     for a, b in zip(ours, theirs, strict=True):
         assert a.probabilities == pytest.approx(b.probabilities, abs=1e-5)
+
+
+def test_a_grid_is_a_table_of_runs_that_resume(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = f"{line_of(small, tmp_path / 'run')} --dev_split 0.2 --total_steps 20 --seeds 2 "
+    line += "--grid 'lr=1e-6,0.003 batch_size=8,16'"
+    parse_and_run(line)
+    out, results = capsys.readouterr().out, read_json(tmp_path / "run/results.json")
+    found = results["combinations"]
+    assert [row["settings"] for row in found] == sorted(
+        ({"lr": lr, "batch_size": n} for lr in (1e-6, 0.003) for n in (8, 16)),
+        key=lambda s: next(-row["mean"] for row in found if row["settings"] == s),
+    )
+    for row in found:
+        values = []
+        for seed, one in zip((42, 43), row["runs"], strict=True):
+            settings = read_json(tmp_path / "run" / one["folder"] / "run.json")
+            assert settings["seed"] == seed
+            assert {name: settings[name] for name in row["settings"]} == row["settings"]
+            values.append(one["best"]["Macro-F1"])
+        assert row["mean"] == pytest.approx(statistics.mean(values))
+        assert row["spread"] == pytest.approx(statistics.stdev(values))
+    best = tmp_path / "run" / results["best"]["folder"]
+    assert f"The best run: {best}\n" in out
+    assert f"--model_file {best} " in out
+    # The same line resumes: what is there is not trained again.
+    times = {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*.pt")}
+    parse_and_run(line)
+    assert times == {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*.pt")}
+    capsys.readouterr()
+    checkpoint.Runs(str(tmp_path / "run")).run()
+    table = [row.split() for row in capsys.readouterr().out.splitlines()]
+    assert table[0] == ["run", "task", "best", "date", "batch_size", "lr", "seed"]
+    assert len(table) == 9
+    assert table[1][:3] == ["lr-0.003_batch_size-16/seed-42", "csv", "Macro-F1"]
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ("lr=1e-5,2e-5 lr=3e-5", "expected each setting once"),
+        ("lr", "expected each setting once, as in `lr=1e-5"),
+        ("learn=1", "'learn' is no setting of training"),
+        ("lr=fast", "--lr fast: expected float"),
+        ("batch_size=8,0", "batch_size=0; expected at least 1"),
+        ("seed=" + ",".join(map(str, range(10_000))), "are 10000 runs; expected at most 500"),
+    ],
+)
+def test_a_grid_that_cannot_be_meant_is_refused_before_anything_is_trained(
+    small: Path, tmp_path: Path, grid: str, message: str
+) -> None:
+    line = f"{line_of(small, tmp_path / 'run')} --dev_split 0.2 --grid '{grid}'"
+    with pytest.raises(UserError, match=message):
+        parse_and_run(line)
+    assert not list(tmp_path.iterdir())

@@ -19,6 +19,7 @@ from formats.weights import checkpoints_in
 from system import distributed
 from system.files import check_model_files, named, read_json, whole_file, write_json
 from system.locks import locked
+from training.checkpoints import direction
 from utils import UserError, json_text, log, rank, short, show
 
 # Settings that may differ when a run is resumed: they change what is written, not what is computed.
@@ -254,6 +255,25 @@ def read_evaluations(file: Path) -> dict[int, dict[str, float]]:
         names = [name for name in values if name.startswith("eval_")]
         if names:
             found[values["step"]] = {name.removeprefix("eval_"): values[name] for name in names}
+    return found
+
+
+def found_in(folder: Path) -> list[dict[str, Any]]:
+    """What each run in a folder, or in its folders, is: its settings, its best evaluation, when.
+
+    The best is by the first metric, as it is logged.
+    """
+    found = []
+    for file in sorted(folder.rglob("run.json")):
+        metrics = file.parent / "metrics.jsonl"
+        evaluations = read_evaluations(metrics) if metrics.is_file() else {}
+        row: dict[str, Any] = {"folder": file.parent, "settings": read_json(file), "best": None}
+        row["time"] = (metrics if metrics.is_file() else file).stat().st_mtime
+        if evaluations:
+            name = next(iter(next(iter(evaluations.values()))))
+            values = [values[name] for values in evaluations.values() if name in values]
+            row["best"] = (name, max(values, key=lambda value: direction(name) * value))
+        found.append(row)
     return found
 
 
