@@ -366,6 +366,9 @@ def named(row: Mapping[str, Any], names: dict[str, list[str]]) -> dict[str, Any]
 def array_objects(text: str, name: str, expected: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a JSON array, which is in memory as a whole."""
     for number, values in enumerate(parse_json(text, name, lines=True), start=1):
+        # spaCy's training data: a text, and what is marked in it.
+        if isinstance(values, list) and list(map(type, values)) == [str, dict]:
+            values = {"text": values[0]} | values[1]
         if not isinstance(values, dict):
             raise UserError(f"{name}, item {number}: found {show(values, 40)}; expected {expected}")
         yield number, values

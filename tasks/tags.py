@@ -12,7 +12,7 @@ import array
 import collections
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -27,15 +27,26 @@ from tasks.conlleval import Counts, chunks
 from tasks.encoding import Batch, Batches, Features, window_starts
 from tasks.labels import alike
 from tasks.notations import are_entities, hyphenated, notation_of, to_bio
+from tasks.spans import are_spans, joined, read_spans, with_spans
 from tasks.table_rows import open_text
 from tasks.task import AnsweringTask, Data, exact
-from tasks.words import Text, read_texts, split_words, with_column
+from tasks.words import WORD, Text, read_texts, split_words, with_column
 from tokenization import FullTokenizer
 from utils import UserError, nearest, short, show, warn
 
 CONTEXTS = ("sentence", "document")
 IGNORED = -100  # the label of a token that has no tag
 LISTED = 20  # tags, in a message
+
+
+class Entity(NamedTuple):
+    """A name in a text, which is text[start:end] of what was given."""
+
+    type: str
+    text: str
+    start: int
+    end: int
+    score: float  # the mean probability of its words' tags
 
 
 class Tagged(NamedTuple):
@@ -45,10 +56,19 @@ class Tagged(NamedTuple):
     tags: list[str]
     probabilities: list[float]  # of each tag
 
+    given: str = ""  # the text that the words are of; "": words with blanks between them
+    offsets: Sequence[tuple[int, int]] = ()  # where each word stands in it
+
     @property
-    def entities(self) -> list[tuple[str, str]]:
-        """The names among them: type, and words with spaces between them."""
-        return [(kind, " ".join(self.words[a:b])) for kind, a, b in chunks(self.tags)]
+    def entities(self) -> list[Entity]:
+        """The names among them."""
+        given, offsets = (self.given, self.offsets) if self.given else joined(self.words)
+        found = []
+        for kind, a, b in chunks(self.tags):
+            start, end = offsets[a][0], offsets[b - 1][1]
+            score = sum(self.probabilities[a:b]) / (b - a)
+            found.append(Entity(kind, given[start:end], start, end, score))
+        return found
 
 
 def count(names: collections.Counter[str]) -> str:
@@ -168,6 +188,8 @@ class TagTask(AnsweringTask):
         if str(file) == "-":
             lines = open_text(file, "tsv")[1]
             return self.examples_of(line.rstrip("\r\n") for line in lines)
+        if are_spans(file):
+            return read_spans(file, labelled=False)
         return read_texts(file, labelled=False, by_document=self.context == "document")
 
     def examples_of(self, inputs: Iterable[Any]) -> Iterator[Text]:
@@ -178,7 +200,11 @@ class TagTask(AnsweringTask):
             if not is_list or not all(isinstance(word, str) for word in words):
                 raise UserError(f"input {line} is {show(given, 40)}; expected a text or its words")
             # As lines they end with a blank one, as sentences of a file do.
-            yield Text(line, list(words), [], [0], [*words, ""], list(range(len(words))))
+            text = Text(line, list(words), [], [0], [*words, ""], list(range(len(words))))
+            if isinstance(given, str):
+                text.given = given
+                text.offsets = [match.span() for match in WORD.finditer(given)]
+            yield text
 
     def load(self, file: str | Path, tokenizer: FullTokenizer, labelled: bool = True) -> TagData:
         """A file of words and tags."""
@@ -220,7 +246,10 @@ class TagTask(AnsweringTask):
         learnt; where they are compared they count as O, and a note says so.
         """
         by_document = self.context == "document"
-        texts = list(read_texts(file, self.column, labelled, by_document))
+        if are_spans(file):
+            texts = list(read_spans(file, labelled))
+        else:
+            texts = list(read_texts(file, self.column, labelled, by_document))
         tags = collections.Counter(tag for text in texts for tag in text.tags)
         if not (notation := notation_of(tags)):
             report_marks(file, tags)
@@ -354,7 +383,8 @@ class TagTask(AnsweringTask):
         answers, start = [], 0
         for text in data.examples:
             end = start + len(text.words)
-            answers.append(Tagged(text.words, names[start:end], probabilities[start:end].tolist()))
+            found = names[start:end], probabilities[start:end].tolist()
+            answers.append(Tagged(text.words, *found, text.given, text.offsets))
             start = end
         return answers
 
@@ -390,7 +420,10 @@ class TagTask(AnsweringTask):
     def lines(self, data: Data, answers: list[Tagged], first: int) -> Iterator[str]:
         """The lines of a file, a tag after the columns of each word."""
         for text, answer in zip(data.examples, answers, strict=True):
-            yield from with_column(text, answer.tags)
+            if text.source is None:
+                yield from with_column(text, answer.tags)
+            else:
+                yield with_spans(text, answer.tags, answer.entities)
 
     # --------------------------------------------------------------------------------- settings
 

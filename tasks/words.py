@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from system import forms
 from tasks.conlleval import is_blank, split_line
@@ -83,6 +84,10 @@ class Text:
     rows: list[str] = dataclasses.field(default_factory=list)  # lines without their ends
     at: list[int] = dataclasses.field(default_factory=list)  # in which of them each word stands
     layout: "Layout | None" = None  # of the file; None: words of a plain text
+    # Of a text that was given as a whole, it, where its words are, and the object it stood in.
+    given: str = ""
+    offsets: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    source: dict[str, Any] | None = None
 
     def line_of(self, i: int) -> int:
         """The line of a word, in the file."""

@@ -359,7 +359,9 @@ def test_the_names_in_an_answer() -> None:
 
     words, tags = "Barack Obama saw Paris".split(), "B-PER I-PER O B-LOC".split()
     answer = Tagged(words, tags, [1.0] * 4)
-    assert answer.entities == [("PER", "Barack Obama"), ("LOC", "Paris")]
+    assert [entity[:2] for entity in answer.entities] == [("PER", "Barack Obama"), ("LOC", "Paris")]
+    # With nothing else given they are parts of the words with blanks between them.
+    assert [entity[2:] for entity in answer.entities] == [(0, 12, 1.0), (17, 22, 1.0)]
 
 
 def test_plain_text_is_split_into_words() -> None:
