@@ -80,7 +80,7 @@ EXPECTED = {
     "corpus": "plain text, a sentence a line and a blank line between documents",
     "tags": "a word and its tag a line, and a blank line between sentences",
     "context": "a text to find the answer in",
-    "questions": "SQuAD's JSON, or ReCoRD's JSON lines in a file .jsonl",
+    "questions": "SQuAD's JSON, or a question and its context in each row",
 }
 READERS: dict[str, dict[str, str | None]] = {
     "table": {
@@ -101,7 +101,7 @@ READERS: dict[str, dict[str, str | None]] = {
         ("json lines", "json object", "json array"), "write each token and its tag into a line"
     )
     | dict.fromkeys(("gzip", "utf-16")),
-    "questions": {"json object": None, "json lines": None},
+    "questions": {"json object": None, "json lines": None, "json array": None},
 }
 
 

@@ -249,7 +249,7 @@ EXPECTED = (
 
 def read_questions(file: str | Path, labelled: bool = True) -> Iterator[Question]:
     """The rows of a file, one by one; UserError names the line where something is missing."""
-    for line, row in read_objects(file):
+    for line, row in table_rows.read_objects(file, set(FORMS), EXPECTED):
         where = f"{file}, line {line}"
         form = next((form for name, form in FORMS.items() if name in row), None)
         if form is None:
@@ -298,24 +298,3 @@ def question(
     if names.count(str(answer)) > 1:
         raise UserError(f"{where}: two choices are called {show(answer)}, the right one's name")
     return Question(line, context, choices, names, names.index(str(answer)))
-
-
-def read_objects(file: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a table with a header, or the objects of what has no rows of fields."""
-    form = table_rows.form_of(file, "jsonl", custom=True)
-    if form not in ("csv", "tsv", "excel"):
-        yield from table_rows.objects(file, expected=EXPECTED)[1]
-        return
-    name, rows = table_rows.rows_of(file, form, set(FORMS))[:2]
-    header = next(rows, (0, []))[1]
-    if len(set(header)) < len(header):
-        raise UserError(f"{name}: two columns have the same name; expected each once")
-    for line, fields in rows:
-        if fields == [""]:  # a blank line
-            continue
-        if len(fields) != len(header):
-            raise UserError(
-                f"{name}, line {line}: {len(fields)} columns; expected {len(header)} as in the "
-                "first row; mend the line"
-            )
-        yield line, dict(zip(header, fields, strict=True))

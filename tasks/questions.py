@@ -20,17 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
-from system import forms
-from system.files import check_file, read_json
 from tasks import squad_metrics
 from tasks.encoding import Features, most_context
-from tasks.squad_metrics import Question, stands_at
-from tasks.superglue import check_not_flat, read_record
+from tasks.question_files import read_squad
+from tasks.squad_metrics import Question
 from tasks.task import AnsweringTask, Data, exact
 from tokenization import FullTokenizer
 from utils import UserError, short, show, warn
 
-FORMS = "SQuAD's JSON, or ReCoRD's JSON lines in a file .jsonl"
 N_BEST = 20  # starts and ends of a window that are looked at, and answers that are written
 
 
@@ -393,114 +390,6 @@ class QuestionTask(AnsweringTask):
     def run_settings(self, data: Data, eval_data: list[Data]) -> dict[str, Any]:
         """The settings of windows, and digests of the data."""
         return {**super().run_settings(data, eval_data), "keep_outside": self.keep_outside}
-
-
-# --------------------------------------------------------------------------------------------- rows
-
-
-def read_squad(file: str | Path) -> list[Question]:
-    """The questions of a file: SQuAD's JSON or, where the suffix is .jsonl, ReCoRD's JSON lines.
-
-    UserError names what is missing, and where. Answers that do not stand in the text where the file
-    says are reported.
-    """
-    check_file(file, "SQuAD's JSON")
-    suffix, form = Path(file).suffix, forms.recognise(file)
-    if suffix in (".csv", ".tsv"):
-        raise UserError(f"{file} is a table; expected {FORMS}; docs/questions.md converts it")
-    # An array may have the flat form, which a message of its own names.
-    if form != "json array":
-        forms.check(file, "questions")
-    is_record = form == "json lines" or (suffix == ".jsonl" and form != "json array")
-    questions, misplaced = read_record(file) if is_record else squad_questions(file)
-    if not questions:
-        raise UserError(
-            f"{file} has no questions; expected SQuAD's JSON, or ReCoRD's in a file .jsonl"
-        )
-    ids = collections.Counter(question.id for question in questions)
-    name, n = ids.most_common(1)[0]
-    if n > 1:
-        raise UserError(
-            f"{file}: {n} questions have the id {show(name)}, and predictions.json can hold one of "
-            "them; give each question an id of its own"
-        )
-    if misplaced:
-        warn(
-            f"{file}: {len(misplaced)} answers do not stand where the file says and are not "
-            f"trained on, the first of them {misplaced[0]}"
-        )
-    return questions
-
-
-def squad_questions(file: str | Path) -> tuple[list[Question], list[str]]:
-    """SQuAD's questions, and their misplaced answers in words."""
-    data = read_json(file, Any, pipe=True)
-    questions: list[Question] = []
-    misplaced: list[str] = []
-    # The flat form is a list of questions, or one under SQuAD's own "data".
-    articles = data.get("data") if isinstance(data, dict) else data
-    check_not_flat(articles[0] if isinstance(articles, list) and articles else data, file)
-    for i, article in enumerate(member(data, "data", list, f"{file}")):
-        paragraphs = member(article, "paragraphs", list, f"{file}: data[{i}]")
-        for j, paragraph in enumerate(paragraphs):
-            where = f"{file}: data[{i}].paragraphs[{j}]"
-            context = member(paragraph, "context", str, where)
-            if not context.strip():
-                raise UserError(f"{where}: the context is empty; expected a text")
-            for k, entry in enumerate(member(paragraph, "qas", list, where)):
-                question, wrong = read_question(entry, context, f"{where}.qas[{k}]")
-                questions.append(question)
-                misplaced += wrong
-    return questions, misplaced
-
-
-def read_question(entry: Any, context: str, where: str) -> tuple[Question, list[str]]:
-    """A question about a context, and its misplaced answers in words; these start at -1."""
-    name, text = member(entry, "id", str, where), member(entry, "question", str, where)
-    if not text.strip():
-        raise UserError(f"{where}: the question {name} is empty; expected a text")
-    impossible = entry.get("answers") == []
-    if entry.get("is_impossible") is not None:
-        # A text such as "false" counts as true to Python.
-        impossible |= member(entry, "is_impossible", bool, where)
-    answers: list[tuple[str, int]] = []
-    misplaced: list[str] = []
-    if not impossible and "answers" in entry:
-        for answer in member(entry, "answers", list, where):
-            words = member(answer, "text", str, where)
-            start = member(answer, "answer_start", int, where)
-            if stands_at(context, words, start):
-                answers.append((words, start))
-            else:
-                answers.append((words, -1))
-                misplaced.append(f"{short(words, 40)!r} at {start} of question {short(name)}")
-    return Question(name, text, context, tuple(answers), impossible), misplaced
-
-
-# What a value of SQuAD's JSON has to be, in words.
-EXPECTED = {
-    str: "a text in quotes",
-    int: "a whole number",
-    bool: "true or false",
-    list: "a list, [...]",
-}
-# What a question that lacks something should look like.
-QUESTION = '{"id": text, "question": text, "answers": [{"text": text, "answer_start": number}]}'
-
-
-def member(values: Any, key: str, kind: type, where: str) -> Any:
-    """A value of a JSON object; UserError where it is missing or of another type."""
-    if not isinstance(values, dict):
-        raise UserError(f"{where} is {show(values, 40)}; expected SQuAD's JSON, an object {{...}}")
-    if key not in values:
-        keys = short(", ".join(values)) or "none"
-        expected = f"a question {QUESTION}" if ".qas[" in where else "SQuAD's JSON"
-        raise UserError(f"{where} has no {key!r}, its keys are {keys}; expected {expected}")
-    # type() rather than isinstance(), since a bool is an int to Python.
-    if type(values[key]) is not kind:
-        value = "null" if values[key] is None else show(values[key], 40)
-        raise UserError(f"{where}: {key!r} is {value}; expected {EXPECTED[kind]}")
-    return values[key]
 
 
 # ------------------------------------------------------------------------------------------ windows

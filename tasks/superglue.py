@@ -120,7 +120,6 @@ def read_record(file: str | Path) -> tuple[list[Question], list[str]]:
     name, lines = open_text(file, "jsonl", "questions")
     for number, values in json_lines(lines, name):
         where = f"{name}, line {number}"
-        check_not_flat(values, name)
         passage = value(values, "passage", dict[str, Any], where)
         context = value(passage, "text", str, f"{where}: passage")
         for i, entry in enumerate(value(values, "qas", list[dict[str, Any]], where)):
@@ -140,16 +139,6 @@ def read_record(file: str | Path) -> tuple[list[Question], list[str]]:
                 answers.append((text, start))
             questions.append(Question(str(idx), query, context, tuple(answers)))
     return questions, misplaced
-
-
-def check_not_flat(entry: Any, file: str | Path) -> None:
-    """UserError for a question with its context beside it, as Hugging Face's datasets have it."""
-    if isinstance(entry, dict) and {"question", "context"} <= entry.keys():
-        raise UserError(
-            f"{file} has the flat form of Hugging Face's datasets, a question and its context in "
-            "one object; expected SQuAD's JSON, or ReCoRD's in a file .jsonl; docs/questions.md "
-            "converts it"
-        )
 
 
 def label_of(values: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,7 @@ SEPARATOR_LINE = re.compile(r"sep=(.)\s*")
 def rows_of(
     file: str | Path,
     form: str,
-    names: set[str],
+    names: Set[str],
     delimiter: str | None = None,
     encoding: str | None = None,
 ) -> tuple[str, Iterator[Row], str]:
@@ -161,7 +161,7 @@ def rows_of(
     return name, tsv_rows(stream, delimiter), delimiter
 
 
-def find_delimiter(file: str | Path, names: set[str], encoding: str | None = None) -> str:
+def find_delimiter(file: str | Path, names: Set[str], encoding: str | None = None) -> str:
     """What stands between the fields of a csv; UserError where that may be one or another.
 
     A separator that gives all rows the same number of columns, two or more; of several the one
@@ -276,6 +276,34 @@ def objects(
     if str(source) != "-" and forms.recognise(source, unpack=True) == "json array":
         return name, array_objects("".join(lines), name, expected)
     return name, json_lines(lines, name, expected)
+
+
+def read_objects(
+    file: str | Path, names: Set[str] = frozenset(), expected: str = "a JSON object {...}"
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a table with a header, or the objects of what has no rows of fields.
+
+    Args:
+        names: of columns that are looked for.
+        expected: what an object should look like, for messages.
+    """
+    form = form_of(file, "jsonl", custom=True)
+    if form not in ("csv", "tsv", "excel"):
+        yield from objects(file, expected=expected)[1]
+        return
+    name, rows = rows_of(file, form, names)[:2]
+    header = next(rows, (0, []))[1]
+    if len(set(header)) < len(header):
+        raise UserError(f"{name}: two columns have the same name; expected each once")
+    for line, fields in rows:
+        if fields == [""]:  # a blank line
+            continue
+        if len(fields) != len(header):
+            raise UserError(
+                f"{name}, line {line}: {len(fields)} columns; expected {len(header)} as in the "
+                "first row; mend the line"
+            )
+        yield line, dict(zip(header, fields, strict=True))
 
 
 def rows_of_objects(source: Any, where: str) -> Iterator[dict[str, Any]]:

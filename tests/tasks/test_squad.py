@@ -729,7 +729,6 @@ FLAT = [
     )
 ]
 FLAT[1]["id"] = "8"
-IS_FLAT = "has the flat form of Hugging Face's datasets, a question and its context in one object"
 
 
 def json_of(**changes: object) -> str:
@@ -743,27 +742,12 @@ def json_of(**changes: object) -> str:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.jsonl", "\n".join(map(json.dumps, FLAT)), IS_FLAT),
-        ("a.json", "\n".join(map(json.dumps, FLAT)), IS_FLAT),
-        ("a.jsonl", json.dumps(FLAT[0]), IS_FLAT),
-        ("a.json", json.dumps(FLAT[0], indent=1), IS_FLAT),
-        ("a.json", json.dumps(FLAT), IS_FLAT),
-        ("a.jsonl", json.dumps(FLAT, indent=1), IS_FLAT),
-        ("a.json", json.dumps({"version": "2", "data": FLAT}), IS_FLAT),
         ("a.json", "[1, 2]", "expected SQuAD's JSON"),
-        ("a.csv", "question,context,answer\nwho ?,the cat,cat\n", "a.csv is a table; expected SQ"),
-        ("a.json", json_of(id=7), "qas[0]: 'id' is 7; expected a text in quotes"),
-        (
-            "a.json",
-            json_of(id=""),
-            "has no 'id', its keys are question, answers; expected a question {",
-        ),
+        ("a.csv", "question,text,answer\nwho ?,the cat,cat\n", "a.csv, line 2 has no 'context'"),
+        ("a.csv", "question,context,answer\nq,a cat a cat,cat\n", "context 2 times; say which wi"),
+        ("a.json", json_of(id=[7]), "qas[0]: 'id' is [7]; expected a text in quotes"),
         ("a.json", json_of(answers=None), "qas[0]: 'answers' is null; expected a list, [...]"),
-        (
-            "a.json",
-            json_of(answers=[{"text": "cat"}]),
-            "has no 'answer_start', its keys are text; expec",
-        ),
+        ("a.json", json_of(answers=[{"text": "r"}]), "'r' stands in its context 2 times; say whi"),
         (
             "a.json",
             json_of(is_impossible="false"),
@@ -782,19 +766,58 @@ def test_a_file_of_another_form_is_named_in_a_line(
     assert "\n" not in str(error.value)
 
 
-def test_the_lines_of_the_documentation_convert_the_flat_form(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+CELLS = [
+    {"id": 7, "context": "the red cat ran", "question": "who ran ?", "answer": "red cat"},
+    {"id": 8, "context": "the red cat ran", "question": "who ran ?", "answer": ""},
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.jsonl", "\n".join(map(json.dumps, FLAT))),
+        ("a.json", "\n".join(map(json.dumps, FLAT))),
+        ("a.json", json.dumps(FLAT)),
+        ("a.jsonl", json.dumps(FLAT, indent=1)),
+        ("a.json", json.dumps({"version": "2", "data": FLAT})),
+        ("a.jsonl", "\n".join(map(json.dumps, CELLS))),
+        (
+            "a.csv",
+            "id,context,question,answer\n7,the red cat ran,who ran ?,red cat\n"
+            "8,the red cat ran,who ran ?,\n",
+        ),
+        (
+            "a.tsv",
+            "id\tcontext\tquestion\tanswers\n7\tthe red cat ran\twho ran ?\t"
+            '{"text": ["red cat"], "answer_start": [4]}\n8\tthe red cat ran\twho ran ?\t[]\n',
+        ),
+        (
+            "a.csv",
+            "id,context,question,answer,answer_start\n7,the red cat ran,who ran ?,red cat,4\n"
+            "8,the red cat ran,who ran ?,,\n",
+        ),
+    ],
+)
+def test_the_flat_form_is_read_from_any_table(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    found = read_squad(tmp_path / name)
+    assert [(q.id, q.text, q.context) for q in found] == [
+        (i, "who ran ?", "the red cat ran") for i in ("7", "8")
+    ]
+    assert ("red cat", 4) in found[0].answers
+    assert [q.impossible for q in found] == [False, True]
+
+
+def test_what_occurs_once_needs_no_position_and_a_question_no_id(
+    tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "questions.md").read_text()
-    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)
-    assert code
-    monkeypatch.chdir(tmp_path)
-    Path("flat.jsonl").write_text("\n".join(map(json.dumps, [*FLAT, FLAT[0] | {"id": 9}])))
-    exec(code[1], {})
-    found = read_squad("squad.json")
-    assert [(q.id, q.impossible) for q in found] == [("7", False), ("8", True), ("9", False)]
-    assert found[0].answers == (("cat", 8), ("red cat", 4))
-    assert (found[1].text, found[1].context) == ("who ran ?", "the red cat ran")
+    (tmp_path / "a.json").write_text(json_of(id="", answers=[{"text": "cat"}]))
+    [found] = read_squad(tmp_path / "a.json")
+    assert (found.id, found.answers) == ("1", (("cat", 8),))
+    (tmp_path / "a.json").write_text(json_of(id=70, answers=[{"text": "dog"}]))
+    [found] = read_squad(tmp_path / "a.json")
+    assert (found.id, found.answers) == ("70", (("dog", -1),))
+    assert "1 answers do not stand where the file says" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["twice.json", "twice.jsonl"])
