@@ -9,6 +9,7 @@ the scores of a question's choices, any number of them, makes probabilities.
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -226,6 +227,45 @@ def copa(row: dict[str, Any]) -> tuple[str, list[Any], Any, Any]:
     return f"{row['premise']} {asked}", [row["choice1"], row["choice2"]], None, row.get("label")
 
 
+def hellaswag(row: dict[str, Any]) -> tuple[str, list[Any], Any, Any]:
+    """HellaSwag: as in SWAG the second sentence begins, and each ending goes on with it."""
+    context, begun = row.get("ctx_a", row["ctx"]), row.get("ctx_b", "")
+    endings = row["endings"]
+    if isinstance(endings, str):  # a list in a cell
+        endings = json.loads(endings)
+    return context, [f"{begun} {ending}".strip() for ending in endings], None, known(row)
+
+
+def piqa(row: dict[str, Any]) -> tuple[str, list[Any], Any, Any]:
+    """PIQA: which of two ways leads to a goal."""
+    return row["goal"], [row["sol1"], row["sol2"]], None, known(row)
+
+
+def known(row: dict[str, Any]) -> Any:
+    """The label; of test sets, where it is -1 or empty, none."""
+    return None if row.get("label") in (None, "", -1, "-1") else row["label"]
+
+
+def race(row: dict[str, Any]) -> tuple[str, list[Any], Any, Any]:
+    """RACE: an article, and a question that its options answer or fill in."""
+    asked, options = row["question"], row["options"]
+    choices = [
+        asked.replace("_", option) if "_" in asked else f"{asked} {option}" for option in options
+    ]
+    return row["article"], choices, ["A", "B", "C", "D", "E"][: len(choices)], row.get("answer")
+
+
+def each_question(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The questions of a row: RACE's own files have all of an article in one."""
+    if not isinstance(row.get("questions"), list):
+        yield row
+        return
+    names = {"question": "questions", "options": "options", "answer": "answers"}
+    columns = [row[theirs] for theirs in names.values() if theirs in row]
+    for values in zip(*columns, strict=True):
+        yield row | dict(zip(names, values, strict=False))
+
+
 def plain(row: dict[str, Any]) -> tuple[str, list[Any], Any, Any]:
     """JSON lines of one's own: a context, a list of choices, the number of the right one."""
     # A question about the context follows it.
@@ -238,11 +278,14 @@ FORMS: dict[str, Callable[[dict[str, Any]], tuple[str, list[Any], Any, Any]]] = 
     "ending0": swag,
     "Question Stem": openbook,
     "choice1": copa,
+    "endings": hellaswag,
+    "sol1": piqa,
+    "article": race,
     "context": plain,
     "question": arc,
 }
 EXPECTED = (
-    "rows of SWAG, CommonsenseQA, ARC, OpenBookQA or COPA, or JSON lines of "
+    "rows of SWAG, HellaSwag, PIQA, RACE, CommonsenseQA, ARC, OpenBookQA or COPA, or of "
     '{"context": text, "choices": [text, ...], "label": number from 0}'
 )
 
@@ -255,12 +298,13 @@ def read_questions(file: str | Path, labelled: bool = True) -> Iterator[Question
         if form is None:
             raise UserError(f"{where}: found {short(', '.join(row))}; expected {EXPECTED}")
         try:
-            context, choices, names, answer = form(row)
+            found = [form(one) for one in each_question(row)]
         except KeyError as error:
             raise UserError(f"{where}: no {error}; expected {EXPECTED}")
-        except TypeError:
+        except (TypeError, ValueError, AttributeError):
             raise UserError(f"{where}: a value is of another type; expected {EXPECTED}")
-        yield question(line, context, choices, answer, where, labelled, names)
+        for context, choices, names, answer in found:
+            yield question(line, context, choices, answer, where, labelled, names)
 
 
 def question(

@@ -73,6 +73,18 @@ OWN = {"context": "a", "choices": ["b", "c", "d"], "label": 2}
             "sent1;sent2;ending0;ending1;label\na;b;c, d;e;1\n",
             ("a", ["b c, d", "b e"], 1),
         ),
+        (
+            "hellaswag.jsonl",
+            json.dumps({"ctx_a": "a", "ctx_b": "then b", "ctx": "a then b", "endings": ["c", "d"]}
+                       | {"label": 1}),
+            ("a", ["then b c", "then b d"], 1),
+        ),
+        ("piqa.jsonl", json.dumps({"goal": "a", "sol1": "b", "sol2": "c", "label": 1}),
+         ("a", ["b", "c"], 1)),
+        ("race.jsonl", json.dumps({"article": "a", "question": "b _ .", "options": ["c", "d"]}
+                                  | {"answer": "B"}), ("a", ["b c .", "b d ."], 1)),
+        ("race.txt", json.dumps({"article": "a", "questions": ["Who?"], "options": [["c", "d"]]}
+                                | {"answers": ["A"], "id": "x"}), ("a", ["Who? c", "Who? d"], 0)),
         ("own.jsonl", json.dumps(OWN | {"question": "x"}), ("a x", ["b", "c", "d"], 2)),
         ("own.jsonl", "\n" + json.dumps(OWN) + "\n\n", ("a", ["b", "c", "d"], 2)),
     ],
@@ -83,6 +95,16 @@ def test_every_form_is_read(tmp_path: Path, name: str, text: str, expected: tupl
     assert (found.context, found.choices, found.answer) == expected
     (again,) = read_questions(tmp_path / name, labelled=False)
     assert (again.choices, again.answer) == (found.choices, None)
+
+
+def test_an_article_of_race_has_several_questions(tmp_path: Path) -> None:
+    row = {"article": "a", "questions": ["b?", "c?"], "options": [["d", "e"], ["f", "g"]]}
+    (tmp_path / "x.jsonl").write_text(json.dumps(row | {"answers": ["A", "B"]}))
+    found = list(read_questions(tmp_path / "x.jsonl"))
+    assert [(q.choices, q.answer) for q in found] == [(["b? d", "b? e"], 0), (["c? f", "c? g"], 1)]
+    (tmp_path / "x.jsonl").write_text(json.dumps(row | {"answers": ["A"]}))
+    with pytest.raises(UserError, match="line 1: a value is of another type"):
+        list(read_questions(tmp_path / "x.jsonl"))
 
 
 @pytest.mark.real
