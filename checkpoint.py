@@ -59,12 +59,15 @@ def convert(
     model_cfg: str | None = None,
     vocab: str | None = None,
     int8: bool = False,
+    onnx: bool = False,
 ) -> None:
     """Convert weights, as the command of this name does, whose fields the arguments are."""
     out = Path(target)
     ending = out.suffix.lower()
-    if int8 and ending != ".onnx":
+    if int8 and not (onnx or ending == ".onnx"):
         raise UserError(f"{target}: --int8 is for a .onnx; leave it out")
+    if onnx and ending in (".pt", ".onnx"):
+        raise UserError(f"{target}: --onnx is for a folder; leave it out")
     check_unused(out)
     if ending in OTHER_FILES:
         raise UserError(
@@ -93,6 +96,10 @@ def convert(
         # A folder is renamed when it is complete, so that nobody finds half a model.
         with whole_folder(out) as folder:
             left_out = exports.write_hugging_face(found, folder, vocabulary)
+            if onnx:
+                warn("Exporting and checking, which takes up to a minute")
+                file = folder / "onnx" / ("model_quantized.onnx" if int8 else "model.onnx")
+                _, more = exports.write_onnx(file, found, vocabulary, int8)
     heads = ", ".join(head for head in found.heads if head not in left_out) or "none"
     message = f"{found.describe()} -> {target}: {len(found.tensors)} tensors, heads: {heads}"
     if left_out:
@@ -117,9 +124,11 @@ class Convert:
     model_cfg: str | None = None  # the model's configuration, where none lies beside SOURCE
     vocab: str | None = None  # vocab.txt, where none lies beside SOURCE
     int8: bool = False  # of a .onnx: weights of a byte each
+    # in a folder also onnx/model.onnx, which optimum, transformers.js and others read
+    onnx: bool = False
 
     def run(self) -> None:
-        convert(self.source, self.target, self.model_cfg, self.vocab, self.int8)
+        convert(self.source, self.target, self.model_cfg, self.vocab, self.int8, self.onnx)
 
 
 # ------------------------------------------------------------------------------------------ looking

@@ -22,6 +22,8 @@ from utils import UserError, is_text, short
 TOLERANCE = 1e-3  # of float32, PyTorch's numbers and onnxruntime's
 
 INPUTS = ("input_ids", "segment_ids", "input_mask")
+# What Hugging Face calls them, and so do the files; those of earlier versions have our names.
+THEIRS = {"segment_ids": "token_type_ids", "input_mask": "attention_mask"}
 
 # The files of a model's folder that its metadata may hold, by name.
 BESIDE = ("config.json", "vocab.txt", "tokenizer_config.json", "task.json", "squad.json")
@@ -63,7 +65,7 @@ def write(file: Path, model: Any, metadata: dict[str, str], int8: bool = False) 
             model,
             tuple(example.values()),
             str(made),
-            input_names=list(example),
+            input_names=[THEIRS.get(name, name) for name in example],
             output_names=list(outputs),
             dynamic_shapes=tuple(axes[name] for name in example),
             external_data=False,
@@ -121,7 +123,10 @@ class OnnxFile:
             # Its exceptions are its own, one for each way in which a file can be damaged.
             raise UserError(f"{file} is no ONNX model: {short(str(error), 100)}") from None
         inputs = {x.name for x in self.session.get_inputs()}
-        if "head" not in metadata or not {*INPUTS} <= inputs or "config.json" not in metadata:
+        # What each of our inputs is called in the file.
+        self.inputs = [THEIRS.get(x, x) if THEIRS.get(x) in inputs else x for x in INPUTS]
+        whole = {*self.inputs} <= inputs and {"head", "config.json"} <= metadata.keys()
+        if not whole:
             raise UserError(f"{file} was not written by `checkpoint.py convert`; name one that was")
         self.file, self.head = file, metadata["head"]
         self.n_scores = self.session.get_outputs()[0].shape[-1]  # a name where they are free
@@ -153,7 +158,8 @@ class OnnxModel(nn.Module):
     ) -> Tensor:
         """(B, S) x 3 -> the first output."""
         inputs = (input_ids, segment_ids, Packing.of(input_mask).real)
-        fed = {name: x.long().numpy() for name, x in zip(INPUTS, inputs, strict=True)}
+        names = self.onnx.inputs
+        fed = {name: x.long().numpy() for name, x in zip(names, inputs, strict=True)}
         try:
             found = self.onnx.session.run(None, fed)
         except Exception as error:
@@ -196,7 +202,8 @@ def largest_difference(model: Any, contents: bytes) -> float:
         inputs = random_inputs(model, n_rows, length)
         with torch.inference_mode():
             expected = outputs_of(model, inputs).values()
-        found = session.run(None, {name: x.numpy() for name, x in inputs.items()})
+        fed = {THEIRS.get(name, name): x.numpy() for name, x in inputs.items()}
+        found = session.run(None, fed)
         for ours, theirs in zip(expected, found, strict=True):
             # Padding can be no answer, and is minus infinity on both sides.
             difference = (ours - torch.from_numpy(theirs)).masked_fill(ours.isinf(), 0).abs().max()

@@ -46,6 +46,11 @@ def batch(n_rows: int, length: int) -> dict[str, Tensor]:
     return {"input_ids": ids, "segment_ids": segments, "input_mask": mask}
 
 
+def as_theirs(inputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """Inputs by the names that Hugging Face has for them, and so have the files."""
+    return {onnx_files.THEIRS.get(name, name): x.numpy() for name, x in inputs.items()}
+
+
 def tensors(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return output if isinstance(output, tuple) else (output,)
 
@@ -146,7 +151,7 @@ def test_onnxruntime_computes_what_pytorch_does(
         with torch.no_grad():
             net = model.transformer if kind == "encoder" else model
             expected = tensors(net(**inputs))
-        found = session.run(None, {name: x.numpy() for name, x in inputs.items()})
+        found = session.run(None, as_theirs(inputs))
         for a, b in zip(
             expected if isinstance(expected, tuple) else [expected], found, strict=True
         ):
@@ -157,15 +162,68 @@ def test_onnxruntime_computes_what_pytorch_does(
     assert models.Config(**json.loads(stated["config.json"])) == CONFIG
 
 
+def test_a_folder_has_what_programs_that_read_onnx_expect(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    transformers = pytest.importorskip("transformers")
+    _, file = saved(tmp_path, "classifier")
+    checkpoint.convert(str(file), str(tmp_path / "folder"), onnx=True)
+    session = onnxruntime.InferenceSession(tmp_path / "folder/onnx/model.onnx")
+    names = ["input_ids", "attention_mask", "token_type_ids"]
+    assert sorted(x.name for x in session.get_inputs()) == sorted(names)
+    assert [x.name for x in session.get_outputs()] == ["logits"]
+    # What their tokenizer makes goes in by name, and their model's scores come out.
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "folder")
+    given = tokenizer(
+        ["word7 word8 word9", "word10"],
+        ["word11", "word12 word13"],
+        padding=True,
+        return_tensors="pt",
+    )
+    assert set(given) == set(names)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "folder")
+    with torch.no_grad():
+        expected = model(**given).logits.numpy()
+    (found,) = session.run(None, {name: x.numpy() for name, x in given.items()})
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    for target in ("m.onnx", "m.pt"):
+        with pytest.raises(UserError, match="--onnx is for a folder; leave it out"):
+            checkpoint.convert(str(file), str(tmp_path / target), onnx=True)
+
+
+def test_a_file_with_our_own_names_for_its_inputs_is_read_still(
+    sample: Path, tmp_path: Path
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    file = kinds.write("sentences", sample, tmp_path)
+    start = pretrained.find(None, f"{sample}/config.json", f"{sample}/vocab.txt")
+    cfg = train.Config(batch_size=16, total_steps=1)
+    finetune.prepare(kinds.TASK_OF["sentences"], file, start, cfg=cfg).fit(tmp_path / "run")
+    checkpoint.convert(str(tmp_path / "run"), str(tmp_path / "new.onnx"))
+    proto = onnx.load(tmp_path / "new.onnx")
+    ours = {theirs: name for name, theirs in onnx_files.THEIRS.items()}
+    for value in proto.graph.input:
+        value.name = ours.get(value.name, value.name)
+    for node in proto.graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = ours.get(name, name)
+    proto.DiscardUnknownFields()  # the digest, which is of other bytes
+    (tmp_path / "old.onnx").write_bytes(proto.SerializeToString())
+    old, new = (finetune.load(tmp_path / f"{name}.onnx") for name in ("old", "new"))
+    assert old.start.onnx is not None
+    assert old.start.onnx.inputs == list(onnx_files.INPUTS)
+    data = new.load(file)
+    assert np.array_equal(old.outputs(data), new.outputs(data))
+
+
 def test_int8_is_near(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     model, file = saved(tmp_path, "classifier")
     checkpoint.convert(str(file), str(tmp_path / "m8.onnx"), int8=True)
     inputs = batch(4, 9)
-    (found,) = onnxruntime.InferenceSession(tmp_path / "m8.onnx").run(
-        None, {name: x.numpy() for name, x in inputs.items()}
-    )
+    (found,) = onnxruntime.InferenceSession(tmp_path / "m8.onnx").run(None, as_theirs(inputs))
     with torch.no_grad():
         expected = model(**inputs).numpy()
     assert 0 < np.abs(found - expected).max() < 0.05
