@@ -1,7 +1,10 @@
 """Models that leave: the pipelines of transformers answer as predict() does, and back again."""
 
+import asyncio
 import dataclasses
+import importlib
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,23 +153,71 @@ def test_every_kind_has_a_pipeline_and_a_command() -> None:
     assert KINDS.keys() < cards.PIPELINES.keys()
 
 
-def test_the_server_shown_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def server_of(folder: Path) -> tuple[finetune.Saved, Any]:
+    settings = {"task": "csv", "text_a": "text", "label": "label", "labels": ["0", "1"]}
+    run = trained(folder / "run", models.Classifier(CONFIG, 2), settings)
+    saved = finetune.load(run)
+    serve = importlib.import_module("examples.serve")
+    return saved, serve.app_of(saved)
+
+
+def test_the_server_answers_as_predict_does(tmp_path: Path) -> None:
     pytest.importorskip("fastapi")
     from fastapi.testclient import TestClient
 
-    settings = {"task": "csv", "text_a": "text", "label": "label", "labels": ["0", "1"]}
-    (tmp_path / "runs").mkdir()
-    run = trained(tmp_path / "runs" / "sst2", models.Classifier(CONFIG, 2), settings)
-    page = (Path(__file__).parent.parent / "docs" / "serving.md").read_text()
-    (code,) = [part for part in re.findall(r"```python\n(.*?)```", page, re.S) if "FastAPI" in part]
-    monkeypatch.chdir(tmp_path)
-    module: dict[str, Any] = {}
-    exec(code, module)
-    client = TestClient(module["app"])
-    (ours,) = finetune.load(run).predict(["word1 word2"])
-    answer = client.post("/predict", json=["word1 word2"]).json()
-    assert answer == [
-        {"label": ours.answer, "probabilities": dict(zip("01", ours.probabilities, strict=True))}
-    ]
-    assert client.post("/predict", json=[]).json() == []
-    assert client.post("/predict", json="no list").status_code == 422
+    saved, app = server_of(tmp_path)
+    (ours,) = saved.predict(["word1 word2"])
+    with TestClient(app) as client:
+        answer = client.post("/predict", json=["word1 word2"]).json()
+        assert answer == [
+            {
+                "answer": ours.answer,
+                "confidence": ours.confidence,
+                "probabilities": dict(zip("01", ours.probabilities, strict=True)),
+            }
+        ]
+        assert client.post("/predict", json=[]).json() == []
+        assert client.post("/predict", json="no list").status_code == 422
+        wrong = client.post("/predict", json=[["word1", "word2"]])
+        assert wrong.status_code == 422
+        assert "expected a text" in wrong.json()["detail"]
+
+
+def test_requests_that_arrive_together_are_answered_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fastapi")
+    import httpx
+
+    saved, app = server_of(tmp_path)
+    predict, calls, go_on = saved.predict, list[int](), threading.Event()
+
+    def slow(texts: list[str]) -> Any:
+        calls.append(len(texts))
+        assert go_on.wait(60)
+        return predict(texts)
+
+    monkeypatch.setattr(saved, "predict", slow)
+    given = [[f"word{i}"] * (i + 1) for i in range(5)]
+
+    async def ask_all() -> list[Any]:
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://server") as client,
+        ):
+            asked = [asyncio.create_task(client.post("/predict", json=given[0]))]
+            while not calls:
+                await asyncio.sleep(0.001)
+            # The first is being computed, and the others wait for it.
+            asked += [asyncio.create_task(client.post("/predict", json=t)) for t in given[1:]]
+            while app.state.waiting.qsize() < 4:
+                await asyncio.sleep(0.001)
+            go_on.set()
+            return [answer.json() for answer in await asyncio.gather(*asked)]
+
+    found = asyncio.run(asyncio.wait_for(ask_all(), 60))
+    assert calls == [1, 2 + 3 + 4 + 5]
+    for texts, answers in zip(given, found, strict=True):
+        expected = [prediction.probabilities[1] for prediction in predict(texts)]
+        assert [a["probabilities"]["1"] for a in answers] == pytest.approx(expected, abs=1e-6)
