@@ -28,6 +28,7 @@ class Classify(TaskCommand):
     """Fine-tune BERT on a sentence task, evaluate it, or predict with it."""
 
     kind = "classifier"
+    data_trains = True
     task_fields = (
         *("task", "meta_data_file", "max_len", "long", "text_a", "text_b", "label", "labels"),
         *("header", "separator", "delimiter", "encoding", "unlabelled", "empty"),
@@ -43,8 +44,10 @@ class Classify(TaskCommand):
     # make the built-in sample, train on it, evaluate
     demo: bool = only("train", False)
     # -- Data
-    # the file to train on, to evaluate or to predict; `-` predicts lines of standard input. To
-    # evaluate, several with commas between them
+    # the file to train on; --data_file does so too
+    train_file: str | None = only("train")
+    # the file to evaluate or to predict; `-` predicts lines of standard input. To evaluate, several
+    # with commas between them
     data_file: str | None = None
     # a folder of GLUE or SuperGLUE, instead of data_file: train.tsv or train.jsonl to train on,
     # dev.tsv or val.jsonl to evaluate, test.tsv or test.jsonl to predict

@@ -34,6 +34,7 @@ class RunCommand:
     """The flags of every command that trains."""
 
     modes: ClassVar[tuple[str, ...]] = ("train", "eval", "predict")
+    data_trains: ClassVar[bool] = False  # whether --data_file may be what is trained on
 
     # -- What to do
     mode: str = "train"  # train, eval or predict
@@ -62,8 +63,18 @@ class RunCommand:
 
     def run(self) -> None:
         """Call the method of --mode, once the flags are found to fit."""
+        self.name_data()
         self.check()
         getattr(self, self.mode)()
+
+    def name_data(self) -> None:
+        """Of commands that train on --data_file too, take --train_file for it."""
+        given = getattr(self, "train_file", None)
+        if not self.data_trains or given is None or self.mode != "train":
+            return
+        if getattr(self, "data_file", None) is not None:
+            raise UserError("--train_file and --data_file both say what to train on; keep one")
+        vars(self).update(data_file=given, train_file=None)
 
     def inference(self) -> dict[str, Any]:
         """How a saved model is computed, as finetune.load() takes it; no file need be named."""

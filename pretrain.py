@@ -37,6 +37,7 @@ class Pretrain(RunCommand):
     """Pre-train BERT on text, or evaluate it."""
 
     modes = ("train", "eval")
+    data_trains = True
 
     # -- What to do
     mode: str = "train"  # train or eval
@@ -46,6 +47,7 @@ class Pretrain(RunCommand):
     # glob), a folder; or a prepared corpus (corpus.py), or the official code's *.tfrecord, or an
     # *.npz with GluonNLP's arrays, padded
     data_file: str | None = None
+    train_file: str | None = only("train")  # the same, to train on
     eval_file: str | None = None  # held-out text, evaluated at every checkpoint and at the end
     # split lines into sentences: True for English, or a language code
     split_sentences: bool | str = False

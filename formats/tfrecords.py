@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from system.files import check_file, check_regular
+from system.packages import tensorflow
 from utils import UserError
 
 RECORDS = re.compile(r"\.tf_?records?(\.gz)?(-\d+-of-\d+)?$")  # names of TFRecord files
@@ -33,7 +34,7 @@ def read_records(
     check_file(file, "a TFRecord file")
     check_regular(file)
     try:
-        import tensorflow as tf
+        tf = tensorflow()
     except ImportError:
         raise UserError(f"{file} is a TFRecord file; pip install tensorflow to read it") from None
     with open(file, "rb") as f:

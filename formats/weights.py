@@ -29,6 +29,7 @@ from system.files import (
     read_json,
     whole_file,
 )
+from system.packages import tensorflow
 from utils import UserError, is_text, short, show, typed, warn
 
 # safetensors and the three endings that torch.save's files have.
@@ -68,9 +69,7 @@ def read_tensorflow(prefix: Path) -> dict[str, Tensor]:
     try:
         # TensorFlow greets on stderr, whatever it is told.
         with silent_stderr():
-            import tensorflow
-
-            reader = tensorflow.train.load_checkpoint(str(prefix))
+            reader = tensorflow().train.load_checkpoint(str(prefix))
             names = sorted(reader.get_variable_to_shape_map())
             if "_CHECKPOINTABLE_OBJECT_GRAPH" in names:
                 raise UserError(

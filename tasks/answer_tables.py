@@ -15,8 +15,8 @@ from typing import Any, BinaryIO, Protocol
 
 from formats.tfrecords import RECORDS
 from system.files import whole_file
+from system.packages import needs
 from tasks.rows import open_rows
-from tasks.table_rows import needs
 from tasks.tables import find_column
 from utils import UserError, nearest, short, show, warn
 

@@ -293,8 +293,9 @@ def read_task(file: Path) -> tuple[dict[str, Any], TableConfig | None]:
     if config.max_len < 1:
         raise UserError(f"{file}: max_len is {config.max_len}; expected 1 or more")
     # Earlier versions measured data of one's own by these, and wrote nothing of it.
-    if config.custom and "metric_names" not in changes and not config.number:
+    if config.custom and "metric_names" not in changes:
         usual = ("F1", "Accuracy") if config.separator else ("Accuracy",)
+        usual = CORRELATIONS if config.number else usual
         config = dataclasses.replace(config, metric_names=usual)
     if not config.metric_names:
         raise UserError(f"{file}: metrics are missing; expected some of {', '.join(METRICS)}")

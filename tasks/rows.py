@@ -348,10 +348,10 @@ def parse_rows(
         row = tuple(fields) if with_fields else ()
         yield Example(line, fields[a], text_b, name, shared, row)
     report_odd_rows(table.name, short_rows)
-    check_lacking(table.name, "label", unlabelled, "" if label is None else task.unlabelled)
-    # GLUE's rows without a text are few and known.
+    # GLUE's rows without a text are few and known, and what is predicted needs no more.
     known = "" if task.custom and labelled else "keep"
-    check_lacking(table.name, "text", empty, task.empty or known)
+    lacking = {"label": (unlabelled, task.unlabelled), "text": (empty, task.empty or known)}
+    check_lacking(table.name, lacking)
     if missing:
         warn(
             f"{table.name}: skipped {len(missing)} of its rows, whose text is {task.no_text!r}, "
@@ -367,22 +367,31 @@ def report_odd_rows(file: str, short_rows: list[str]) -> None:
         warn(f"{file}: skipped {len(short_rows)} of its rows: {first}{more}")
 
 
-def check_lacking(file: str, what: str, lines: list[int], choice: str) -> None:
-    """UserError where rows lack a text or a label and nobody has said what to do with them."""
-    if not lines:
-        return
-    first = ", ".join(map(str, lines[:5])) + (" ..." if len(lines) > 5 else "")
-    one = len(lines) == 1
-    found = f"{file}: {len(lines)} {'row has' if one else 'rows have'} no {what}"
-    found += f", {'line' if one else 'lines'} {first}"
-    if choice == "drop":
-        warn(f"{found}; left out")
-    elif choice == "keep":
-        warn(found)
-    elif what == "label":
-        raise UserError(f"{found}; complete them, or leave them out: `unlabelled=drop`")
-    else:
-        raise UserError(f"{found}; leave them out: `empty=drop`, or learn from them: `empty=keep`")
+def check_lacking(file: str, lacking: dict[str, tuple[list[int], str]]) -> None:
+    """UserError where rows lack a text or a label and nobody has said what to do with them.
+
+    Args:
+        lacking: of label and text, the lines that have none, and what was said: "drop", "keep".
+    """
+    asked, remedies = list[str](), list[str]()
+    for what, (lines, choice) in lacking.items():
+        if not lines:
+            continue
+        first = ", ".join(map(str, lines[:5])) + (" ..." if len(lines) > 5 else "")
+        found = f"{len(lines)} rows have no {what}, lines {first}"
+        if len(lines) == 1:
+            found = f"1 row has no {what}, line {first}"
+        if choice:
+            warn(f"{file}: {found}{'; left out' if choice == 'drop' else ''}")
+            continue
+        asked.append(found)
+        remedies.append("`unlabelled=drop`" if what == "label" else "`empty=drop`")
+    if asked:
+        message = f"{file}: {'; '.join(asked)}; complete them, or leave them out: "
+        message += " ".join(remedies)
+        if "`empty=drop`" in remedies:
+            message += ", or learn from those without a text: `empty=keep`"
+        raise UserError(message)
 
 
 def check_first_row(task: TableConfig, table: tables.Table) -> Iterator[tables.Row]:

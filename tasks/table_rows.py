@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from system import forms, texts
+from system.packages import needs
 from tasks.inputs import is_column, plain
 from utils import UserError, parse_json, short, show
 
@@ -420,12 +421,3 @@ def is_missing(value: object) -> bool:
         return not isinstance(value, list | dict) and bool(value != value)
     except TypeError:
         return True
-
-
-@contextlib.contextmanager
-def needs(package: str, file: str | Path, otherwise: str) -> Iterator[None]:
-    """UserError where an import of an optional package fails."""
-    try:
-        yield
-    except ImportError:
-        raise UserError(f"{file} needs {package} (pip install {package}); or {otherwise}") from None

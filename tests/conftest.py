@@ -1,5 +1,6 @@
 """What the tests share: a small sample, a small model, the real data where there is some."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -19,6 +20,10 @@ os.environ.pop("TQDM_DISABLE", None)
 
 import pytest
 import torch
+
+# Before TensorFlow, which some tests import themselves; see system/packages.py.
+with contextlib.suppress(ImportError):
+    import triton  # noqa: F401
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 

@@ -111,9 +111,19 @@ def write_tables(folder: Path, lines: list[str]) -> None:
         write_table(folder / f"glue/SST-2/{name}.tsv", [("sentence", "label"), *numbered])
     write_table(folder / "glue/CoLA/test.tsv", [("index", "sentence"), *enumerate(lines)])
     for name in ("reviews.csv", "held_out.csv", "source/train.csv", "source/test.csv"):
-        write_table(folder / name, [("text", "label"), *numbered])
+        # Enough of them to hold some out, no two the same.
+        more = [(f"{line} {i}", label) for i, (line, label) in enumerate(numbered)]
+        write_table(folder / name, [("text", "label"), *numbered, *more])
     write_table(folder / "reviews.tsv", enumerate(lines))
     write_table(folder / "new.csv", [("text",), *((line,) for line in lines)])
+    # Enough of them to hold some out.
+    feedback = [
+        (i, f"{line} {i}", ("good", "bad")[label], i % 9)
+        for i, (line, label) in enumerate(numbered * 2)
+    ]
+    header = ("id", "Feedback Text", "Sentiment", "customer")
+    write_table(folder / "feedback.csv", [header, *feedback])
+    write_table(folder / "feedback_new.csv", [header, *feedback[:5]])
     documents = ((i, line, label) for i, (line, label) in enumerate(numbered))
     write_table(folder / "nsmc_train.tsv", [("id", "document", "label"), *documents])
     write_lines(
@@ -182,6 +192,9 @@ def write_others(folder: Path, words: list[list[str]]) -> None:
     found = {"text": ["cat"], "answer_start": [4]}
     flat = {"id": "1", "context": "the cat", "question": "who ?", "answers": found}
     write_lines(folder / "flat.jsonl", [flat])
+    asked = [("the cat", "who ?", "cat"), ("a dog ran", "who ran ?", "dog")]
+    for name in ("mine", "mine_dev"):
+        write_table(folder / f"{name}.csv", [("context", "question", "answer"), *asked])
     # Padded as the official code pads for --max_seq_length 128.
     padding = {"input_ids", "input_mask", "segment_ids"}
     arrays = {

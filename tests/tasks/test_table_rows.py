@@ -141,9 +141,7 @@ def test_rows_that_lack_something_are_asked_about_unless_glue_has_them(
 ) -> None:
     file = tmp_path / "x.csv"
     file.write_text("text,label\n" + "a,yes\n,no\nb,no\n" * 6)
-    with pytest.raises(
-        UserError, match=r"6 rows have no text, lines 3, 6, 9, 12, 15 \.\.\.; leave"
-    ):
+    with pytest.raises(UserError, match=r"lines 3, 6, 9, 12, 15 \.\.\.; comp.*: `empty=drop`, or"):
         read_rows(TASKS["csv"], file)
     assert len(read_rows(own_task(TASKS["csv"], empty="drop"), file).examples) == 12
     assert len(read_rows(own_task(TASKS["csv"], empty="keep"), file).examples) == 18
@@ -152,6 +150,12 @@ def test_rows_that_lack_something_are_asked_about_unless_glue_has_them(
         f"{file}: 6 rows have no text, lines 3, 6, 9, 12, 15 ...; left out",
         f"{file}: 6 rows have no text, lines 3, 6, 9, 12, 15 ...",
     ]
+    # Both are asked at once.
+    file.write_text("text,label\n" + "a,yes\n,no\nb,\n" * 6)
+    with pytest.raises(
+        UserError, match=r"6 rows .*; 6 rows .*: `unlabelled=drop` `empty=drop`, or"
+    ):
+        read_rows(TASKS["csv"], file)
     # Predicted they all are.
     unlabelled = read_rows(TASKS["csv"], file, labelled=False)
     assert len(unlabelled.examples) == 18
