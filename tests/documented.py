@@ -225,6 +225,7 @@ def write_weights(folder: Path) -> None:
         ("minilm", every_head, None),
         ("multilingual", every_head, None),
         ("runs/sst2", models.Classifier(config, 2), ["0", "1"]),
+        ("runs/mine", models.Classifier(config, 2), ["bad", "good"]),
         ("runs/ner", models.Tagger(config, 3), ["B-PER", "I-PER", "O"]),
         ("runs/csqa", models.MultipleChoice(config), None),
     ):
