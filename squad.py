@@ -46,6 +46,9 @@ class Squad(TaskCommand):
     predict_file: str | None = only("predict eval")  # the same, to answer or to evaluate
     question: str | None = only("predict")  # one question, to answer from the context_file
     context_file: str | None = only("predict")  # a text file
+    context: str | None = only("predict")  # the text itself, instead
+    # print the answer to --question as JSON: its score, where it starts and ends, the n_best
+    json: bool = only("predict", False)
     # answers made before ({id: text}); default: the model makes them
     predictions: str | None = only("eval")
     null_odds: str | None = only("eval")  # the null_odds.json of these predictions, for SQuAD 2.0
@@ -84,18 +87,21 @@ class Squad(TaskCommand):
         if self.mode == "eval" and self.null_odds:
             raise UserError("no --predictions, which is needed with --null_odds; see --help")
         super().check()
-        if self.context_file and self.question is None:
-            raise UserError("no --question, which is needed with --context_file; see --help")
+        if self.context_file and self.context:
+            raise UserError("--context_file and --context are both given; keep one")
+        for name in ("context_file", "context", "json"):
+            if getattr(self, name) and self.question is None:
+                raise UserError(f"no --question, which is needed with --{name}; see --help")
         if self.mode == "train":
             if self.language not in (None, "en") and not self.eval_file:
                 raise UserError("--language is about evaluation; name an --eval_file")
         # A question that is empty is given all the same; answer_question says what is wrong.
         elif not self.model_file or not (
-            self.predict_file or (self.question is not None and self.context_file)
+            self.predict_file or (self.question is not None and (self.context_file or self.context))
         ):
             raise UserError(
                 f"--mode {self.mode} needs --model_file, and --predict_file or --question and "
-                "--context_file"
+                "--context_file or --context"
             )
 
     def check_scoring(self) -> None:
@@ -147,15 +153,20 @@ class Squad(TaskCommand):
         for name in ("predict_file", "out"):
             if getattr(self, name):
                 raise UserError(f"--question has no use for --{name}; see --help")
-        assert self.context_file
-        forms.check(self.context_file, "context")
-        text = read_text(self.context_file)
+        text = self.context or ""
+        if self.context_file:
+            forms.check(self.context_file, "context")
+            text = read_text(self.context_file)
         if not question.strip() or not text.strip():
             raise UserError("an empty --question or --context_file; expected a text")
         answer = saved.predict([(question, text)])[0]
         # On stderr, so that stdout has the answer alone.
         warn(saved.describe())
-        print(saved.task.chosen(answer) or "(no answer)", file=data_stream())
+        chosen = saved.task.chosen(answer)
+        shown = chosen or "(no answer)"
+        if self.json:
+            shown = json_text(answer.found(chosen), "the answer", ensure_ascii=False)
+        print(shown, file=data_stream())
 
     def answer_file(self) -> None:
         """Write the answers to --predict_file, and to evaluate print how good they are."""

@@ -61,6 +61,25 @@ class Answer:
     n_best: list[dict[str, Any]]  # text, probability, start_logit, end_logit; the best first
     best: str  # the best text that is not empty
     null_odds: float  # score of no answer, less that of the best
+    places: list[int | None]  # where each of the n_best starts in the context
+
+    def found(self, chosen: str) -> dict[str, Any]:
+        """An answer as a program reads it; context[start:end] is its text, of none they are None.
+
+        `chosen`: the text that the task has decided on, "" of none; all others come as n_best.
+        """
+        all_found = [
+            {
+                "answer": one["text"],
+                "score": one["probability"],
+                "start": place,
+                "end": None if place is None else place + len(one["text"]),
+            }
+            for one, place in zip(self.n_best, self.places, strict=True)
+        ]
+        nothing = {"answer": "", "score": 0.0, "start": None, "end": None}
+        first = next((one for one in all_found if one["answer"] == chosen), nothing)
+        return first | {"n_best": all_found}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,8 +344,10 @@ class QuestionTask(AnsweringTask):
                 pieces = sorted([*pieces, null], key=lambda piece: -piece.total)[: self.n_best]
                 if null not in pieces:
                     pieces.append(null)
-            n_best = with_probabilities(pieces or [Piece("", 0.0, 0.0)])
-            found.append(Answer(question.id, n_best, best.text, null.total - best.start - best.end))
+            pieces = pieces or [Piece("", 0.0, 0.0)]
+            n_best, places = with_probabilities(pieces), [piece.place for piece in pieces]
+            odds = null.total - best.start - best.end
+            found.append(Answer(question.id, n_best, best.text, odds, places))
         return found
 
     def best_pieces(
@@ -364,7 +385,12 @@ class QuestionTask(AnsweringTask):
                 break
             first, last = starts[w[i], s[i]], ends[w[i], e[i]]
             text = context[spans[first, 0] : spans[last, 1]]
-            found = Piece(text, float(scores[w[i], s[i], 0]), float(scores[w[i], e[i], 1]))
+            found = Piece(
+                text,
+                float(scores[w[i], s[i], 0]),
+                float(scores[w[i], e[i], 1]),
+                int(spans[first, 0]),
+            )
             pieces.setdefault(text, found)
         return list(pieces.values())
 
@@ -413,6 +439,7 @@ class Piece(NamedTuple):
     text: str
     start: float
     end: float
+    place: int | None = None  # its first character in the context; None: it is no answer
 
     @property
     def total(self) -> float:

@@ -22,6 +22,7 @@ import models
 import squad
 from formats import names
 from system.files import read_json
+from system.flags import parse
 from tasks import questions as asked
 from tasks.encoding import Batch
 from tasks.questions import QuestionTask, most_context, read_squad, token_span
@@ -442,7 +443,11 @@ def flags(shape: Path, save_dir: Path, version: int = 1, **more: object) -> str:
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_questions_are_learnt_answered_and_evaluated(
-    shape: Path, tmp_path: Path, run: Callable, version: int
+    shape: Path,
+    tmp_path: Path,
+    run: Callable,
+    version: int,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     status, out, err = run(flags(shape, tmp_path / "run", version), squad.Squad)
     assert status == 0, err
@@ -484,6 +489,23 @@ def test_questions_are_learnt_answered_and_evaluated(
         status,
         out.strip() == "(no answer)" or out.strip() in "the GREEN mat sat on the dog",
     ) == (0, True)
+    # The same as JSON, of a text that is given itself: the answer, where it stands, and others.
+    text = "the GREEN mat sat on the dog"
+    line = f"--question Colour --json True --model_file {tmp_path}/run"
+    words = [*line.split(), "--context", text]
+    squad.Squad(**{k: v for k, v in parse(squad.Squad, words).items() if k != "settings"}).run()
+    as_json = capsys.readouterr().out
+    found = json.loads(as_json)
+    assert (found["answer"] or "(no answer)") == out.strip()
+    for one in (found, *found["n_best"]):
+        if one["start"] is not None:
+            assert text[one["start"] : one["end"]] == one["answer"]
+    scores = [one["score"] for one in found["n_best"]]
+    assert scores == sorted(scores, reverse=True)
+    assert sum(scores) == pytest.approx(1)
+    both = run(f"{line} --context_file {tmp_path}/text.txt --context mat", squad.Squad)
+    assert (both[0], "--context_file and --context are both given" in both[2]) == (2, True)
+    assert "needed with --json" in run("--mode predict --json True", squad.Squad)[2]
 
 
 @pytest.mark.parametrize(
