@@ -63,8 +63,8 @@ def n_pictures(notebook: "nbformat.NotebookNode") -> int:
 # -------------------------------------------------------------------------------- what is committed
 
 
-def test_there_are_six() -> None:
-    assert [name[0] for name in NOTEBOOKS] == list("123456")
+def test_there_are_seven() -> None:
+    assert [name[0] for name in NOTEBOOKS] == list("1234567")
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -198,6 +198,22 @@ def test_pretraining_shows_the_corpus_the_curve_and_the_words(here: Path) -> Non
     assert "of the sentences are the same as another; menus, footers" in text
     assert re.search(r"^1 .*\n2 .*\d\.\d\d$", text, re.MULTILINE)
     assert n_pictures(notebook) == 2
+
+
+def test_a_messy_file_is_asked_about_and_reported_class_by_class(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(1)
+    words = "good bad film story great a the it was".split()
+    rows = [f"{' '.join(rng.choices(words, k=6))},{rng.choice(('no', 'yes'))}" for _ in range(400)]
+    (here / "messy.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    monkeypatch.setenv("CSV", str(here / "messy.csv"))
+    text = printed(execute(NOTEBOOKS["7_messy_file"], here))
+    assert re.search(r"^the data: \d+ rows have no label, .*; \d+ rows have no text", text, re.M)
+    assert re.search(r"^Evaluated: \d+ rows \(no \d+, yes \d+\)$", text, re.MULTILINE)
+    assert re.search(r"^macro avg +\d\.\d{4} ", text, re.MULTILINE)
+    assert re.search(r"^Chosen on dev.jsonl: temperature [\d.]+: expected cal", text, re.MULTILINE)
+    assert (here / "runs/messy/dev.jsonl").is_file()
 
 
 # ------------------------------------------------------------------------------- what pictures show
