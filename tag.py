@@ -29,7 +29,7 @@ class Tag(FilesCommand):
     """
 
     kind = "tags"
-    task_fields = ("column", "context", "max_len")
+    task_fields = ("column", "context", "decode", "max_len")
     report_endings = (".tsv",)
 
     # -- Data
@@ -45,6 +45,9 @@ class Tag(FilesCommand):
     # what fills an input: a sentence, or document: its neighbours too. Default: sentence, or what
     # the model was trained with
     context: str | None = only("train")
+    # greedy: the best tag of each word; viterbi: of entities the best sequence that BIO allows.
+    # Default: greedy
+    decode: str | None = only("eval predict")
     # longest input in tokens; longer ones are cut into windows. Default 128, or what the model was
     # trained with
     max_len: int | None = None

@@ -11,6 +11,7 @@ that overlap, and each word is tagged in the one that gives it the most context.
 import array
 import collections
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ from tokenization import FullTokenizer
 from utils import UserError, nearest, short, show, warn
 
 CONTEXTS = ("sentence", "document")
+DECODERS = ("greedy", "viterbi")
 IGNORED = -100  # the label of a token that has no tag
 LISTED = 20  # tags, in a message
 
@@ -103,6 +105,33 @@ def report_marks(file: str | Path, tags: collections.Counter[str]) -> None:
         )
 
 
+def legal_steps(labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """What BIO allows: (tags,) to begin a sentence with, (tags, tags) to follow each other.
+
+    I-PER comes after B-PER or I-PER alone. 0 is legal, minus infinity is not.
+    """
+    inside = np.array([label.startswith("I") for label in labels])
+    kinds = np.array([label[1:] for label in labels])
+    continues = (kinds[:, None] == kinds) & np.array([label != "O" for label in labels])[:, None]
+    begin = np.where(inside, -np.inf, 0.0)
+    return begin, np.where(inside & ~continues, -np.inf, 0.0)
+
+
+def best_path(scores: np.ndarray, begin: np.ndarray, legal: np.ndarray) -> list[int]:
+    """The tags of the sequence with the largest sum of scores (words, tags), by Viterbi."""
+    if not len(scores):
+        return []
+    total, before = begin + scores[0], list[np.ndarray]()
+    for row in scores[1:]:
+        ways = total[:, None] + legal  # (tag before, tag)
+        before.append(ways.argmax(0))
+        total = ways.max(0) + row
+    path = [int(total.argmax())]
+    for choices in reversed(before):
+        path.append(int(choices[path[-1]]))
+    return path[::-1]
+
+
 # ------------------------------------------------------------------------------------------ batches
 
 
@@ -163,6 +192,8 @@ class TagTask(AnsweringTask):
     labels: tuple[str, ...] = ()
     column: str | None = None  # of the tags, as read_texts has it
     context: str = "sentence"  # what fills an input: a sentence, or all that fits of a document
+    # The best tag of each word, repaired as BIO says; or of entities the best legal sequence.
+    decode: str = "greedy"
     max_len: int = dataclasses.field(default=128, kw_only=True)  # tokens
 
     head: ClassVar[str] = "tags"
@@ -173,6 +204,10 @@ class TagTask(AnsweringTask):
     def __post_init__(self) -> None:
         if self.context not in CONTEXTS:
             raise UserError(f"`context={show(self.context)}`: expected {' or '.join(CONTEXTS)}")
+        if self.decode not in DECODERS:
+            raise UserError(f"`decode={show(self.decode)}`: expected {' or '.join(DECODERS)}")
+        if self.decode == "viterbi" and self.labels and not self.is_entities:
+            raise UserError("`decode=viterbi` is for entities, tagged in BIO; leave it out")
         if self.max_len < 3:
             raise UserError(f"max_len={self.max_len}; a word needs at least 3 tokens")
 
@@ -367,9 +402,16 @@ class TagTask(AnsweringTask):
         return (losses.sum(1) * batch.weights).mean(), {}
 
     def outputs(self, model: nn.Module, batch: Any) -> Tensor:
-        """(B, 2, max_len): the best tag of each token and its probability; zeros where padded."""
-        best = exact(model(**batch.inputs)).softmax(-1).max(-1)  # (B, S) x 2
-        found = torch.stack([best.indices.float(), best.values], dim=1)
+        """(B, 2, max_len): the best tag of each token and its probability; zeros where padded.
+
+        To decode by Viterbi (B, tags, max_len): the logarithm of every tag's probability.
+        """
+        scores = exact(model(**batch.inputs))  # (B, S, tags)
+        if self.decode == "viterbi":
+            found = scores.log_softmax(-1).transpose(1, 2)
+        else:
+            best = scores.softmax(-1).max(-1)  # (B, S) x 2
+            found = torch.stack([best.indices.float(), best.values], dim=1)
         # Windows of all batches are stacked later.
         return F.pad(found, (0, self.max_len - found.shape[2]))
 
@@ -378,7 +420,10 @@ class TagTask(AnsweringTask):
     def answers(self, data: Data, outputs: np.ndarray) -> list[Tagged]:
         """The tags of each text's words."""
         assert isinstance(data, TagData)
-        tags, probabilities = outputs[data.of_input, :, data.position].T  # (words,) x 2
+        scores = outputs[data.of_input, :, data.position]  # (words, 2), or (words, tags)
+        if self.decode == "viterbi":
+            scores = self.best_sequences(data.examples, scores)
+        tags, probabilities = scores.T  # (words,) x 2
         names = [self.labels[int(tag)] for tag in tags]
         answers, start = [], 0
         for text in data.examples:
@@ -387,6 +432,18 @@ class TagTask(AnsweringTask):
             answers.append(Tagged(text.words, *found, text.given, text.offsets))
             start = end
         return answers
+
+    def best_sequences(self, texts: list[Text], scores: np.ndarray) -> np.ndarray:
+        """(words, 2): the tags of each sentence's best legal sequence, and their probabilities."""
+        begin, legal = legal_steps(self.labels)
+        tags, start = list[int](), 0
+        for text in texts:
+            bounds = [start + first for first in (*text.starts, len(text.words))]
+            for a, b in itertools.pairwise(bounds):
+                tags += best_path(scores[a:b], begin, legal)
+            start += len(text.words)
+        rows = np.arange(len(tags))
+        return np.stack([np.array(tags, float), np.exp(scores[rows, tags])], axis=1)
 
     def count(self, texts: list[Text], answers: list[Tagged]) -> Counts:
         """Predicted tags against the gold ones."""

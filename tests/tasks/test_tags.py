@@ -1,6 +1,7 @@
 """Tags: files of every form, conlleval's counts, windows and their labels, the command."""
 
 import dataclasses
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from tasks import TagTask
 from tasks.conlleval import Counts, chunks, count_file
 from tasks.encoding import most_context, window_starts
 from tasks.notations import to_bio
-from tasks.tags import IGNORED, Tagged, window_of
+from tasks.tags import IGNORED, Tagged, best_path, legal_steps, window_of
 from tasks.words import Text, read_texts, split_words, with_column
 from tokenization import FullTokenizer
 from utils import UserError
@@ -574,3 +575,42 @@ def test_a_model_of_another_scheme_is_counted_by_its_chunks() -> None:
     text = Text(1, words, gold, [0])
     answer = Tagged(words, ["B-LOC", "E-LOC", "O", "S-LOC", "O"], [1.0] * 5)
     assert task.measure(task.count([text], [answer])) == dict.fromkeys(task.metric_names, 1.0)
+
+
+def test_the_best_legal_sequence_is_that_of_all_sequences() -> None:
+    labels = ("B-LOC", "B-PER", "I-LOC", "I-PER", "O")
+    begin, legal = legal_steps(labels)
+    rng = np.random.default_rng(4)
+
+    def is_legal(path: tuple[int, ...]) -> bool:
+        names = ["O", *(labels[i] for i in path)]
+        return all(
+            not tag.startswith("I") or (last != "O" and last[1:] == tag[1:])
+            for last, tag in itertools.pairwise(names)
+        )
+
+    for _ in range(30):
+        scores = rng.normal(size=(int(rng.integers(1, 6)), 5))
+        paths = itertools.product(range(5), repeat=len(scores))
+        best = max(
+            filter(is_legal, paths), key=lambda path: sum(scores[i, t] for i, t in enumerate(path))
+        )
+        assert best_path(scores, begin, legal) == list(best)
+    assert best_path(np.zeros((0, 5)), begin, legal) == []
+
+
+def test_viterbi_answers_no_illegal_sequence_and_greedy_where_that_is_legal() -> None:
+    task = TagTask(labels=("B-PER", "I-PER", "O"), decode="viterbi", max_len=8)
+    texts = [Text(1, ["a", "b"], [], [0]), Text(2, ["c", "d", "e"], [], [0, 1])]
+    chances = np.array(
+        [[0.3, 0.6, 0.1], [0.1, 0.8, 0.1], [0.2, 0.1, 0.7], [0.1, 0.5, 0.4], [0.1, 0.2, 0.7]]
+    )
+    found = task.best_sequences(texts, np.log(chances))
+    # A sentence cannot begin with I: the first text's becomes B, and of the second text's second
+    # sentence the legal .4 x .7 is best.
+    assert [task.labels[int(tag)] for tag in found[:, 0]] == ["B-PER", "I-PER", "O", "O", "O"]
+    assert found[:, 1] == pytest.approx([0.3, 0.8, 0.7, 0.4, 0.7])
+    with pytest.raises(UserError, match="expected greedy or viterbi"):
+        TagTask(decode="beam")
+    with pytest.raises(UserError, match="is for entities"):
+        TagTask(labels=("NOUN", "VERB"), decode="viterbi")
