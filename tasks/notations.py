@@ -7,7 +7,9 @@ to_bio(["I-PER", "I-PER", "O"])                             # ["B-PER", "I-PER",
 
 import collections
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from tasks.conlleval import chunks
 
@@ -73,3 +75,30 @@ def to_bio(tags: list[str]) -> list[str]:
         tag if tag == "O" else ("B" if i in begins else "I") + tag[1:]
         for i, tag in enumerate(known)
     ]
+
+
+def legal_steps(labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """What BIO allows: (tags,) to begin a sentence with, (tags, tags) to follow each other.
+
+    I-PER comes after B-PER or I-PER alone. 0 is legal, minus infinity is not.
+    """
+    inside = np.array([label.startswith("I") for label in labels])
+    kinds = np.array([label[1:] for label in labels])
+    continues = (kinds[:, None] == kinds) & np.array([label != "O" for label in labels])[:, None]
+    begin = np.where(inside, -np.inf, 0.0)
+    return begin, np.where(inside & ~continues, -np.inf, 0.0)
+
+
+def best_path(scores: np.ndarray, begin: np.ndarray, legal: np.ndarray) -> list[int]:
+    """The tags of the sequence with the largest sum of scores (words, tags), by Viterbi."""
+    if not len(scores):
+        return []
+    total, before = begin + scores[0], list[np.ndarray]()
+    for row in scores[1:]:
+        ways = total[:, None] + legal  # (tag before, tag)
+        before.append(ways.argmax(0))
+        total = ways.max(0) + row
+    path = [int(total.argmax())]
+    for choices in reversed(before):
+        path.append(int(choices[path[-1]]))
+    return path[::-1]

@@ -13,12 +13,13 @@ doccano, Prodigy, spaCy, Label Studio and `datasets`, each known by the keys of 
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from system import forms
 from tasks import table_rows
+from tasks.conlleval import chunks
 from tasks.words import WORD, Text
 from utils import UserError, in_a_line, short, show, warn
 
@@ -34,6 +35,38 @@ class Span(NamedTuple):
     start: int  # of its first character
     end: int  # behind its last
     type: str
+
+
+class Entity(NamedTuple):
+    """A name in a text, which is text[start:end] of what was given."""
+
+    type: str
+    text: str
+    start: int
+    end: int
+    score: float  # the mean probability of its words' tags
+
+
+class Tagged(NamedTuple):
+    """The words of a text and their tags."""
+
+    words: list[str]
+    tags: list[str]
+    probabilities: list[float]  # of each tag
+
+    given: str = ""  # the text that the words are of; "": words with blanks between them
+    offsets: Sequence[tuple[int, int]] = ()  # where each word stands in it
+
+    @property
+    def entities(self) -> list[Entity]:
+        """The names among them."""
+        given, offsets = (self.given, self.offsets) if self.given else joined(self.words)
+        found = []
+        for kind, a, b in chunks(self.tags):
+            start, end = offsets[a][0], offsets[b - 1][1]
+            score = sum(self.probabilities[a:b]) / (b - a)
+            found.append(Entity(kind, given[start:end], start, end, score))
+        return found
 
 
 def are_spans(file: str | Path) -> bool:

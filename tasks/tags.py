@@ -13,9 +13,9 @@ import collections
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,8 +27,15 @@ from pretrained import Pretrained
 from tasks.conlleval import Counts, chunks
 from tasks.encoding import Batch, Batches, Features, window_starts
 from tasks.labels import alike
-from tasks.notations import are_entities, hyphenated, notation_of, to_bio
-from tasks.spans import are_spans, joined, read_spans, with_spans
+from tasks.notations import (
+    are_entities,
+    best_path,
+    hyphenated,
+    legal_steps,
+    notation_of,
+    to_bio,
+)
+from tasks.spans import Tagged, are_spans, read_spans, with_spans
 from tasks.table_rows import open_text
 from tasks.task import AnsweringTask, Data, exact
 from tasks.words import WORD, Text, read_texts, split_words, with_column
@@ -39,38 +46,6 @@ CONTEXTS = ("sentence", "document")
 DECODERS = ("greedy", "viterbi")
 IGNORED = -100  # the label of a token that has no tag
 LISTED = 20  # tags, in a message
-
-
-class Entity(NamedTuple):
-    """A name in a text, which is text[start:end] of what was given."""
-
-    type: str
-    text: str
-    start: int
-    end: int
-    score: float  # the mean probability of its words' tags
-
-
-class Tagged(NamedTuple):
-    """The words of a text and their tags."""
-
-    words: list[str]
-    tags: list[str]
-    probabilities: list[float]  # of each tag
-
-    given: str = ""  # the text that the words are of; "": words with blanks between them
-    offsets: Sequence[tuple[int, int]] = ()  # where each word stands in it
-
-    @property
-    def entities(self) -> list[Entity]:
-        """The names among them."""
-        given, offsets = (self.given, self.offsets) if self.given else joined(self.words)
-        found = []
-        for kind, a, b in chunks(self.tags):
-            start, end = offsets[a][0], offsets[b - 1][1]
-            score = sum(self.probabilities[a:b]) / (b - a)
-            found.append(Entity(kind, given[start:end], start, end, score))
-        return found
 
 
 def count(names: collections.Counter[str]) -> str:
@@ -103,33 +78,6 @@ def report_marks(file: str | Path, tags: collections.Counter[str]) -> None:
             f"as {show(marks[0])}, others do not, such as {show(other)}: all are taken as they "
             "are; outside of entities O is expected"
         )
-
-
-def legal_steps(labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """What BIO allows: (tags,) to begin a sentence with, (tags, tags) to follow each other.
-
-    I-PER comes after B-PER or I-PER alone. 0 is legal, minus infinity is not.
-    """
-    inside = np.array([label.startswith("I") for label in labels])
-    kinds = np.array([label[1:] for label in labels])
-    continues = (kinds[:, None] == kinds) & np.array([label != "O" for label in labels])[:, None]
-    begin = np.where(inside, -np.inf, 0.0)
-    return begin, np.where(inside & ~continues, -np.inf, 0.0)
-
-
-def best_path(scores: np.ndarray, begin: np.ndarray, legal: np.ndarray) -> list[int]:
-    """The tags of the sequence with the largest sum of scores (words, tags), by Viterbi."""
-    if not len(scores):
-        return []
-    total, before = begin + scores[0], list[np.ndarray]()
-    for row in scores[1:]:
-        ways = total[:, None] + legal  # (tag before, tag)
-        before.append(ways.argmax(0))
-        total = ways.max(0) + row
-    path = [int(total.argmax())]
-    for choices in reversed(before):
-        path.append(int(choices[path[-1]]))
-    return path[::-1]
 
 
 # ------------------------------------------------------------------------------------------ batches

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tasks.spans import read_spans, with_spans
-from tasks.tags import Entity, Tagged, TagTask
+from tasks.spans import Entity, Tagged, read_spans, with_spans
+from tasks.tags import TagTask
 from utils import UserError
 
 TEXT = "Ada Lovelace left the U.N. in Paris-Nord."

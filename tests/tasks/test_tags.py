@@ -21,8 +21,8 @@ from formats.vocab import Vocabulary
 from tasks import TagTask
 from tasks.conlleval import Counts, chunks, count_file
 from tasks.encoding import most_context, window_starts
-from tasks.notations import to_bio
-from tasks.tags import IGNORED, Tagged, best_path, legal_steps, window_of
+from tasks.notations import best_path, legal_steps, to_bio
+from tasks.tags import IGNORED, Tagged, window_of
 from tasks.words import Text, read_texts, split_words, with_column
 from tokenization import FullTokenizer
 from utils import UserError
