@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from system.files import whole_file
+from tasks import quality
 from utils import UserError
 
 if TYPE_CHECKING:
@@ -215,33 +216,9 @@ def scatter(
     return figure
 
 
-def calibration(
-    probabilities: np.ndarray, labels: np.ndarray, n_bins: int = 10
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How often answers are right that a model is so sure of.
-
-    Guo et al., "On Calibration of Modern Neural Networks" (arXiv 1706.04599).
-
-    Args:
-        probabilities: (N, C) probabilities.
-        labels: (N,) the right classes.
-
-    Returns:
-        Of each bin of the highest probability, n_bins of the same width from 0 to 1: the number of
-        examples, their mean probability, and the share of right answers; 0 in an empty bin.
-    """
-    sure, right = probabilities.max(1), probabilities.argmax(1) == labels
-    # A probability of 1 belongs to the last bin.
-    bins = np.minimum((sure * n_bins).astype(int), n_bins - 1)
-    counts = np.bincount(bins, minlength=n_bins)
-    sums = [np.bincount(bins, weights, n_bins) for weights in (sure, right)]
-    confidence, accuracy = (total / np.maximum(1, counts) for total in sums)
-    return counts, confidence, accuracy
-
-
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray, n_bins: int = 10) -> float:
     """The expected calibration error: |confidence - accuracy| on average over the examples."""
-    counts, confidence, accuracy = calibration(probabilities, labels, n_bins)
+    counts, confidence, accuracy = quality.calibration(probabilities, labels, n_bins)
     return float((counts * abs(confidence - accuracy)).sum() / counts.sum())
 
 
@@ -249,7 +226,7 @@ def reliability(
     probabilities: np.ndarray, labels: np.ndarray, title: str, n_bins: int = 10
 ) -> "Figure":
     """A reliability diagram: how often answers are right, and how many there are, by confidence."""
-    counts, _, accuracy = calibration(probabilities, labels, n_bins)
+    counts, _, accuracy = quality.calibration(probabilities, labels, n_bins)
     error = calibration_error(probabilities, labels, n_bins)
     figure = new((5, 5))
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))

@@ -155,22 +155,40 @@ def compare(metric: str, one: Outcome, other: Outcome) -> dict[str, Any]:
     return found
 
 
-def calibration_error(outcome: Outcome, n_bins: int = 10) -> float:
+def calibration(
+    probabilities: np.ndarray, labels: np.ndarray, n_bins: int = 10
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How often answers are right that a model is so sure of.
+
+    Guo et al., "On Calibration of Modern Neural Networks" (arXiv 1706.04599).
+
+    Args:
+        probabilities: (N, C) probabilities.
+        labels: (N,) the right classes.
+
+    Returns:
+        Of each bin of the highest probability, n_bins of the same width from 0 to 1: the number of
+        examples, their mean probability, and the share of right answers; 0 in an empty bin.
+    """
+    sure, right = probabilities.max(1), probabilities.argmax(1) == labels
+    # A probability of 1 belongs to the last bin.
+    bins = np.minimum((sure * n_bins).astype(int), n_bins - 1)
+    counts = np.bincount(bins, minlength=n_bins)
+    sums = [np.bincount(bins, weights, n_bins) for weights in (sure, right)]
+    confidence, accuracy = (total / np.maximum(1, counts) for total in sums)
+    return counts, confidence, accuracy
+
+
+def calibration_error(outcome: Outcome) -> float:
     """How far confidence is from accuracy, on average (expected calibration error).
 
-    Answers are put into equal bins of confidence; Naeini et al. (2015), Guo et al. (2017). Where a
-    text has several labels, each of them is an answer.
+    Where a text has several labels, each of them is an answer.
     """
-    if outcome.labels.ndim == 2:
-        p = outcome.probabilities
-        confidence = np.maximum(p, 1 - p).ravel()
-        right = ((p > 0.5) == (outcome.labels == 1)).ravel()
-    else:
-        confidence = outcome.probabilities.max(1)
-        right = outcome.probabilities.argmax(1) == outcome.labels
-    bins = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
-    sums = np.bincount(bins, confidence - right, n_bins)
-    return float(np.abs(sums).sum() / len(right))
+    p, labels = outcome.probabilities, outcome.labels
+    if labels.ndim == 2:
+        p, labels = np.stack([1 - p.ravel(), p.ravel()], axis=1), labels.ravel()
+    counts, confidence, accuracy = calibration(p, labels)
+    return float(counts @ abs(confidence - accuracy) / counts.sum())
 
 
 def matrix_of(outcome: Outcome) -> np.ndarray:

@@ -15,7 +15,7 @@ import torch
 import checkpoint
 import models
 from formats.vocab import Vocabulary
-from tasks import pictures
+from tasks import pictures, quality
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
@@ -222,7 +222,7 @@ def test_a_messy_file_is_asked_about_and_reported_class_by_class(
 def test_the_calibration_error_of_a_hand_worked_example() -> None:
     chances = np.array([[0.9, 0.1], [0.2, 0.8], [0.35, 0.65], [0.05, 0.95], [1.0, 0.0]])
     labels = np.array([0, 0, 1, 1, 0])
-    counts, confidence, accuracy = pictures.calibration(chances, labels, n_bins=10)
+    counts, confidence, accuracy = quality.calibration(chances, labels, n_bins=10)
     assert counts.tolist() == [0, 0, 0, 0, 0, 0, 1, 0, 1, 3]
     assert confidence[[6, 8, 9]] == pytest.approx([0.65, 0.8, 0.95])
     assert accuracy[[6, 8, 9]].tolist() == [1, 0, 1]
