@@ -5,6 +5,7 @@ with needs("openpyxl", "book.xlsx", "save it as csv"):
 """
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,10 @@ def tensorflow() -> Any:
     Triton, which PyTorch needs on a GPU, comes first: a process in which TensorFlow has loaded its
     compiler before Triton's ends with a segmentation fault when PyTorch imports that.
     """
-    with contextlib.suppress(ImportError):
-        import triton  # noqa: F401
+    # Where a notebook has loaded TensorFlow itself it is too late for that.
+    if "tensorflow" not in sys.modules:
+        with contextlib.suppress(ImportError):
+            import triton  # noqa: F401
     import tensorflow as found
 
     return found
