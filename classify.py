@@ -222,6 +222,8 @@ class Classify(TaskCommand):
 
         task = self.new_task()
         run = self.prepare(task, *self.training_files(task), self.tuning, self.dev_split)
+        if run.task.number and (self.threshold == "auto" or self.calibrate):
+            raise UserError("--threshold and --calibrate are for labels; the answer is a number")
         folder = Path(self.save_dir or f"runs/{run.task.name}")
         how = (self.log_dir, self.data_parallel, self.shard)
         if self.folds:

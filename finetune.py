@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import models
 import pretrained
 import train
+from formats.beside import CHOSEN_LATER
 from formats.names import LABELLED
 from formats.onnx import OnnxModel
 from layers import kernels
@@ -30,6 +31,7 @@ from system import distributed
 from system.files import (
     append_digest,
     digest_matches,
+    read_settings,
     whole_file,
     write_json,
 )
@@ -139,7 +141,11 @@ class Run:
         settings["float32 products"] = kernels.PRODUCTS.chosen  # what the next start computes with
         # The folder is held before the first file is written, so that two runs cannot mix theirs.
         with self.start.run_lock(folder, model, settings):
-            write_json(folder / self.task.settings_file, self.task.to_json())
+            settings_file = folder / self.task.settings_file
+            # What was chosen when this very run had ended stays.
+            before = read_settings(settings_file)
+            chosen_later = {name: before[name] for name in CHOSEN_LATER if name in before}
+            write_json(settings_file, chosen_later | self.task.to_json())
             if self.held_out:
                 with whole_file(folder / str(self.held_out)) as f:
                     f.writelines(

@@ -62,8 +62,9 @@ def fit_seeds(
         )
     # A constant answer shows which seeds failed to learn: BERT-large collapses on small data sets
     # at some seeds.
+    metric = run.task.metric_names[0]
     constant = run.task.majority_baseline(run.eval_data[0].features.example_labels)
-    text, summary = reports.seeds_table(outcomes, run.task.metric_names[0], constant)
+    text, summary = reports.seeds_table(outcomes, metric, constant, direction(metric))
     write_json(folder / "results.json", summary)
     print(f"{text}\nSaved {folder / 'results.json'}")
     return results, results[outcomes.index(summary["best"])]
@@ -86,6 +87,7 @@ def fit_folds(
     task, tokenizer = run.task, run.start.tokenizer
     runs.check_unused(folder)
     splits.check_folds(task, run.data.examples, n)
+    answer_tables.out_of_fold_columns(task)
     parts = task.divide(run.data, [1 / n] * n, run.cfg.seed, tokenizer)
     answered, results = list[tuple[Any, Any, Any]](), []
     for i, part in enumerate(parts):

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Protocol
 from formats.tfrecords import RECORDS
 from system.files import whole_file
 from system.packages import needs
+from tasks.labels import is_number
 from tasks.rows import open_rows
 from tasks.tables import find_column
 from utils import UserError, nearest, short, show, warn
@@ -43,16 +44,25 @@ class CsvWriter:
             file, "utf-8-sig" if excel else "utf-8", newline="", write_through=True
         )
         self.excel = excel
-        self.writer = csv.writer(self.text, lineterminator="\n")
+        # The module quotes what has the line end that it writes, and readers take "\r" for one too.
+        self.writers = {
+            False: csv.writer(self.text, lineterminator="\n"),
+            True: csv.writer(self.text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC),
+        }
         self.rows([list(columns)])
 
     def rows(self, rows: Rows) -> None:
         """Some more rows."""
-        self.writer.writerows([[self.cell(value) for value in row] for row in rows])
+        for row in rows:
+            cells = [self.cell(value) for value in row]
+            has_return = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+            self.writers[has_return].writerow(cells)
 
     def cell(self, value: Any) -> Any:
         """A cell that a spreadsheet shows and does not compute, if it is for one."""
-        if self.excel and isinstance(value, str) and value.startswith(FORMULA):
+        is_formula = isinstance(value, str) and value.startswith(FORMULA)
+        # A negative number is none.
+        if self.excel and is_formula and not is_number(value):
             return f"'{value}"
         return "" if value is None else value
 
@@ -141,11 +151,7 @@ def write(saved: Any, data_file: str, out: str, keep: Columns = (), excel: bool 
     columns = [*names, "answer"]
     if not task.number:
         columns += ["confidence", *task.labels]
-    if twice := sorted({name for name in columns if columns.count(name) > 1}):
-        raise UserError(
-            f"the column {show(twice[0])} would stand in {out} twice; leave it out of `keep`, or "
-            "write a .tsv"
-        )
+    check_names(columns, out, "leave it out of `keep`, or write a .tsv" if keep else "write a .tsv")
     with whole_file(out) as f:
         writer = WRITERS[Path(out).suffix](f, columns, excel)
         for rows in answer_rows(saved, data_file, examples, places):
@@ -154,13 +160,25 @@ def write(saved: Any, data_file: str, out: str, keep: Columns = (), excel: bool 
     warn(f"Saved {out}")
 
 
-def write_out_of_fold(task: Any, pairs: Sequence[tuple[Any, Any]], folder: Path) -> None:
-    """out_of_fold.csv: each example's line, label and answer by a model not trained on it."""
+def check_names(columns: Columns, out: str, remedy: str) -> None:
+    """UserError where two columns of a table would have the same name, such as a class's."""
+    if twice := sorted({name for name in columns if columns.count(name) > 1}):
+        raise UserError(f"the column {show(twice[0])} would stand in {out} twice; {remedy}")
+
+
+def out_of_fold_columns(task: Any) -> list[str]:
+    """The columns of out_of_fold.csv; UserError where a class is called as another column is."""
     columns = ["line", "label", "answer"]
     if not task.number:
         columns += ["confidence", *task.labels]
+    check_names(columns, "out_of_fold.csv", "call that label otherwise")
+    return columns
+
+
+def write_out_of_fold(task: Any, pairs: Sequence[tuple[Any, Any]], folder: Path) -> None:
+    """out_of_fold.csv: each example's line, label and answer by a model not trained on it."""
     with whole_file(folder / "out_of_fold.csv") as f:
-        writer = CsvWriter(f, columns, excel=False)
+        writer = CsvWriter(f, out_of_fold_columns(task), excel=False)
         for example, found in pairs:
             more = [] if task.number else [found.confidence, *found.probabilities]
             writer.rows([[example.line, example.label, found.answer, *more]])
@@ -198,5 +216,8 @@ def answer_rows(
         for example, found in zip(data.examples, answers, strict=True):
             kept = [example.fields[i] for i in places]
             more = [] if number else [found.confidence, *found.probabilities]
-            rows.append([*kept, float(found.answer) if number else found.answer, *more])
+            answer = found.answer
+            if number:
+                answer = int(answer) if saved.task.scale else float(answer)
+            rows.append([*kept, answer, *more])
         yield rows

@@ -167,9 +167,19 @@ def describe_quality(task: SentenceTask, outcome: Outcome) -> dict[str, Any]:
     constant = {name: quality.silent(name, majority) for name in task.metric_names}
     shown = ", ".join(f"{name} {value:.4f}" for name, value in constant.items())
     print(f"Always giving the most frequent answer: {shown}")
+    about |= {"classes": report, "most frequent answer": constant}
+    # The metrics are those of all answers, also of those that are left unsaid.
+    if task.thresholds and outcome.labels.ndim == 1:
+        said = np.flatnonzero(outcome.probabilities.max(1) >= task.thresholds[0])
+        right = quality.silent("Accuracy", outcome.take(said)) if len(said) else 0.0
+        print(
+            f"Answered at a threshold of {task.thresholds[0]:.4f}: {len(said)} of "
+            f"{len(outcome.labels)}, Accuracy of these {right:.4f}"
+        )
+        about |= {"answered": len(said), "Accuracy of the answered": right}
     if doubt := quality.suspicion(task.labels, outcome, majority, first):
         warn(doubt)
-    return about | {"classes": report, "most frequent answer": constant}
+    return about
 
 
 def picture_of_run(folder: Path, target: Path) -> None:

@@ -194,7 +194,7 @@ def place_of(answer: dict[str, Any], context: str, words: str, where: str) -> in
     if n > 1:
         raise UserError(
             f"{where}: the answer {show(words, 40)} stands in its context {n} times; say which "
-            "with `answer_start`, from 0"
+            "in a column answer_start, from 0"
         )
     return context.find(words) if n else -1
 

@@ -43,7 +43,7 @@ def write_tsv(file: Path, header: Sequence[object], rows: Sequence[Sequence[obje
 
 
 def seeds_table(
-    runs: list[dict[str, Any]], metric: str, constant: float
+    runs: list[dict[str, Any]], metric: str, constant: float, sign: int = 1
 ) -> tuple[str, dict[str, Any]]:
     """A table of runs, and the same as a dict.
 
@@ -63,8 +63,8 @@ def seeds_table(
     if len(runs) > 1:
         spread = {name: statistics.stdev(values) for name, values in columns.items()}
     # "not above" rather than "at most": a metric that is not a number has failed too.
-    failed = [run["seed"] for run in runs if not run["best"][metric] > constant]
-    best = max(runs, key=lambda run: run["best"][metric])
+    failed = [run["seed"] for run in runs if not sign * run["best"][metric] > sign * constant]
+    best = max(runs, key=lambda run: sign * run["best"][metric])
     table = [["seed", *columns]]
     for i, run in enumerate(runs):
         table.append([str(run["seed"]), *(f"{values[i]:.4f}" for values in columns.values())])
@@ -73,8 +73,8 @@ def seeds_table(
     text = (
         f"{aligned(table)}\n"
         f"Best: {metric} {best['best'][metric]:.4f}, seed {best['seed']}, {best['best_file']}\n"
-        f"Failed to learn: {len(failed)} of {len(runs)} runs ({metric} not above {constant:.4f}, "
-        "that of one answer)"
+        f"Failed to learn: {len(failed)} of {len(runs)} runs ({metric} not "
+        f"{'above' if sign > 0 else 'below'} {constant:.4f}, that of one answer)"
     )
     return text, {
         "runs": runs,

@@ -116,9 +116,17 @@ def own_task(
     """
     if delimiter in ("tab", "\\t"):
         delimiter = "\t"
-    given = {"text_a": text_a, "text_b": text_b, "label": label, "header": header}
+    given: dict[str, Any] = {
+        "text_a": text_a,
+        "text_b": text_b,
+        "label": label,
+        "split_by": split_by,
+    }
+    # From Python a column may be named by a number that is one.
+    given = {name: None if column is None else str(column) for name, column in given.items()}
+    given["header"] = header
     given |= {"delimiter": delimiter, "encoding": encoding}
-    given |= {"unlabelled": unlabelled, "empty": empty, "split_by": split_by}
+    given |= {"unlabelled": unlabelled, "empty": empty}
     changes: dict[str, Any] = {name: v for name, v in given.items() if v is not None}
     # "number" is a word of its own, which no list of at least two labels can be.
     scale = re.fullmatch(r"(-?\d{1,9})\.\.(-?\d{1,9})", labels or "")

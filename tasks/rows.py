@@ -158,7 +158,9 @@ def open_table(
     # A test file has no labels, and its last column may be anything.
     wanted = {"text_a": task.text_a, "text_b": task.text_b, "label": None, "group": None}
     if labelled:
-        wanted |= {"label": task.label, "group": task.group or task.split_by}
+        wanted |= {"label": task.label, "group": task.group}
+        if task.split_by:
+            wanted["split_by"] = task.split_by
     # A column of 0 and 1 for each label.
     has_columns = labelled and has_label_columns(task, file, form)
     if has_columns:
@@ -285,6 +287,8 @@ def parse_rows(
     """The rows of a table as examples, checked; at the end notes of what was skipped."""
     uses = ("text_a", "text_b", "label", "group")
     a, b, label, group = (table.columns.get(use) for use in uses)
+    # What a known task's rows share, or what a user says that rows share.
+    group = table.columns.get("split_by") if group is None else group
     assert a is not None
     lines = task.form == "lines"
     aliases = dict(task.aliases)

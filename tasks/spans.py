@@ -117,7 +117,7 @@ def of_tokens(values: dict[str, Any], line: int, where: str, labelled: bool) -> 
         if odd := [tag for tag in tags if not isinstance(tag, str)]:
             raise UserError(
                 f"{where}: the tag {show(odd[0])} is a number, and nothing says its name; write "
-                "the file with `datasets` as Parquet, which has the names, or as texts"
+                "tags as texts, or the file as Parquet from datasets, which has their names"
             )
     given, offsets = joined(words)
     text = Text(line, list(words), list(tags), [0], [*words, ""], list(range(len(words))))

@@ -94,7 +94,8 @@ def split_examples(
     texts = [tuple(" ".join((t or "").lower().split()) for t in e.texts) for e in examples]
     columns: list[Sequence[Hashable]] = [texts]
     if task.split_by:
-        columns.append([e.group for e in examples])
+        # A blank cell is no customer whom rows would share.
+        columns.append([e.group.strip() or i for i, e in enumerate(examples)])
     labels: Sequence[Any] = [e.label for e in examples]
     if task.number:
         # In bins of as many rows each, numbers have labels too.

@@ -311,6 +311,10 @@ def rows_of_objects(source: Any, where: str) -> Iterator[dict[str, Any]]:
     """The rows of Python's objects: a table's by its columns, else mappings one by one."""
     # Of pandas and polars as of a mapping, each column by its name.
     if hasattr(source, "columns") or isinstance(source, Mapping):
+        names = [str(name) for name in getattr(source, "columns", source)]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(f"{where}: two columns are called {twice!r}; expected each once")
         columns = {str(name): source[name] for name in getattr(source, "columns", source)}
         if odd := [name for name, values in columns.items() if not is_column(values)]:
             raise UserError(f"{where}: {odd[0]!r} is no column; expected columns, or rows as dicts")

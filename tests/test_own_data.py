@@ -3,6 +3,7 @@
 import collections
 import csv
 import dataclasses
+import io
 import json
 import random
 import re
@@ -181,13 +182,18 @@ def test_a_table_of_answers_is_what_python_gets(model: Path, tmp_path: Path, for
 
 def test_a_spreadsheet_computes_no_cell(model: Path, tmp_path: Path) -> None:
     new, out = tmp_path / "new.csv", tmp_path / "answers.csv"
-    new.write_text('text,note\n"=1+1",-5\n"good, ""really""",fine\n')
+    new.write_bytes(b'text,note\n"=1+1",-x\n"good, ""really""",-5\n"a\rb",fine\n')
     line = f"--mode predict --model_file {model}/run --data_file {new} --out {out} --keep note,text"
     parse_and_run(f"{line} --excel True")
     content = out.read_bytes()
     assert content.startswith(b"\xef\xbb\xbfnote,text,answer,confidence,")
-    rows = list(csv.reader(content.decode("utf-8-sig").splitlines()))
-    assert [row[:2] for row in rows[1:]] == [["'-5", "'=1+1"], ["fine", 'good, "really"']]
+    rows = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")))
+    # A number is no formula, and a line end of any kind stands in quotes.
+    assert [row[:2] for row in rows[1:]] == [
+        ["'-x", "'=1+1"],
+        ["-5", 'good, "really"'],
+        ["fine", "a\rb"],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -299,6 +305,11 @@ def test_folds_answer_every_row_by_a_model_that_was_not_trained_on_it(
         ("--calibrate True", "--calibrate is chosen on data that is not trained on; add --eval_fi"),
         ("--threshold often", "--threshold often: expected a number or auto"),
         ("--labels number --label price --threshold 0.5", "are for labels, not numbers"),
+        (
+            "--labels number --label price --dev_split 0.2 --threshold auto",
+            "--threshold and --calibrate are for labels",
+        ),
+        ("--dev_split 0.1 --split_by nobody", "name the right one with `split_by`"),
     ],
 )
 def test_flags_that_contradict_each_other_are_named(
@@ -307,6 +318,41 @@ def test_flags_that_contradict_each_other_are_named(
     with pytest.raises(UserError, match=message):
         parse_and_run(f"{line_of(small, tmp_path / 'run')} {flags}")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_was_chosen_stays_when_the_same_run_is_started_again(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    trained(small, tmp_path, "--threshold auto --calibrate True")
+    chosen = read_json(tmp_path / "run/task.json")
+    out = capsys.readouterr().out
+    # The report says what is answered, and how well.
+    threshold, n, total, accuracy = re.search(
+        r"^Answered at a threshold of ([\d.]+): (\d+) of (\d+), Accuracy of these ([\d.]+)$",
+        out,
+        re.M,
+    ).groups()
+    dev = pd.read_csv(tmp_path / "dev.csv")
+    answers = [a.answer for a in finetune.load(tmp_path / "run").predict(list(dev.text))]
+    said = [(a, label) for a, label in zip(answers, dev.label, strict=True) if a]
+    assert (int(n), int(total)) == (len(said), len(dev))
+    assert float(accuracy) == pytest.approx(sum(a == b for a, b in said) / len(said), abs=1e-4)
+    assert float(threshold) == pytest.approx(chosen["thresholds"][0], abs=1e-4)
+    trained(small, tmp_path)
+    assert read_json(tmp_path / "run/task.json") == chosen
+
+
+def test_the_best_seed_has_the_least_error(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    line = f"{line_of(small, tmp_path / 'run')} --labels number --label price --metrics MAE "
+    parse_and_run(f"{line} --dev_split 0.2 --seeds 3 --total_steps 20")
+    results = read_json(tmp_path / "run/results.json")
+    errors = {one["seed"]: one["best"]["MAE"] for one in results["runs"]}
+    assert results["best"]["seed"] == min(errors, key=lambda seed: errors[seed])
+    constant = results["always the same answer"]
+    assert results["failed"] == [seed for seed, error in errors.items() if not error < constant]
+    assert f"(MAE not below {constant:.4f}, that of one answer)" in capsys.readouterr().out
 
 
 def test_two_models_are_compared_on_the_same_rows(

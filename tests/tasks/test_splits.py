@@ -76,6 +76,19 @@ def test_texts_that_differ_in_capitals_and_blanks_are_equal() -> None:
     assert collections.Counter(parts.tolist()) == {0: 40, 1: 40}
 
 
+def test_a_blank_customer_is_shared_by_no_rows() -> None:
+    texts = [f"text {n}" for n in range(200)]
+    examples = [
+        Example(n + 2, text, None, "ab"[n % 2], "" if n < 130 else f"c{n % 7}")
+        for n, text in enumerate(texts)
+    ]
+    task = own_task(TASKS["csv"], labels="a,b", split_by="customer")
+    parts = split_examples(task, examples, (0.8, 0.2), 1)
+    assert 20 < parts[:130].sum() < 32
+    for customer in range(7):
+        assert len({parts[n] for n in range(130, 200) if n % 7 == customer}) == 1
+
+
 def test_numbers_have_the_same_range_on_both_sides() -> None:
     numbers = [str(n**2) for n in range(200)]
     task = own_task(TASKS["csv"], labels="number")

@@ -202,6 +202,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path, name: str) -> None:
         ({"text": "a", "label": ["b"]}, "the data: 'text' is no column"),
         ({"text": ["a"], "label": ["b", "c"]}, "the data: columns of different lengths"),
         ([], "the data is empty"),
+        (pd.concat([FRAME, FRAME], axis=1), "two columns are called 'id'; expected each once"),
     ],
 )
 def test_python_s_rows_are_checked(given: Any, message: str) -> None:
