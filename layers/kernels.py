@@ -152,7 +152,7 @@ class Linear(nn.Linear):
 
     After prepack() it predicts with its weight packed as products read it fastest: bf16 converted
     once, not at every call; on a CPU fp32 in oneDNN's blocks, or int8 with a scale for each output,
-    while inputs are rounded to 8 bits with a scale for each row.
+    while inputs are rounded to 8 bits between the least and the largest of a batch.
     """
 
     # (dtype, outputs from the first, to before the last) -> product; None: not prepacked
@@ -309,34 +309,33 @@ def pack_int8(weight: Tensor, bias: Tensor) -> Product:
     blocks = torch.ops.onednn.qlinear_prepack(rounded, None)
 
     def multiply(x: Tensor, activation: str | None) -> Tensor:
-        inputs, step, zero = to_8_bits(x.flatten(0, -2))
-        # The operator knows one scale for all inputs. With 1 it leaves out the rows' own steps,
-        # which are multiplied in after it, with the bias.
+        inputs, scale, zero = to_8_bits(x.flatten(0, -2))
+        name, kind = ONEDNN_NAMES[activation]
         y = torch.ops.onednn.qlinear_pointwise(
-            inputs, 1.0, zero, blocks, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            inputs, scale, zero, blocks, scales, zeros, bias, 1.0, 0, torch.float32, name, [], kind
         )
-        torch.addcmul(bias, y, step, out=y)
-        y = ACTIVATIONS[activation](y) if activation else y
         return y.view(*x.shape[:-1], len(bias))
 
     return multiply
 
 
-def to_8_bits(x: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Each row (T, D) in equal steps to both sides of 0, the size of a step (T, 1), which is 0.
-
-    A row's numbers do not depend on the rows beside it, so that an answer is the same in any batch.
-    """
+def to_8_bits(x: Tensor) -> tuple[Tensor, float, int]:
+    """Numbers in equal steps from the least to the largest, the size of a step, and which is 0."""
+    if not x.numel():
+        return x.to(torch.uint8), 1.0, 0
     known = processor()
     # Without VNNI two products are added in 16 bits; inputs of 7 bits do not overflow these.
-    most = 127 if known.get("avx512_vnni") or known.get("avx_vnni") else 63
-    if not x.numel():
-        return x.to(torch.uint8), x.new_ones(len(x), 1), most + 1
-    largest = torch.maximum(x.amax(1, keepdim=True), -x.amin(1, keepdim=True))
-    # A row that is not finite has a step that is not, which makes all its products NaN.
-    step = (largest / most).clamp(min=1e-30)
+    n_steps = 255 if known.get("avx512_vnni") or known.get("avx_vnni") else 127
+    least, largest = (float(value) for value in x.aminmax())
+    least, largest = min(least, 0.0), max(largest, 0.0)
+    step = max((largest - least) / n_steps, 1e-30)
+    if not math.isfinite(step):
+        # As other products of such numbers; a scale that is not finite makes all of them NaN.
+        return torch.zeros_like(x, dtype=torch.uint8), math.nan, 0
+    zero = round(-least / step)
     # Half a step more, since a conversion cuts off what is behind the point.
-    return x.mul(1 / step).add_(most + 1.5).to(torch.uint8), step, most + 1
+    steps = x.add(step * (zero + 0.5)).mul_(1 / step).clamp_(0, n_steps)
+    return steps.to(torch.uint8), step, zero
 
 
 PACK: dict[str, Callable[[Tensor, Tensor], Product]] = {

@@ -202,29 +202,20 @@ def test_int8_products_are_those_of_rounded_numbers(monkeypatch: pytest.MonkeyPa
     known = kernels.processor()
     # 8 bits overflow where there is no VNNI.
     has_vnni = bool(known.get("avx512_vnni") or known.get("avx_vnni"))
-    for vnni, most in ((False, 63), *[(True, 127)] * has_vnni):
+    for vnni, levels in ((False, 127), *[(True, 255)] * has_vnni):
         monkeypatch.setattr(kernels, "processor", lambda vnni=vnni: {"avx512_vnni": vnni})
-        # Weights: 127 steps up to the largest of each output. Inputs: as many to the largest of
-        # each row.
+        with torch.inference_mode():
+            found = laid_out(plain, int8=True)(x)
+        # Weights: 127 steps up to the largest of each output. Inputs: all steps between the least
+        # and the largest number, 0 among them.
         scale = plain.weight.abs().amax(1, keepdim=True) / 127
         weight = (plain.weight / scale).round() * scale
-        step = x.abs().amax(1, keepdim=True) / most
-        rounded = (x / step).round() * step
+        step = (x.max() - x.min()) / levels
+        zero = (-x.min() / step).round()
+        rounded = ((x / step + zero).round().clamp(0, levels) - zero) * step
         expected = F.linear(rounded.double(), weight.double(), plain.bias.double())
-        for activation, function in {None: lambda y: y, **ACTIVATIONS}.items():
-            with torch.inference_mode():
-                found = laid_out(plain, int8=True)(x, activation)
-                exact = plain(x, activation)
-            assert (found - function(expected)).abs().max() < 1e-4
-            assert 1e-3 < (found - exact).abs().max() < 0.2
-
-
-def test_an_answer_in_int8_does_not_depend_on_the_rows_beside_it() -> None:
-    fast, x = laid_out(layer(), int8=True), torch.randn(9, 384)
-    with torch.inference_mode():
-        alone = fast(x[:4])
-        # Another row has numbers a thousand times as large.
-        assert torch.equal(fast(torch.cat([x[:4], 1000 * x[4:]]))[:4], alone)
+        assert (found - expected).abs().max() < 1e-4
+        assert 1e-3 < (found - plain(x)).abs().max() < 0.2
 
 
 def test_other_weights_and_training_are_noticed() -> None:
@@ -298,19 +289,16 @@ def test_int8_is_for_predicting_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("numbers", [[0.0, 0.0], [1.0, 3.0], [-3.0, -1.0], [-0.0412, 1.0]])
 def test_a_step_of_8_bits_is_the_largest_error(numbers: list[float]) -> None:
-    row = torch.cat([torch.tensor(numbers), torch.linspace(*numbers, 999)])
-    x = torch.stack([row, 100 * row])
+    x = torch.cat([torch.tensor(numbers), torch.linspace(*numbers, 999)])[None]
     steps, step, zero = kernels.to_8_bits(x)
-    assert (((steps.double() - zero) * step - x).abs() <= 0.5001 * step + 1e-12).all()
+    assert ((steps.double() - zero) * step - x).abs().max() <= 0.5001 * step + 1e-12
 
 
 def test_numbers_that_are_not_finite_stay_so_in_int8() -> None:
     x = torch.randn(3, 384)
-    x[0, 5], x[1, 7] = torch.inf, torch.nan
+    x[1, 5] = torch.inf
     with torch.inference_mode():
-        found = laid_out(layer(), int8=True)(x)
-    assert not found[:2].isfinite().any()
-    assert found[2].isfinite().all()
+        assert not laid_out(layer(), int8=True)(x).isfinite().any()
 
 
 @pytest.mark.parametrize("int8", [False, True])
