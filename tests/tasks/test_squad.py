@@ -766,7 +766,7 @@ def json_of(**changes: object) -> str:
     [
         ("a.json", "[1, 2]", "expected SQuAD's JSON"),
         ("a.csv", "question,text,answer\nwho ?,the cat,cat\n", "a.csv, line 2 has no 'context'"),
-        ("a.csv", "question,context,answer\nq,a cat a cat,cat\n", "context 2 times; say which wi"),
+        ("a.csv", "question,context,answer\nq,a cat a cat,cat\n", "context 2 times; say which in"),
         ("a.json", json_of(id=[7]), "qas[0]: 'id' is [7]; expected a text in quotes"),
         ("a.json", json_of(answers=None), "qas[0]: 'answers' is null; expected a list, [...]"),
         ("a.json", json_of(answers=[{"text": "r"}]), "'r' stands in its context 2 times; say whi"),
