@@ -1,9 +1,12 @@
 """Reading, tokenising and batching many rows: MRPC's, repeated to 400,000.
 
 $ BERT_DATA=... python benchmarks/reading.py [--rows 400000]
+$ BERT_DATA=... python benchmarks/reading.py --csv_mb 1024  # a csv, beside a bare csv.reader loop
 """
 
+import csv
 import resource
+import statistics
 import tempfile
 from itertools import cycle, islice
 from pathlib import Path
@@ -12,7 +15,7 @@ from common import as_command, data, report, seconds
 
 from system.cli import command
 from tasks.encoding import Batches
-from tasks.rows import read_examples
+from tasks.rows import open_rows, read_examples
 from tasks.sentences import TASKS
 from tokenization import FullTokenizer
 
@@ -22,12 +25,53 @@ def memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def run(rows: int = 400_000) -> None:
+def read_csv(megabytes: int, folder: Path) -> list[str]:
+    """Rows of the table: a csv of IMDB reviews, read to be predicted and by a bare loop, in turn."""
+    file = folder / "reviews.csv"
+    with open(data("csv/imdb_train.csv"), newline="", encoding="utf-8") as f:
+        texts = [text for text, _ in csv.reader(f)]
+    with open(file, "w", newline="", encoding="utf-8") as f:
+        writer = csv.writer(f)
+        writer.writerow(["id", "text"])
+        for number, text in enumerate(cycle(texts)):
+            if f.tell() >= megabytes << 20:
+                break
+            writer.writerow([number, text])
+
+    def bare() -> None:
+        with open(file, newline="", encoding="utf-8") as f:
+            for _ in csv.reader(f):
+                pass
+
+    def ours() -> None:
+        for _ in open_rows(TASKS["csv"], file, labelled=False)[1]:
+            pass
+
+    before, taken = memory(), {bare: list[float](), ours: list[float]()}
+    for _ in range(3):
+        for side, times in taken.items():
+            times.append(seconds(side))
+    loop, rows = (statistics.median(times) for times in taken.values())
+    more = memory() - before
+    return [
+        "| file | bare loop, s | open_rows, s | times the loop | more memory, GB |",
+        "|---|---|---|---|---|",
+        f"| {megabytes} MB | {loop:.2f} | {rows:.2f} | {rows / loop:.2f} | {more:.2f} |",
+    ]
+
+
+def run(rows: int = 400_000, csv_mb: int | None = None) -> None:
     """Measure.
 
     Args:
         rows: of the file.
+        csv_mb: measure a csv of so many MB instead.
     """
+    if csv_mb:
+        with tempfile.TemporaryDirectory() as folder:
+            table = read_csv(csv_mb, Path(folder))
+        report("reading_csv", "Reading a csv to predict it, one core", "\n".join(table))
+        return
     task, tokenizer = TASKS["mrpc"], FullTokenizer(data("vocab/bert-base-uncased/vocab.txt"))
     with tempfile.TemporaryDirectory() as folder:
         file, before = Path(folder) / "train.tsv", memory()
