@@ -26,7 +26,7 @@ def memory() -> float:
 
 
 def read_csv(megabytes: int, folder: Path) -> list[str]:
-    """Rows of the table: a csv of IMDB reviews, read to be predicted and by a bare loop, in turn."""
+    """Rows of the table: a csv of IMDB reviews, read to be predicted, and by a bare loop."""
     file = folder / "reviews.csv"
     with open(data("csv/imdb_train.csv"), newline="", encoding="utf-8") as f:
         texts = [text for text, _ in csv.reader(f)]
