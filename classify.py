@@ -239,32 +239,23 @@ class Classify(TaskCommand):
         else:
             results, best = trials.fit_seeds(run, self.seeds or 1, folder, *how)
         for result in results:
-            self.finish(run, result, report=len(results) == 1)
+            self.finish(run, result)
         self.say_next(best.file.parent)
         # All processes return the same results; one of them writes the pictures.
         if self.plots and rank() == 0:
             for result in results:
                 answers.picture_of_run(result.file.parent, result.file.parent)
 
-    def finish(self, run: "Run", result: "Result", report: bool) -> None:
+    def finish(self, run: "Run", result: "Result") -> None:
         """Choose thresholds and a temperature with the best checkpoint, and report what it does."""
         import finetune
 
-        # A divided model does not fit into one process.
-        if not run.eval_data or self.shard:
+        if not (saved := self.load_best(run, result)):
             return
-        saved = finetune.load(
-            result.best_file,
-            dtype=run.cfg.dtype,
-            data_parallel=self.data_parallel,
-            device=run.cfg.device,
-        )
         if self.threshold == "auto" or self.calibrate:
             log(finetune.decide(saved, run.eval_data[0], self.threshold == "auto", self.calibrate))
-        if report:
-            log(f"The best checkpoint, {result.best_file}:")
-            loaded = {str(data.file): data for data in run.eval_data}
-            self.report_files(saved, list(loaded), loaded.__getitem__)
+        if self.seeds in (None, 1):
+            self.report_best(run, saved)
 
     def given(self) -> dict[str, Any]:
         """The task's fields that were given; a threshold that is found later is none."""

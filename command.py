@@ -140,10 +140,34 @@ class TaskCommand(RunCommand):
         """Train on a file, and say which commands go on from there."""
         if not data_file:
             raise UserError("--mode train needs --train_file")
-        run = self.prepare(self.new_task(), data_file, self.eval_files)
+        dev_split = getattr(self, "dev_split", None)
+        run = self.prepare(self.new_task(), data_file, self.eval_files, dev_split=dev_split)
         folder = self.save_dir or f"runs/{run.task.name}"
-        run.fit(folder, self.log_dir, self.data_parallel, self.shard)
+        self.finish(run, run.fit(folder, self.log_dir, self.data_parallel, self.shard))
         self.say_next(folder)
+
+    def finish(self, run: "finetune.Run", result: "finetune.Result") -> None:
+        """What follows on training."""
+
+    def load_best(self, run: "finetune.Run", result: "finetune.Result") -> "finetune.Saved | None":
+        """The best checkpoint of a run; None where it is not known, or takes several processes."""
+        import finetune
+
+        # A divided model does not fit into one process.
+        if not run.eval_data or self.shard:
+            return None
+        return finetune.load(
+            result.best_file,
+            dtype=run.cfg.dtype,
+            data_parallel=self.data_parallel,
+            device=run.cfg.device,
+        )
+
+    def report_best(self, run: "finetune.Run", saved: "finetune.Saved") -> None:
+        """Evaluate the best checkpoint on what was evaluated while training."""
+        log(f"The best checkpoint, {saved.file}:")
+        loaded = {str(data.file): data for data in run.eval_data}
+        self.report_files(saved, list(loaded), loaded.__getitem__)
 
     @property
     def eval_files(self) -> list[str]:

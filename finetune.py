@@ -36,7 +36,7 @@ from system.files import (
     write_json,
 )
 from system.progress import progress
-from tasks import KINDS, own_task, quality, reports, splits
+from tasks import KINDS, own_task, quality, reports
 from tasks.encoding import Batches, PooledBatches
 from tasks.inputs import inputs_of, length_of
 from tasks.table_rows import Objects, source_of
@@ -226,14 +226,14 @@ def prepare(
 
     Args:
         task: one of tasks.TASKS, or of another kind; its labels may be those of the data.
-        data_file: to train on; of sentences also a DataFrame, a Dataset, a mapping of columns or a
-            list of dicts.
+        data_file: to train on: a file, or a DataFrame, a Dataset, a mapping of columns or a list of
+            dicts.
         start: weights to start from, or what pretrained.find() gave.
         eval_files: evaluated after every epoch: one of these, or a list or tuple of them.
         cfg: how to train; None: the task's usual configuration.
-        dev_split: of sentences, the share of the rows that is evaluated instead of eval_files, and
-            not trained on; which rows follows from cfg.seed, and dev.jsonl in the run's folder has
-            them.
+        dev_split: of sentences and tagged words, the share of the rows that is evaluated instead of
+            eval_files, and not trained on; which rows follows from cfg.seed, and dev.jsonl in the
+            run's folder has them.
         columns: of sentences, what the data's columns are: text_a="review", label="stars", as
             tasks.own_task has them.
     """
@@ -275,7 +275,7 @@ def prepare(
         log(data.summary)
         shares = (1 - dev_split, dev_split)
         data, dev = task.divide(data, shares, cfg.seed, weights.tokenizer)
-        rows = splits.held_out(task, dev.examples)
+        rows = task.held_out(dev.examples)
         eval_data = [dataclasses.replace(dev, file=rows, summary=f"Evaluated: {dev.summary}")]
         data = dataclasses.replace(data, summary=f"Trained on: {data.summary}")
     for read in (data, *eval_data):
@@ -401,7 +401,7 @@ class Saved:
         return self.start.describe()
 
     def load(self, file: Any, labelled: bool = True) -> Data:
-        """A file of the task, or of sentences rows that Python has, as inputs of the model."""
+        """A file of the task, or rows that Python has, as inputs of the model."""
         return self.task.load(source_of(file), self.start.tokenizer, labelled)
 
     def outputs(self, data: Data, bar: bool = True) -> np.ndarray:

@@ -17,7 +17,7 @@ from system.files import whole_file
 from system.flags import only
 
 if TYPE_CHECKING:
-    from finetune import Saved
+    from finetune import Result, Run, Saved
     from tasks.task import Data
 
 
@@ -29,7 +29,7 @@ class Tag(FilesCommand):
     """
 
     kind = "tags"
-    task_fields = ("column", "context", "decode", "max_len")
+    task_fields = ("column", "context", "decode", "aggregation", "encoding", "max_len")
     report_endings = (".tsv",)
 
     # -- Data
@@ -48,24 +48,39 @@ class Tag(FilesCommand):
     # greedy: the best tag of each word; viterbi: of entities the best sequence that BIO allows.
     # Default: greedy
     decode: str | None = only("eval predict")
+    # entities or words: answer in JSON, with where each stands in the text, its type and its score;
+    # default: in the form of the file
+    aggregation: str | None = only("predict")
+    # without an eval_file, the share of the texts that is evaluated and not trained on, such as
+    # 0.1: with each type's share, equal texts on one side; SAVE_DIR/dev.jsonl has them
+    dev_split: float | None = only("train")
+    # encoding of files that are neither UTF-8 nor UTF-16, such as cp1252
+    encoding: str | None = None
     # longest input in tokens; longer ones are cut into windows. Default 128, or what the model was
     # trained with
     max_len: int | None = None
+
+    def finish(self, run: "Run", result: "Result") -> None:
+        if saved := self.load_best(run, result):
+            self.report_best(run, saved)
 
     def report(
         self, saved: "Saved", data: "Data", outputs: Any, stem: Path
     ) -> tuple[dict[str, Any], list[str]]:
         """What conlleval prints, which has the entities of each type; and a file that it takes."""
         answers = saved.task.answers(data, outputs)
+        found = {}
         if saved.task.is_entities:
-            print(saved.task.count(data.examples, answers).report())
+            counts = saved.task.count(data.examples, answers)
+            print(counts.report())
+            found = {"types": counts.as_json()}
         # Word, gold and predicted tag.
         with whole_file(f"{stem}.tsv") as f:
             for text, answer in zip(data.examples, answers, strict=True):
                 for i, row in enumerate(zip(text.words, text.tags, answer.tags, strict=True)):
                     line = "\t".join(row) + "\n"
                     f.write(("\n" + line if i in text.starts else line).encode())
-        return {}, [f"{stem}.tsv"]
+        return found, [f"{stem}.tsv"]
 
 
 @dataclasses.dataclass

@@ -96,7 +96,7 @@ def fit_folds(
         # In the order of the file: what is trained on does not depend on how it was dealt out.
         others.sort(key=lambda example: example.line)
         data = task.encode_examples(run.data.file, others, tokenizer)
-        rows = splits.held_out(task, part.examples)
+        rows = task.held_out(part.examples)
         dev = dataclasses.replace(part, file=rows)
         settings = {**task.run_settings(data, [dev]), **dataclasses.asdict(run.tuning)}
         one = dataclasses.replace(run, data=data, eval_data=[dev], settings=settings, held_out=rows)

@@ -88,7 +88,7 @@ def check_encoding(encoding: str | None) -> None:
         known = False
     if not known:
         raise UserError(
-            f"encoding={show(encoding)}: expected one that Python knows, such as cp1252"
+            f"`encoding={show(encoding)}`: expected one that Python knows, such as cp1252"
         )
 
 

@@ -12,7 +12,6 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 import models
 from tasks import table_rows
 from tasks.encoding import Batch, Batches, Features, encode
+from tasks.table_rows import Source, as_path
 from tasks.task import AnsweringTask, Data, exact
 from tokenization import FullTokenizer
 from utils import UserError, short, show
@@ -106,7 +106,7 @@ class ChoiceTask(AnsweringTask):
 
     # ------------------------------------------------------------------------------------- rows
 
-    def read_unlabelled(self, file: str | Path) -> Iterator[Question]:
+    def read_unlabelled(self, file: Source) -> Iterator[Question]:
         """The questions of a file; `-` is standard input, JSON lines."""
         return read_questions(file, labelled=False)
 
@@ -120,7 +120,7 @@ class ChoiceTask(AnsweringTask):
                 )
             yield question(line, given[0], list(given[1]), None, f"input {line}", labelled=False)
 
-    def load(self, file: str | Path, tokenizer: FullTokenizer, labelled: bool = True) -> Data:
+    def load(self, file: Source, tokenizer: FullTokenizer, labelled: bool = True) -> Data:
         """A file of questions."""
         questions = list(read_questions(file, labelled))
         if not questions:
@@ -132,14 +132,12 @@ class ChoiceTask(AnsweringTask):
         summary = f"{file}: {len(questions)} questions, {counts[0]}{most} choices each"
         return dataclasses.replace(data, summary=summary)
 
-    def load_training(
-        self, file: str | Path, tokenizer: FullTokenizer
-    ) -> tuple["ChoiceTask", Data]:
+    def load_training(self, file: Source, tokenizer: FullTokenizer) -> tuple["ChoiceTask", Data]:
         """The task itself, and the data."""
         return self, self.load(file, tokenizer)
 
     def encode_examples(
-        self, file: str | Path, examples: list[Question], tokenizer: FullTokenizer
+        self, file: Source, examples: list[Question], tokenizer: FullTokenizer
     ) -> Data:
         """Questions that were read already."""
         # What occurs twice is one input.
@@ -152,7 +150,7 @@ class ChoiceTask(AnsweringTask):
         arrays = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
         arrays["labels"] = np.array([q.answer or 0 for q in examples], np.int64)
         arrays["lines"] = np.array([q.line for q in examples], int)
-        return Data(Path(file), ChoiceFeatures(**arrays, which=which), examples)
+        return Data(as_path(file), ChoiceFeatures(**arrays, which=which), examples)
 
     # ------------------------------------------------------------------------------------ model
 
@@ -290,7 +288,7 @@ EXPECTED = (
 )
 
 
-def read_questions(file: str | Path, labelled: bool = True) -> Iterator[Question]:
+def read_questions(file: Source, labelled: bool = True) -> Iterator[Question]:
     """The rows of a file, one by one; UserError names the line where something is missing."""
     for line, row in table_rows.read_objects(file, set(FORMS), EXPECTED):
         where = f"{file}, line {line}"

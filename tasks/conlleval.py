@@ -112,6 +112,18 @@ class Counts:
             for kind in sorted(self.gold | self.found)
         }
 
+    def as_json(self) -> dict[str, dict[str, float]]:
+        """by_type() as shares, and how many there are of each."""
+        return {
+            kind: {
+                "precision": scores.precision / 100,
+                "recall": scores.recall / 100,
+                "f1": scores.f1 / 100,
+                "support": self.gold[kind],
+            }
+            for kind, scores in self.by_type().items()
+        }
+
     def report(self) -> str:
         """What conlleval prints."""
         gold, found, both = self.gold.total(), self.found.total(), self.both.total()

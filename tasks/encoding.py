@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -255,7 +254,7 @@ def encode(
 
 
 def report_truncation(
-    file: str | Path, n_rows: int, truncation: np.ndarray, max_len: int, remedy: str = ""
+    file: Any, n_rows: int, truncation: np.ndarray, max_len: int, remedy: str = ""
 ) -> None:
     """Say how much of some texts was cut off, if anything was.
 

@@ -24,14 +24,17 @@ FLAT = "a question and its context in each row"
 EXPECTED_ROWS = '{"question": ..., "context": ..., "answer": ...} or ReCoRD\'s passages'
 
 
-def read_squad(file: str | Path) -> list[Question]:
-    """The questions of a file, by its form.
+def read_squad(file: table_rows.Source) -> list[Question]:
+    """The questions of a file by its form, or of rows in the flat form.
 
     UserError names what is missing, and where. Answers that do not stand in the text where the file
     says are reported.
     """
-    check_file(file, "SQuAD's JSON")
-    questions, misplaced = by_form(file)
+    if isinstance(file, table_rows.Objects):
+        questions, misplaced = flat_questions(*table_rows.objects(file))
+    else:
+        check_file(file, "SQuAD's JSON")
+        questions, misplaced = by_form(file)
     if not questions:
         raise UserError(f"{file} has no questions; expected SQuAD's JSON, or {FLAT}")
     ids = collections.Counter(question.id for question in questions)

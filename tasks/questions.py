@@ -24,6 +24,7 @@ from tasks import squad_metrics
 from tasks.encoding import Features, most_context
 from tasks.question_files import read_squad
 from tasks.squad_metrics import Question
+from tasks.table_rows import Source, as_path
 from tasks.task import AnsweringTask, Data, exact
 from tokenization import FullTokenizer
 from utils import UserError, short, show, warn
@@ -120,15 +121,13 @@ class QuestionTask(AnsweringTask):
 
     # ------------------------------------------------------------------------------------- rows
 
-    def load(
-        self, file: str | Path, tokenizer: FullTokenizer, labelled: bool = True
-    ) -> QuestionData:
+    def load(self, file: Source, tokenizer: FullTokenizer, labelled: bool = True) -> QuestionData:
         """SQuAD's JSON, or ReCoRD's JSON lines."""
         data = self.make_windows(read_squad(file), tokenizer)
         return self.reported(file, data, f"{len(data.examples)} questions")
 
     def load_training(
-        self, file: str | Path, tokenizer: FullTokenizer
+        self, file: Source, tokenizer: FullTokenizer
     ) -> tuple["QuestionTask", QuestionData]:
         """Questions of a file, without those that have nothing to learn from."""
         task, questions = self, read_squad(file)
@@ -151,7 +150,7 @@ class QuestionTask(AnsweringTask):
             )
         return task, self.reported(file, data, f"{len(kept)} of {len(questions)} questions")
 
-    def read_unlabelled(self, file: str | Path) -> Iterator[Question]:
+    def read_unlabelled(self, file: Source) -> Iterator[Question]:
         """SQuAD's JSON."""
         return iter(read_squad(file))
 
@@ -166,10 +165,10 @@ class QuestionTask(AnsweringTask):
             yield Question(str(i), *given)
 
     def encode_examples(
-        self, file: str | Path, examples: list[Question], tokenizer: FullTokenizer
+        self, file: Source, examples: list[Question], tokenizer: FullTokenizer
     ) -> QuestionData:
         """Windows over the contexts of questions."""
-        return dataclasses.replace(self.make_windows(examples, tokenizer), file=Path(file))
+        return dataclasses.replace(self.make_windows(examples, tokenizer), file=as_path(file))
 
     def make_windows(
         self, questions: list[Question], tokenizer: FullTokenizer, training: bool = False
@@ -237,7 +236,7 @@ class QuestionTask(AnsweringTask):
         made = Windows(numbers, starts, shifts, sizes, spans_of)
         return QuestionData(Path("the inputs"), features, questions, windows=made)
 
-    def reported(self, file: str | Path, data: QuestionData, what: str) -> QuestionData:
+    def reported(self, file: Source, data: QuestionData, what: str) -> QuestionData:
         """The data with a summary; says what was cut off, and where one text outweighs others."""
         self.report_truncation(file, len(data.features), data.features.truncation)
         texts = [data.examples[number].context for number in data.windows.question.tolist()]
@@ -250,10 +249,10 @@ class QuestionTask(AnsweringTask):
                 f"of the {len(texts)} windows; are several texts joined in it?"
             )
         summary = f"{file}: {what}, {len(data.features)} windows"
-        return dataclasses.replace(data, file=Path(file), summary=summary)
+        return dataclasses.replace(data, file=as_path(file), summary=summary)
 
     def report_truncation(
-        self, file: str | Path, n_rows: int, truncation: np.ndarray, remedy: str = ""
+        self, file: Source, n_rows: int, truncation: np.ndarray, remedy: str = ""
     ) -> None:
         """Say how much of the questions was cut off; of their texts nothing is."""
         n_truncated, n_lost, _ = truncation

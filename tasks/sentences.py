@@ -28,7 +28,7 @@ from tasks.records import read_features
 from tasks.resolve import learn, resolve, to_json
 from tasks.rows import Rows, count_labels, open_rows, read_rows
 from tasks.table_config import READING, Example, TableConfig
-from tasks.table_rows import Source, as_path
+from tasks.table_rows import Objects, Source, as_path
 from tasks.task import CONFIG, AnsweringTask, Data, exact
 from tokenization import FullTokenizer
 from utils import UserError, short, show, warn
@@ -120,6 +120,10 @@ class SentenceTask(TableConfig, AnsweringTask):
             parts.append(dataclasses.replace(part, summary=f"{len(examples)} rows ({words})"))
         return parts
 
+    def held_out(self, examples: list[Example]) -> Objects:
+        """Examples with their lines, texts and labels."""
+        return splits.held_out(self, examples)
+
     def encode_examples(
         self, file: Source, examples: list[Example], tokenizer: FullTokenizer
     ) -> Data:
@@ -152,7 +156,7 @@ class SentenceTask(TableConfig, AnsweringTask):
 
     def report_truncation(
         self,
-        file: str | Path,
+        file: Source,
         n_rows: int,
         truncation: np.ndarray,
         remedy: str = "`long=window` keeps them",

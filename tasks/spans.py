@@ -13,13 +13,14 @@ doccano, Prodigy, spaCy, Label Studio and `datasets`, each known by the keys of 
 
 import itertools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from system import forms
 from tasks import table_rows
-from tasks.conlleval import chunks
+from tasks.conlleval import Chunk, chunks
 from tasks.words import WORD, Text
 from utils import UserError, in_a_line, short, show, warn
 
@@ -60,13 +61,23 @@ class Tagged(NamedTuple):
     @property
     def entities(self) -> list[Entity]:
         """The names among them."""
+        return self.marked(chunks(self.tags))
+
+    @property
+    def by_word(self) -> list[Entity]:
+        """The words that have a tag other than O, each by itself: of B-PER the type is PER."""
+        kinds = [re.sub("^[BI]-", "", tag) for tag in self.tags]
+        return self.marked([(kind, i, i + 1) for i, kind in enumerate(kinds) if kind != "O"])
+
+    def marked(self, found: list[Chunk]) -> list[Entity]:
+        """Runs of words, with where each stands."""
         given, offsets = (self.given, self.offsets) if self.given else joined(self.words)
-        found = []
-        for kind, a, b in chunks(self.tags):
+        entities = []
+        for kind, a, b in found:
             start, end = offsets[a][0], offsets[b - 1][1]
             score = sum(self.probabilities[a:b]) / (b - a)
-            found.append(Entity(kind, given[start:end], start, end, score))
-        return found
+            entities.append(Entity(kind, given[start:end], start, end, score))
+        return entities
 
 
 def are_spans(file: str | Path) -> bool:
@@ -81,9 +92,11 @@ def are_spans(file: str | Path) -> bool:
     )
 
 
-def read_spans(file: str | Path, labelled: bool = True) -> Iterator[Text]:
+def read_spans(
+    file: table_rows.Source, labelled: bool = True, encoding: str | None = None
+) -> Iterator[Text]:
     """The texts of a file, one by one; UserError names the line of a span that cannot be."""
-    name, objects = table_rows.objects(file, expected=EXPECTED, class_names=True)
+    name, objects = table_rows.objects(file, encoding, EXPECTED, class_names=True)
     cut, overlapping = list[str](), list[str]()
     for line, values in objects:
         where = f"{name}, line {line}"
@@ -264,6 +277,13 @@ def with_spans(text: Text, tags: list[str], entities: list[Any]) -> str:
         key = next((key for key in SPAN_KEYS if isinstance(values.get(key), list)), SPAN_KEYS[0])
         before = values.get(key) or []
         values[key] = [span_like(before[0] if before else [], e) for e in entities]
+    return json.dumps(values, ensure_ascii=False, default=str)
+
+
+def as_object(text: Text, spans: list[Entity]) -> str:
+    """A text and its spans as a line of JSON, whatever form it came in."""
+    given = text.given or joined(text.words)[0]
+    values = (text.source or {}) | {"text": given, "spans": [span._asdict() for span in spans]}
     return json.dumps(values, ensure_ascii=False, default=str)
 
 

@@ -103,12 +103,22 @@ def split_examples(
         ranks = np.empty(len(order), int)
         ranks[order] = np.arange(len(order))
         labels = (ranks * N_BINS // len(order)).tolist()
+    return split_together(labels, columns, shares, seed)
+
+
+def split_together(
+    labels: Sequence[Hashable],
+    columns: Sequence[Sequence[Hashable]],
+    shares: Sequence[float],
+    seed: int,
+) -> np.ndarray:
+    """(N,) the part of each row; rows with the same value in a column are in the same part."""
     groups = together(*columns)
     parts = split(labels, groups, shares, seed)
     fewest = np.bincount(parts, minlength=len(shares)).min()
     if fewest < FEWEST:
         raise UserError(
-            f"{len(examples)} rows with {len(set(groups))} different texts or groups: a part of "
+            f"{len(labels)} rows with {len(set(groups))} different texts or groups: a part of "
             f"them would have {fewest} rows, too few to evaluate; divide them otherwise, or name "
             "an `eval_file`"
         )

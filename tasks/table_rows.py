@@ -280,7 +280,7 @@ def objects(
 
 
 def read_objects(
-    file: str | Path, names: Set[str] = frozenset(), expected: str = "a JSON object {...}"
+    file: Source, names: Set[str] = frozenset(), expected: str = "a JSON object {...}"
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of a table with a header, or the objects of what has no rows of fields.
 
@@ -289,7 +289,7 @@ def read_objects(
         expected: what an object should look like, for messages.
     """
     form = form_of(file, "jsonl", custom=True)
-    if form not in ("csv", "tsv", "excel"):
+    if isinstance(file, Objects) or form not in ("csv", "tsv", "excel"):
         yield from objects(file, expected=expected)[1]
         return
     name, rows = rows_of(file, form, names)[:2]

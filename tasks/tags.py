@@ -13,8 +13,7 @@ import collections
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +23,8 @@ from torch import Tensor, nn
 
 import models
 from pretrained import Pretrained
+from system.texts import check_encoding
+from tasks import splits
 from tasks.conlleval import Counts, chunks
 from tasks.encoding import Batch, Batches, Features, window_starts
 from tasks.labels import alike
@@ -35,8 +36,8 @@ from tasks.notations import (
     notation_of,
     to_bio,
 )
-from tasks.spans import Tagged, are_spans, read_spans, with_spans
-from tasks.table_rows import open_text
+from tasks.spans import Tagged, are_spans, as_object, read_spans, with_spans
+from tasks.table_rows import Objects, Source, as_path, open_text
 from tasks.task import AnsweringTask, Data, exact
 from tasks.words import WORD, Text, read_texts, split_words, with_column
 from tokenization import FullTokenizer
@@ -44,6 +45,7 @@ from utils import UserError, nearest, short, show, warn
 
 CONTEXTS = ("sentence", "document")
 DECODERS = ("greedy", "viterbi")
+AGGREGATIONS = ("entities", "words")
 IGNORED = -100  # the label of a token that has no tag
 LISTED = 20  # tags, in a message
 
@@ -68,7 +70,7 @@ def places(texts: list[Text], tags: list[str]) -> str:
     return ", ".join(found[:LISTED]) + more
 
 
-def report_marks(file: str | Path, tags: collections.Counter[str]) -> None:
+def report_marks(file: Source, tags: collections.Counter[str]) -> None:
     """Say so where some tags mark entities, and too many others do not for a file of entities."""
     marks = [tag for tag in tags if re.fullmatch("[BI]-.+", tag)]
     if marks:
@@ -142,6 +144,8 @@ class TagTask(AnsweringTask):
     context: str = "sentence"  # what fills an input: a sentence, or all that fits of a document
     # The best tag of each word, repaired as BIO says; or of entities the best legal sequence.
     decode: str = "greedy"
+    # Answers are JSON with the spans of entities or of words; None: in the form of the texts' file.
+    aggregation: str | None = None
     max_len: int = dataclasses.field(default=128, kw_only=True)  # tokens
 
     head: ClassVar[str] = "tags"
@@ -152,6 +156,11 @@ class TagTask(AnsweringTask):
     def __post_init__(self) -> None:
         if self.context not in CONTEXTS:
             raise UserError(f"`context={show(self.context)}`: expected {' or '.join(CONTEXTS)}")
+        if self.aggregation not in (None, *AGGREGATIONS):
+            raise UserError(
+                f"`aggregation={show(self.aggregation)}`: expected {' or '.join(AGGREGATIONS)}"
+            )
+        check_encoding(self.encoding)
         if self.decode not in DECODERS:
             raise UserError(f"`decode={show(self.decode)}`: expected {' or '.join(DECODERS)}")
         if self.decode == "viterbi" and self.labels and not self.is_entities:
@@ -166,14 +175,19 @@ class TagTask(AnsweringTask):
 
     # ------------------------------------------------------------------------------------- rows
 
-    def read_unlabelled(self, file: str | Path) -> Iterator[Text]:
+    def read_unlabelled(self, file: Source) -> Iterator[Text]:
         """The texts of a file; `-` is standard input, a plain text a line."""
-        if str(file) == "-":
-            lines = open_text(file, "tsv")[1]
+        if not isinstance(file, Objects) and str(file) == "-":
+            lines = open_text(file, "tsv", encoding=self.encoding)[1]
             return self.examples_of(line.rstrip("\r\n") for line in lines)
-        if are_spans(file):
-            return read_spans(file, labelled=False)
-        return read_texts(file, labelled=False, by_document=self.context == "document")
+        return self.texts_of(file, labelled=False)
+
+    def texts_of(self, file: Source, labelled: bool = True) -> Iterator[Text]:
+        """The texts of a file, one by one."""
+        if isinstance(file, Objects) or are_spans(file):
+            return read_spans(file, labelled, self.encoding)
+        column = self.column if labelled else None
+        return read_texts(file, column, labelled, self.context == "document", self.encoding)
 
     def examples_of(self, inputs: Iterable[Any]) -> Iterator[Text]:
         """Plain texts, which are split into words, or lists of words."""
@@ -189,13 +203,11 @@ class TagTask(AnsweringTask):
                 text.offsets = [match.span() for match in WORD.finditer(given)]
             yield text
 
-    def load(self, file: str | Path, tokenizer: FullTokenizer, labelled: bool = True) -> TagData:
+    def load(self, file: Source, tokenizer: FullTokenizer, labelled: bool = True) -> TagData:
         """A file of words and tags."""
         return self.encode_file(file, self.read(file, labelled), tokenizer)
 
-    def load_training(
-        self, file: str | Path, tokenizer: FullTokenizer
-    ) -> tuple["TagTask", TagData]:
+    def load_training(self, file: Source, tokenizer: FullTokenizer) -> tuple["TagTask", TagData]:
         """The task with the tags of its training data; and the data."""
         texts = self.read(file, training=True)
         tags, n_words = {tag for t in texts for tag in t.tags}, sum(len(t.words) for t in texts)
@@ -222,17 +234,13 @@ class TagTask(AnsweringTask):
             )
         return task, task.encode_file(file, texts, tokenizer)
 
-    def read(self, file: str | Path, labelled: bool = True, training: bool = False) -> list[Text]:
+    def read(self, file: Source, labelled: bool = True, training: bool = False) -> list[Text]:
         """All texts of a file; the tags of chunks in BIO.
 
         Where most tags mark chunks, the others are mistakes: a UserError where they would be
         learnt; where they are compared they count as O, and a note says so.
         """
-        by_document = self.context == "document"
-        if are_spans(file):
-            texts = list(read_spans(file, labelled))
-        else:
-            texts = list(read_texts(file, self.column, labelled, by_document))
+        texts = list(self.texts_of(file, labelled))
         tags = collections.Counter(tag for text in texts for tag in text.tags)
         if not (notation := notation_of(tags)):
             report_marks(file, tags)
@@ -260,7 +268,7 @@ class TagTask(AnsweringTask):
                 text.tags = [tag for tags in text.sentences(text.tags) for tag in to_bio(tags)]
         return texts
 
-    def encode_file(self, file: str | Path, texts: list[Text], tokenizer: FullTokenizer) -> TagData:
+    def encode_file(self, file: Source, texts: list[Text], tokenizer: FullTokenizer) -> TagData:
         """All texts of a file, and a line about them."""
         sentences = [tags for text in texts for tags in text.sentences(text.tags)]
         tags = collections.Counter(tag for text in texts for tag in text.tags)
@@ -277,7 +285,7 @@ class TagTask(AnsweringTask):
         return dataclasses.replace(data, summary=summary)
 
     def encode_examples(
-        self, file: str | Path, examples: list[Text], tokenizer: FullTokenizer
+        self, file: Source, examples: list[Text], tokenizer: FullTokenizer
     ) -> TagData:
         """Texts that were read already, as windows of max_len tokens at most."""
         cls, sep, unknown = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]", "[UNK]"])
@@ -316,14 +324,35 @@ class TagTask(AnsweringTask):
             lines=np.array(lines, int),
         )
         return TagData(
-            Path(file),
+            as_path(file),
             features,
             examples,
             of_input=np.array(of_input, int),
             position=np.array(position, int),
         )
 
-    def label_id(self, tag: str, file: str | Path, text: Text) -> int:
+    def divide(
+        self, data: Data, shares: Sequence[float], seed: int, tokenizer: FullTokenizer
+    ) -> list[Data]:
+        """The parts of data: a text counts for the rarest of its types, or of its tags."""
+        texts: list[Text] = data.examples
+        kinds = [{tag[2:] if self.is_entities else tag for tag in text.tags} for text in texts]
+        counts = collections.Counter(kind for found in kinds for kind in found)
+        rarest = [min(found, key=lambda kind: (counts[kind], kind)) for found in kinds]
+        words = [tuple(word.lower() for word in text.words) for text in texts]
+        part_of = splits.split_together(rarest, [words], shares, seed)
+        parts = (
+            [text for text, part in zip(texts, part_of, strict=True) if part == i]
+            for i in range(len(shares))
+        )
+        return [self.encode_file(data.file, part, tokenizer) for part in parts]
+
+    def held_out(self, examples: list[Text]) -> Objects:
+        """Texts in the form that they had in JSON, or as `tokens` and `ner_tags`."""
+        rows = [text.source or {"tokens": text.words, "ner_tags": text.tags} for text in examples]
+        return Objects(rows, splits.HELD_OUT)
+
+    def label_id(self, tag: str, file: Source, text: Text) -> int:
         """The id of a tag; UserError at one that the training data lack."""
         if tag in self.labels:
             return self.labels.index(tag)
@@ -424,11 +453,15 @@ class TagTask(AnsweringTask):
 
     def lines(self, data: Data, answers: list[Tagged], first: int) -> Iterator[str]:
         """The lines of a file, a tag after the columns of each word."""
+        by_word = self.aggregation == "words" or not self.is_entities
         for text, answer in zip(data.examples, answers, strict=True):
-            if text.source is None:
+            spans = answer.by_word if by_word else answer.entities
+            if self.aggregation and (text.source is None or "tokens" in text.source):
+                yield as_object(text, spans)
+            elif text.source is None:
                 yield from with_column(text, answer.tags)
             else:
-                yield with_spans(text, answer.tags, answer.entities)
+                yield with_spans(text, answer.tags, spans)
 
     # --------------------------------------------------------------------------------- settings
 

@@ -10,7 +10,7 @@ A kind of task is a class in a file of its own: sentences.py, questions.py, tags
 
 import abc
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +22,7 @@ import models
 from pretrained import Pretrained
 from system.files import file_digest, read_json
 from tasks.encoding import report_truncation
+from tasks.table_rows import Objects, Source
 from tokenization import FullTokenizer
 from utils import UserError, checked, nearest, show
 
@@ -74,11 +75,11 @@ class Task(abc.ABC):
     # ------------------------------------------------------------------------------------- data
 
     @abc.abstractmethod
-    def load(self, file: str | Path, tokenizer: FullTokenizer, labelled: bool = True) -> Data:
+    def load(self, file: Any, tokenizer: FullTokenizer, labelled: bool = True) -> Data:
         """A file with labels, or without them, as inputs of a model."""
 
     @abc.abstractmethod
-    def load_training(self, file: str | Path, tokenizer: FullTokenizer) -> tuple[Any, Data]:
+    def load_training(self, file: Any, tokenizer: FullTokenizer) -> tuple[Any, Data]:
         """The task with all that follows from its training data, such as labels; and the data."""
 
     # ------------------------------------------------------------------------------------ model
@@ -197,7 +198,7 @@ class AnsweringTask(Task):
     answer_columns: ClassVar[str] = ""  # the first line of a file of answers
 
     @abc.abstractmethod
-    def read_unlabelled(self, file: str | Path) -> Iterator[Any]:
+    def read_unlabelled(self, file: Source) -> Iterator[Any]:
         """The examples of a file to predict, one by one."""
 
     @property
@@ -210,17 +211,25 @@ class AnsweringTask(Task):
         """What a notebook has in hand, such as texts, as examples, one by one."""
 
     @abc.abstractmethod
-    def encode_examples(
-        self, file: str | Path, examples: list[Any], tokenizer: FullTokenizer
-    ) -> Data:
+    def encode_examples(self, file: Source, examples: list[Any], tokenizer: FullTokenizer) -> Data:
         """Examples that were read already, as inputs of a model."""
 
     @abc.abstractmethod
     def answers(self, data: Data, outputs: np.ndarray) -> list[Any]:
         """An answer for each example, from the outputs of the data's inputs."""
 
+    def divide(
+        self, data: Data, shares: Sequence[float], seed: int, tokenizer: FullTokenizer
+    ) -> list[Data]:
+        """The parts of data, which have equal shares of each label, and no text in common."""
+        raise UserError("`dev_split` divides sentences and tagged words; name an `eval_file`")
+
+    def held_out(self, examples: list[Any]) -> Objects:
+        """Examples as rows of JSON lines that the task reads back."""
+        raise NotImplementedError
+
     def report_truncation(
-        self, file: str | Path, n_rows: int, truncation: np.ndarray, remedy: str = ""
+        self, file: Source, n_rows: int, truncation: np.ndarray, remedy: str = ""
     ) -> None:
         """Say how much of a file was cut off; the arguments are those of features."""
         report_truncation(file, n_rows, truncation, self.max_len, remedy)

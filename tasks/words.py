@@ -307,7 +307,11 @@ def find_column(
 
 
 def read_texts(
-    file: str | Path, column: str | None = None, labelled: bool = True, by_document: bool = False
+    file: str | Path,
+    column: str | None = None,
+    labelled: bool = True,
+    by_document: bool = False,
+    encoding: str | None = None,
 ) -> Iterator[Text]:
     """The sentences of a file, one by one; or its documents.
 
@@ -316,8 +320,9 @@ def read_texts(
             CoNLL-U, the outer tags of GermEval, else the last one.
         by_document: join the sentences up to the next -DOCSTART- or `# newdoc`, some thousand words
             of them at most.
+        encoding: of a file that is neither UTF-8 nor UTF-16.
     """
-    lines = open_text(file, "tsv", "tags")[1]
+    lines = open_text(file, "tsv", "tags", encoding)[1]
     # What the columns are is seen in the beginning, which is read twice.
     head = list(itertools.islice(lines, LONGEST))
     first_blocks = [rows for _, rows in blocks(file, head)]

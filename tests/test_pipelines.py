@@ -3,6 +3,8 @@
 import asyncio
 import dataclasses
 import importlib
+import itertools
+import random
 import re
 import threading
 from collections.abc import Callable
@@ -42,7 +44,13 @@ def trained(folder: Path, model: torch.nn.Module, settings: dict[str, Any]) -> P
 
 
 @pytest.fixture
-def answers(tmp_path: Path) -> Callable:
+def texts() -> list[str]:
+    """Three short texts; a test may have others."""
+    return TEXTS
+
+
+@pytest.fixture
+def answers(tmp_path: Path, texts: list[str]) -> Callable:
     """Our answers, those of a pipeline on the converted folder, and of that folder read back."""
     transformers = pytest.importorskip("transformers")
 
@@ -54,12 +62,12 @@ def answers(tmp_path: Path) -> Callable:
         run = trained(tmp_path / "run", model, settings)
         checkpoint.convert(str(run), str(tmp_path / "folder"))
         pipeline = transformers.pipeline(task, str(tmp_path / "folder"), device="cpu")
-        ours = finetune.load(run).predict(TEXTS)
+        ours = finetune.load(run).predict(texts)
         # Back again, from a folder and from that as a .pt, without a flag.
         checkpoint.convert(str(tmp_path / "folder"), str(tmp_path / "back" / "model.pt"))
         for back in ("folder", "back"):
-            assert finetune.load(tmp_path / back).predict(TEXTS) == ours
-        return ours, pipeline(TEXTS, **how)
+            assert finetune.load(tmp_path / back).predict(texts) == ours
+        return ours, pipeline(texts, **how)
 
     return answer
 
@@ -121,6 +129,34 @@ def test_tags(answers: Callable, tmp_path: Path) -> None:
         assert mine.tags == [token["entity"] for token in tokens]
         chances = [token["score"] for token in tokens]
         assert mine.probabilities == pytest.approx(chances, abs=SCORES)
+
+
+RNG = random.Random(6)
+SENTENCES = [" ".join(RNG.choices(WORDS[5:], k=RNG.randint(2, 30))) for _ in range(200)]
+
+
+@pytest.mark.parametrize("texts", [SENTENCES])
+def test_entities_are_those_of_a_pipeline_where_words_are_pieces(answers: Callable) -> None:
+    torch.manual_seed(2)
+    labels = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
+    ours, theirs = answers(
+        "token-classification",
+        {"labels": labels},
+        models.Tagger(CONFIG, len(labels)),
+        aggregation_strategy="simple",
+    )
+    illegal = 0
+    for text, mine, found in zip(SENTENCES, ours, theirs, strict=True):
+        assert [(e.type, e.start, e.end) for e in mine.entities] == [
+            (entity["entity_group"], entity["start"], entity["end"]) for entity in found
+        ]
+        assert [e.score for e in mine.entities] == pytest.approx(
+            [entity["score"] for entity in found], abs=SCORES
+        )
+        assert [e.text for e in mine.entities] == [text[e.start : e.end] for e in mine.entities]
+        illegal += any(b[:2] == "I-" and a[1:] != b[1:] for a, b in itertools.pairwise(mine.tags))
+    assert sum(len(mine.entities) for mine in ours) > 200
+    assert illegal > 20
 
 
 def test_the_card_says_what_was_trained_how_and_how_well(sample: Path, tmp_path: Path) -> None:

@@ -1,13 +1,19 @@
 """What is given to predict(): texts and rows as they are, of tables the columns of the task."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import kinds
 import numpy as np
+import pandas as pd
 import pytest
 
 from tasks import TASKS
 from tasks.inputs import inputs_of
+from tasks.table_rows import Objects
+from tokenization import FullTokenizer
 from utils import UserError
 
 SINGLE, PAIR = TASKS["csv"], TASKS["rte"]
@@ -97,3 +103,35 @@ def test_inputs_that_cannot_be_read_are_named(inputs: Any, message: str) -> None
 def test_columns_of_different_lengths_are_no_rows() -> None:
     with pytest.raises(UserError, match="columns of different lengths"):
         texts(PAIR, {"sentence1": ["a", "b"], "sentence2": ["c"]})
+
+
+@pytest.mark.parametrize("form", ["list", "columns", "frame"])
+@pytest.mark.parametrize("kind", ["questions", "choice"])
+def test_rows_that_python_has_are_those_of_a_file(
+    kind: str, form: str, sample: Path, tmp_path: Path
+) -> None:
+    if kind == "questions":
+        rows: list[dict[str, Any]] = [
+            {
+                "id": str(i),
+                "question": f"who sold lamp {i} ?",
+                "context": "anna sold the lamp to boris .",
+                "answers": {"text": ["anna"], "answer_start": [0]},
+            }
+            for i in range(7)
+        ]
+    else:
+        rows = [
+            {"context": f"anna {i}", "choices": ["sold .", "bought it ."], "label": i % 2}
+            for i in range(7)
+        ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    given = {"list": rows, "columns": columns, "frame": pd.DataFrame(columns)}[form]
+    tokenizer = FullTokenizer(f"{sample}/vocab.txt")
+    task: Any = kinds.TASK_OF[kind]
+    found, expected = task.load(Objects(given), tokenizer), task.load(file, tokenizer)
+    for name in ("ids", "starts", "labels"):
+        assert np.array_equal(getattr(found.features, name), getattr(expected.features, name))
+    assert found.file.digest

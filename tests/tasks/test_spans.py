@@ -1,5 +1,7 @@
 """Spans of annotation tools: what each marks, what is wrong with one, and the same form back."""
 
+import collections
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import pretrained
 from tasks.spans import Entity, Tagged, read_spans, with_spans
 from tasks.tags import TagTask
 from utils import UserError
@@ -161,7 +164,6 @@ def test_a_span_that_cannot_be_is_named_by_its_line(
 
 def test_a_tagger_trains_on_spans_and_answers_with_them(sample: Path, tmp_path: Path) -> None:
     import finetune
-    import pretrained
     import train
 
     rng = np.random.default_rng(1)
@@ -195,6 +197,84 @@ def test_a_tagger_trains_on_spans_and_answers_with_them(sample: Path, tmp_path: 
     assert [row["text"] for row in found] == [row["text"] for row in rows]
     same = sum(a["label"] == b["label"] for a, b in zip(found, rows, strict=True))
     assert same > 54
+    # From lines of plain text, spans too, which the reader takes back.
+    plain = tmp_path / "plain.txt"
+    plain.write_text("green lamp sold\n")
+    answers = saved.predict([plain.read_text().strip()])
+    for aggregation, wanted in (
+        ("entities", answers[0].entities),
+        ("words", answers[0].by_word),
+    ):
+        task = dataclasses.replace(saved.task, aggregation=aggregation)
+        examples = task.examples_of([plain.read_text().strip()])
+        data = task.encode_examples("plain", list(examples), saved.start.tokenizer)
+        (line,) = task.lines(data, answers, 0)
+        assert json.loads(line) == {
+            "text": "green lamp sold",
+            "spans": [span._asdict() for span in wanted],
+        }
+        (tmp_path / "again.jsonl").write_text(line + "\n")
+        (again,) = read_spans(tmp_path / "again.jsonl")
+        assert [word for word, tag in zip(again.words, again.tags, strict=True) if tag != "O"] == [
+            "lamp"
+        ]
+
+
+def test_words_have_their_types_and_places_one_by_one() -> None:
+    tags = ["B-PER", "I-PER", "O", "B-LOC"]
+    answer = Tagged("Ada Lovelace left London".split(), tags, [0.5, 0.75, 1.0, 0.25])
+    assert answer.by_word == [
+        ("PER", "Ada", 0, 3, 0.5),
+        ("PER", "Lovelace", 4, 12, 0.75),
+        ("LOC", "London", 18, 24, 0.25),
+    ]
+    assert answer.entities == [
+        ("PER", "Ada Lovelace", 0, 12, 0.625),
+        ("LOC", "London", 18, 24, 0.25),
+    ]
+
+
+@pytest.mark.parametrize("form", ["columns", "objects"])
+def test_one_file_of_tags_is_divided_by_its_types(form: str, sample: Path, tmp_path: Path) -> None:
+    import finetune
+    import train
+
+    rows = [
+        {
+            "tokens": ["red", f"w{i}", "lamp"],
+            "ner_tags": ["B-RARE" if i % 10 == 0 else "B-OFTEN", "O", "O"],
+        }
+        for i in range(200)
+    ]
+    # The same words once more have to be on the same side.
+    rows += rows[:20]
+    source: Any = rows
+    if form == "columns":
+        source = tmp_path / "tags.txt"
+        blocks = [
+            "".join(f"{w}\t{t}\n" for w, t in zip(row["tokens"], row["ner_tags"], strict=True))
+            for row in rows
+        ]
+        # An umlaut in an encoding of its own.
+        source.write_bytes("\n".join(blocks).replace("red", "röd").encode("cp1252"))
+    task = TagTask(max_len=16, encoding="cp1252" if form == "columns" else None)
+    start = pretrained.find(None, str(sample / "config.json"), str(sample / "vocab.txt"))
+    cfg = train.Config(total_steps=1, batch_size=8)
+    run = finetune.prepare(task, source, start, cfg=cfg, dev_split=0.1)
+    (dev,) = run.eval_data
+    kinds = collections.Counter(text.tags[0] for text in dev.examples)
+    assert len(dev) + len(run.data) == 220
+    assert abs(kinds["B-RARE"] - 2.2) <= 1
+    assert abs(kinds["B-OFTEN"] - 19.8) <= 1
+    sides = [{" ".join(text.words) for text in data.examples} for data in (run.data, dev)]
+    assert not sides[0] & sides[1]
+    run.fit(tmp_path / "run")
+    # What was held out comes back from its file.
+    again = dataclasses.replace(run.task, encoding=None).read(tmp_path / "run" / "dev.jsonl")
+    assert [(text.words, text.tags) for text in again] == [
+        (text.words, text.tags) for text in dev.examples
+    ]
+    assert (again[0].words[0] == "röd") == (form == "columns")
 
 
 @pytest.mark.real

@@ -470,6 +470,12 @@ def test_the_command_evaluates_predicts_and_scores(
     metrics = dict(line.split(": ") for line in out.splitlines() if re_metric(line))
     report = json.loads((trained.parent / "eval/train.json").read_text())
     assert float(metrics["F1"]) == report["F1"]
+    # All entities are of one type.
+    assert {k: v for k, v in report["types"]["A"].items() if k != "support"} == {
+        "f1": report["F1"],
+        "precision": report["Precision"],
+        "recall": report["Recall"],
+    }
     # What it wrote is scored alike, and what it predicts too.
     _, scored, _ = run(f"score {trained.parent}/eval/train.tsv", tag.Tag, tag.Score)
     assert scored.strip() in out
@@ -515,6 +521,8 @@ def re_metric(line: str) -> bool:
         ("a X\nb Y\n", "--column 0", "--column 0: "),
         (CONLL_U, "--column upso", "--column upso: "),
         ("a X\nb Y\n", "--context all", "--context 'all': expected sentence or document"),
+        ("a X\nb Y\n", "--encoding latin9000", "--encoding 'latin9000': expected one that Python"),
+        ("a X\nb Y\n", "--dev_split 0.1", "1 rows with 1 different texts or groups"),
         ("a X\nb Y\n", "--max_len 2", "max_len=2; a word needs at least 3 tokens"),
         (
             "a X\nb Y\n",
