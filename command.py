@@ -247,7 +247,8 @@ class TaskCommand(RunCommand):
             log(data.summary)
             outputs = saved.outputs(data)
             found = saved.task.metrics(data, outputs)
-            results[name] = {metric: found[metric] for metric in saved.task.metric_names}
+            names_of = saved.task.metric_names
+            results[name] = {metric: found[metric] for metric in names_of if metric in found}
             if len(files) > 1:
                 print(f"{name}:")
             print_metrics(results[name])

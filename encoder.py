@@ -4,6 +4,9 @@
     for text in encoder.extract(["A line.", "Two ||| texts."], layers=[-1], pooling="mean"):
         text.values  # (1, D)
 
+    encoder = load("all-MiniLM-L6-v2")
+    encoder.encode(["A text.", "Another one."])  # (2, D)
+
     encoder = load("uncased_L-12_H-768_A-12", head="masked_lm")
     for masks in encoder.fill(["Paris is the [MASK] of France."]):
         masks[0]  # of its first [MASK]: [("capital", 0.99), ...]
@@ -16,7 +19,8 @@ them, K [MASK]s of all inputs together, D width, V vocabulary.
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,17 +32,21 @@ from torch import Tensor
 import models
 import pretrained
 from formats.rules import UNKNOWN
-from formats.sentence_encoders import stated_length, stated_pooling
+from formats.sentence_encoders import Form
 from layers.packing import Packing
+from system.progress import progress
 from tasks.encoding import Batch, Batches, Features, encode, report_truncation
 from tasks.task import exact
+from tasks.vectors import encoder_of, form_of, length_of
 from tokenization import FullTokenizer, split_line
-from training import devices, inference
+from training import devices, inference, runs
 from training.settings import Config
-from utils import UserError, show
+from utils import UserError, rank, show
 
 MAX_LEN = 128  # tokens of a text at most, where neither the caller nor the folder says it
+PROMPTS = ("", "query", "document")
 CHUNK = 32  # batches of texts that are sorted by length together
+PART = 512  # the same where a text has one vector, which takes little memory
 MASK = "[MASK]"
 SLICE = 256  # [MASK]s whose V scores are in memory at once
 
@@ -79,7 +87,7 @@ class Encoder:
     batch_size: int = 32
     dtype: str = "fp32"
     name: str = "the encoder"  # of it in messages: the file of its weights
-    folder: Path | None = None  # what lies beside the weights
+    form: Form = dataclasses.field(default_factory=Form)  # how a text becomes a vector
 
     def infer(
         self, inputs: Features, n_rows: np.ndarray, outputs: inference.Outputs
@@ -99,9 +107,68 @@ class Encoder:
     # -------------------------------------------------------------------------------- vectors
 
     @property
-    def usual_pooling(self) -> str:
-        """How the folder pools a text's vectors, as stated_pooling() has it; else their mean."""
-        return (self.folder and stated_pooling(self.folder)) or "mean"
+    def token_pooling(self) -> str:
+        """How its form pools the vectors of tokens, where nothing follows that changes cosines."""
+        form = self.form
+        if form.dense or form.query_prompt or form.document_prompt or form.pooling == "layers":
+            raise UserError(
+                f"{self.name} makes its vectors by more than pooling; `pooling` cls, mean or max "
+                "takes those of its tokens, embed.py makes its own"
+            )
+        return form.pooling
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Which model makes these vectors: a digest of its weights and of all else that counts."""
+        about = f"{runs.weights_digest(self.model)} {self.form} {self.max_len}"
+        return hashlib.sha256(about.encode()).hexdigest()[:32]
+
+    @property
+    def width(self) -> int:
+        """Of a text's vector."""
+        return self.form.dense or self.model.cfg.dim
+
+    def encode(
+        self,
+        texts: Iterable[str],
+        prompt: str = "",
+        bar: bool = True,
+        file: str | Path = "the texts",
+    ) -> np.ndarray:
+        """(N, D) float32: a vector for each text, as the form says. What takes long shows a bar.
+
+        Args:
+            prompt: query or document: what the form puts before such texts.
+            file: the name of the texts in a note about what is cut off.
+        """
+        parts = list(self.encode_parts(texts, prompt, bar, file))
+        return np.concatenate(parts) if parts else np.empty((0, self.width), np.float32)
+
+    def encode_parts(
+        self,
+        texts: Iterable[str],
+        prompt: str = "",
+        bar: bool = True,
+        file: str | Path = "the texts",
+    ) -> Iterator[np.ndarray]:
+        """encode() of some thousand texts at a time, so that memory does not grow."""
+        if prompt not in PROMPTS:
+            raise UserError(f"prompt={show(prompt)}; expected query, document or none")
+        before = getattr(self.form, f"{prompt}_prompt") if prompt else ""
+        rest, n, truncation = iter(texts), 0, np.zeros(3, int)
+        total = len(texts) if isinstance(texts, Sized) else None
+        with progress(bar and rank() == 0, total=total, unit=" texts", delay=3) as shown:
+            while chunk := list(islice(rest, PART * self.batch_size)):
+                if wrong := [text for text in chunk if not isinstance(text, str)]:
+                    raise UserError(f"{file}: {show(wrong[0], 40)}; expected texts")
+                inputs = encode([(before + t, None) for t in chunk], self.tokenizer, self.max_len)
+                n, truncation = n + len(chunk), truncation + inputs.truncation
+                batches = Batches(inputs, self.batch_size)
+                yield inference.predict(
+                    self.model, batches, self.device, self.dtype, name=self.name
+                ).astype(np.float32, copy=False)
+                shown.update(len(chunk))
+        report_truncation(file, n, truncation, self.max_len)
 
     def check_layers(self, layers: list[int]) -> None:
         """UserError where a layer is none of the model's."""
@@ -223,7 +290,7 @@ class Encoder:
             ids += [self.mask, *self.tokenizer.encode(part)]
         return ids[1:]
 
-    def encode(self, index: int, text: str, in_turn: bool) -> Inputs:
+    def with_blanks(self, index: int, text: str, in_turn: bool) -> Inputs:
         """A text with its [MASK]s, or a copy for each of its tokens; nothing is ever cut off."""
         a, b = split_line(text)
         cls, sep = self.tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
@@ -263,7 +330,7 @@ class Encoder:
         """
         chunk, n = list[Inputs](), 0
         for index, text in enumerate(texts):
-            chunk.append(self.encode(index, text, in_turn))
+            chunk.append(self.with_blanks(index, text, in_turn))
             n += len(chunk[-1].ids)
             # Empty texts have no inputs and take memory all the same.
             if max(len(chunk), n) >= CHUNK * self.batch_size:
@@ -366,12 +433,15 @@ def load(
     dtype: str = "auto",
     head: str = "",
     device: str = "auto",
+    form: Mapping[str, Any] | None = None,
+    usual_len: int = MAX_LEN,
 ) -> Encoder:
     """The encoder of a checkpoint: TensorFlow's, Hugging Face's or ours.
 
     Args:
-        max_len: tokens of a text at most; None: as the folder of a sentence encoder says, else 128;
-            to fill and to score, as many as the model takes.
+        form: what of its Form is not as the folder says; nothing said is the mean, at length 1.
+        max_len: tokens of a text at most; None: as the folder of a sentence encoder says, else
+            usual_len; to fill and to score, as many as the model takes.
         batch_size: texts that are computed at once; None: 32, on a GPU 32k tokens.
         dtype, device: as those of train.Config.
         head: one that it has to have: pooler to judge, masked_lm to fill and to score.
@@ -380,20 +450,27 @@ def load(
     Config(batch_size=rows, dtype=dtype, device=device)  # checks these values
     runs_on = devices.get_device(device)
     start = pretrained.find(weights, model_cfg, vocab, head)
-    folder, predicts = start.folder, head == "masked_lm"
+    predicts = head == "masked_lm"
     # Blanks are filled in whole texts; vectors are of their beginnings.
     if max_len is None and not predicts:
-        max_len = stated_length(folder, start.tokenizer.do_lower_case)
+        max_len = length_of(start)
     if max_len is None:
-        max_len = start.config.max_len if predicts else MAX_LEN
+        max_len = start.config.max_len if predicts else min(usual_len, start.config.max_len)
     start.config.check_length(max_len)
-    kind = models.PretrainModel if predicts else models.BertModel
+    stated = (None if head else form_of(start)) or Form()
+    made = dataclasses.replace(stated, **(form or {}))
     with models.undrawn():
-        model = kind(start.config)
+        if predicts:
+            model: models.BertModel = models.PretrainModel(start.config)
+        elif head:
+            model = models.BertModel(start.config)
+        else:
+            model = encoder_of(start.config, made)
     dtype = devices.usable_dtype(dtype, runs_on)
     # Token vectors and blanks need no pooler, and transformers' BertForMaskedLM has none.
     pretrained.load(model, start, fresh=("pooler", "next_sentence"))
     inference.prepack(model, runs_on, dtype)
     model.to(runs_on).eval()
     rows, name = devices.rows_at_once(batch_size, max_len, runs_on), str(start.file)
-    return Encoder(model, start.tokenizer, max_len, runs_on, rows, dtype, name, folder)
+    found = Encoder(model, start.tokenizer, max_len, runs_on, rows, dtype, name, made)
+    return found

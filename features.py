@@ -177,7 +177,7 @@ class Similar(EncoderCommand):
 
         encoder = load(*self.weights, self.max_len, dtype=self.dtype, device=self.device)
         encoder.check_layers([self.layer])
-        pooling = self.pooling or encoder.usual_pooling
+        pooling = self.pooling or encoder.token_pooling
         lines = [line for line in read_lines(self.input_file) if line.strip()]
         if not lines:
             raise UserError(f"{self.input_file} has no lines; expected a text a line")

@@ -462,6 +462,57 @@ class Classifier(BertModel):
         return self.classifier(dropout(pooled, self.cfg.p_drop_head, self.training))
 
 
+class SentenceEncoder(BertModel):
+    """A vector for a text: those of its tokens pooled, through a dense layer, at length 1."""
+
+    dense: Linear
+
+    def __init__(
+        self,
+        cfg: Config,
+        pooling: str = "mean",
+        normalize: bool = False,
+        dense: int = 0,
+        activation: str = "tanh",
+    ):
+        """The encoder, and what pools.
+
+        Args:
+            pooling: cls; mean or max over the tokens; layers: the mean over the tokens of the first
+                and the last block (Li et al., arXiv 2011.05864).
+            dense: width of a further layer; 0: none.
+            activation: after it, tanh or identity.
+        """
+
+        def heads() -> dict[str, nn.Module]:
+            return {"dense": Linear(cfg.dim, dense)} if dense else {}
+
+        super().__init__(cfg, heads, with_pooler=False)
+        self.pooling, self.normalize, self.activation = pooling, normalize, activation
+
+    def forward(self, input_ids: Tensor, segment_ids: Tensor, input_mask: Mask) -> Tensor:
+        """(B, S) x 3 -> (B, D), or as wide as the dense layer."""
+        packing = packing_of(segment_ids, input_mask)
+        real, outputs = packing.real[..., None], list[Tensor]()
+        if self.pooling == "cls":
+            x = self.transformer(input_ids, segment_ids, packing, packing.first).squeeze(1)
+        else:
+            wanted = outputs if self.pooling == "layers" else None
+            x = self.transformer(input_ids, segment_ids, packing, outputs=wanted)  # (B, S, D)
+            # A mean in bf16 would lose small numbers.
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
+            if self.pooling == "layers":
+                x = (x + packing.pad(outputs[1]) * real) / 2
+            if self.pooling == "max":
+                x = x.masked_fill(~real, -torch.inf).amax(1)
+            else:
+                x = x.sum(1) / real.sum(1)
+        if hasattr(self, "dense"):
+            x = self.dense(x)
+            x = torch.tanh(x) if self.activation == "tanh" else x
+        return nn.functional.normalize(x, dim=-1) if self.normalize else x
+
+
 class QuestionAnswering(BertModel):
     """Where in a text the answer to a question starts and ends."""
 

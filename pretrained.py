@@ -29,9 +29,10 @@ from formats.finding import (
     settings_beside,
     stated_config,
 )
-from formats.names import HEADS, LABELLED, ONNX, OURS
+from formats.names import HEADS, HUGGING_FACE, LABELLED, ONNX, OURS
 from formats.onnx import OnnxFile
 from formats.rules import began_by_googles_rule
+from formats.sentence_encoders import dense_tensors
 from formats.translate import (
     differences,
     foreign_prefixes,
@@ -276,6 +277,8 @@ def read(
             raise UserError(f"{source} has its configuration in it; leave `model_cfg` out")
         return read_onnx(Path(source))
     kind, file, theirs, extra = read_raw(source)
+    if kind == HUGGING_FACE:
+        theirs |= dense_tensors(file.parent)
     check_beside(file.parent)
     beside, settings = settings_beside(file)
     if config is None:
@@ -297,7 +300,8 @@ def read(
     labelled = next((head for head in LABELLED if f"{head}.bias" in tensors), None)
     # The head's own size says how many labels it has, which the configuration need not.
     n_labels = tensors[f"{labelled}.bias"].numel() if labelled else 0
-    expected = shapes(config, n_labels or 2)
+    n_dense = len(tensors["dense.bias"]) if "dense.bias" in tensors else 0
+    expected = shapes(config, n_labels or 2, n_dense)
     # to_ours() has found what is missing in other formats; ours needs no renaming.
     if kind == OURS:
         # An encoder is always there, and of a head that is there, all of it.

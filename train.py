@@ -15,7 +15,7 @@ same run, but for rounding and for which elements dropout drops.
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,12 +31,20 @@ from system.files import read_settings
 from system.progress import progress
 from system.signals import Interrupted, Signals
 from training import devices, inference
-from training.batches import Batch, Batches, prefetch, prepare
+from training.batches import Batch, Batches, move, prefetch, prepare
 from training.checkpoints import Checkpoints, TrainState
 from training.graphs import StepGraphs, is_rounded, is_small, own_stream
 from training.inference import Outputs
 from training.runs import MetricsLog
 from training.settings import Config
+from training.whole import (
+    WholeLoss,
+    backward,
+    output_gradients,
+    random_state,
+    restore_random_state,
+    whole_outputs,
+)
 from utils import UserError, log, rank, size
 
 Metrics = Callable[[], dict[str, float]]
@@ -89,11 +97,20 @@ class Due:
     save: bool
 
 
+class Part(NamedTuple):
+    """Some rows of a batch."""
+
+    batch: Batch
+    rows: range  # which they are; none: a row that counts nothing
+    share: float  # of all rows
+
+
 class MicroBatches(NamedTuple):
     """What an update computes on."""
 
     n_rows: int  # of the whole batch, in all processes
-    batches: list[tuple[Batch, float]]  # of this process, and the share of the rows of each
+    parts: list[Part]  # of this process
+    whole: Any  # what its batches say of all rows, for a WholeLoss
 
 
 class Trainer:
@@ -194,11 +211,12 @@ class Trainer:
         """Whether no update is left."""
         return self.state.step >= self.total_steps or self.out_of_patience
 
-    def train(self, get_loss: GetLoss, evaluation: Evaluation | None = None) -> Path:
+    def train(self, get_loss: GetLoss | WholeLoss, evaluation: Evaluation | None = None) -> Path:
         """Train to total_steps, or resume from the newest checkpoint; returns the last checkpoint.
 
         get_loss(model, batch) returns the mean loss over the batch's examples and a dict of further
-        such means, all scalar tensors; of one called "tokens" TensorBoard also gets the rate.
+        such means, all scalar tensors; of one called "tokens" TensorBoard also gets the rate. A
+        WholeLoss in its place looks at all examples of a batch at once.
 
         A loss or gradient that is not finite ends the run before the update, with a UserError that
         names the step and the batch. SIGINT, SIGTERM and SIGHUP save, and raise Interrupted.
@@ -257,7 +275,7 @@ class Trainer:
         self.checkpoints.shrink_best(state)
         return self.file
 
-    def run_updates(self, get_loss: GetLoss) -> None:
+    def run_updates(self, get_loss: GetLoss | WholeLoss) -> None:
         """All updates that are left, and what follows each; every epoch has a bar of its own."""
         state, epoch = self.state, 0
         # Those of an earlier call may be of another loss.
@@ -295,7 +313,11 @@ class Trainer:
     # ---------------------------------------------------------------------------------- an update
 
     def update(
-        self, replicas: nn.Module, get_loss: GetLoss, micro_batches: MicroBatches, bar: tqdm
+        self,
+        replicas: nn.Module,
+        get_loss: GetLoss | WholeLoss,
+        micro_batches: MicroBatches,
+        bar: tqdm,
     ) -> None:
         """One update, and its metrics."""
         cfg, state = self.cfg, self.state
@@ -303,7 +325,7 @@ class Trainer:
         # Dropout's random numbers follow from the step alone, so no generator has to be saved.
         seed_step(cfg.seed, state.step)
         self.check_signals()
-        means = self.compute(replicas, get_loss, micro_batches.batches)
+        means = self.compute(replicas, get_loss, micro_batches)
         # The rate of this update; step() moves on to the next one.
         lr = self.optimizer.lr
         norm = self.optimizer.step(loss=means["loss"])
@@ -348,17 +370,19 @@ class Trainer:
         n_rows = len(self.batches.rows(step))
         # By the largest share of rows, so that every process has as many: each is collective.
         n = min(self.cfg.gradient_accumulation or 1, -(-n_rows // size()))
-        batches = []
+        parts = []
         for i in range(n):
             first, every = rank() + i * size(), n * size()
             # Of different size, they add up to the mean: each counts by its share of the rows.
-            share = len(range(first, n_rows, every)) / n_rows
-            if not share:
+            rows = range(first, n_rows, every)
+            if not rows:
                 # Other processes have a row more, and all have to take part in every backward pass:
                 # this one computes a row that counts nothing.
                 first, every = 0, n_rows
-            batches.append((self.prepare(self.batches.shard(step, first, every)), share))
-        return MicroBatches(n_rows, batches)
+            batch = self.prepare(self.batches.shard(step, first, every))
+            parts.append(Part(batch, rows, len(rows) / n_rows))
+        about = getattr(self.batches, "whole", None)
+        return MicroBatches(n_rows, parts, about and move(about(step), self.device))
 
     def prepare(self, batch: Batch) -> Batch:
         """A batch as it is computed, on the device."""
@@ -368,39 +392,68 @@ class Trainer:
         return prepare(batch, self.device, self.n_gpus == 1, small, width if small else None)
 
     def compute(
-        self, replicas: nn.Module, get_loss: GetLoss, batches: list[tuple[Batch, float]]
+        self, replicas: nn.Module, get_loss: GetLoss | WholeLoss, made: MicroBatches
     ) -> dict[str, Tensor]:
         """backward(), by a graph where that is faster."""
-        (batch, _), *others = batches
+        if isinstance(get_loss, WholeLoss):
+            return self.backward_whole(replicas, get_loss, made)
+        part, *others = made.parts
         # Small batches, and those alone, have been made up to sizes that repeat.
-        if self.records and not others and is_rounded(batch):
+        if self.records and not others and is_rounded(part.batch):
             self.graphs = self.graphs or StepGraphs(
-                lambda batch: self.backward(replicas, get_loss, [(batch, 1.0)]),
+                lambda batch: self.backward(replicas, get_loss, [part._replace(batch=batch)]),
                 self.model.parameters(),
                 lambda: seed_step(self.cfg.seed, self.state.step),
             )
-            if means := self.graphs(batch):
+            if means := self.graphs(part.batch):
                 return means
-        return self.backward(replicas, get_loss, batches)
+        return self.backward(replicas, get_loss, made.parts)
 
-    def backward(
-        self, replicas: nn.Module, get_loss: GetLoss, batches: list[tuple[Batch, float]]
-    ) -> dict[str, Tensor]:
-        """The gradients of a batch's mean loss, and the means of its metrics, the loss first."""
-        means: dict[str, Tensor] = {}
-        for i, (batch, share) in enumerate(batches):
+    def each_part(self, replicas: nn.Module, parts: list[Part]) -> Iterator[tuple[int, Part]]:
+        """The parts of a batch in turn, each with its number; within it a part is computed."""
+        for i, part in enumerate(parts):
             # Asking the other processes costs a GPU more than a micro-batch; its steps are short.
             if i > 0 and self.device.type == "cpu":
                 self.check_signals()
             # Averaging gradients once, with the last one, saves the traffic of all the others.
             # DistributedDataParallel can; a sharded model adds up all gradients at once: whole ones
             # would take the memory that sharding saves.
-            last = i == len(batches) - 1
             no_sync = getattr(replicas, "no_sync", contextlib.nullcontext)
-            with contextlib.nullcontext() if last else no_sync():
-                loss, metrics = get_loss(replicas, batch)
-                # Gradients are averaged over the processes, not summed.
-                (loss * (share * size())).backward()
+            with contextlib.nullcontext() if part is parts[-1] else no_sync():
+                yield i, part
+
+    def backward_whole(
+        self, replicas: nn.Module, get_loss: WholeLoss, made: MicroBatches
+    ) -> dict[str, Tensor]:
+        """The gradients of a loss of the whole batch, and its metrics, the loss first."""
+        parts, outputs, states = made.parts, list[Tensor](), []
+        # What a single part computes is kept for its backward pass.
+        alone = len(parts) == 1
+        with torch.set_grad_enabled(alone):
+            for part in parts:
+                states.append(random_state(self.device))
+                outputs.append(get_loss.outputs(replicas, part.batch))
+        found = whole_outputs(parts, [output.detach() for output in outputs], made.n_rows)
+        gradient, means = output_gradients(get_loss, found, made.whole)
+        for i, part in self.each_part(replicas, parts):
+            if alone:
+                output = outputs[0]
+            else:
+                # Dropout drops the same elements again.
+                restore_random_state(states[i])
+                output = get_loss.outputs(replicas, part.batch)
+            backward(output, part, gradient)
+        return {name: value.detach() for name, value in means.items()}
+
+    def backward(
+        self, replicas: nn.Module, get_loss: GetLoss, parts: list[Part]
+    ) -> dict[str, Tensor]:
+        """The gradients of a batch's mean loss, and the means of its metrics, the loss first."""
+        means: dict[str, Tensor] = {}
+        for _, (batch, _, share) in self.each_part(replicas, parts):
+            loss, metrics = get_loss(replicas, batch)
+            # Gradients are averaged over the processes, not summed.
+            (loss * (share * size())).backward()
             for name, value in {"loss": loss, **metrics}.items():
                 means[name] = means.get(name, 0) + value.detach() * share
         # One exchange for all. Every process sees the same loss, and stops if it is not finite.
@@ -409,7 +462,7 @@ class Trainer:
             means = dict(zip(means, distributed.total(stacked), strict=True))
         return means
 
-    def replicate(self, get_loss: GetLoss) -> nn.Module:
+    def replicate(self, get_loss: GetLoss | WholeLoss) -> nn.Module:
         """What is trained: with several processes, a model whose gradients they average."""
         if size() == 1:
             return self.wrapped
@@ -423,8 +476,10 @@ class Trainer:
         # in what memory shards are gathered. With one row of it before all else, a run that resumes
         # does as one that was never stopped.
         row = self.prepare(self.batches.shard(0, 0, len(self.batches.rows(0))))
-        loss, _ = get_loss(replicas, row)
-        loss.backward()
+        if isinstance(get_loss, WholeLoss):
+            get_loss.outputs(replicas, row).sum().backward()
+        else:
+            get_loss(replicas, row)[0].backward()
         self.optimizer.zero_grad()
         return replicas
 

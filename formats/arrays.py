@@ -9,9 +9,13 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterable
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+
+from system.files import check_file
+from utils import UserError
 
 
 def write_arrays(
@@ -64,3 +68,31 @@ def write_safetensors(
     header += b" " * (-len(header) % 8)
     f.write(len(header).to_bytes(8, "little") + header + starts.tobytes())
     shutil.copyfileobj(values, f)
+
+
+def write_npy(
+    f: BinaryIO, parts: Iterable[np.ndarray], shape: tuple[int, int], about: dict[str, str]
+) -> None:
+    """A .npy of float32 rows, which come part by part, and behind it a line of JSON about them."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(f, header)
+    for part in parts:
+        f.write(np.ascontiguousarray(part, np.float32).data)
+    f.write(f"{json.dumps(about)}\n".encode())
+
+
+def read_npy(file: Path) -> tuple[np.ndarray, dict[str, str]]:
+    """The rows of write_npy(), mapped from the disk, and what is said of them.
+
+    What is written into them stays in memory."""
+    check_file(file, "a .npy of vectors")
+    try:
+        vectors = np.load(file, mmap_mode="c", allow_pickle=False)
+        with open(file, "rb") as f:
+            f.seek(getattr(vectors, "offset", 0) + vectors.nbytes)
+            about = json.loads(f.read() or "{}")
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{file} is no .npy of vectors ({error}); make it again") from None
+    if vectors.ndim != 2 or vectors.dtype != np.float32 or not isinstance(about, dict):
+        raise UserError(f"{file}: {vectors.dtype} of shape {vectors.shape}; expected float32 rows")
+    return vectors, about

@@ -22,6 +22,7 @@ COMMANDS = {
     "answer": "squad.py",
     "tags": "tag.py",
     "choice": "choose.py",
+    "encoder": "embed.py",
 }
 # What a run records that is no flag.
 NO_FLAGS = ("labels", "metrics", "do_lower_case", "header", "weights", "pair rules")

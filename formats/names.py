@@ -37,6 +37,7 @@ classifier          classifier                           output  output_
 answer              qa_outputs                           output  cls/squad/output_
 tags                tags                                 output  tags/output_
 choice              choice                               output  choice/output_
+dense               2_Dense.linear                       linear
 """
 
 # The same modules in the model_steps_N.pt of github.com/dhlee347/pytorchic-bert, where norms have
@@ -72,7 +73,7 @@ KINDS = {
 }
 
 # What a checkpoint may lack, and which of these have names for their outputs.
-HEADS = ("pooler", "masked_lm", "next_sentence", "classifier", "answer", "tags", "choice")
+HEADS = ("pooler", "masked_lm", "next_sentence", "classifier", "answer", "tags", "choice", "dense")
 LABELLED = ("classifier", "tags")
 
 # Hugging Face calls these heads "classifier" too; the class in config.json says which it is.

@@ -187,6 +187,8 @@ def outputs_of(model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """A model's outputs by name."""
     found = model(**inputs)
     if isinstance(found, Tensor):
+        if hasattr(model, "pooling"):
+            return {"sentence_embedding": found}
         return {"hidden_states" if found.shape[-1:] == (model.cfg.dim,) else "logits": found}
     names = ("words", "order") if "masked_positions" in inputs else ("hidden_states", "pooled")
     return dict(zip(names, found, strict=True))

@@ -193,7 +193,7 @@ def listed(texts: list[str]) -> str:
 # ------------------------------------------------------------------------------------------- shapes
 
 
-def shapes(config: Config, n_labels: int = 2) -> dict[str, tuple[int, ...]]:
+def shapes(config: Config, n_labels: int = 2, dense: int = 0) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter that a model of this configuration may have, by its name."""
     d, f, vocabulary = config.dim, config.dim_ff, config.vocab_size
     # By the end of a module's name: (out, in), or (entries, width).
@@ -212,6 +212,7 @@ def shapes(config: Config, n_labels: int = 2) -> dict[str, tuple[int, ...]]:
         "answer": (2, d),  # a start and an end
         "tags": (n_labels, d),
         "choice": (1, d),
+        "dense": (dense, d),  # of a sentence encoder, after pooling
     }
     found: dict[str, tuple[int, ...]] = {}
     for row in table_rows(config.n_layers):

@@ -6,10 +6,11 @@ from tasks.resolve import own_task
 from tasks.sentences import TASKS, SentenceTask, get_task
 from tasks.tags import TagTask
 from tasks.task import AnsweringTask, Task
+from tasks.vectors import VectorTask
 
 # By the name of the head in a checkpoint.
 KINDS: dict[str, type[AnsweringTask]] = {
-    kind.head: kind for kind in (SentenceTask, QuestionTask, TagTask, ChoiceTask)
+    kind.head: kind for kind in (SentenceTask, QuestionTask, TagTask, ChoiceTask, VectorTask)
 }
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "SentenceTask",
     "TagTask",
     "Task",
+    "VectorTask",
     "get_task",
     "own_task",
 ]

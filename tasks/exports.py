@@ -17,11 +17,13 @@ import models
 from formats import cards, onnx
 from formats.names import ARCHITECTURES, CLASSIFIERS, LABELLED, table_rows
 from formats.rules import TokenizerFiles
+from formats.sentence_encoders import Form
 from formats.vocab import Vocabulary, load_vocab
 from formats.weights import write_pt
 from pretrained import MODELS, PRETRAINED_HEADS, Pretrained, load
 from system.files import read_json, whole_file, write_json
 from tasks.resolve import of_labels, to_json
+from tasks.vectors import VectorTask, encoder_of, form_of, length_of
 from utils import UserError, typed
 
 
@@ -73,6 +75,10 @@ def write_hugging_face(
     head = next((name for name in cards.PIPELINES if name in heads), None)
     with whole_file(folder / "README.md") as f:
         f.write(cards.card(source.folder, head, best).encode())
+    if form := sentence_form(source):
+        dense = {n: source.tensors[f"dense.{n}"] for n in ("weight", "bias") if form.dense}
+        max_len = length_of(source) or source.config.max_len
+        form.save(folder, max_len, source.config.dim, dense)
     # Last, since a folder with a config.json passes for a model.
     write_json(folder / "config.json", settings)
     return [head for head in source.heads if head not in heads]
@@ -90,8 +96,13 @@ def write_onnx(
     source, own = with_plain_scores(source)
     with models.undrawn():
         model: Any = kind(source.config, **more)
+    if form := sentence_form(source):
+        # The vectors themselves, pooled as the form says.
+        name, heads = "encoder", {"dense"}
+        with models.undrawn():
+            model = encoder_of(source.config, form)
     load(model, source)
-    if name == "encoder":
+    if name == "encoder" and not form:
         model = model.transformer
     metadata = {"head": name, "labels": json.dumps(source.labels)}
     # All that a model's folder holds beside the weights.
@@ -120,7 +131,9 @@ def with_plain_scores(source: Pretrained) -> tuple[Pretrained, dict[str, Any]]:
     """Weights whose scores are answers as they are, and our settings files that say no more so."""
     settings = own_settings(source)
     task = settings.get("task.json", {})
-    folded = {name: task.pop(name) for name in FOLDED if name in task}
+    # The temperature of vectors is one of training.
+    scored = "classifier" in source.heads
+    folded = {name: task.pop(name) for name in FOLDED if scored and name in task}
     if not folded:
         return source, settings
     scale = folded.get("spread", 1.0) / folded.get("temperature", 1.0)
@@ -132,10 +145,16 @@ def with_plain_scores(source: Pretrained) -> tuple[Pretrained, dict[str, Any]]:
     return dataclasses.replace(source, tensors=tensors), settings
 
 
+def sentence_form(source: Pretrained) -> Form | None:
+    """How an encoder without another head makes a vector of a text; None: nothing says so."""
+    others = set(source.heads) - {*PRETRAINED_HEADS, "dense"}
+    return None if others else form_of(source)
+
+
 def task_settings(source: Pretrained) -> dict[str, Any]:
     """Our settings files beside weights that have a head to go with them: {name: contents}."""
     files = [source.folder / name for name in ("task.json", "squad.json")]
-    used = set(source.heads) - set(PRETRAINED_HEADS)
+    used = set(source.heads) - set(PRETRAINED_HEADS) or VectorTask.form_beside(source.folder)
     return {file.name: read_json(file) for file in files if used and file.is_file()}
 
 

@@ -5,13 +5,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tasks import TASKS, ChoiceTask, QuestionTask, TagTask, Task
+from tasks import TASKS, ChoiceTask, QuestionTask, TagTask, Task, VectorTask
 
 TASK_OF: dict[str, Task] = {
     "sentences": dataclasses.replace(TASKS["mrpc"], max_len=64),
     "questions": QuestionTask(max_len=64, doc_stride=16, max_query_len=8),
     "tags": TagTask(max_len=12),  # so short that some sentences need two windows
     "choice": ChoiceTask(max_len=32),
+    "vectors": VectorTask(max_len=32, both_ways=True),
 }
 # What a notebook has in hand, and what is none of it.
 INPUTS_OF: dict[str, Any] = {
@@ -19,6 +20,7 @@ INPUTS_OF: dict[str, Any] = {
     "questions": ("anna ?", "anna sold the lamp to boris ."),
     "tags": "anna sold the lamp to boris .",
     "choice": ("anna sold", ["a lamp .", "boris .", "the lamp to boris ."]),
+    "vectors": "anna sold the lamp to boris .",
 }
 
 
@@ -45,6 +47,11 @@ def write(kind: str, sample: Path, folder: Path) -> Path:
             # A name is a chunk of its first two words, long words are another.
             tags = ["B-START", "I-START"] + ["B-LONG" if len(w) > 4 else "O" for w in one[2:]]
             lines += [f"{word}\t{tag}" for word, tag in zip(one, tags, strict=False)] + [""]
+        elif kind == "vectors":
+            # Some queries come twice, some texts too; every third row has texts that do not fit.
+            wrong = [" ".join(words[(i * 7 + k) % 40]) for k in range(i % 3)]
+            row = {"query": " ".join(one[:2]), "text": " ".join(words[i // 2]), "negatives": wrong}
+            lines.append(json.dumps(row))
         else:
             # Two to four choices, some of them twice.
             choices = [" ".join(words[(i + k * k) % 40][2:]) for k in range(2 + i % 3)] + ["a"] * 2

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -42,7 +43,7 @@ TORCHRUN = [
     "localhost:0",
 ]
 STEPS, HALF = 20, 10
-TASK_KINDS = ("sentences", "tags", "choice")
+TASK_KINDS = ("sentences", "tags", "choice", "vectors")
 KINDS = (*TASK_KINDS, "pretrain")
 # Which kinds run in how many processes; what differs between kinds shows in two.
 RUNS = [(kind, 2) for kind in KINDS] + [("sentences", 4), ("pretrain", 4)]
@@ -85,7 +86,7 @@ def trainer(
     return train.Trainer(cfg, model.double(), batches, folder, shard=shard)
 
 
-def get_loss(kind: str) -> train.GetLoss:
+def get_loss(kind: str) -> train.GetLoss | train.WholeLoss:
     return kinds.TASK_OF[kind].loss if kind in TASK_KINDS else exact_loss
 
 
@@ -104,12 +105,15 @@ def resume(kind: str, sample: Path, start: Path, folder: Path, shard: bool) -> N
         shutil.copy(start / f"model_steps_{HALF}.pt", folder)
     distributed.wait_for_all()
 
-    def terminate(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return get_loss(kind)(model, batch)
+    loss = get_loss(kind)
 
+    def terminate(model: torch.nn.Module, batch: train.Batch) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return (loss.outputs if isinstance(loss, train.WholeLoss) else loss)(model, batch)
+
+    whole = isinstance(loss, train.WholeLoss)
     try:
-        one.train(terminate)
+        one.train(loss._replace(outputs=terminate) if whole else terminate)
     except Interrupted:
         if not distributed.rank():
             shutil.copytree(folder, f"{folder}_again")

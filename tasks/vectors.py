@@ -1,0 +1,381 @@
+"""Vectors of texts: what is alike is near. Pairs, triplets, numbers, groups, BEIR's collections.
+
+    task = VectorTask(pooling="mean")
+    task, data = task.load_training("pairs.jsonl", tokenizer)
+    task.load("sts-dev.csv", tokenizer)     # judged by Spearman; a BEIR folder by nDCG@10 ...
+
+A row is a query and texts, each an input of its own. The loss looks at all rows of a batch, so that
+it is the same for any number of parts and processes.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import models
+from formats.sentence_encoders import Form, stated_length
+from pretrained import Pretrained
+from system.files import read_settings
+from tasks import contrast, ranking
+from tasks.contrast import Relations
+from tasks.encoding import Batch, Batches, Features, encode
+from tasks.metrics import pearson, spearman
+from tasks.nearest import search
+from tasks.pairs import Judged, Pairs, as_judged, read_judged, read_pairs, read_texts
+from tasks.table_rows import Objects, Source, as_path
+from tasks.task import AnsweringTask, Data, exact
+from tokenization import FullTokenizer
+from training.whole import WholeLoss
+from utils import UserError, show, typed
+
+MAX_LEN = 256  # tokens of a text, where the folder does not say it
+SIMILARITY = ("Spearman", "Pearson")
+MOST_TEXTS = 64  # of a row
+
+
+def length_of(start: Pretrained) -> int | None:
+    """Tokens of a text that a run was trained on, or that a sentence encoder's folder says."""
+    trained = read_settings(start.folder / VectorTask.settings_file)
+    if "pooling" in trained:
+        return typed(trained.get("max_len"), int | None, "max_len")
+    return stated_length(start.folder, start.tokenizer.do_lower_case)
+
+
+def encoder_of(config: models.Config, form: Form) -> models.SentenceEncoder:
+    """A model whose vectors have a form."""
+    return models.SentenceEncoder(config, form.pooling, form.normalize, form.dense, form.activation)
+
+
+def form_of(start: Pretrained) -> Form | None:
+    """How what lies beside weights says that a text becomes a vector: a run's, or its folder."""
+    return VectorTask.form_beside(start.folder) or Form.of(start.folder)
+
+
+# ------------------------------------------------------------------------------------------ batches
+
+
+@dataclasses.dataclass(frozen=True)
+class PairFeatures(Features):
+    """The different texts of rows as inputs; labels and lines are the rows'."""
+
+    which: np.ndarray = dataclasses.field(
+        kw_only=True
+    )  # (rows, K) the input of each text; -1: none
+    # Of inputs q and t that fit each other: q * inputs + t, sorted.
+    fitting: np.ndarray = dataclasses.field(kw_only=True)
+
+    def batches(self, batch_size: int, seed: int | None = None) -> "PairBatches":
+        """Batches of rows."""
+        return PairBatches(self, batch_size, seed)
+
+
+class PairBatches(Batches):
+    """Batches of rows with all of their texts."""
+
+    features: PairFeatures
+
+    def __init__(self, features: PairFeatures, batch_size: int, seed: int | None = None):
+        super().__init__(features, batch_size, seed)
+        # A row is as long as all of its texts.
+        self.lengths = (features.lengths[features.which] * (features.which >= 0)).sum(1)
+
+    def shard(self, n: int, rank: int, world: int) -> Batch:
+        """The rows rank, rank + world, ... of batch n, on the CPU."""
+        rows = self.rows(n)[rank::world]
+        return self.texts_of(self.features.which[rows])
+
+    def texts_of(self, which: np.ndarray) -> Batch:
+        """The different texts of some rows (R, K), and where each stands among them."""
+        inputs = np.unique(which[which >= 0])
+        number = np.searchsorted(inputs, which).clip(max=len(inputs) - 1)
+        number = np.where(which >= 0, number, -1)
+        labels = torch.from_numpy(self.features.labels[:0])
+        return Batch(*self.padded(inputs), labels, which=torch.from_numpy(number))
+
+    def whole(self, n: int) -> Relations:
+        """What is known of all rows of batch n."""
+        rows, features = self.rows(n), self.features
+        which = features.which[rows]  # (B, K)
+        queries, texts = which[:, 0], which[:, 1:]
+        fits = queries[:, None, None] * len(features.second) + texts  # (B, B, K - 1)
+        at = np.searchsorted(features.fitting, fits).clip(max=len(features.fitting) - 1)
+        friends = features.fitting[at] == fits
+        return Relations(
+            torch.from_numpy(which >= 0),
+            torch.from_numpy(friends & (texts >= 0)),
+            torch.from_numpy(features.labels[rows]),
+        )
+
+
+# --------------------------------------------------------------------------------------------- data
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class VectorData(Data):
+    """Texts to evaluate: pairs with numbers, or queries and texts to find."""
+
+    judged: Judged | None = dataclasses.field(default=None, kw_only=True)
+    # (pairs, 2) the texts of each pair with a number, which is its label.
+    pairs: np.ndarray | None = dataclasses.field(default=None, kw_only=True)
+    scores: np.ndarray | None = dataclasses.field(default=None, kw_only=True)
+
+    def __len__(self) -> int:
+        if self.judged:
+            return len(self.judged.grades)
+        return len(self.examples) if self.pairs is None else len(self.pairs)
+
+
+@dataclasses.dataclass(frozen=True)
+class VectorTask(AnsweringTask):
+    """What is learned from texts that belong together."""
+
+    name: str = "vectors"
+    # As formats.sentence_encoders.Form has them.
+    pooling: str = "mean"
+    normalize: bool = True
+    dense: int = 0
+    activation: str = "tanh"
+    query_prompt: str = ""
+    document_prompt: str = ""
+    # One of contrast.LOSSES; None: contrastive, of pairs with numbers cosent.
+    loss_name: str | None = None
+    temperature: float = 0.05  # of contrastive
+    both_ways: bool = False  # of contrastive: also the query among all queries
+    margin: float = 0.2  # of cosines, in the loss of that name
+    widths: tuple[int, ...] = ()  # first elements of a vector that are vectors too
+    # Columns; None: the usual ones.
+    text_a: str | None = None
+    text_b: str | None = None
+    label: str | None = None
+    max_len: int = dataclasses.field(default=MAX_LEN, kw_only=True)  # tokens
+
+    head: ClassVar[str] = "encoder"
+    fresh: ClassVar[tuple[str, ...]] = ("dense",)
+    settings = (
+        *("pooling", "normalize", "dense", "activation", "query_prompt", "document_prompt"),
+        *("loss_name", "temperature", "both_ways", "margin", "widths"),
+        *("text_a", "text_b", "label", "max_len"),
+    )
+    input_columns: ClassVar[tuple[str, ...]] = ("text",)  # type: ignore[misc]
+    metric_names: ClassVar[tuple[str, ...]] = SIMILARITY + ranking.METRICS  # type: ignore[misc]
+
+    def __post_init__(self) -> None:
+        self.form  # noqa: B018 (checks its values)
+        if self.loss_name not in (None, *contrast.LOSSES):
+            raise UserError(f"`loss={show(self.loss_name)}`: expected {', '.join(contrast.LOSSES)}")
+        if not self.temperature > 0:
+            raise UserError(f"`temperature={self.temperature}`: expected more than 0")
+        if any(width < 1 for width in self.widths) or self.max_len < 3:
+            raise UserError(
+                f"`widths={self.widths}` `max_len={self.max_len}`: expected widths of 1 or more, "
+                "and 3 tokens or more"
+            )
+
+    @property
+    def form(self) -> Form:
+        """How a text becomes a vector."""
+        names = [field.name for field in dataclasses.fields(Form)]
+        return Form(**{name: getattr(self, name) for name in names})
+
+    @classmethod
+    def form_beside(cls, folder: Path) -> Form | None:
+        """What a run's folder says; None: it is none of vectors."""
+        values = read_settings(folder / cls.settings_file)
+        if "pooling" not in values:
+            return None
+        names = [field.name for field in dataclasses.fields(Form)]
+        return Form(**{name: values[name] for name in names if name in values})
+
+    @property
+    def columns(self) -> dict[str, str | None]:
+        """The columns that were named."""
+        return {"text_a": self.text_a, "text_b": self.text_b, "label": self.label}
+
+    # ------------------------------------------------------------------------------------- data
+
+    def load(self, file: Source, tokenizer: FullTokenizer, labelled: bool = True) -> VectorData:
+        """Pairs with numbers, pairs without, or a BEIR folder, to evaluate."""
+        if not labelled:
+            return self.encode_examples(file, list(self.read_unlabelled(file)), tokenizer)
+        if not isinstance(file, Objects) and Path(file).is_dir():
+            return self.judged_data(file, read_judged(Path(file)), tokenizer)
+        found = read_pairs(file, self.columns)
+        if not found.scored:
+            return self.judged_data(file, as_judged(found), tokenizer)
+        number: dict[str, int] = {}
+        pairs = [
+            [number.setdefault(t, len(number)) for t in (p.query, p.texts[0])] for p in found.pairs
+        ]
+        # Both texts are of one kind, so that no prompt tells them apart.
+        data = self.encode_examples(
+            file, [self.document_prompt + text for text in number], tokenizer
+        )
+        scores = np.array([pair.score for pair in found.pairs], float)
+        return dataclasses.replace(
+            data, summary=found.describe(), pairs=np.array(pairs), scores=scores
+        )
+
+    def judged_data(self, file: Source, judged: Judged, tokenizer: FullTokenizer) -> VectorData:
+        """Queries, then the texts to find."""
+        queries = [self.query_prompt + judged.queries[name] for name in judged.grades]
+        texts = [self.document_prompt + text for text in judged.texts.values()]
+        data = self.encode_examples(file, queries + texts, tokenizer)
+        return dataclasses.replace(data, summary=judged.describe(), judged=judged)
+
+    def load_training(self, file: Source, tokenizer: FullTokenizer) -> tuple["VectorTask", Data]:
+        """The task with the loss that suits the data; and the data."""
+        found = read_pairs(file, self.columns)
+        loss = self.loss_name or ("cosent" if found.scored else "contrastive")
+        if (loss in ("cosent", "cosine")) != found.scored:
+            have = "have a number" if found.scored else "have none"
+            raise UserError(
+                f"`loss={loss}`: the pairs of {file} {have}; contrastive and margin are for pairs "
+                "that belong together, cosent and cosine for pairs with a number"
+            )
+        most = max(len(pair.texts) for pair in found.pairs)
+        if loss == "margin" and most < 2:
+            raise UserError(f"`loss=margin`: {file} has no texts that do not fit (negatives)")
+        if most > MOST_TEXTS:
+            raise UserError(f"{file}: a row has {most} texts; expected at most {MOST_TEXTS}")
+        task = dataclasses.replace(self, loss_name=loss)
+        return task, task.training_data(file, found, tokenizer)
+
+    def training_data(self, file: Source, found: Pairs, tokenizer: FullTokenizer) -> Data:
+        """Rows of a query and its texts; a text that occurs twice is one input."""
+        inputs: dict[str, int] = {}
+        which = np.full((len(found.pairs), 1 + max(len(p.texts) for p in found.pairs)), -1)
+        fitting = set[tuple[int, int]]()
+
+        def number(text: str, prompt: str) -> int:
+            return inputs.setdefault(prompt + text, len(inputs))
+
+        for row, pair in zip(which, found.pairs, strict=True):
+            row[0] = number(pair.query, self.query_prompt)
+            for i, text in enumerate(pair.texts, start=1):
+                row[i] = number(text, self.document_prompt)
+            fitting.add((row[0], row[1]))
+        for query in {pair.query for pair in found.pairs}:
+            # A text is no wrong answer to itself either.
+            for text in {query, *found.related.get(query, ())}:
+                if self.document_prompt + text in inputs:
+                    fitting.add(
+                        (inputs[self.query_prompt + query], inputs[self.document_prompt + text])
+                    )
+        encoded = encode([(text, None) for text in inputs], tokenizer, self.max_len)
+        self.report_truncation(file, len(encoded.second), encoded.truncation)
+        arrays = {f.name: getattr(encoded, f.name) for f in dataclasses.fields(encoded)}
+        scores = np.array([pair.score or 0.0 for pair in found.pairs], np.float32)
+        # STS benchmark's are 0 to 5, a cosine is 1 at most.
+        arrays["labels"] = scores / max(1.0, float(scores.max(initial=0)))
+        arrays["lines"] = np.array([pair.line for pair in found.pairs], int)
+        keys = np.array(sorted(q * len(encoded.second) + t for q, t in fitting), np.int64)
+        features = PairFeatures(**arrays, which=which, fitting=keys)
+        return Data(as_path(file), features, list(found.pairs), found.describe())
+
+    def encode_examples(
+        self, file: Source, examples: Sequence[str], tokenizer: FullTokenizer
+    ) -> VectorData:
+        """Texts as they are."""
+        features = encode([(text, None) for text in examples], tokenizer, self.max_len)
+        self.report_truncation(file, len(features), features.truncation)
+        return VectorData(as_path(file), features, list(examples))
+
+    def read_unlabelled(self, file: Source) -> Iterator[str]:
+        """The texts of a file."""
+        return (text for _, text in read_texts(str(file), self.text_a))
+
+    def examples_of(self, inputs: Iterable[Any]) -> Iterator[str]:
+        """Texts."""
+        for line, text in enumerate(inputs, start=1):
+            if not isinstance(text, str):
+                raise UserError(f"input {line} is {show(text, 40)}; expected a text")
+            yield text
+
+    # ------------------------------------------------------------------------------------ model
+
+    def model(self, config: models.Config) -> models.SentenceEncoder:
+        """A vector for each text."""
+        return encoder_of(config, self.form)
+
+    def check_start(self, start: Pretrained) -> None:
+        super().check_start(start)
+        width = self.dense or start.config.dim
+        if wide := [one for one in self.widths if one > width]:
+            raise UserError(f"`widths={wide[0]}`: the vectors have {width} elements")
+
+    def loss_of(self, vectors: Tensor, relations: Relations) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch's vectors (B, K, D); of several widths their mean."""
+        widths = self.widths or (vectors.shape[-1],)
+        losses = [self.loss_at(vectors[..., :width], relations) for width in widths]
+        return torch.stack(losses).mean(), {}
+
+    def loss_at(self, vectors: Tensor, relations: Relations) -> Tensor:
+        """The loss that the task names."""
+        if self.loss_name == "cosent":
+            return contrast.cosent(vectors, relations)
+        if self.loss_name == "cosine":
+            return contrast.cosine(vectors, relations)
+        if self.loss_name == "margin":
+            return contrast.margin(vectors, relations, self.margin)
+        return contrast.contrastive(vectors, relations, self.temperature, self.both_ways)
+
+    @property
+    def loss(self) -> WholeLoss:  # type: ignore[override]
+        """Of all rows of a batch at once."""
+        return WholeLoss(self.outputs, self.loss_of)
+
+    def outputs(self, model: nn.Module, batch: Any) -> Tensor:
+        """(B, D) the vector of each text; of training rows (B, K, D), zeros where there is none."""
+        vectors = exact(model(**batch.inputs))  # (N, D)
+        if batch.which is None:
+            return vectors
+        # Index -1, of a text that does not exist, is the last vector.
+        return F.pad(vectors, (0, 0, 0, 1))[batch.which]
+
+    # ---------------------------------------------------------------------------------- answers
+
+    def answers(self, data: Data, outputs: np.ndarray) -> list[np.ndarray]:
+        """The vectors themselves."""
+        return list(outputs)
+
+    def metrics(self, data: Data, outputs: np.ndarray) -> dict[str, float]:
+        """Spearman's and Pearson's correlation of cosines and numbers; or how well is found."""
+        assert isinstance(data, VectorData)
+        vectors = F.normalize(torch.from_numpy(outputs).float(), dim=-1).numpy()
+        if data.pairs is not None:
+            assert data.scores is not None
+            a, b = vectors[data.pairs[:, 0]], vectors[data.pairs[:, 1]]
+            cosines = (a * b).sum(1, dtype=np.float64)
+            return {
+                "Spearman": spearman(cosines, data.scores),
+                "Pearson": pearson(cosines, data.scores),
+            }
+        judged = data.judged
+        assert judged
+        n = len(judged.grades)
+        names = list(judged.texts)
+        places, scores = search(vectors[n:], vectors[:n], ranking.DEPTH)
+        found = {
+            query: {names[i]: float(score) for i, score in zip(row, values, strict=True)}
+            for query, row, values in zip(judged.grades, places, scores, strict=True)
+        }
+        return ranking.measure(found, judged.grades)
+
+    # --------------------------------------------------------------------------------- settings
+
+    @classmethod
+    def of_weights(cls, values: dict[str, Any], source: Pretrained) -> dict[str, Any]:
+        """A folder of sentence-transformers says its form in files of its own."""
+        if form := Form.of(source.folder):
+            values = dataclasses.asdict(form) | values
+        if (length := stated_length(source.folder, source.tokenizer.do_lower_case)) is not None:
+            values = values | {"max_len": min(length, source.config.max_len)}
+        if "widths" in values:
+            values["widths"] = tuple(values["widths"])
+        return values
