@@ -199,7 +199,7 @@ class Embed(FilesCommand):
             write_answers(self.grouped(found, vectors), self.out)
             return
         queries = self.read_queries()
-        wanted = encoder.encode([text for _, text in queries], "query")
+        wanted = encoder.encode([text for _, text in queries], "query", bar=False)
         places, scores = self.nearest(vectors, wanted)
         write_answers(ranked(queries, found, places, scores), self.out)
 

@@ -265,6 +265,7 @@ def prepare(
         warn(f"{start.file} has no pooler: `freeze_encoder` keeps one that is drawn at random")
     # The task as its training data make it: the evaluation files need its labels and columns.
     task, data = task.load_training(data_file, start.tokenizer)
+    task.check_batch_size(cfg.batch_size)
     weights: Pretrained = task.fit_start(start, data)
     eval_data, rows = [task.load(file, weights.tokenizer) for file in evaluated], None
     if dev_split is not None:

@@ -180,4 +180,10 @@ def stated_length(folder: Path, do_lower_case: bool) -> int | None:
         raise UserError(
             f"{file}: do_lower_case is true, and the vocabulary is cased; make the two agree"
         )
-    return typed(values.get("max_seq_length"), int | None, f"{file}: max_seq_length")
+    length = values.get("max_seq_length")
+    # Folders of today leave it to the tokenizer, where a number as large as can be means no limit.
+    if length is None and values:
+        file = folder / "tokenizer_config.json"
+        length = read_settings(file).get("model_max_length")
+        length = None if isinstance(length, float) or (length or 0) > 10**6 else length
+    return typed(length, int | None, f"{file}: the longest text")

@@ -56,13 +56,22 @@ def search_some(vectors: np.ndarray, queries: Tensor, k: int) -> tuple[np.ndarra
     """search() of as many queries as fit into memory with a block."""
     n, size = len(queries), max(BLOCK, k)
     rows, places, best = np.empty(0, int), np.empty(0, int), np.empty(0, np.float32)
-    least = None  # (Q, 1) the smallest of the k best so far
+    least = queries.new_full((n,), -torch.inf)  # the smallest of the k best so far
     for start in range(0, len(vectors), size):
         block = torch.from_numpy(np.ascontiguousarray(vectors[start : start + size]))
         scores = queries @ block.T  # (Q, block)
+        # A NaN is the largest, too.
+        largest = scores.amax(1)
+        if not largest.isfinite().all():
+            raise UserError("vectors have elements that are no numbers (NaN or infinite)")
         # Few are among the best so far: looking for these is cheaper than sorting all.
-        better = scores >= scores.topk(k, dim=1).values[:, -1:] if least is None else scores > least
-        row, at = better.nonzero(as_tuple=True)
+        some = (largest > least).nonzero().squeeze(1)
+        if start:
+            better = scores[some] > least[some, None]
+        else:
+            better = scores >= scores.topk(k, dim=1).values[:, -1:]
+        row, at = (torch.from_numpy(found) for found in better.numpy().nonzero())
+        row = some[row]
         rows = np.concatenate([rows, row.numpy()])
         places = np.concatenate([places, at.numpy() + start])
         best = np.concatenate([best, scores[row, at].numpy()])
@@ -71,7 +80,7 @@ def search_some(vectors: np.ndarray, queries: Tensor, k: int) -> tuple[np.ndarra
         first = np.searchsorted(rows[order], np.arange(n))
         kept = order[(first[:, None] + np.arange(k)).ravel()]
         rows, places, best = rows[kept], places[kept], best[kept]
-        least = torch.from_numpy(best.reshape(n, k)[:, -1:])
+        least = torch.from_numpy(best.reshape(n, k)[:, -1])
     return places.reshape(n, k), best.reshape(n, k)
 
 

@@ -166,6 +166,9 @@ class Task(abc.ABC):
         """UserError where a model cannot take the task's inputs."""
         start.config.check_length(self.max_len)
 
+    def check_batch_size(self, n: int) -> None:
+        """UserError where batches of n examples teach nothing."""
+
     def fit_start(self, start: Pretrained, data: Data) -> Pretrained:
         """What training starts from, as the task and its data need it."""
         # A head of another task is left out here, so that it starts anew.

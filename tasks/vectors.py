@@ -243,6 +243,8 @@ class VectorTask(AnsweringTask):
             raise UserError(f"`loss=margin`: {file} has no texts that do not fit (negatives)")
         if most > MOST_TEXTS:
             raise UserError(f"{file}: a row has {most} texts; expected at most {MOST_TEXTS}")
+        if loss == "contrastive" and len({pair.texts[0] for pair in found.pairs}) < 2 > most:
+            raise UserError(f"{file}: one text fits all queries, so that none is wrong for any")
         task = dataclasses.replace(self, loss_name=loss)
         return task, task.training_data(file, found, tokenizer)
 
@@ -308,6 +310,13 @@ class VectorTask(AnsweringTask):
         width = self.dense or start.config.dim
         if wide := [one for one in self.widths if one > width]:
             raise UserError(f"`widths={wide[0]}`: the vectors have {width} elements")
+
+    def check_batch_size(self, n: int) -> None:
+        if n < 2 and self.loss_name in ("contrastive", "cosent"):
+            raise UserError(
+                f"`batch_size={n}`: `loss={self.loss_name}` compares the rows of a batch; expected 2 "
+                "or more, the more the better"
+            )
 
     def loss_of(self, vectors: Tensor, relations: Relations) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch's vectors (B, K, D); of several widths their mean."""
