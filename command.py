@@ -215,7 +215,7 @@ class TaskCommand(RunCommand):
 
         assert self.model_file
         start = pretrained.find(
-            self.model_file, self.model_cfg, self.vocab, self.kind, predicting=True
+            self.model_file, self.model_cfg, self.vocab, KINDS[self.kind].head, predicting=True
         )
         task = KINDS[self.kind].saved(start, **self.given())
         return finetune.load(self.model_file, task, start, **self.inference())

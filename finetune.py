@@ -36,7 +36,7 @@ from system.files import (
     write_json,
 )
 from system.progress import progress
-from tasks import KINDS, VectorTask, own_task, quality, reports
+from tasks import KINDS, VectorTask, kind_beside, own_task, quality, reports
 from tasks.encoding import Batches, PooledBatches
 from tasks.inputs import inputs_of, length_of
 from tasks.table_rows import Objects, source_of
@@ -493,10 +493,10 @@ def load(
     train.Config(batch_size=rows, dtype=dtype, device=device)  # checks these values
     runs_on = devices.get_device(device)
     start = start or pretrained.find(model_file, predicting=True)
-    # The head in the file says which kind of task it was trained on; vectors need none.
+    # The head in the file says which kind of task it was trained on, or else what lies beside it.
+    task = task or kind_beside(start.folder)
     head = task.head if task else next((h for h in start.heads if h in KINDS), None)
-    if task is None and VectorTask.form_beside(start.folder):
-        head = VectorTask.head
+    # Vectors need no head.
     if head not in (*start.heads, VectorTask.head):
         wanted = head or " or ".join(KINDS)
         raise UserError(pretrained.lacking(start, wanted, model_file))

@@ -15,6 +15,8 @@ PIPELINES = {
     "choice": "multiple-choice",
     "answer": "question-answering",
     "masked_lm": "fill-mask",
+    "encoder": "sentence-similarity",
+    "ranker": "text-ranking",
 }
 # Which command trains a head for its own sake.
 COMMANDS = {
@@ -23,6 +25,7 @@ COMMANDS = {
     "tags": "tag.py",
     "choice": "choose.py",
     "encoder": "embed.py",
+    "ranker": "rank.py",
 }
 # What a run records that is no flag.
 NO_FLAGS = ("labels", "metrics", "do_lower_case", "header", "weights", "pair rules")
@@ -44,10 +47,11 @@ def card(folder: Path, head: str | None, best: dict[str, Any]) -> str:
     """
     pipeline = PIPELINES.get(head or "", "feature-extraction")
     script = COMMANDS.get(head or "", "pretrain.py")
+    library = "sentence-transformers" if head == "encoder" else "transformers"
     task, run = read_settings(folder / "task.json"), read_settings(folder / "run.json")
     lines = [
         "---",
-        "library_name: transformers",
+        f"library_name: {library}",
         f"pipeline_tag: {pipeline}",
         "tags: [bert]",
         "---",

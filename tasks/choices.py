@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 import models
 from tasks import table_rows
-from tasks.encoding import Batch, Batches, Features, encode
+from tasks.encoding import encode
+from tasks.groups import GroupFeatures
 from tasks.table_rows import Source, as_path
 from tasks.task import AnsweringTask, Data, exact
 from tokenization import FullTokenizer
@@ -45,46 +46,6 @@ class Chosen(NamedTuple):
     name: str  # as the file calls it, or its number from 0
     text: str
     probabilities: list[float]  # of every choice
-
-
-# ------------------------------------------------------------------------------------------ batches
-
-
-@dataclasses.dataclass(frozen=True)
-class ChoiceFeatures(Features):
-    """The different choices of questions as inputs; labels and lines are the questions'."""
-
-    # (questions, K) the input of each choice; -1: there is none
-    which: np.ndarray = dataclasses.field(kw_only=True)
-
-    def batches(self, batch_size: int, seed: int | None = None) -> "ChoiceBatches":
-        """Batches of questions."""
-        return ChoiceBatches(self, batch_size, seed)
-
-
-class ChoiceBatches(Batches):
-    """Batches of questions with all of their choices."""
-
-    features: ChoiceFeatures
-
-    def __init__(self, features: ChoiceFeatures, batch_size: int, seed: int | None = None):
-        super().__init__(features, batch_size, seed)
-        # A question is as long as all of its choices.
-        self.lengths = (features.lengths[features.which] * (features.which >= 0)).sum(1)
-
-    def shard(self, n: int, rank: int, world: int) -> Batch:
-        """The questions rank, rank + world, ... of batch n, on the CPU."""
-        rows = self.rows(n)[rank::world]
-        which = self.features.which[rows]
-        inputs = np.unique(which[which >= 0])
-        # Inputs of the same length next to each other.
-        lengths = self.features.starts[inputs + 1] - self.features.starts[inputs]
-        order = np.argsort(lengths, kind="stable")
-        # From numbers in the data to those in the batch.
-        number = np.argsort(order)[np.searchsorted(inputs, which).clip(max=len(inputs) - 1)]
-        number = np.where(which >= 0, number, -1)
-        labels = torch.from_numpy(self.features.labels[rows])
-        return Batch(*self.padded(inputs[order]), labels, which=torch.from_numpy(number))
 
 
 # --------------------------------------------------------------------------------------------- task
@@ -147,10 +108,9 @@ class ChoiceTask(AnsweringTask):
             for i, choice in enumerate(q.choices):
                 row[i] = inputs.setdefault((q.context, choice), len(inputs))
         found = encode(list(inputs), tokenizer, self.max_len)
-        arrays = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
-        arrays["labels"] = np.array([q.answer or 0 for q in examples], np.int64)
-        arrays["lines"] = np.array([q.line for q in examples], int)
-        return Data(as_path(file), ChoiceFeatures(**arrays, which=which), examples)
+        labels = np.array([q.answer or 0 for q in examples], np.int64)
+        features = GroupFeatures.of(found, which, labels, [q.line for q in examples])
+        return Data(as_path(file), features, examples)
 
     # ------------------------------------------------------------------------------------ model
 

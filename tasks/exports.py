@@ -22,6 +22,7 @@ from formats.vocab import Vocabulary, load_vocab
 from formats.weights import write_pt
 from pretrained import MODELS, PRETRAINED_HEADS, Pretrained, load
 from system.files import read_json, whole_file, write_json
+from tasks import KINDS, kind_beside
 from tasks.resolve import of_labels, to_json
 from tasks.vectors import VectorTask, encoder_of, form_of, length_of
 from utils import UserError, typed
@@ -72,10 +73,13 @@ def write_hugging_face(
     for name in task_settings(source):
         write_json(folder / name, own_files[name])
     best = typed(source.extra.get("best") or {}, dict[str, Any], f"{source.file}: best")
-    head = next((name for name in cards.PIPELINES if name in heads), None)
+    form = sentence_form(source)
+    head = next((name for name in cards.PIPELINES if name in heads), "encoder" if form else None)
+    if kind_beside(source.folder) is KINDS["ranker"]:
+        head = "ranker"
     with whole_file(folder / "README.md") as f:
         f.write(cards.card(source.folder, head, best).encode())
-    if form := sentence_form(source):
+    if form:
         dense = {n: source.tensors[f"dense.{n}"] for n in ("weight", "bias") if form.dense}
         max_len = length_of(source) or source.config.max_len
         form.save(folder, max_len, source.config.dim, dense)

@@ -26,7 +26,7 @@ TEXT = (
     *("hypothesis", "context", "sent1"),
 )
 NEGATIVES = ("negatives", "negative", "neg", "hard_neg")
-SCORE = ("score", "similarity", "label", "similarity_score", "gold_label")
+SCORE = ("score", "grade", "relevance", "similarity", "label", "similarity_score", "gold_label")
 GROUP = ("group", "class", "set", "id")
 TEXTS = ("texts", "set")
 # Labels of pairs: what belongs together, what does not, and what says nothing.

@@ -59,6 +59,7 @@ class Task(abc.ABC):
     encoding: str | None = dataclasses.field(default=None, kw_only=True)
 
     head: ClassVar[str]  # the name of its head in a checkpoint
+    mark: ClassVar[str] = ""  # a setting that no other kind with that head has
     settings_file: ClassVar[str] = "task.json"  # what lies beside a trained model
     settings: ClassVar[tuple[str, ...]] = ()  # the fields that it has
     data_flag: ClassVar[str] = "train_file"  # what a run calls the file that it was trained on
@@ -168,6 +169,7 @@ class Task(abc.ABC):
 
     def check_batch_size(self, n: int) -> None:
         """UserError where batches of n examples teach nothing."""
+        return
 
     def fit_start(self, start: Pretrained, data: Data) -> Pretrained:
         """What training starts from, as the task and its data need it."""

@@ -24,7 +24,8 @@ from pretrained import Pretrained
 from system.files import read_settings
 from tasks import contrast, ranking
 from tasks.contrast import Relations
-from tasks.encoding import Batch, Batches, Features, encode
+from tasks.encoding import encode
+from tasks.groups import GroupBatches, GroupFeatures
 from tasks.metrics import pearson, spearman
 from tasks.nearest import search
 from tasks.pairs import Judged, Pairs, as_judged, read_judged, read_pairs, read_texts
@@ -42,7 +43,7 @@ MOST_TEXTS = 64  # of a row
 def length_of(start: Pretrained) -> int | None:
     """Tokens of a text that a run was trained on, or that a sentence encoder's folder says."""
     trained = read_settings(start.folder / VectorTask.settings_file)
-    if "pooling" in trained:
+    if VectorTask.mark in trained:
         return typed(trained.get("max_len"), int | None, "max_len")
     return stated_length(start.folder, start.tokenizer.do_lower_case)
 
@@ -61,12 +62,9 @@ def form_of(start: Pretrained) -> Form | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class PairFeatures(Features):
+class PairFeatures(GroupFeatures):
     """The different texts of rows as inputs; labels and lines are the rows'."""
 
-    which: np.ndarray = dataclasses.field(
-        kw_only=True
-    )  # (rows, K) the input of each text; -1: none
     # Of inputs q and t that fit each other: q * inputs + t, sorted.
     fitting: np.ndarray = dataclasses.field(kw_only=True)
 
@@ -75,28 +73,10 @@ class PairFeatures(Features):
         return PairBatches(self, batch_size, seed)
 
 
-class PairBatches(Batches):
-    """Batches of rows with all of their texts."""
+class PairBatches(GroupBatches):
+    """Batches of rows, and what is known of all rows of one."""
 
     features: PairFeatures
-
-    def __init__(self, features: PairFeatures, batch_size: int, seed: int | None = None):
-        super().__init__(features, batch_size, seed)
-        # A row is as long as all of its texts.
-        self.lengths = (features.lengths[features.which] * (features.which >= 0)).sum(1)
-
-    def shard(self, n: int, rank: int, world: int) -> Batch:
-        """The rows rank, rank + world, ... of batch n, on the CPU."""
-        rows = self.rows(n)[rank::world]
-        return self.texts_of(self.features.which[rows])
-
-    def texts_of(self, which: np.ndarray) -> Batch:
-        """The different texts of some rows (R, K), and where each stands among them."""
-        inputs = np.unique(which[which >= 0])
-        number = np.searchsorted(inputs, which).clip(max=len(inputs) - 1)
-        number = np.where(which >= 0, number, -1)
-        labels = torch.from_numpy(self.features.labels[:0])
-        return Batch(*self.padded(inputs), labels, which=torch.from_numpy(number))
 
     def whole(self, n: int) -> Relations:
         """What is known of all rows of batch n."""
@@ -156,6 +136,7 @@ class VectorTask(AnsweringTask):
     max_len: int = dataclasses.field(default=MAX_LEN, kw_only=True)  # tokens
 
     head: ClassVar[str] = "encoder"
+    mark: ClassVar[str] = "pooling"
     fresh: ClassVar[tuple[str, ...]] = ("dense",)
     settings = (
         *("pooling", "normalize", "dense", "activation", "query_prompt", "document_prompt"),
@@ -187,7 +168,7 @@ class VectorTask(AnsweringTask):
     def form_beside(cls, folder: Path) -> Form | None:
         """What a run's folder says; None: it is none of vectors."""
         values = read_settings(folder / cls.settings_file)
-        if "pooling" not in values:
+        if cls.mark not in values:
             return None
         names = [field.name for field in dataclasses.fields(Form)]
         return Form(**{name: values[name] for name in names if name in values})
@@ -271,13 +252,12 @@ class VectorTask(AnsweringTask):
                     )
         encoded = encode([(text, None) for text in inputs], tokenizer, self.max_len)
         self.report_truncation(file, len(encoded.second), encoded.truncation)
-        arrays = {f.name: getattr(encoded, f.name) for f in dataclasses.fields(encoded)}
         scores = np.array([pair.score or 0.0 for pair in found.pairs], np.float32)
         # STS benchmark's are 0 to 5, a cosine is 1 at most.
-        arrays["labels"] = scores / max(1.0, float(scores.max(initial=0)))
-        arrays["lines"] = np.array([pair.line for pair in found.pairs], int)
+        scores /= max(1.0, float(scores.max(initial=0)))
+        lines = [pair.line for pair in found.pairs]
         keys = np.array(sorted(q * len(encoded.second) + t for q, t in fitting), np.int64)
-        features = PairFeatures(**arrays, which=which, fitting=keys)
+        features = PairFeatures.of(encoded, which, scores, lines, fitting=keys)
         return Data(as_path(file), features, list(found.pairs), found.describe())
 
     def encode_examples(
@@ -314,8 +294,8 @@ class VectorTask(AnsweringTask):
     def check_batch_size(self, n: int) -> None:
         if n < 2 and self.loss_name in ("contrastive", "cosent"):
             raise UserError(
-                f"`batch_size={n}`: `loss={self.loss_name}` compares the rows of a batch; expected 2 "
-                "or more, the more the better"
+                f"`batch_size={n}`: `loss={self.loss_name}` compares the rows of a batch; expected "
+                "2 or more, the more the better"
             )
 
     def loss_of(self, vectors: Tensor, relations: Relations) -> tuple[Tensor, dict[str, Tensor]]:

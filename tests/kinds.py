@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tasks import TASKS, ChoiceTask, QuestionTask, TagTask, Task, VectorTask
+from tasks import TASKS, ChoiceTask, QuestionTask, RankTask, TagTask, Task, VectorTask
 
 TASK_OF: dict[str, Task] = {
     "sentences": dataclasses.replace(TASKS["mrpc"], max_len=64),
@@ -13,6 +13,7 @@ TASK_OF: dict[str, Task] = {
     "tags": TagTask(max_len=12),  # so short that some sentences need two windows
     "choice": ChoiceTask(max_len=32),
     "vectors": VectorTask(max_len=32, both_ways=True),
+    "ranking": RankTask(max_len=32),
 }
 # What a notebook has in hand, and what is none of it.
 INPUTS_OF: dict[str, Any] = {
@@ -21,6 +22,7 @@ INPUTS_OF: dict[str, Any] = {
     "tags": "anna sold the lamp to boris .",
     "choice": ("anna sold", ["a lamp .", "boris .", "the lamp to boris ."]),
     "vectors": "anna sold the lamp to boris .",
+    "ranking": ("anna sold", ["a lamp .", "boris .", "the lamp to boris ."]),
 }
 
 
@@ -47,6 +49,12 @@ def write(kind: str, sample: Path, folder: Path) -> Path:
             # A name is a chunk of its first two words, long words are another.
             tags = ["B-START", "I-START"] + ["B-LONG" if len(w) > 4 else "O" for w in one[2:]]
             lines += [f"{word}\t{tag}" for word, tag in zip(one, tags, strict=False)] + [""]
+        elif kind == "ranking":
+            # One to four texts of a query, of which the others fit less or not.
+            row = {"query_id": i, "query": " ".join(one)}
+            for k in range(1 + i % 4):
+                text = " ".join(words[(i + k * k) % 40][2:])
+                lines.append(json.dumps(row | {"id": k, "text": text, "grade": max(2 - k, 0)}))
         elif kind == "vectors":
             # Some queries come twice, some texts too; every third row has texts that do not fit.
             wrong = [" ".join(words[(i * 7 + k) % 40]) for k in range(i % 3)]

@@ -43,7 +43,7 @@ TORCHRUN = [
     "localhost:0",
 ]
 STEPS, HALF = 20, 10
-TASK_KINDS = ("sentences", "tags", "choice", "vectors")
+TASK_KINDS = ("sentences", "tags", "choice", "vectors", "ranking")
 KINDS = (*TASK_KINDS, "pretrain")
 # Which kinds run in how many processes; what differs between kinds shows in two.
 RUNS = [(kind, 2) for kind in KINDS] + [("sentences", 4), ("pretrain", 4)]

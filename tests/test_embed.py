@@ -1,4 +1,4 @@
-"""embed.py: vectors are trained, judged, written, searched and mined; sentence-transformers' folders."""
+"""embed.py: vectors are trained, judged, searched and mined; sentence-transformers' folders."""
 
 import dataclasses
 import json
@@ -148,7 +148,9 @@ def test_what_is_trained_is_found_mined_and_written(command: Callable, tmp_path:
     assert status == 0, err
     found = [json.loads(line) for line in out.splitlines()]
     assert [row["rank"] for row in found] == [1, 2, 3, 1, 2, 3]
-    assert found[:3] == [json.loads(line) for line in alone.splitlines()]
+    # Batches of other queries round otherwise.
+    for mine, line in zip(found[:3], alone.splitlines(), strict=True):
+        assert mine == json.loads(line) | {"score": pytest.approx(mine["score"], abs=1e-6)}
     assert (found[0]["text"], found[0]["id"]) == ("boris bought pink .", "8")
     assert found[3]["text"] == "boris bought blue ."
     query = model.encode(["anna sold pink"])
@@ -170,7 +172,7 @@ def test_what_is_trained_is_found_mined_and_written(command: Callable, tmp_path:
 
 def test_scores_are_learnt_and_judged(command: Callable, tmp_path: Path) -> None:
     line = TRAIN.replace("pairs.jsonl", "sts.csv")
-    status, out, err = command(line + " --widths 8,16")
+    status, _, err = command(line.replace("epochs 40", "epochs 90") + " --widths 8,16")
     assert status == 0, err
     metrics = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert metrics[-1]["eval_Spearman"] > 0.9

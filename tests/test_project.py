@@ -19,9 +19,11 @@ import checkpoint
 import choose
 import classify
 import corpus
+import embed
 import features
 import models
 import pretrain
+import rank
 import squad
 import tag
 import tokenization
@@ -32,7 +34,9 @@ from system.flags import name_of, parse
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("tasks", "pretraining", "training", "formats", "layers", "system")
 ROWS = {  # a module or package imports only from rows below its own
-    "commands": tuple("classify squad tag choose pretrain features corpus checkpoint".split()),
+    "commands": tuple(
+        "classify squad tag choose embed rank pretrain features corpus checkpoint".split()
+    ),
     "command": ("command",),
     "trials": ("trials",),
     "jobs": ("finetune", "encoder"),
@@ -204,6 +208,8 @@ COMMANDS = {
     "classify": classify,
     "checkpoint": checkpoint,
     "corpus": corpus,
+    "embed": embed,
+    "rank": rank,
     "features": features,
     "pretrain": pretrain,
     "squad": squad,
@@ -232,10 +238,13 @@ def test_every_command_at_the_head_of_a_module_has_flags_that_exist(name: str) -
     assert lines
     for script, *arguments in (shlex.split(line, comments=True) for line in lines):
         module = COMMANDS[script.removesuffix(".py")]
+        # What follows a pipe is another command.
+        arguments = list(itertools.takewhile(lambda word: word != "|", arguments))
         # A subcommand goes by its name; a command with a --mode needs none.
         kinds = [k for k in vars(module).values() if inspect.isclass(k) and hasattr(k, "run")]
-        named = {name_of(k): k for k in kinds if k.__module__ == name}
-        kind = named[name] if arguments[0] not in named else named[arguments.pop(0)]
+        script_name = script.removesuffix(".py")
+        named = {name_of(k): k for k in kinds if k.__module__ == script_name}
+        kind = named[script_name] if arguments[0] not in named else named[arguments.pop(0)]
         values = parse(kind, arguments)
         values |= values.pop("settings", {})
         found = [v if isinstance(v, list) else [v] for v in values.values()]
