@@ -22,7 +22,8 @@ from formats.vocab import Vocabulary
 from system.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = "choose classify checkpoint corpus features pretrain squad tag tokenization".split()
+SCRIPTS = "choose classify checkpoint corpus embed features pretrain rank squad tag".split()
+SCRIPTS += ["tokenization"]
 
 # What the variables in commands stand for, relative to the folder of write().
 VARIABLES = {
@@ -66,6 +67,7 @@ def write(folder: Path, sample: Path) -> None:
     write_texts(folder, lines)
     write_tables(folder, lines)
     write_words(folder, words)
+    write_pairs(folder, lines)
     write_others(folder, words)
     # Scripts beside the configurations that commands name, as in a clone.
     for script in SCRIPTS:
@@ -165,6 +167,25 @@ def write_words(folder: Path, words: list[list[str]]) -> None:
     ]
     write_table(folder / "train.csv", [header, *swag])
     write_table(folder / "val.csv", [header, *swag])
+
+
+def write_pairs(folder: Path, lines: list[str]) -> None:
+    """What embed.py and rank.py read."""
+    pairs = [{"query": a, "text": b} for a, b in itertools.pairwise(lines)]
+    write_lines(folder / "pairs.jsonl", pairs)
+    scored = [(a, b, i % 6) for i, (a, b) in enumerate(itertools.pairwise(lines))]
+    write_table(folder / "sts-dev.csv", [("sentence1", "sentence2", "score"), *scored])
+    (folder / "texts.txt").write_text("\n".join(lines) + "\n")
+    for name in ("rows", "dev_rows"):
+        rows = [row | {"grade": 1} for row in pairs]
+        rows += [row | {"text": lines[0], "grade": 0} for row in pairs]
+        write_lines(folder / f"{name}.jsonl", rows)
+    texts = [{"_id": str(i), "title": "", "text": line} for i, line in enumerate(lines)]
+    for name in ("corpus.jsonl", "cranfield/corpus.jsonl", "cranfield/queries.jsonl"):
+        write_lines(folder / name, texts)
+    fits = [(str(i), str(i + 1), 1) for i in range(len(pairs))]
+    qrels = [("query-id", "corpus-id", "score"), *fits]
+    write_table(folder / "cranfield/qrels/test.tsv", qrels)
 
 
 def write_others(folder: Path, words: list[list[str]]) -> None:
