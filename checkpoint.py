@@ -99,7 +99,7 @@ def convert(
             if onnx:
                 warn("Exporting and checking, which takes up to a minute")
                 file = folder / "onnx" / ("model_quantized.onnx" if int8 else "model.onnx")
-                _, more = exports.write_onnx(file, found, vocabulary, int8)
+                _, more = exports.write_onnx(file, found, vocabulary, int8, pooled=False)
     heads = ", ".join(head for head in found.heads if head not in left_out) or "none"
     message = f"{found.describe()} -> {target}: {len(found.tensors)} tensors, heads: {heads}"
     if left_out:

@@ -57,7 +57,7 @@ class Embed(FilesCommand):
     task_fields = (
         *FORM,
         *("dense", "activation", "loss_name", "temperature", "both_ways", "margin", "widths"),
-        *("text_a", "text_b", "label", "max_len"),
+        *("bitext", "text_a", "text_b", "label", "max_len"),
     )
 
     # -- Weights
@@ -68,8 +68,7 @@ class Embed(FilesCommand):
     # group: csv, tsv or JSON lines; or a folder of BEIR's
     train_file: str | None = only("train")
     # to evaluate: pairs with a score, pairs, or BEIR's folder (several with commas between them);
-    # to predict: a text a line or a row; to search: such texts, or the .npy that predict made of
-    # them; to mine: pairs
+    # to predict and to search: a text a line or a row; to mine: pairs
     data_file: str | None = only(USES)
     # a folder of BEIR's (corpus.jsonl, queries.jsonl, qrels), instead of train_file or data_file
     data_dir: str | None = only(f"train {USES}")
@@ -100,6 +99,8 @@ class Embed(FilesCommand):
     queries: str | None = only("search")  # a text, or a file of them
     top: int = only("search", 10)  # texts of each query
     vectors: str | None = only("search")  # the .npy that predict made of data_file
+    # pairs of a sentence and its translation: accuracy and F1 by margin scores (Tatoeba, BUCC)
+    bitext: bool | None = only("eval")
     index: str | None = only("search")  # faiss, where that package is installed; default: exact
     # instead of queries: so many groups of like texts
     clusters: int | None = only("search")
@@ -216,6 +217,8 @@ class Embed(FilesCommand):
 
         assert self.queries is not None
         if not Path(self.queries).is_file():
+            if Path(self.queries).suffix in (".txt", ".jsonl", ".csv", ".tsv"):
+                raise UserError(f"--queries {self.queries}: there is no such file")
             if not self.queries.strip():
                 raise UserError("--queries is empty; expected a text or a file")
             return [("1", self.queries)]
@@ -282,6 +285,10 @@ class Embed(FilesCommand):
         encoder = self.encoder()
         columns = {"text_a": self.text_a, "text_b": self.text_b, "label": None}
         found = read_pairs(self.data_file, columns)
+        if found.scored:
+            raise UserError(
+                f"{self.data_file}: its pairs have a number; mining needs pairs that fit each other"
+            )
         judged = as_judged(found)
         names = {name: i for i, name in enumerate(judged.texts)}
         texts = list(judged.texts.values())

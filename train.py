@@ -37,14 +37,7 @@ from training.graphs import StepGraphs, is_rounded, is_small, own_stream
 from training.inference import Outputs
 from training.runs import MetricsLog
 from training.settings import Config
-from training.whole import (
-    WholeLoss,
-    backward,
-    output_gradients,
-    random_state,
-    restore_random_state,
-    whole_outputs,
-)
+from training.whole import WholeLoss, backward_whole
 from utils import UserError, log, rank, size
 
 Metrics = Callable[[], dict[str, float]]
@@ -396,7 +389,8 @@ class Trainer:
     ) -> dict[str, Tensor]:
         """backward(), by a graph where that is faster."""
         if isinstance(get_loss, WholeLoss):
-            return self.backward_whole(replicas, get_loss, made)
+            in_turn = self.each_part(replicas, made.parts)
+            return backward_whole(get_loss, replicas, made, self.device, in_turn)
         part, *others = made.parts
         # Small batches, and those alone, have been made up to sizes that repeat.
         if self.records and not others and is_rounded(part.batch):
@@ -421,29 +415,6 @@ class Trainer:
             no_sync = getattr(replicas, "no_sync", contextlib.nullcontext)
             with contextlib.nullcontext() if part is parts[-1] else no_sync():
                 yield i, part
-
-    def backward_whole(
-        self, replicas: nn.Module, get_loss: WholeLoss, made: MicroBatches
-    ) -> dict[str, Tensor]:
-        """The gradients of a loss of the whole batch, and its metrics, the loss first."""
-        parts, outputs, states = made.parts, list[Tensor](), []
-        # What a single part computes is kept for its backward pass.
-        alone = len(parts) == 1
-        with torch.set_grad_enabled(alone):
-            for part in parts:
-                states.append(random_state(self.device))
-                outputs.append(get_loss.outputs(replicas, part.batch))
-        found = whole_outputs(parts, [output.detach() for output in outputs], made.n_rows)
-        gradient, means = output_gradients(get_loss, found, made.whole)
-        for i, part in self.each_part(replicas, parts):
-            if alone:
-                output = outputs[0]
-            else:
-                # Dropout drops the same elements again.
-                restore_random_state(states[i])
-                output = get_loss.outputs(replicas, part.batch)
-            backward(output, part, gradient)
-        return {name: value.detach() for name, value in means.items()}
 
     def backward(
         self, replicas: nn.Module, get_loss: GetLoss, parts: list[Part]

@@ -189,7 +189,7 @@ def outputs_of(model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     if isinstance(found, Tensor):
         if hasattr(model, "pooling"):
             return {"sentence_embedding": found}
-        return {"hidden_states" if found.shape[-1:] == (model.cfg.dim,) else "logits": found}
+        return {"last_hidden_state" if found.shape[-1:] == (model.cfg.dim,) else "logits": found}
     names = ("words", "order") if "masked_positions" in inputs else ("hidden_states", "pooled")
     return dict(zip(names, found, strict=True))
 

@@ -89,9 +89,13 @@ def write_hugging_face(
 
 
 def write_onnx(
-    out: Path, source: Pretrained, vocabulary: Vocabulary, int8: bool
+    out: Path, source: Pretrained, vocabulary: Vocabulary, int8: bool, pooled: bool = True
 ) -> tuple[list[str], str]:
-    """A model in ONNX, with labels and vocabulary; returns heads left out, and what was checked."""
+    """A model in ONNX, with labels and vocabulary; returns heads left out, and what was checked.
+
+    Args:
+        pooled: a sentence encoder's vectors of texts; False: those of tokens, which others pool.
+    """
     name = next(name for name, (_, heads) in MODELS.items() if heads <= set(source.heads))
     kind, heads = MODELS[name]
     more: dict[str, Any] = {"with_pooler": False} if name == "encoder" else {}
@@ -100,7 +104,8 @@ def write_onnx(
     source, own = with_plain_scores(source)
     with models.undrawn():
         model: Any = kind(source.config, **more)
-    if form := sentence_form(source):
+    form = sentence_form(source) if pooled else None
+    if form:
         # The vectors themselves, pooled as the form says.
         name, heads = "encoder", {"dense"}
         with models.undrawn():

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from system.packages import needs
 from utils import UserError
 
 BLOCK = 16_384  # vectors that are compared at once
+CHUNK = 128  # of these, whose largest product is looked at first
 MOST_QUERIES = 1024  # at once
 FIRST_RANK, LAST_RANK = 10, 50  # between which texts are hard, and seldom right ones
 
@@ -54,27 +56,16 @@ def search(vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray
 @torch.inference_mode()
 def search_some(vectors: np.ndarray, queries: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
     """search() of as many queries as fit into memory with a block."""
-    n, size = len(queries), max(BLOCK, k)
+    n, size = len(queries), max(BLOCK, -(-k // CHUNK) * CHUNK)
     rows, places, best = np.empty(0, int), np.empty(0, int), np.empty(0, np.float32)
-    least = queries.new_full((n,), -torch.inf)  # the smallest of the k best so far
+    least = None  # (Q,) the smallest of the k best so far
     for start in range(0, len(vectors), size):
         block = torch.from_numpy(np.ascontiguousarray(vectors[start : start + size]))
         scores = queries @ block.T  # (Q, block)
-        # A NaN is the largest, too.
-        largest = scores.amax(1)
-        if not largest.isfinite().all():
-            raise UserError("vectors have elements that are no numbers (NaN or infinite)")
-        # Few are among the best so far: looking for these is cheaper than sorting all.
-        some = (largest > least).nonzero().squeeze(1)
-        if start:
-            better = scores[some] > least[some, None]
-        else:
-            better = scores >= scores.topk(k, dim=1).values[:, -1:]
-        row, at = (torch.from_numpy(found) for found in better.numpy().nonzero())
-        row = some[row]
-        rows = np.concatenate([rows, row.numpy()])
-        places = np.concatenate([places, at.numpy() + start])
-        best = np.concatenate([best, scores[row, at].numpy()])
+        row, at, found = larger(scores, least, k)
+        rows = np.concatenate([rows, row])
+        places = np.concatenate([places, at + start])
+        best = np.concatenate([best, found])
         # Each query's own together, its largest first, of equal ones the first place first.
         order = np.lexsort((places, -best, rows))
         first = np.searchsorted(rows[order], np.arange(n))
@@ -82,6 +73,28 @@ def search_some(vectors: np.ndarray, queries: Tensor, k: int) -> tuple[np.ndarra
         rows, places, best = rows[kept], places[kept], best[kept]
         least = torch.from_numpy(best.reshape(n, k)[:, -1])
     return places.reshape(n, k), best.reshape(n, k)
+
+
+def larger(scores: Tensor, least: Tensor | None, k: int) -> tuple[np.ndarray, ...]:
+    """Rows, columns and values of scores (Q, N) above `least` (Q,); None: of each row k or more."""
+    width = scores.shape[1]
+    if width % CHUNK:
+        scores = F.pad(scores, (0, -width % CHUNK), value=-torch.inf)
+    # Few are wanted: the largest of each chunk tells which chunks have any.
+    chunks = scores.unflatten(1, (-1, CHUNK))
+    top = chunks.amax(2)  # (Q, chunks); a NaN is the largest, too
+    if not (top[:, :-1].isfinite().all() and (top[:, -1] < torch.inf).all()):
+        raise UserError("vectors have elements that are no numbers (NaN or infinite)")
+    if least is None:
+        # k chunks whose largest are at least x have k scores that are.
+        known = top if k <= top.shape[1] else scores
+        least = known.topk(k, dim=1).values[:, -1]
+        least = least.nextafter(torch.full_like(least, -torch.inf))
+    row, chunk = (top > least[:, None]).nonzero(as_tuple=True)
+    some = chunks[row, chunk]  # (n, CHUNK)
+    i, inside = (some > least[row, None]).nonzero(as_tuple=True)
+    at = chunk[i] * CHUNK + inside
+    return row[i].numpy(), at.numpy(), some[i, inside].numpy()
 
 
 def search_faiss(vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -320,7 +320,8 @@ def read_texts(source: str | Path, column: str | None = None) -> Iterator[tuple[
         source: lines of text, or a table or JSON lines with a text in each row.
         column: of the text; None: text, or the query of a pair.
     """
-    if str(source) == "-" or Path(source).suffix in (".txt", ""):
+    plain = Path(str(source).removesuffix(".gz")).suffix in (".txt", "")
+    if str(source) == "-" or plain:
         for line, text in enumerate(table_rows.open_text(source, "tsv")[1], start=1):
             yield str(line), text.rstrip("\r\n")
         return

@@ -22,7 +22,7 @@ import models
 from formats.sentence_encoders import Form, stated_length
 from pretrained import Pretrained
 from system.files import read_settings
-from tasks import contrast, ranking
+from tasks import bitext, contrast, ranking
 from tasks.contrast import Relations
 from tasks.encoding import encode
 from tasks.groups import GroupBatches, GroupFeatures
@@ -37,6 +37,7 @@ from utils import UserError, show, typed
 
 MAX_LEN = 256  # tokens of a text, where the folder does not say it
 SIMILARITY = ("Spearman", "Pearson")
+TRANSLATIONS = ("Accuracy", "F1")  # F1 at the best threshold
 MOST_TEXTS = 64  # of a row
 
 
@@ -129,6 +130,7 @@ class VectorTask(AnsweringTask):
     both_ways: bool = False  # of contrastive: also the query among all queries
     margin: float = 0.2  # of cosines, in the loss of that name
     widths: tuple[int, ...] = ()  # first elements of a vector that are vectors too
+    bitext: bool = False  # whether pairs are translations, judged by margins
     # Columns; None: the usual ones.
     text_a: str | None = None
     text_b: str | None = None
@@ -144,7 +146,11 @@ class VectorTask(AnsweringTask):
         *("text_a", "text_b", "label", "max_len"),
     )
     input_columns: ClassVar[tuple[str, ...]] = ("text",)  # type: ignore[misc]
-    metric_names: ClassVar[tuple[str, ...]] = SIMILARITY + ranking.METRICS  # type: ignore[misc]
+    metric_names: ClassVar[tuple[str, ...]] = (  # type: ignore[misc]
+        *SIMILARITY,
+        *ranking.METRICS,
+        *TRANSLATIONS,
+    )
 
     def __post_init__(self) -> None:
         self.form  # noqa: B018 (checks its values)
@@ -348,6 +354,8 @@ class VectorTask(AnsweringTask):
         judged = data.judged
         assert judged
         n = len(judged.grades)
+        if self.bitext:
+            return translations(judged, vectors[:n], vectors[n:])
         names = list(judged.texts)
         places, scores = search(vectors[n:], vectors[:n], ranking.DEPTH)
         found = {
@@ -368,3 +376,15 @@ class VectorTask(AnsweringTask):
         if "widths" in values:
             values["widths"] = tuple(values["widths"])
         return values
+
+
+def translations(judged: Judged, queries: np.ndarray, texts: np.ndarray) -> dict[str, float]:
+    """How often the best margin finds a translation, and F1 at the best threshold."""
+    number = {name: i for i, name in enumerate(judged.texts)}
+    gold = {
+        i: {number[name] for name, grade in grades.items() if grade > 0}
+        for i, grades in enumerate(judged.grades.values())
+    }
+    places, margins = bitext.best_margins(queries, texts)
+    right = [int(place) in gold[i] for i, place in enumerate(places)]
+    return {"Accuracy": float(np.mean(right)), "F1": bitext.best_f1(places, margins, gold)[0]}

@@ -139,6 +139,10 @@ def test_what_is_trained_is_found_mined_and_written(command: Callable, tmp_path:
     assert about == {"model": model.digest}
     np.testing.assert_array_equal(vectors, model.encode([row["text"] for row in ROWS]))
     np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), vectors)
+    status, out, err = command(
+        "--mode eval --model_file {t}/run --data_file {t}/pairs.jsonl --bitext True"
+    )
+    assert float(dict(x.split(": ") for x in out.splitlines() if ": " in x)["Accuracy"]) > 0.7
     # With vectors and without, and from a file of queries.
     (tmp_path / "q.txt").write_text("anna sold pink\n\nanna sold blue\n")
     search = "--mode search --model_file {t}/run --data_file {t}/texts.txt --top 3"
@@ -201,6 +205,11 @@ def test_scores_are_learnt_and_judged(command: Callable, tmp_path: Path) -> None
             "--mode search --model_file {t}/run --data_file {t}/texts.txt --queries a --index x",
             "--index x: expected faiss",
         ),
+        (
+            "--mode search --model_file {t}/run --data_file {t}/texts.txt --queries {t}/no.txt",
+            "no.txt: there is no such file",
+        ),
+        ("--mode mine --model_file {t}/run --data_file {t}/sts.csv", "its pairs have a number"),
         ("--mode predict --model_file {t}/run --data_file {t}/texts.txt", "--out vectors.npy"),
         (TRAIN.replace("_size 10", "_size 1"), "--batch_size 1: --loss contrastive compares"),
         (TRAIN + " --loss cosent", "have none"),

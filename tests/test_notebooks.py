@@ -3,6 +3,7 @@
 $ PYTHONPATH=. python tests/test_notebooks.py notebooks/*.ipynb  # renew what is committed
 """
 
+import json
 import random
 import re
 import sys
@@ -63,8 +64,8 @@ def n_pictures(notebook: "nbformat.NotebookNode") -> int:
 # -------------------------------------------------------------------------------- what is committed
 
 
-def test_there_are_seven() -> None:
-    assert [name[0] for name in NOTEBOOKS] == list("1234567")
+def test_there_are_eight() -> None:
+    assert [name[0] for name in NOTEBOOKS] == list("12345678")
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -214,6 +215,22 @@ def test_a_messy_file_is_asked_about_and_reported_class_by_class(
     assert re.search(r"^macro avg +\d\.\d{4} ", text, re.MULTILINE)
     assert re.search(r"^Chosen on dev.jsonl: temperature [\d.]+: expected cal", text, re.MULTILINE)
     assert (here / "runs/messy/dev.jsonl").is_file()
+
+
+def test_pairs_become_a_search_and_a_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(2)
+    words = "pairs query text search vectors groups folder all of the".split()
+    rows = [
+        {name: " ".join(rng.choices(words, k=6)) for name in ("query", "text")} for _ in range(60)
+    ]
+    (here / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setenv("PAIRS", str(here / "pairs.jsonl"))
+    text = printed(execute(NOTEBOOKS["8_search"], here))
+    assert "48 pairs to train on, 12 to evaluate" in text
+    assert re.search(r"^MRR@10: [01]\.\d{3}$", text, re.MULTILINE)
+    assert len(re.findall(r"^    -?\d\.\d\d  ", text, re.MULTILINE)) == 6
+    assert sum(map(int, re.findall(r"^(\d+) texts:", text, re.MULTILINE))) == 60
+    assert (here / "runs/search-folder/modules.json").is_file()
 
 
 # ------------------------------------------------------------------------------- what pictures show

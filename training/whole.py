@@ -8,7 +8,7 @@ follow; then each part is computed once more, with the gradient of its own outpu
 on a part, the result on the batch alone (Gao et al., arXiv 2101.06983).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -37,32 +37,61 @@ class Part(Protocol):
     def rows(self) -> range: ...  # which of the batch they are; none: a row that counts nothing
 
 
-def whole_outputs(parts: Sequence[Part], outputs: Sequence[Tensor], n_rows: int) -> Tensor:
+class Made(Protocol):
+    """What an update computes on."""
+
+    @property
+    def n_rows(self) -> int: ...  # of the whole batch
+    @property
+    def parts(self) -> Sequence[Part]: ...  # of this process
+    @property
+    def whole(self) -> Any: ...  # what is known of all rows
+
+
+def backward_whole(
+    loss: WholeLoss,
+    model: nn.Module,
+    made: Made,
+    device: torch.device,
+    in_turn: Iterable[tuple[int, Part]],
+) -> dict[str, Tensor]:
+    """The gradients of a loss of the whole batch, and its metrics, the loss first.
+
+    Args:
+        in_turn: the parts, numbered, each given within what its backward pass needs.
+    """
+    # What a single part computes is kept for its backward pass.
+    outputs, states, alone = list[Tensor](), [], len(made.parts) == 1
+    with torch.set_grad_enabled(alone):
+        for part in made.parts:
+            states.append(random_state(device))
+            outputs.append(loss.outputs(model, part.batch))
+    found = whole_outputs(made, [output.detach() for output in outputs])
+    value, metrics = loss.loss(found, made.whole)
+    (gradients,) = torch.autograd.grad(value, found)
+    # Gradients of parameters are averaged over the processes, and this is a sum.
+    gradients = gradients * size()
+    for i, part in in_turn:
+        if not alone:
+            # Dropout drops the same elements again.
+            restore_random_state(states[i])
+            outputs[i] = loss.outputs(model, part.batch)
+        own = torch.zeros_like(outputs[i])
+        if part.rows:
+            own = gradients[part.rows.start :: part.rows.step].to(own.dtype)
+        outputs[i].backward(own)
+    return {name: one.detach() for name, one in {"loss": value, **metrics}.items()}
+
+
+def whole_outputs(made: Made, outputs: Sequence[Tensor]) -> Tensor:
     """(B, ...) in the order of the batch, the same in every process."""
-    found = outputs[0].new_zeros(n_rows, *outputs[0].shape[1:])
-    for part, output in zip(parts, outputs, strict=True):
+    found = outputs[0].new_zeros(made.n_rows, *outputs[0].shape[1:])
+    for part, output in zip(made.parts, outputs, strict=True):
         if part.rows:
             found[part.rows.start :: part.rows.step] = output
-    # Each row is another process's, or zero.
-    return distributed.total(found)
-
-
-def output_gradients(
-    loss: WholeLoss, outputs: Tensor, whole: Any
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The gradient of the loss with respect to all outputs, and the loss with its metrics."""
-    # A loss of scores in bf16 would be none.
-    outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32)).requires_grad_()
-    value, metrics = loss.loss(outputs, whole)
-    (gradient,) = torch.autograd.grad(value, outputs)
-    # Gradients of parameters are averaged over the processes, and this is a sum.
-    return gradient * size(), {"loss": value, **metrics}
-
-
-def backward(output: Tensor, part: Part, gradient: Tensor) -> None:
-    """The backward pass of a part, whose rows have their gradients among those of all."""
-    own = gradient[part.rows.start :: part.rows.step] if part.rows else torch.zeros_like(output)
-    output.backward(own.to(output.dtype))
+    # Each row is another process's, or zero. A loss of scores in bf16 would be none.
+    found = distributed.total(found)
+    return found.to(torch.promote_types(found.dtype, torch.float32)).requires_grad_()
 
 
 def random_state(device: torch.device) -> list[Tensor]:

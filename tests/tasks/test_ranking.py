@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from tasks import nearest, ranking
+from tasks import bitext, nearest, ranking
 from tasks.nearest import clusters, hard_negatives, search
 from utils import UserError
 
@@ -52,6 +52,7 @@ def test_the_nearest_are_those_of_a_sort_ties_in_order(
     k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nearest, "BLOCK", 64)
+    monkeypatch.setattr(nearest, "CHUNK", 16)
     monkeypatch.setattr(nearest, "MOST_QUERIES", 5)
     rng = np.random.default_rng(1)
     vectors = rng.integers(-2, 3, (1000, 4)).astype(np.float32)
@@ -89,6 +90,34 @@ def test_hard_negatives_are_near_and_do_not_fit() -> None:
     assert found == [21, 22, 23]
     (found,) = hard_negatives(vectors, query, np.array([0]), [{0}], 0.9, 3)
     assert found == []
+
+
+def test_margins_and_their_f1_are_those_of_loops() -> None:
+    rng = np.random.default_rng(4)
+    texts = rng.normal(size=(40, 8)).astype(np.float32)
+    queries = (texts[:30] + rng.normal(0, 0.7, (30, 8))).astype(np.float32)
+    texts, queries = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (texts, queries))
+    cosines = queries @ texts.T
+    places, margins = bitext.best_margins(queries, texts, k=3)
+    for i, row in enumerate(cosines):
+        usual = [
+            (sum(sorted(row)[-3:]) / 6 + sum(sorted(cosines[:, j])[-3:]) / 6) for j in range(40)
+        ]
+        expected = [c / u for c, u in zip(row, usual, strict=True)]
+        assert places[i] == int(np.argmax(expected))
+        assert margins[i] == pytest.approx(max(expected), abs=1e-5)
+    # Five queries have no translation.
+    gold = {i: {i} for i in range(25)}
+    f1, threshold = bitext.best_f1(places, margins, gold)
+    scores = []
+    for least in margins:
+        taken = [i for i in range(30) if margins[i] >= least]
+        right = sum(places[i] in gold.get(i, ()) for i in taken)
+        precision, recall = right / len(taken), right / 25
+        scores.append(2 * precision * recall / (precision + recall) if right else 0)
+    assert f1 == pytest.approx(max(scores), abs=1e-12)
+    assert threshold in margins
+    assert 0.5 < f1 < 1
 
 
 def test_groups_are_those_that_the_vectors_form() -> None:
