@@ -103,6 +103,7 @@ class TaskCommand(RunCommand):
     task_fields: ClassVar[tuple[str, ...]] = ("max_len",)  # which flags of the same names set
     file_flag: ClassVar[str] = "data_file"  # the flag that names a file to evaluate or predict
     report_endings: ClassVar[tuple[str, ...]] = ()  # of the files that report() writes
+    reads_folders: ClassVar[bool] = False  # whether a folder may be what is read, such as BEIR's
 
     # -- Data
     # evaluated after every epoch of training; several with commas between them
@@ -172,7 +173,8 @@ class TaskCommand(RunCommand):
     @property
     def eval_files(self) -> list[str]:
         """The files that --eval_file names."""
-        return named_files(self.eval_file) if self.eval_file is not None else []
+        given = self.eval_file
+        return named_files(given, self.reads_folders) if given is not None else []
 
     def prepare(
         self,
@@ -305,7 +307,7 @@ class FilesCommand(TaskCommand):
         """Print and write the metrics of each file of --data_file."""
         assert self.data_file
         saved = self.load()
-        self.evaluate(saved, named_files(self.data_file))
+        self.evaluate(saved, named_files(self.data_file, self.reads_folders))
 
     def predict(self) -> None:
         """Write the answers to the examples of --data_file, as they are there."""

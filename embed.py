@@ -11,6 +11,7 @@
           --out with_negatives.jsonl
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from command import FilesCommand, check_shared, write_answers
 from system.cli import command
 from system.files import whole_file
 from system.flags import only
-from utils import UserError, json_text, log, warn
+from utils import UserError, json_text, warn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,6 +54,7 @@ class Embed(FilesCommand):
     """Train an encoder of texts, evaluate it, write vectors, search, mine hard negatives."""
 
     kind = "encoder"
+    reads_folders = True
     modes = ("train", "eval", "predict", "search", "mine")
     task_fields = (
         *FORM,
@@ -127,6 +129,10 @@ class Embed(FilesCommand):
             self.check_outputs([self.out])
         if self.mode == "search" and (self.queries is None) == (self.clusters is None):
             raise UserError("--mode search needs --queries or --clusters")
+        if self.index not in (None, "faiss"):
+            raise UserError(f"--index {self.index}: expected faiss, or none for an exact search")
+        if self.clusters is not None and (self.clusters < 1 or self.index):
+            raise UserError(f"--clusters {self.clusters}: expected 1 or more, and no --index")
         if self.top < 1 or self.negatives < 1:
             raise UserError("--top and --negatives: expected 1 or more")
         if self.mode == "mine":
@@ -143,7 +149,7 @@ class Embed(FilesCommand):
     def numbers(self, name: str) -> list[int]:
         """A comma list of numbers."""
         text = str(getattr(self, name))
-        if not all(part.strip().isdigit() for part in text.split(",")):
+        if not all(part.strip().isdecimal() for part in text.split(",")):
             raise UserError(f"--{name} {text}: expected numbers with commas between them")
         return [int(part) for part in text.split(",")]
 
@@ -180,7 +186,7 @@ class Embed(FilesCommand):
         assert self.data_file
         assert self.out
         encoder = self.encoder()
-        texts = [text for _, text in read_texts(self.data_file, self.text_a)]
+        texts = [text for _, text in read_texts(self.corpus, self.text_a)]
         with whole_file(self.out) as f:
             parts = encoder.encode_parts(texts, "document", file=self.data_file)
             write_npy(f, parts, (len(texts), encoder.width), {"model": encoder.digest})
@@ -193,13 +199,14 @@ class Embed(FilesCommand):
         from tasks.pairs import read_texts
 
         assert self.data_file
+        # What is wrong is said before anything is computed.
+        queries = self.read_queries() if self.clusters is None else []
         encoder, file = self.encoder(), self.corpus
         found = list(read_texts(file, self.text_a))
         vectors = self.vectors_of(encoder, [text for _, text in found])
         if self.clusters is not None:
             write_answers(self.grouped(found, vectors), self.out)
             return
-        queries = self.read_queries()
         wanted = encoder.encode([text for _, text in queries], "query", bar=False)
         places, scores = self.nearest(vectors, wanted)
         write_answers(ranked(queries, found, places, scores), self.out)
@@ -213,16 +220,25 @@ class Embed(FilesCommand):
 
     def read_queries(self) -> list[tuple[str, str]]:
         """The queries with their ids."""
-        from tasks.pairs import read_texts
+        from tasks.pairs import QUERY, read_texts
 
         assert self.queries is not None
-        if not Path(self.queries).is_file():
-            if Path(self.queries).suffix in (".txt", ".jsonl", ".csv", ".tsv"):
+        file = Path(self.queries)
+        # A text may be longer than any name of a file.
+        with contextlib.suppress(OSError, ValueError):
+            if file.is_dir():
+                file = file / "queries.jsonl"
+        is_file = False
+        with contextlib.suppress(OSError, ValueError):
+            is_file = file.exists()
+        if not is_file:
+            if file.suffix in (".txt", ".jsonl", ".csv", ".tsv"):
                 raise UserError(f"--queries {self.queries}: there is no such file")
             if not self.queries.strip():
                 raise UserError("--queries is empty; expected a text or a file")
             return [("1", self.queries)]
-        found = [(name, text) for name, text in read_texts(self.queries) if text.strip()]
+        usual = (*QUERY, "text")
+        found = [(name, text) for name, text in read_texts(file, usual=usual) if text.strip()]
         if not found:
             raise UserError(f"{self.queries} has no queries; expected a text a line or a row")
         return found
@@ -256,8 +272,6 @@ class Embed(FilesCommand):
 
         if self.index is None:
             return nearest.search(vectors, unit(queries), self.top)
-        if self.index != "faiss":
-            raise UserError(f"--index {self.index}: expected faiss, or none for an exact search")
         return nearest.search_faiss(vectors, unit(queries), self.top)
 
     def grouped(self, texts: list[tuple[str, str]], vectors: "np.ndarray") -> Iterator[str]:
@@ -279,7 +293,7 @@ class Embed(FilesCommand):
     def mine(self) -> None:
         """Write the pairs with texts that are near their query and do not fit it."""
         from tasks import nearest
-        from tasks.pairs import as_judged, read_pairs
+        from tasks.pairs import as_judged, read_judged, read_pairs
 
         assert self.data_file
         encoder = self.encoder()
@@ -289,11 +303,16 @@ class Embed(FilesCommand):
             raise UserError(
                 f"{self.data_file}: its pairs have a number; mining needs pairs that fit each other"
             )
-        judged = as_judged(found)
+        folder = Path(self.data_file)
+        # Of a collection all texts are looked through.
+        judged = read_judged(folder, training=True) if folder.is_dir() else as_judged(found)
         names = {name: i for i, name in enumerate(judged.texts)}
         texts = list(judged.texts.values())
         place = {text: i for i, text in enumerate(texts)}
-        by_query = {text: judged.grades.get(name, {}) for name, text in judged.queries.items()}
+        by_query = {
+            text: [i for i, grade in judged.grades.get(name, {}).items() if grade > 0]
+            for name, text in judged.queries.items()
+        }
         vectors = unit(encoder.encode(texts, "document", file=self.data_file))
         queries = unit(encoder.encode([pair.query for pair in found.pairs], "query"))
         own = [place[pair.texts[0]] for pair in found.pairs]
@@ -310,12 +329,16 @@ class Embed(FilesCommand):
         n = sum(map(len, mined))
         lines = (
             json_line(
-                {"query": pair.query, "text": pair.texts[0], "negatives": [texts[i] for i in row]}
+                {
+                    "query": pair.query,
+                    "text": pair.texts[0],
+                    "negatives": list(dict.fromkeys([*pair.texts[1:], *(texts[i] for i in row)])),
+                }
             )
             for pair, row in zip(found.pairs, mined, strict=True)
         )
         write_answers(lines, self.out)
-        log(f"{n} negatives of {len(mined)} pairs")
+        warn(f"{n} negatives of {len(mined)} pairs")
 
 
 def ranked(
@@ -324,6 +347,9 @@ def ranked(
     """A line for each text that was found, the nearest first."""
     for (query_id, query), row, values in zip(queries, places, scores, strict=True):
         for rank, (i, score) in enumerate(zip(row, values, strict=True), start=1):
+            # An approximate index may find fewer.
+            if i < 0:
+                break
             name, text = texts[i]
             found = {"query_id": query_id, "query": query, "rank": rank, "score": float(score)}
             yield json_line(found | {"id": name, "text": text})

@@ -110,7 +110,8 @@ class Encoder:
     def token_pooling(self) -> str:
         """How its form pools the vectors of tokens, where nothing follows that changes cosines."""
         form = self.form
-        if form.dense or form.query_prompt or form.document_prompt or form.pooling == "layers":
+        # A prompt of every text, a query's alone is another matter.
+        if form.dense or form.document_prompt or form.pooling == "layers":
             raise UserError(
                 f"{self.name} makes its vectors by more than pooling; `pooling` cls, mean or max "
                 "takes those of its tokens, embed.py makes its own"
@@ -120,7 +121,10 @@ class Encoder:
     @functools.cached_property
     def digest(self) -> str:
         """Which model makes these vectors: a digest of its weights and of all else that counts."""
-        about = f"{runs.weights_digest(self.model)} {self.form} {self.max_len}"
+        # A query's prompt is no matter of the texts.
+        form = dataclasses.replace(self.form, query_prompt="")
+        rules = self.tokenizer.rules, self.tokenizer.vocabulary.digest
+        about = f"{runs.weights_digest(self.model)} {self.model.cfg} {form} {rules} {self.max_len}"
         return hashlib.sha256(about.encode()).hexdigest()[:32]
 
     @property
@@ -435,11 +439,13 @@ def load(
     device: str = "auto",
     form: Mapping[str, Any] | None = None,
     usual_len: int = MAX_LEN,
+    stated: bool = True,
 ) -> Encoder:
     """The encoder of a checkpoint: TensorFlow's, Hugging Face's or ours.
 
     Args:
         form: what of its Form is not as the folder says; nothing said is the mean, at length 1.
+        stated: False: no vectors of texts are wanted, whatever the folder says of them.
         max_len: tokens of a text at most; None: as the folder of a sentence encoder says, else
             usual_len; to fill and to score, as many as the model takes.
         batch_size: texts that are computed at once; None: 32, on a GPU 32k tokens.
@@ -457,8 +463,8 @@ def load(
     if max_len is None:
         max_len = start.config.max_len if predicts else min(usual_len, start.config.max_len)
     start.config.check_length(max_len)
-    stated = (None if head else form_of(start)) or Form()
-    made = dataclasses.replace(stated, **(form or {}))
+    beside = form_of(start, form) if stated and not head else None
+    made = dataclasses.replace(beside or Form(), **(form or {}))
     with models.undrawn():
         if predicts:
             model: models.BertModel = models.PretrainModel(start.config)

@@ -87,7 +87,14 @@ class Extract(EncoderCommand):
         from encoder import load
 
         # Flags are checked before the weights are loaded, layers, which depend on these, after it.
-        encoder = load(*self.weights, self.max_len, self.batch_size, self.dtype, device=self.device)
+        encoder = load(
+            *self.weights,
+            self.max_len,
+            self.batch_size,
+            self.dtype,
+            device=self.device,
+            stated=False,
+        )
         encoder.check_layers(layers)
         found = encoder.extract(read_lines(self.input_file), layers, self.pooling, self.input_file)
         lines = (f"{as_json(i, text, layers)}\n" for i, text in enumerate(found))
@@ -175,7 +182,8 @@ class Similar(EncoderCommand):
             raise UserError("--query is empty; expected a text")
         from encoder import load
 
-        encoder = load(*self.weights, self.max_len, dtype=self.dtype, device=self.device)
+        form = {"pooling": self.pooling} if self.pooling else None
+        encoder = load(*self.weights, self.max_len, dtype=self.dtype, device=self.device, form=form)
         encoder.check_layers([self.layer])
         pooling = self.pooling or encoder.token_pooling
         lines = [line for line in read_lines(self.input_file) if line.strip()]

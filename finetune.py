@@ -254,6 +254,7 @@ def prepare(
     # A notebook names weights by their path, a command has found them already.
     if not isinstance(start, Pretrained):
         start = pretrained.find(start)
+    task = task.for_start(start)
     # Lengths and layers are checked before any text is read, which may take minutes.
     task.check_start(start)
     if not 0 <= tuning.reinit_layers <= start.config.n_layers:

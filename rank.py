@@ -23,6 +23,7 @@ class Rank(FilesCommand):
     """Train a ranker of texts, evaluate it, or rank again what was found."""
 
     kind = "ranker"
+    reads_folders = True
     task_fields = ("rank_loss", "candidates", "text_a", "text_b", "label", "max_len")
 
     # -- Data

@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -88,10 +88,14 @@ def read_npy(file: Path) -> tuple[np.ndarray, dict[str, str]]:
     check_file(file, "a .npy of vectors")
     try:
         vectors = np.load(file, mmap_mode="c", allow_pickle=False)
-        with open(file, "rb") as f:
-            f.seek(getattr(vectors, "offset", 0) + vectors.nbytes)
-            about = json.loads(f.read() or "{}")
-    except (ValueError, OSError, EOFError) as error:
+        about: Any = {}
+        if isinstance(vectors, np.memmap):
+            with open(file, "rb") as f:
+                f.seek(vectors.offset + vectors.nbytes)
+                about = json.loads(f.read() or "{}")
+        if not isinstance(vectors, np.ndarray):
+            raise ValueError("several arrays")
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{file} is no .npy of vectors ({error}); make it again") from None
     if vectors.ndim != 2 or vectors.dtype != np.float32 or not isinstance(about, dict):
         raise UserError(f"{file}: {vectors.dtype} of shape {vectors.shape}; expected float32 rows")

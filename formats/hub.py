@@ -37,8 +37,16 @@ SMALL_LINE = "google/bert_uncased_L-2_H-128_A-2 to google/bert_uncased_L-12_H-76
 
 # Weights in one file, or an index and the files that it names. Of the two kinds the one that cannot
 # run code is fetched, and beside it whatever is read.
-SAFE = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
-PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
+SAFE = (
+    *("model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),
+    "*_Dense/model.safetensors",
+)
+PICKLED = (
+    "*_Dense/pytorch_model.bin",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "pytorch_model-*.bin",
+)
 
 REVISION = re.compile(r"refs(/[\w.+-]+)+|[\w.+-]+")
 

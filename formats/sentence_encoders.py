@@ -26,6 +26,7 @@ ACTIVATIONS = {
 }
 THEIRS = "sentence_transformers.models."
 DENSE = "2_Dense"
+MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,20 +43,29 @@ class Form:
     def __post_init__(self) -> None:
         if self.pooling not in POOLING:
             raise UserError(f"`pooling={show(self.pooling)}`: expected {', '.join(POOLING)}")
+        if self.activation not in ACTIVATIONS.values():
+            expected = " or ".join(ACTIVATIONS.values())
+            raise UserError(f"`activation={show(self.activation)}`: expected {expected}")
+        if self.dense < 0:
+            raise UserError(f"`dense={self.dense}`: expected the width of a layer, or 0 for none")
 
     @classmethod
-    def of(cls, folder: Path) -> "Form | None":
+    def of(cls, folder: Path, given: Mapping[str, Any]) -> "Form | None":
         """What a folder of sentence-transformers says; None: it does not say.
 
-        UserError at what is not computed here.
+        UserError at what is not computed here, unless another pooling is given.
         """
         modules = folder / "modules.json"
         if not modules.is_file():
             return None
         found: dict[str, Any] = {"normalize": False}
+        if "pooling" in given:
+            return cls(**found | prompts_of(folder))
+        names = list[str]()
         for module in read_json(modules, list[dict[str, Any]]):
             name, part = str(module.get("type")).split(".")[-1], str(module.get("path"))
             settings = folder / part / "config.json"
+            names.append(name)
             if name == "Pooling":
                 found["pooling"] = pooling_of(settings)
             elif name == "Dense":
@@ -75,6 +85,11 @@ class Form:
                     f"{modules}: {show(name)} changes the vectors in a way that is not computed "
                     "here; `pooling` cls, mean or max takes the encoder's own vectors"
                 )
+        if names != [name for name in MODULES if name in names]:
+            raise UserError(
+                f"{modules}: {', '.join(names)}; expected {', '.join(MODULES)}, each once and in "
+                "this order"
+            )
         return cls(**found | prompts_of(folder))
 
     def save(self, folder: Path, max_len: int, width: int, dense: Mapping[str, Tensor]) -> None:
@@ -163,9 +178,9 @@ def dense_tensors(folder: Path) -> dict[str, Tensor]:
             part = folder / str(module.get("path"))
             names = ("model.safetensors", "pytorch_model.bin")
             file = next((part / name for name in names if (part / name).is_file()), None)
-            if file is None:
-                raise UserError(f"{part} has no weights; expected {' or '.join(names)}")
-            found |= {f"{DENSE}.{name}": t for name, t in read_weights(file).items()}
+            # Who needs it finds that it is missing.
+            if file is not None:
+                found |= {f"{DENSE}.{name}": t for name, t in read_weights(file).items()}
     return found
 
 
@@ -180,10 +195,11 @@ def stated_length(folder: Path, do_lower_case: bool) -> int | None:
         raise UserError(
             f"{file}: do_lower_case is true, and the vocabulary is cased; make the two agree"
         )
-    length = values.get("max_seq_length")
-    # Folders of today leave it to the tokenizer, where a number as large as can be means no limit.
-    if length is None and values:
-        file = folder / "tokenizer_config.json"
-        length = read_settings(file).get("model_max_length")
-        length = None if isinstance(length, float) or (length or 0) > 10**6 else length
-    return typed(length, int | None, f"{file}: the longest text")
+    name = "max_seq_length"
+    # Folders of today leave it to the tokenizer.
+    if values and name not in values:
+        file, name = folder / "tokenizer_config.json", "model_max_length"
+        values = read_settings(file)
+    length = typed(values.get(name), int | float | None, f"{file}: {name}")
+    # A number as large as can be means no limit.
+    return None if length is None or length > 10**6 else int(length)

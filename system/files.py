@@ -46,8 +46,12 @@ WEIGHTS = re.compile(
 # ------------------------------------------------------------------------------------------ reading
 
 
-def named_files(names: str | Path) -> list[str]:
-    """The files of a flag: a file of that name, or several with commas between them."""
+def named_files(names: str | Path, folders: bool = False) -> list[str]:
+    """The files of a flag: a file of that name, or several with commas between them.
+
+    Args:
+        folders: some of them may be folders.
+    """
     names = str(names)
     if Path(names).exists():
         return [names]
@@ -55,7 +59,8 @@ def named_files(names: str | Path) -> list[str]:
     # The last file is looked for before the first one is evaluated.
     if len(files) > 1:
         for file in files:
-            check_file(file)
+            if not (folders and Path(file).is_dir()):
+                check_file(file)
     return files
 
 

@@ -75,7 +75,8 @@ def margin(vectors: Tensor, relations: Relations, least: float) -> Tensor:
     vectors = F.normalize(vectors, dim=-1)
     cosines = (vectors[:, :1] * vectors[:, 1:]).sum(-1)  # (B, K - 1)
     over = F.relu(cosines[:, 1:] - cosines[:, :1] + least)
-    wrong = relations.present[:, 2:]
+    own = torch.arange(len(vectors), device=vectors.device)
+    wrong = relations.present[:, 2:] & ~relations.friends[own, own, 1:]
     return (over * wrong).sum() / wrong.sum().clamp(min=1)
 
 

@@ -85,7 +85,8 @@ def write_hugging_face(
         form.save(folder, max_len, source.config.dim, dense)
     # Last, since a folder with a config.json passes for a model.
     write_json(folder / "config.json", settings)
-    return [head for head in source.heads if head not in heads]
+    written = heads | ({"dense"} if form and form.dense else set())
+    return [head for head in source.heads if head not in written]
 
 
 def write_onnx(
@@ -170,6 +171,9 @@ def task_settings(source: Pretrained) -> dict[str, Any]:
 def own_settings(source: Pretrained) -> dict[str, Any]:
     """The same, and the labels where nothing more is known of a task."""
     settings = task_settings(source)
+    if "task.json" not in settings and (form := sentence_form(source)):
+        length = length_of(source) or source.config.max_len
+        settings["task.json"] = dataclasses.asdict(form) | {"max_len": length}
     if source.labels and "task.json" not in settings:
         settings["task.json"] = {"labels": source.labels}
         # That a text has several is known from a file that is not copied.

@@ -26,7 +26,7 @@ TEXT = (
     *("hypothesis", "context", "sent1"),
 )
 NEGATIVES = ("negatives", "negative", "neg", "hard_neg")
-SCORE = ("score", "grade", "relevance", "similarity", "label", "similarity_score", "gold_label")
+SCORE = ("grade", "relevance", "score", "similarity", "label", "similarity_score", "gold_label")
 GROUP = ("group", "class", "set", "id")
 TEXTS = ("texts", "set")
 # Labels of pairs: what belongs together, what does not, and what says nothing.
@@ -54,8 +54,9 @@ class Pairs:
 
     name: str
     pairs: list[Pair]
-    # Also of one meaning, beside a query and its own text: by query, others that fit it.
+    # By query, others that fit it beside its own text.
     related: dict[str, set[str]] = dataclasses.field(default_factory=dict)
+    groups: dict[str, int] = dataclasses.field(default_factory=dict)  # of texts of one meaning
 
     @property
     def scored(self) -> bool:
@@ -82,6 +83,7 @@ class Judged:
     queries: dict[str, str]
     texts: dict[str, str]
     grades: dict[str, dict[str, int]]  # of a query's id, by a text's; 0 and less: it does not fit
+    by_text: bool = False  # a query may be one of the texts, and is not sought there
 
     def describe(self) -> str:
         """What was understood, in a line."""
@@ -104,18 +106,20 @@ def read_pairs(source: Source, columns: dict[str, str | None] | None = None) -> 
         return of_judged(read_judged(Path(source), training=True))
     name, rows = rows_of(source)
     wanted = columns or {}
-    found, related = list[Pair](), collections.defaultdict[str, set[str]](set)
-    groups: dict[str, list[tuple[int, str]]] = {}
+    found, number = list[Pair](), dict[str, int]()
+    groups: dict[tuple[str, str], dict[str, int]] = {}
     labelled: dict[str, tuple[list[tuple[int, str]], list[str]]] = {}
     for line, row in rows:
         where = f"{name}, line {line}"
-        if group := group_of(row, wanted):
-            for text in group[1]:
-                groups.setdefault(group[0] or str(line), []).append((line, text))
+        if group := group_of(row, wanted, where):
+            # A row of several texts is a group by itself.
+            kind, texts = ("rows", str(line)) if group[0] is None else ("named", group[0]), group[1]
+            for text in texts:
+                groups.setdefault(kind, {}).setdefault(text, line)
             continue
         query = cell(row, wanted.get("text_a"), QUERY, where)
         text = cell(row, wanted.get("text_b"), TEXT, where)
-        score = said_of(row, wanted.get("label"))
+        score = said_of(row, wanted.get("label"), where)
         if isinstance(score, str):
             fits, other = labelled.setdefault(query, ([], []))
             word = score.strip().lower()
@@ -132,15 +136,15 @@ def read_pairs(source: Source, columns: dict[str, str | None] | None = None) -> 
         found.append(Pair(line, query, [text, *negatives_of(row, where)], score))
     for query, (fits, other) in labelled.items():
         found += [Pair(line, query, [text, *other]) for line, text in fits]
-    for members in groups.values():
+    for n, members in enumerate(groups.values()):
         # Each text with the next of its group; the last one with the first.
-        texts = list(dict.fromkeys(text for _, text in members))
-        for (line, text), other_text in zip(members, texts[1:] + texts[:1], strict=False):
-            if text != other_text:
-                found.append(Pair(line, text, [other_text]))
-                related[text].update(texts)
+        texts = list(members)
+        for (text, line), following in zip(members.items(), texts[1:] + texts[:1], strict=True):
+            number.setdefault(text, n)
+            if text != following:
+                found.append(Pair(line, text, [following]))
     check_pairs(name, found)
-    return Pairs(name, found, dict(related))
+    return Pairs(name, found, groups=number)
 
 
 def check_pairs(name: str, found: list[Pair]) -> None:
@@ -180,17 +184,28 @@ def cell(row: dict[str, Any], column: str | None, usual: tuple[str, ...], where:
     return value
 
 
-def said_of(row: dict[str, Any], column: str | None) -> float | str | None:
+def said_of(row: dict[str, Any], column: str | None, where: str) -> float | str | None:
     """How alike two texts are: a number, a label, or None."""
+    # What search wrote: its scores are no judgements.
+    if {"query_id", "rank", "score"} <= row.keys() and not {column, "grade", "label"} & row.keys():
+        raise UserError(
+            f"{where}: what search found, and nobody has judged; add a `grade` to each row, or "
+            "name the column that is one with `label`"
+        )
     name = next((name for name in ((column,) if column else SCORE) if name in row), None)
     if column and name is None:
-        raise UserError(f"no column {show(column)}; found {short(', '.join(row), 60)}")
+        raise UserError(f"{where}: no column {show(column)}; found {short(', '.join(row), 60)}")
     value = row.get(name) if name else None
-    if isinstance(value, bool) or value is None or value == "":
+    if value is None or value == "":
         return None
-    if isinstance(value, int | float):
-        return float(value)
-    number = number_of(value)
+    if isinstance(value, int) and {"premise", "hypothesis"} <= row.keys():
+        raise UserError(
+            f"{where}: the label of a premise and a hypothesis is the number {value}; write its "
+            "name, such as entailment"
+        )
+    number = number_of(float(value) if isinstance(value, bool) else value)
+    if number is None and not isinstance(value, str):
+        raise UserError(f"{where}: {show(name)} is {show(value)}; expected a number or a label")
     return str(value) if number is None else number
 
 
@@ -198,7 +213,7 @@ def number_of(value: Any) -> float | None:
     """The number that a value is; None: it is none."""
     try:
         number = float(str(value))
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 
@@ -215,16 +230,26 @@ def negatives_of(row: dict[str, Any], where: str) -> list[str]:
     return found
 
 
-def group_of(row: dict[str, Any], wanted: dict[str, str | None]) -> tuple[str, list[str]] | None:
-    """The group of a row and its texts; None: it is a pair."""
-    if several := next((row[n] for n in TEXTS if isinstance(row.get(n), list)), None):
-        return "", [text for text in several if isinstance(text, str)]
-    is_pair = wanted.get("text_b") or any(name in row for name in QUERY)
-    name = next((name for name in GROUP if name in row), None)
-    text = row.get(wanted.get("text_a") or "text")
-    if is_pair or name is None or not isinstance(text, str):
+def group_of(
+    row: dict[str, Any], wanted: dict[str, str | None], where: str
+) -> tuple[str | None, list[str]] | None:
+    """The group of a row, or None where the row is one, and its texts; None: it is a pair."""
+    column = wanted.get("text_a") or "text"
+    others = [name for name in (*QUERY, *TEXT) if name in row and name != column]
+    if wanted.get("text_b") or others:
         return None
-    return str(row[name]), [text]
+    texts = next((row[name] for name in TEXTS if isinstance(row.get(name), list)), None)
+    name = next((name for name in GROUP if name in row), None)
+    if texts is None and (name is None or column not in row):
+        return None
+    group = None
+    if texts is None:
+        texts, group = [row[column]], row[str(name)]
+        if group is None or group == "":
+            raise UserError(f"{where}: {show(name)} is empty; expected the group of the text")
+    if odd := [text for text in texts if not isinstance(text, str) or not text.strip()]:
+        raise UserError(f"{where}: {show(odd[0], 40)}; expected texts")
+    return (None if group is None else str(group)), texts
 
 
 # ---------------------------------------------------------------------------------- STS benchmark's
@@ -265,12 +290,14 @@ def read_judged(folder: Path, training: bool = False) -> Judged:
     qrels = next((q for name in names if (q := folder / "qrels" / f"{name}.tsv").is_file()), None)
     if qrels is None:
         raise UserError(f"{folder} has no qrels/test.tsv, which says which texts fit a query")
+    if qrels.stem != names[0]:
+        warn(f"{folder} has no qrels/{names[0]}.tsv; {qrels} is taken")
     grades: dict[str, dict[str, int]] = {}
     for line, row in table_rows.read_objects(qrels, {"query-id", "corpus-id", "score"}):
         query, text, grade = (row.get(name) for name in ("query-id", "corpus-id", "score"))
         where = f"{qrels}, line {line}"
         number = number_of(grade)
-        if number is None:
+        if number is None or number != int(number):
             raise UserError(f"{where}: the score {show(grade)}; expected a whole number")
         for known, name, file in ((queries, query, "queries"), (texts, text, "corpus")):
             if name not in known:
@@ -298,27 +325,33 @@ def as_judged(pairs: Pairs) -> Judged:
     """Pairs as queries whose texts are to be found among all texts of the file."""
     queries, texts = dict[str, str](), dict[str, str]()
     grades: dict[str, dict[str, int]] = {}
+    groups = collections.defaultdict[int, list[str]](list)
+    for text, n in pairs.groups.items():
+        groups[n].append(text)
     for pair in pairs.pairs:
-        query = queries.setdefault(pair.query, str(len(queries) + 1))
         for text in pair.texts:
             texts.setdefault(text, str(len(texts) + 1))
-        grades.setdefault(query, {})[texts[pair.texts[0]]] = 1
-        for text in pairs.related.get(pair.query, set()):
-            if text in texts:
-                grades[query][texts[text]] = 1
+    for pair in pairs.pairs:
+        query = queries.setdefault(pair.query, str(len(queries) + 1))
+        alike = groups[pairs.groups[pair.query]] if pair.query in pairs.groups else []
+        fits = {pair.texts[0], *alike, *pairs.related.get(pair.query, ())} - {pair.query}
+        for text in sorted(fits & texts.keys()):
+            grades.setdefault(query, {})[texts[text]] = 1
     by_id = {name: text for text, name in queries.items()}, {n: t for t, n in texts.items()}
-    return Judged(pairs.name, *by_id, grades)
+    return Judged(pairs.name, *by_id, grades, by_text=True)
 
 
 # -------------------------------------------------------------------------------------- plain texts
 
 
-def read_texts(source: str | Path, column: str | None = None) -> Iterator[tuple[str, str]]:
+def read_texts(
+    source: str | Path, column: str | None = None, usual: tuple[str, ...] = ("text", *QUERY)
+) -> Iterator[tuple[str, str]]:
     """The texts of a file with their ids: `_id` and title, blank, text; or a line's number.
 
     Args:
         source: lines of text, or a table or JSON lines with a text in each row.
-        column: of the text; None: text, or the query of a pair.
+        column: of the text; None: the first of the `usual` ones that a row has.
     """
     plain = Path(str(source).removesuffix(".gz")).suffix in (".txt", "")
     if str(source) == "-" or plain:
@@ -326,7 +359,7 @@ def read_texts(source: str | Path, column: str | None = None) -> Iterator[tuple[
             yield str(line), text.rstrip("\r\n")
         return
     for line, row in table_rows.read_objects(source, {"text", *QUERY}, '{"text": ...}'):
-        names = (column,) if column else ("text", *QUERY)
+        names = (column,) if column else usual
         name = next((name for name in names if name in row), None)
         if name is None or not isinstance(row[name], str):
             raise UserError(

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 import models
 from pretrained import Pretrained
+from system.files import file_digest
 from tasks import ranking, table_rows
 from tasks.encoding import encode
 from tasks.groups import GroupFeatures
@@ -29,10 +30,11 @@ from tasks.pairs import Judged, cell, read_judged, read_pairs
 from tasks.table_rows import Objects, Source, as_path
 from tasks.task import AnsweringTask, Data, exact
 from tokenization import FullTokenizer
-from utils import UserError, show
+from utils import UserError, show, warn
 
 LOSSES = ("softmax", "pointwise", "squared", "lambda")
 MOST_TEXTS = 256  # of a query, that are trained on together
+MAX_LEN = 256  # tokens of a query and a text
 ABSENT = -torch.inf  # the score of a text that is not there
 
 
@@ -48,7 +50,7 @@ class Candidates:
     grades: list[float]  # of each; more is better
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # as they were written
     # All texts that fit the query, also those that are no candidates.
-    fits: dict[str, int] = dataclasses.field(default_factory=dict)
+    fits: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Ranked(NamedTuple):
@@ -61,6 +63,13 @@ class Ranked(NamedTuple):
 # --------------------------------------------------------------------------------------------- rows
 
 
+@dataclasses.dataclass(frozen=True, repr=False)
+class RankData(Data):
+    """Queries with texts to rank; and those of which no text is there."""
+
+    absent: list[Candidates] = dataclasses.field(default_factory=list, kw_only=True)
+
+
 def grouped(found: Iterable[tuple[int, str, str, float]]) -> list[Candidates]:
     """(line, query, text, grade) as the candidates of each query; of equal texts the best grade."""
     queries: dict[str, tuple[int, dict[str, float]]] = {}
@@ -71,7 +80,7 @@ def grouped(found: Iterable[tuple[int, str, str, float]]) -> list[Candidates]:
     for n, (query, (line, texts)) in enumerate(queries.items(), start=1):
         names = [str(i) for i in range(1, len(texts) + 1)]
         grades = list(texts.values())
-        fits = {name: int(grade) for name, grade in zip(names, grades, strict=True) if grade >= 1}
+        fits = {name: grade for name, grade in zip(names, grades, strict=True) if grade > 0}
         groups.append(Candidates(line, str(n), query, list(texts), names, grades, fits=fits))
     return groups
 
@@ -99,13 +108,23 @@ def read_found(file: Source, judged: Judged | None = None) -> list[Candidates]:
         query, text = cell(row, None, ("query",), where), cell(row, None, ("text",), where)
         name = str(row.get("query_id", query))
         if name not in queries:
-            fits = judged.grades.get(name, {}) if judged else {}
+            fits: dict[str, float] = dict(judged.grades.get(name, {})) if judged else {}
+            if judged and judged.queries.get(name, query) != query:
+                raise UserError(
+                    f"{where}: the query {name} is {show(query, 30)}, and in {judged.name} "
+                    f"{show(judged.queries[name], 30)}; search with its queries.jsonl"
+                )
             queries[name] = Candidates(line, name, query, [], [], [], fits=fits)
         one = queries[name]
+        if one.query != query:
+            raise UserError(
+                f"{where}: the query {name} is {show(query, 30)}, and {show(one.query, 30)} "
+                "before; give each query an id of its own"
+            )
         one.texts.append(text)
         one.names.append(str(row.get("id", len(one.texts))))
         one.grades.append(float(one.fits.get(one.names[-1], 0)))
-        one.rows.append(row)
+        one.rows.append(row | {"text": text})
     return list(queries.values())
 
 
@@ -125,7 +144,8 @@ class RankTask(AnsweringTask):
     text_a: str | None = None
     text_b: str | None = None
     label: str | None = None
-    max_len: int = dataclasses.field(default=256, kw_only=True)  # tokens of a query and a text
+    # Tokens of a query and a text; 0: MAX_LEN, or as many as the model takes.
+    max_len: int = dataclasses.field(default=0, kw_only=True)
 
     head: ClassVar[str] = "classifier"
     mark: ClassVar[str] = "rank_loss"
@@ -137,24 +157,42 @@ class RankTask(AnsweringTask):
     def __post_init__(self) -> None:
         if self.rank_loss not in (None, *LOSSES):
             raise UserError(f"`loss={show(self.rank_loss)}`: expected {', '.join(LOSSES)}")
-        if self.max_len < 5:
+        if 0 != self.max_len < 5:
             raise UserError(f"`max_len={self.max_len}`: a query and a text need at least 5 tokens")
+
+    def for_start(self, start: Pretrained) -> "RankTask":
+        """With a length that the model takes."""
+        usual = min(MAX_LEN, start.config.max_len)
+        return dataclasses.replace(self, max_len=self.max_len or usual)
+
+    def run_settings(self, data: Data, eval_data: list[Data]) -> dict[str, Any]:
+        found = super().run_settings(data, eval_data)
+        if self.candidates:
+            found["sha256 of candidates"] = file_digest(self.candidates)[:16]
+        return found
 
     # ------------------------------------------------------------------------------------- data
 
     def read(self, file: Source, training: bool = False) -> list[Candidates]:
         """The queries of a file, or of a BEIR folder."""
         if isinstance(file, Objects) or not Path(file).is_dir():
+            if self.candidates:
+                raise UserError(f"`candidates` are of a collection's queries, and {file} is a file")
             columns = {"text_a": self.text_a, "text_b": self.text_b, "label": self.label}
             return read_rows(file, columns)
         judged = read_judged(Path(file), training)
         found = read_found(self.candidates, judged) if self.candidates else []
         by_name = {one.name: one for one in found if one.fits}
+        if self.candidates and not by_name:
+            raise UserError(
+                f"{self.candidates} has no query of {file}; search with its queries.jsonl, whose "
+                "ids say which is which"
+            )
         groups = []
         for i, (name, grades) in enumerate(judged.grades.items(), start=1):
             one = by_name.get(name)
             if one is None:
-                one = Candidates(i, name, judged.queries[name], [], [], [], fits=grades)
+                one = Candidates(i, name, judged.queries[name], [], [], [], fits=dict(grades))
             if training or not self.candidates:
                 # What was judged and not found teaches too.
                 missing = [text for text in grades if text not in one.names]
@@ -167,7 +205,12 @@ class RankTask(AnsweringTask):
     def load(self, file: Source, tokenizer: FullTokenizer, labelled: bool = True) -> Data:
         """Queries and texts to rank."""
         groups = self.read(file) if labelled else list(self.read_unlabelled(file))
-        return self.described(file, self.encode_examples(file, groups, tokenizer))
+        if labelled and all(grade > 0 for one in groups for grade in one.grades):
+            warn(f"{file}: all of its texts fit their queries, so that any order is right")
+        there = [one for one in groups if one.texts]
+        data = self.described(file, self.encode_examples(file, there, tokenizer))
+        absent = [one for one in groups if not one.texts]
+        return RankData(data.file, data.features, data.examples, data.summary, absent=absent)
 
     def load_training(self, file: Source, tokenizer: FullTokenizer) -> tuple["RankTask", Data]:
         """The task with the loss that suits the data; and the data."""
@@ -182,6 +225,12 @@ class RankTask(AnsweringTask):
                 )
             # All texts of a query alike teach nothing.
             groups = [one for one in useful if max(one.grades) > 0]
+        if loss == "pointwise" and all(grade > 0 for one in groups for grade in one.grades):
+            raise UserError(
+                f"{file}: all of its texts fit, which teaches that everything does; `embed.py` "
+                "--mode mine finds texts that do not, or name `candidates`"
+            )
+        groups = [one for one in groups if one.texts]
         if long := next((one for one in groups if len(one.texts) > MOST_TEXTS), None):
             raise UserError(
                 f"{file}: the query {show(long.query, 30)} has {len(long.texts)} texts; expected "
@@ -211,7 +260,7 @@ class RankTask(AnsweringTask):
         for row, values, one in zip(which, grades, examples, strict=True):
             for i, (text, grade) in enumerate(zip(one.texts, one.grades, strict=True)):
                 row[i], values[i] = inputs.setdefault((one.query, text), len(inputs)), grade
-        encoded = encode(list(inputs), tokenizer, self.max_len)
+        encoded = encode(list(inputs), tokenizer, self.max_len or MAX_LEN)
         lines = [one.line for one in examples]
         return Data(as_path(file), GroupFeatures.of(encoded, which, grades, lines), examples)
 
@@ -229,6 +278,8 @@ class RankTask(AnsweringTask):
                 raise UserError(
                     f"input {line} is {show(given, 40)}; expected a query and a list of texts"
                 )
+            if not texts or not all(isinstance(text, str) for text in texts):
+                raise UserError(f"input {line}: {show(texts, 40)}; expected one text or more")
             names = [str(i) for i in range(len(texts))]
             yield Candidates(line, str(line), given[0], texts, names, [0.0] * len(texts))
 
@@ -293,6 +344,8 @@ class RankTask(AnsweringTask):
         for one, row in zip(data.examples, outputs, strict=True):
             scores[one.name] = dict(zip(one.names, row.tolist(), strict=False))
             grades[one.name] = one.fits
+        # Where search found nothing, nothing is ranked.
+        grades |= {one.name: one.fits for one in getattr(data, "absent", [])}
         if not any(grade > 0 for fits in grades.values() for grade in fits.values()):
             raise UserError(f"{data.file}: no text fits a query; expected grades of 1 or more")
         return ranking.measure(scores, grades)
@@ -300,7 +353,7 @@ class RankTask(AnsweringTask):
     @classmethod
     def of_weights(cls, values: dict[str, Any], source: Pretrained) -> dict[str, Any]:
         """Weights from elsewhere have other settings beside them, or none."""
-        return values if cls.mark in values else {"max_len": values["max_len"]}
+        return values | {"max_len": values["max_len"] or min(MAX_LEN, source.config.max_len)}
 
 
 # ------------------------------------------------------------------------------------------- losses

@@ -11,7 +11,7 @@ METRICS = ("nDCG@10", "MRR@10", "MAP", "recall@100")
 DEPTH = 1000  # texts of a query that are ranked at most
 
 Scores = Mapping[str, Mapping[str, float]]
-Grades = Mapping[str, Mapping[str, int]]
+Grades = Mapping[str, Mapping[str, float]]
 
 
 def order(scores: Mapping[str, float]) -> list[str]:
@@ -37,7 +37,7 @@ def measure(scores: Scores, grades: Grades) -> dict[str, float]:
     return dict(zip(METRICS, np.mean(found, axis=0).tolist(), strict=True))
 
 
-def judge(ranked: Sequence[int], fits: Sequence[int]) -> tuple[float, float, float, float]:
+def judge(ranked: Sequence[float], fits: Sequence[float]) -> tuple[float, float, float, float]:
     """METRICS of a query.
 
     Args:
@@ -56,6 +56,6 @@ def judge(ranked: Sequence[int], fits: Sequence[int]) -> tuple[float, float, flo
     )
 
 
-def gain(grades: Sequence[int]) -> float:
+def gain(grades: Sequence[float]) -> float:
     """The discounted cumulative gain of some grades in order."""
     return float(sum(max(g, 0) / np.log2(i + 1) for i, g in enumerate(grades, start=1)))

@@ -153,9 +153,13 @@ def report_name(file: str) -> str:
 
 def files_table(results: dict[str, dict[str, float]]) -> tuple[str, dict[str, Any]]:
     """One model's metrics of several files, by name: a table with their means, and as JSON."""
-    metrics = list(next(iter(results.values())))
-    mean = {name: statistics.mean(found[name] for found in results.values()) for name in metrics}
+    metrics = list(dict.fromkeys(name for found in results.values() for name in found))
+    # Files of two kinds have metrics of their own.
+    mean = {
+        name: statistics.mean(found[name] for found in results.values() if name in found)
+        for name in metrics
+    }
     table = [["file", *metrics]]
     for file, found in [*results.items(), ("mean", mean)]:
-        table.append([file, *(f"{found[name]:.4f}" for name in metrics)])
+        table.append([file, *(f"{found[name]:.4f}" if name in found else "-" for name in metrics)])
     return aligned(table), {"files": results, "mean": mean}

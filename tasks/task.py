@@ -10,6 +10,7 @@ A kind of task is a class in a file of its own: sentences.py, questions.py, tags
 
 import abc
 import dataclasses
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -135,6 +136,9 @@ class Task(abc.ABC):
         """
         file = source.folder / cls.settings_file
         values = read_json(file) if file.is_file() else {}
+        # Weights of another kind of task may serve this one.
+        if cls.mark not in values and cls.mark:
+            values = {}
         if unknown := sorted(values.keys() - set(cls.settings)):
             raise UserError(
                 f"{file}: unknown key {show(unknown[0])}{nearest(unknown[0], cls.settings)}; known "
@@ -163,6 +167,10 @@ class Task(abc.ABC):
         """
         return source
 
+    def for_start(self, start: Pretrained) -> Any:
+        """The task with what the weights that it starts from say, where it was not said."""
+        return self
+
     def check_start(self, start: Pretrained) -> None:
         """UserError where a model cannot take the task's inputs."""
         start.config.check_length(self.max_len)
@@ -189,7 +197,14 @@ class Task(abc.ABC):
 
 def digest_of(source: Any) -> str:
     """A digest of a file, or of rows that Python has."""
-    return file_digest(source) if isinstance(source, Path) else source.digest
+    if not isinstance(source, Path):
+        return source.digest
+    if not source.is_dir():
+        return file_digest(source)
+    # A collection: the digests of its files, by name.
+    files = sorted((*source.glob("*.jsonl"), *source.glob("qrels/*.tsv")))
+    parts = [f"{file.relative_to(source)} {file_digest(file)}" for file in files]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def exact(scores: Tensor) -> Tensor:

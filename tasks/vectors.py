@@ -9,7 +9,7 @@ it is the same for any number of parts and processes.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -46,7 +46,9 @@ def length_of(start: Pretrained) -> int | None:
     trained = read_settings(start.folder / VectorTask.settings_file)
     if VectorTask.mark in trained:
         return typed(trained.get("max_len"), int | None, "max_len")
-    return stated_length(start.folder, start.tokenizer.do_lower_case)
+    # Weights alone, which are converted, have no tokenizer to agree with.
+    found = start.found_tokenizer
+    return stated_length(start.folder, found is None or found.do_lower_case)
 
 
 def encoder_of(config: models.Config, form: Form) -> models.SentenceEncoder:
@@ -54,9 +56,13 @@ def encoder_of(config: models.Config, form: Form) -> models.SentenceEncoder:
     return models.SentenceEncoder(config, form.pooling, form.normalize, form.dense, form.activation)
 
 
-def form_of(start: Pretrained) -> Form | None:
-    """How what lies beside weights says that a text becomes a vector: a run's, or its folder."""
-    return VectorTask.form_beside(start.folder) or Form.of(start.folder)
+def form_of(start: Pretrained, given: Mapping[str, Any] | None = None) -> Form | None:
+    """How what lies beside weights says that a text becomes a vector: a run's, or its folder.
+
+    Args:
+        given: what is said otherwise, of which the folder need not be understood.
+    """
+    return VectorTask.form_beside(start.folder) or Form.of(start.folder, given or {})
 
 
 # ------------------------------------------------------------------------------------------ batches
@@ -68,6 +74,9 @@ class PairFeatures(GroupFeatures):
 
     # Of inputs q and t that fit each other: q * inputs + t, sorted.
     fitting: np.ndarray = dataclasses.field(kw_only=True)
+    group: np.ndarray = dataclasses.field(
+        kw_only=True
+    )  # (inputs,) of texts of one meaning; -1: none
 
     def batches(self, batch_size: int, seed: int | None = None) -> "PairBatches":
         """Batches of rows."""
@@ -83,13 +92,17 @@ class PairBatches(GroupBatches):
         """What is known of all rows of batch n."""
         rows, features = self.rows(n), self.features
         which = features.which[rows]  # (B, K)
-        queries, texts = which[:, 0], which[:, 1:]
-        fits = queries[:, None, None] * len(features.second) + texts  # (B, B, K - 1)
-        at = np.searchsorted(features.fitting, fits).clip(max=len(features.fitting) - 1)
-        friends = features.fitting[at] == fits
+        texts = which[:, 1:]
+        friends = np.empty((len(which), *texts.shape), bool)  # (B, B, K - 1)
+        # One query at a time, as numbers of all pairs take eight times the memory.
+        for row, query in zip(friends, which[:, 0], strict=True):
+            fits = query * len(features.second) + texts
+            at = np.searchsorted(features.fitting, fits).clip(max=len(features.fitting) - 1)
+            alike = (features.group[texts] == features.group[query]) & (features.group[query] >= 0)
+            row[:] = ((features.fitting[at] == fits) | alike) & (texts >= 0)
         return Relations(
             torch.from_numpy(which >= 0),
-            torch.from_numpy(friends & (texts >= 0)),
+            torch.from_numpy(friends),
             torch.from_numpy(features.labels[rows]),
         )
 
@@ -117,13 +130,13 @@ class VectorTask(AnsweringTask):
     """What is learned from texts that belong together."""
 
     name: str = "vectors"
-    # As formats.sentence_encoders.Form has them.
-    pooling: str = "mean"
-    normalize: bool = True
-    dense: int = 0
-    activation: str = "tanh"
-    query_prompt: str = ""
-    document_prompt: str = ""
+    # As formats.sentence_encoders.Form has them; None: as the folder of the weights says.
+    pooling: str | None = None
+    normalize: bool | None = None
+    dense: int | None = None
+    activation: str | None = None
+    query_prompt: str | None = None
+    document_prompt: str | None = None
     # One of contrast.LOSSES; None: contrastive, of pairs with numbers cosent.
     loss_name: str | None = None
     temperature: float = 0.05  # of contrastive
@@ -135,7 +148,8 @@ class VectorTask(AnsweringTask):
     text_a: str | None = None
     text_b: str | None = None
     label: str | None = None
-    max_len: int = dataclasses.field(default=MAX_LEN, kw_only=True)  # tokens
+    # Tokens; 0: as the folder of the weights says, else MAX_LEN.
+    max_len: int = dataclasses.field(default=0, kw_only=True)
 
     head: ClassVar[str] = "encoder"
     mark: ClassVar[str] = "pooling"
@@ -158,7 +172,7 @@ class VectorTask(AnsweringTask):
             raise UserError(f"`loss={show(self.loss_name)}`: expected {', '.join(contrast.LOSSES)}")
         if not self.temperature > 0:
             raise UserError(f"`temperature={self.temperature}`: expected more than 0")
-        if any(width < 1 for width in self.widths) or self.max_len < 3:
+        if any(width < 1 for width in self.widths) or 0 != self.max_len < 3:
             raise UserError(
                 f"`widths={self.widths}` `max_len={self.max_len}`: expected widths of 1 or more, "
                 "and 3 tokens or more"
@@ -167,8 +181,23 @@ class VectorTask(AnsweringTask):
     @property
     def form(self) -> Form:
         """How a text becomes a vector."""
-        names = [field.name for field in dataclasses.fields(Form)]
-        return Form(**{name: getattr(self, name) for name in names})
+        return dataclasses.replace(Form(), **self.form_given)
+
+    @property
+    def form_given(self) -> dict[str, Any]:
+        """What was said of the form."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(Form)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def for_start(self, start: Pretrained) -> "VectorTask":
+        """With the form and the length that the folder of the weights states."""
+        known = start.is_trained
+        stated = (form_of(start, self.form_given) if known else None) or Form()
+        form = dataclasses.replace(stated, **self.form_given)
+        length = self.max_len or (length_of(start) if known else None) or MAX_LEN
+        if not self.max_len:
+            length = min(length, start.config.max_len)
+        return dataclasses.replace(self, **dataclasses.asdict(form), max_len=length)
 
     @classmethod
     def form_beside(cls, folder: Path) -> Form | None:
@@ -201,7 +230,7 @@ class VectorTask(AnsweringTask):
         ]
         # Both texts are of one kind, so that no prompt tells them apart.
         data = self.encode_examples(
-            file, [self.document_prompt + text for text in number], tokenizer
+            file, [self.form.document_prompt + text for text in number], tokenizer
         )
         scores = np.array([pair.score for pair in found.pairs], float)
         return dataclasses.replace(
@@ -210,8 +239,8 @@ class VectorTask(AnsweringTask):
 
     def judged_data(self, file: Source, judged: Judged, tokenizer: FullTokenizer) -> VectorData:
         """Queries, then the texts to find."""
-        queries = [self.query_prompt + judged.queries[name] for name in judged.grades]
-        texts = [self.document_prompt + text for text in judged.texts.values()]
+        queries = [self.form.query_prompt + judged.queries[name] for name in judged.grades]
+        texts = [self.form.document_prompt + text for text in judged.texts.values()]
         data = self.encode_examples(file, queries + texts, tokenizer)
         return dataclasses.replace(data, summary=judged.describe(), judged=judged)
 
@@ -225,6 +254,12 @@ class VectorTask(AnsweringTask):
                 f"`loss={loss}`: the pairs of {file} {have}; contrastive and margin are for pairs "
                 "that belong together, cosent and cosine for pairs with a number"
             )
+        if found.scored and len({pair.score for pair in found.pairs}) == 1:
+            raise UserError(
+                f"{file}: every pair has the score {found.pairs[0].score:g}, which teaches "
+                "nothing; leave the column out where all pairs fit, or name the right one with "
+                "`label`"
+            )
         most = max(len(pair.texts) for pair in found.pairs)
         if loss == "margin" and most < 2:
             raise UserError(f"`loss=margin`: {file} has no texts that do not fit (negatives)")
@@ -237,7 +272,7 @@ class VectorTask(AnsweringTask):
 
     def training_data(self, file: Source, found: Pairs, tokenizer: FullTokenizer) -> Data:
         """Rows of a query and its texts; a text that occurs twice is one input."""
-        inputs: dict[str, int] = {}
+        inputs, form = dict[str, int](), self.form
         which = np.full((len(found.pairs), 1 + max(len(p.texts) for p in found.pairs)), -1)
         fitting = set[tuple[int, int]]()
 
@@ -245,32 +280,35 @@ class VectorTask(AnsweringTask):
             return inputs.setdefault(prompt + text, len(inputs))
 
         for row, pair in zip(which, found.pairs, strict=True):
-            row[0] = number(pair.query, self.query_prompt)
+            row[0] = number(pair.query, form.query_prompt)
             for i, text in enumerate(pair.texts, start=1):
-                row[i] = number(text, self.document_prompt)
+                row[i] = number(text, form.document_prompt)
             fitting.add((row[0], row[1]))
         for query in {pair.query for pair in found.pairs}:
             # A text is no wrong answer to itself either.
             for text in {query, *found.related.get(query, ())}:
-                if self.document_prompt + text in inputs:
-                    fitting.add(
-                        (inputs[self.query_prompt + query], inputs[self.document_prompt + text])
-                    )
-        encoded = encode([(text, None) for text in inputs], tokenizer, self.max_len)
+                if (place := inputs.get(form.document_prompt + text)) is not None:
+                    fitting.add((inputs[form.query_prompt + query], place))
+        group = np.full(len(inputs), -1)
+        for text, n in found.groups.items():
+            for prompt in (form.query_prompt, form.document_prompt):
+                if (place := inputs.get(prompt + text)) is not None:
+                    group[place] = n
+        encoded = encode([(text, None) for text in inputs], tokenizer, self.max_len or MAX_LEN)
         self.report_truncation(file, len(encoded.second), encoded.truncation)
         scores = np.array([pair.score or 0.0 for pair in found.pairs], np.float32)
         # STS benchmark's are 0 to 5, a cosine is 1 at most.
         scores /= max(1.0, float(scores.max(initial=0)))
         lines = [pair.line for pair in found.pairs]
         keys = np.array(sorted(q * len(encoded.second) + t for q, t in fitting), np.int64)
-        features = PairFeatures.of(encoded, which, scores, lines, fitting=keys)
+        features = PairFeatures.of(encoded, which, scores, lines, fitting=keys, group=group)
         return Data(as_path(file), features, list(found.pairs), found.describe())
 
     def encode_examples(
         self, file: Source, examples: Sequence[str], tokenizer: FullTokenizer
     ) -> VectorData:
         """Texts as they are."""
-        features = encode([(text, None) for text in examples], tokenizer, self.max_len)
+        features = encode([(text, None) for text in examples], tokenizer, self.max_len or MAX_LEN)
         self.report_truncation(file, len(features), features.truncation)
         return VectorData(as_path(file), features, list(examples))
 
@@ -293,7 +331,7 @@ class VectorTask(AnsweringTask):
 
     def check_start(self, start: Pretrained) -> None:
         super().check_start(start)
-        width = self.dense or start.config.dim
+        width = self.form.dense or start.config.dim
         if wide := [one for one in self.widths if one > width]:
             raise UserError(f"`widths={wide[0]}`: the vectors have {width} elements")
 
@@ -305,8 +343,8 @@ class VectorTask(AnsweringTask):
             )
 
     def loss_of(self, vectors: Tensor, relations: Relations) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch's vectors (B, K, D); of several widths their mean."""
-        widths = self.widths or (vectors.shape[-1],)
+        """The loss of a batch's vectors (B, K, D); with shorter ones the mean over all widths."""
+        widths = sorted({*self.widths, vectors.shape[-1]})
         losses = [self.loss_at(vectors[..., :width], relations) for width in widths]
         return torch.stack(losses).mean(), {}
 
@@ -362,6 +400,10 @@ class VectorTask(AnsweringTask):
             query: {names[i]: float(score) for i, score in zip(row, values, strict=True)}
             for query, row, values in zip(judged.grades, places, scores, strict=True)
         }
+        if judged.by_text:
+            for query, row in found.items():
+                itself = judged.queries[query]
+                found[query] = {n: s for n, s in row.items() if judged.texts[n] != itself}
         return ranking.measure(found, judged.grades)
 
     # --------------------------------------------------------------------------------- settings
@@ -369,10 +411,12 @@ class VectorTask(AnsweringTask):
     @classmethod
     def of_weights(cls, values: dict[str, Any], source: Pretrained) -> dict[str, Any]:
         """A folder of sentence-transformers says its form in files of its own."""
-        if form := Form.of(source.folder):
+        if cls.mark not in values and (form := Form.of(source.folder, {})):
             values = dataclasses.asdict(form) | values
         if (length := stated_length(source.folder, source.tokenizer.do_lower_case)) is not None:
             values = values | {"max_len": min(length, source.config.max_len)}
+        if not values.get("max_len"):
+            values = values | {"max_len": min(MAX_LEN, source.config.max_len)}
         if "widths" in values:
             values["widths"] = tuple(values["widths"])
         return values

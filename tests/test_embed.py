@@ -17,6 +17,7 @@ import encoder
 import finetune
 import models
 import pretrained
+import rank
 import train
 from formats.arrays import read_npy
 from formats.sentence_encoders import Form
@@ -176,11 +177,82 @@ def test_what_is_trained_is_found_mined_and_written(command: Callable, tmp_path:
 
 def test_scores_are_learnt_and_judged(command: Callable, tmp_path: Path) -> None:
     line = TRAIN.replace("pairs.jsonl", "sts.csv")
-    status, _, err = command(line.replace("epochs 40", "epochs 90") + " --widths 8,16")
+    status, _, err = command(line.replace("epochs 40", "epochs 200") + " --widths 8,16")
     assert status == 0, err
     metrics = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert metrics[-1]["eval_Spearman"] > 0.9
     assert json.loads((tmp_path / "run/task.json").read_text())["loss_name"] == "cosent"
+
+
+def test_training_goes_on_from_what_a_folder_says(tmp_path: Path) -> None:
+    form = Form("cls", normalize=False, dense=5, query_prompt="word5 ")
+    settings = dataclasses.asdict(form) | {"max_len": 12}
+    run = trained(tmp_path / "run", large(encoder_of(CONFIG, form)), settings)
+    checkpoint.convert(str(run), str(tmp_path / "folder"))
+    (tmp_path / "folder/task.json").unlink()
+    rows = [{"query": f"word{i}", "text": f"word{i + 9} word1"} for i in range(8)]
+    cfg = train.Config(batch_size=4, total_steps=1, lr=1e-9)
+    for source in ("run", "folder"):
+        made = finetune.prepare(VectorTask(), Objects(rows), tmp_path / source, cfg=cfg)
+        assert (made.task.form, made.task.max_len) == (form, 12)
+        # The dense layer is that of the weights.
+        start = pretrained.read(tmp_path / source)
+        assert torch.equal(made.model().dense.weight, start.tensors["dense.weight"])
+    other = VectorTask(pooling="max", max_len=20)
+    made = finetune.prepare(other, Objects(rows), tmp_path / "folder", cfg=cfg)
+    assert (made.task.form.pooling, made.task.max_len) == ("max", 20)
+    # Elsewhere, as a .pt, the form goes along.
+    checkpoint.convert(str(tmp_path / "folder"), str(tmp_path / "one" / "model.pt"))
+    assert embed.load(tmp_path / "one").form == form
+
+
+def test_a_collection_trains_is_mined_and_ranked_again(
+    command: Callable, tmp_path: Path, run: Callable, sample: Path
+) -> None:
+    folder = tmp_path / "beir"
+    (folder / "qrels").mkdir(parents=True)
+    texts = [json.dumps({"_id": f"t{i}", "text": row["text"]}) for i, row in enumerate(ROWS)]
+    queries = [json.dumps({"_id": f"q{i}", "text": row["query"]}) for i, row in enumerate(ROWS)]
+    (folder / "corpus.jsonl").write_text("\n".join(texts) + "\n")
+    (folder / "queries.jsonl").write_text("\n".join(queries) + "\n")
+    for name, numbers in (("train", range(8)), ("test", range(2, 10))):
+        qrels = [f"q{i}\tt{i}\t1" for i in numbers]
+        text = "\n".join(["query-id\tcorpus-id\tscore", *qrels]) + "\n"
+        (folder / f"qrels/{name}.tsv").write_text(text)
+    line = TRAIN.replace("--train_file {t}/pairs.jsonl", "--data_dir {t}/beir")
+    line = line.replace("--eval_file {t}/pairs.jsonl", "--eval_file {t}/beir,{t}/sts.csv")
+    status, out, err = command(line.replace("epochs 40", "epochs 20"))
+    assert status == 0, err
+    # The same command again has nothing to do; another text makes it another run.
+    status, out, err = command(line.replace("epochs 40", "epochs 20"))
+    assert "is there already" in out
+    status, out, err = command("--mode eval --model_file {t}/run --data_file {t}/beir,{t}/sts.csv")
+    assert status == 0, err
+    assert "nDCG@10" in out
+    assert "Spearman" in out
+    search = "--mode search --model_file {t}/run --data_dir {t}/beir --queries {t}/beir --top 4"
+    status, out, err = command(f"{search} --out {{t}}/found.jsonl")
+    assert status == 0, err
+    # Of one query nothing was found.
+    found = (tmp_path / "found.jsonl").read_text().splitlines()
+    (tmp_path / "found.jsonl").write_text("\n".join(found[:-4]) + "\n")
+    ranker = f"--model_cfg {sample}/config.json --vocab {sample}/vocab.txt --max_len 24"
+    ranker += (
+        f" --save_dir {tmp_path}/ranker --data_dir {folder} --candidates {tmp_path}/found.jsonl"
+    )
+    status, out, err = run(f"{ranker} --total_steps 2 --batch_size 4", rank.Rank)
+    assert status == 0, err
+    again = f"--mode eval --model_file {tmp_path}/ranker --data_dir {folder} --candidates "
+    status, out, err = run(f"{again}{tmp_path}/found.jsonl", rank.Rank)
+    assert status == 0, err
+    metrics = json.loads((tmp_path / "ranker/eval/beir.json").read_text())
+    # Seven of eight queries have candidates.
+    assert metrics["recall@100"] <= 7 / 8
+    (tmp_path / "found.jsonl").write_text(found[0].replace('"q0"', '"q77"') + "\n")
+    status, out, err = run(f"{again}{tmp_path}/found.jsonl", rank.Rank)
+    assert (status, "has no query of" in err) == (2, True)
+    status, out, err = command("--mode mine --model_file {t}/run --data_dir {t}/beir")
+    assert [json.loads(row)["query"] for row in out.splitlines()] == [r["query"] for r in ROWS[:8]]
 
 
 @pytest.mark.parametrize(
@@ -215,6 +287,9 @@ def test_scores_are_learnt_and_judged(command: Callable, tmp_path: Path) -> None
         (TRAIN + " --loss cosent", "have none"),
         (TRAIN + " --loss triplet", "--loss 'triplet': expected contrastive"),
         (TRAIN + " --pooling sum", "--pooling 'sum': expected mean"),
+        (TRAIN + " --dense 4 --activation relu", "--activation 'relu': expected tanh or identity"),
+        (TRAIN + " --dense -4", "--dense -4: expected the width of a layer"),
+        (TRAIN.replace("pairs.jsonl", "none", 1), "none does not exist"),
         (TRAIN + " --widths 4,999", "the vectors have 128 elements"),
         (TRAIN + " --queries a", "--mode train has no use for --queries"),
     ],

@@ -198,9 +198,9 @@ def test_a_sentence_encoder_s_own_pooling_and_length_are_the_defaults(
     [
         (
             {"pooling_mode_cls_token": True},
-            ("Dense",),
+            ("LSTM",),
             {},
-            "'Dense' changes the vectors in a way that is not computed here; --pooling cls",
+            "'LSTM' changes the vectors in a way that is not computed here; --pooling cls",
         ),
         (
             {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True},
@@ -213,8 +213,13 @@ def test_a_sentence_encoder_s_own_pooling_and_length_are_the_defaults(
         (
             {"pooling_mode": "cls"},
             (),
-            {"config_sentence_transformers.json": {"default_prompt_name": "query"}},
-            "default_prompt_name is 'query', which puts words before each text",
+            {
+                "config_sentence_transformers.json": {
+                    "default_prompt_name": "query",
+                    "prompts": {"query": "find: "},
+                }
+            },
+            "makes its vectors by more than pooling; --pooling cls",
         ),
     ],
 )

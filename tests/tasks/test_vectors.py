@@ -92,7 +92,7 @@ def plainly(trainer: train.Trainer, task: VectorTask) -> tuple[Tensor, list[Tens
             vectors[row] = [texts[i] for i in which if i >= 0]
     numbers = trainer.batches.rows(0)
     rows = [rows_of(str(task.loss_name))[i] for i in numbers]
-    widths = task.widths or (vectors[0][0].shape[-1],)
+    widths = sorted({*task.widths, vectors[0][0].shape[-1]})
     losses = [
         LOOPS[str(task.loss_name)](
             [[v[:w] / v[:w].norm() for v in row] for row in vectors], rows, task
@@ -156,7 +156,7 @@ LOOPS = {"contrastive": contrastive, "cosent": cosent, "cosine": cosine, "margin
 FIELDS: dict[str, dict[str, Any]] = {
     "contrastive": {"temperature": 0.1},
     "contrastive, both ways": {"both_ways": True, "pooling": "cls"},
-    "contrastive, widths": {"widths": (4, 16, 32), "normalize": False},
+    "contrastive, widths": {"widths": (4, 16), "normalize": False},
     "contrastive, dense": {"dense": 12, "pooling": "max"},
     "cosent": {},
     "cosine": {"pooling": "layers"},
@@ -231,9 +231,15 @@ def test_labels_and_groups_become_pairs() -> None:
     groups = [{"text": t, "group": g} for t, g in (("a", 1), ("b", 2), ("c", 1), ("d", 1))]
     found = read_pairs(Objects(groups))
     assert [(p.query, p.texts) for p in found.pairs] == [("a", ["c"]), ("c", ["d"]), ("d", ["a"])]
-    assert found.related["a"] == {"a", "c", "d"}
+    assert (found.groups["a"], found.groups["c"], found.groups["d"]) == (0, 0, 0)
+    judged = as_judged(found)
+    names = {text: name for name, text in judged.texts.items()}
+    fits = {judged.queries[q]: set(grades) for q, grades in judged.grades.items()}
+    # All of the group but the text itself, whatever the order of the rows.
+    assert fits["a"] == {names["c"], names["d"]}
+    assert fits["d"] == {names["a"], names["c"]}
     found = read_pairs(Objects([{"texts": ["a", "c", "d"]}]))
-    assert found.related["c"] == {"a", "c", "d"}
+    assert found.groups == dict.fromkeys("acd", 0)
 
 
 @pytest.fixture
@@ -292,6 +298,14 @@ def test_pairs_are_judged_among_all_texts_of_their_file() -> None:
             "a score in line 2 or line 1 alone; expected one in every row, or in none",
         ),
         (['{"premise": "a", "hypothesis": "b", "label": "neutral"}'], "has no pairs of texts"),
+        (['{"premise": "a", "hypothesis": "b", "label": 2}'], "hypothesis is the number 2; write"),
+        (['{"query": "a", "text": "b", "score": NaN}'], "line 1: 'score' is nan; expected a"),
+        (['{"text": "b", "group": null}'], "line 1: 'group' is empty; expected the group"),
+        (['{"texts": ["b", ""]}'], "line 1: ''; expected texts"),
+        (
+            ['{"query_id": "1", "query": "a", "rank": 1, "score": 0.5, "text": "b"}'],
+            "what search found, and nobody has judged",
+        ),
     ],
 )
 def test_rows_that_cannot_be_are_named(tmp_path: Path, rows: list[str], message: str) -> None:
@@ -305,6 +319,7 @@ def test_rows_that_cannot_be_are_named(tmp_path: Path, rows: list[str], message:
         ("q1\t7\t1", r"line 6: corpus.jsonl has no '7'; mend the line"),
         ("q7\t1\t1", r"line 6: queries.jsonl has no 'q7'; mend the line"),
         ("q1\t1\tx", r"line 6: the score 'x'; expected a whole number"),
+        ("q1\t1\t0.5", r"line 6: the score '0.5'; expected a whole number"),
     ],
 )
 def test_judgements_of_what_is_not_there_are_named(beir: Path, line: str, message: str) -> None:
@@ -320,6 +335,11 @@ def test_judgements_of_what_is_not_there_are_named(beir: Path, line: str, messag
         ("cosine", ROWS, "the pairs of the data have none"),
         ("contrastive", rows_of("cosent"), "the pairs of the data have a number"),
         ("margin", [{"query": "a", "text": "b"}], "has no texts that do not fit"),
+        (
+            "cosent",
+            [{"query": "a", "text": t, "score": 1} for t in "bc"],
+            "every pair has the score 1, which teaches nothing",
+        ),
     ],
 )
 def test_a_loss_for_other_data_is_refused(
