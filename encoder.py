@@ -472,6 +472,9 @@ def load(
             model = models.BertModel(start.config)
         else:
             model = encoder_of(start.config, made)
+            # What pools is there for whoever asks.
+            if "pooler" in start.heads:
+                model.pooler = models.Pooler(start.config)
     dtype = devices.usable_dtype(dtype, runs_on)
     # Token vectors and blanks need no pooler, and transformers' BertForMaskedLM has none.
     pretrained.load(model, start, fresh=("pooler", "next_sentence"))

@@ -523,7 +523,8 @@ def our_side(bench: Bench, case: Case, way: str, p_drop: float = 0.1) -> Side:
         trainer.state.step = next(numbers)
         train.seed_step(trainer.cfg.seed, trainer.state.step)
         with own_stream(trainer.device, trainer.records):
-            means = trainer.compute(trainer.wrapped, get_loss, [(batch, 1.0)])
+            made = train.MicroBatches(1, [train.Part(batch, range(1), 1.0)], None)
+            means = trainer.compute(trainer.wrapped, get_loss, made)
             trainer.optimizer.step(loss=means["loss"])
             trainer.optimizer.zero_grad()
         return means["loss"]

@@ -64,8 +64,8 @@ def judged(rows: list[dict[str, str]], texts: list[str]) -> Judged:
 
 def metrics(found: Judged, encode: Any) -> dict[str, float]:
     """How well what is sought is found by an encoder's vectors."""
-    queries = encode([found.queries[name] for name in found.grades])
-    texts = encode(list(found.texts.values()))
+    queries = embed.unit(encode([found.queries[name] for name in found.grades]))
+    texts = embed.unit(encode(list(found.texts.values())))
     places, scores = nearest.search(texts, queries, ranking.DEPTH)
     names = list(found.texts)
     run = {

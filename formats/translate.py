@@ -221,6 +221,8 @@ def shapes(config: Config, n_labels: int = 2, dense: int = 0) -> dict[str, tuple
         vector = (vocabulary,) if module == "masked_lm" else (d,)
         shape = next((m for name, m in matrices.items() if module.endswith(name)), vector)
         found[row.ours] = shape if kind == "weight" else shape[:1]
+    if not dense:
+        found = {name: shape for name, shape in found.items() if not name.startswith("dense.")}
     return found
 
 
