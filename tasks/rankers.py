@@ -227,8 +227,8 @@ class RankTask(AnsweringTask):
             groups = [one for one in useful if max(one.grades) > 0]
         if loss == "pointwise" and all(grade > 0 for one in groups for grade in one.grades):
             raise UserError(
-                f"{file}: all of its texts fit, which teaches that everything does; `embed.py` "
-                "--mode mine finds texts that do not, or name `candidates`"
+                f"{file}: all of its texts fit, which teaches that everything does; `mode=mine` of "
+                "embed.py finds texts that do not, or name `candidates`"
             )
         groups = [one for one in groups if one.texts]
         if long := next((one for one in groups if len(one.texts) > MOST_TEXTS), None):
