@@ -90,10 +90,10 @@ def count(file: Path) -> Counts:
 
 
 EIGHT = "tokenization checkpoint models optim train utils pretrain classify".split()
-COMMANDS = [*("checkpoint", "pretrain", "classify", "squad", "tag", "choose", "features", "corpus")]
+COMMANDS = "checkpoint pretrain classify squad tag choose embed rank features corpus".split()
 ROOMS = {
     "the eight": EIGHT,
-    "squad, tag, choose, features": "squad tag choose features".split(),
+    "squad, tag, choose, embed, rank, features": "squad tag choose embed rank features".split(),
     "command, finetune, encoder, pretrained": "command finetune encoder pretrained".split(),
 }
 LOADED = """
