@@ -93,7 +93,7 @@ EIGHT = "tokenization checkpoint models optim train utils pretrain classify".spl
 COMMANDS = "checkpoint pretrain classify squad tag choose embed rank features corpus".split()
 ROOMS = {
     "the eight": EIGHT,
-    "squad, tag, choose, embed, rank, features": "squad tag choose embed rank features".split(),
+    "other commands": "squad tag choose embed rank features".split(),
     "command, finetune, encoder, pretrained": "command finetune encoder pretrained".split(),
 }
 LOADED = """
