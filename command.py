@@ -289,6 +289,17 @@ class FilesCommand(TaskCommand):
     # the file to evaluate (several with commas between them) or to predict; `-`: standard input
     data_file: str | None = only("eval predict")
 
+    def name_data(self) -> None:
+        """Of commands that read folders, --data_dir is what the mode reads."""
+        super().name_data()
+        folder = getattr(self, "data_dir", None)
+        if not folder:
+            return
+        name = "train_file" if self.mode == "train" else "data_file"
+        if getattr(self, name):
+            raise UserError(f"--{name} and --data_dir are both given; keep one")
+        setattr(self, name, folder)
+
     def check(self) -> None:
         super().check()
         if self.mode != "train" and not (self.model_file and self.data_file):

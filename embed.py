@@ -112,15 +112,6 @@ class Embed(FilesCommand):
     # eval the folder for metrics
     out: str | None = only(USES)
 
-    def name_data(self) -> None:
-        """--data_dir is what the mode reads."""
-        super().name_data()
-        if self.data_dir:
-            name = "train_file" if self.mode == "train" else "data_file"
-            if getattr(self, name):
-                raise UserError(f"--{name} and --data_dir are both given; keep one")
-            setattr(self, name, self.data_dir)
-
     def check(self) -> None:
         super().check()
         if self.mode == "predict" and not (self.out and self.out.endswith(".npy")):

@@ -15,7 +15,6 @@ from typing import Any
 from command import FilesCommand
 from system.cli import command
 from system.flags import only
-from utils import UserError
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -48,15 +47,6 @@ class Rank(FilesCommand):
     # softmax over the texts of a query, pointwise (fits or not), squared (the grade as a number),
     # or lambda: nDCG itself. Default: softmax, where a query has several texts
     loss: str | None = only("train")
-
-    def name_data(self) -> None:
-        """--data_dir is what the mode reads."""
-        super().name_data()
-        if self.data_dir:
-            name = "train_file" if self.mode == "train" else "data_file"
-            if getattr(self, name):
-                raise UserError(f"--{name} and --data_dir are both given; keep one")
-            setattr(self, name, self.data_dir)
 
     def given(self) -> dict[str, Any]:
         """The task's fields that were given."""

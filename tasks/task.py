@@ -23,7 +23,7 @@ import models
 from pretrained import Pretrained
 from system.files import file_digest, read_json
 from tasks.encoding import report_truncation
-from tasks.table_rows import Objects, Source
+from tasks.table_rows import Source
 from tokenization import FullTokenizer
 from utils import UserError, checked, nearest, show
 
@@ -243,10 +243,6 @@ class AnsweringTask(Task):
     ) -> list[Data]:
         """The parts of data, which have equal shares of each label, and no text in common."""
         raise UserError("`dev_split` divides sentences and tagged words; name an `eval_file`")
-
-    def held_out(self, examples: list[Any]) -> Objects:
-        """Examples as rows of JSON lines that the task reads back."""
-        raise NotImplementedError
 
     def report_truncation(
         self, file: Source, n_rows: int, truncation: np.ndarray, remedy: str = ""
