@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from system.cli import command
-from system.files import whole_folder
+from system.files import check_unused, whole_folder
 from system.locks import locked
 from utils import UserError, in_a_line, warn
 
@@ -43,14 +43,6 @@ def __getattr__(name: str) -> Any:
 
 # Endings of files that are not written here; a folder may have any other in its name.
 OTHER_FILES = ".bin .safetensors .pth .ckpt .h5 .msgpack .tflite .pb .npz .zip .json".split()
-
-
-def check_unused(out: Path) -> None:
-    """UserError where something is there already, but for an empty folder where one is written."""
-    # The working folder is not replaced: the shell would be left in a folder that is gone.
-    is_empty_folder = out.is_dir() and not any(out.iterdir()) and not out.samefile(".")
-    if out.exists() and not (is_empty_folder and out.suffix.lower() not in (".pt", ".onnx")):
-        raise UserError(f"{out} exists already; name another target")
 
 
 def convert(

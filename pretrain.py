@@ -43,14 +43,16 @@ class Pretrain(RunCommand):
     mode: str = "train"  # train or eval
     demo: bool = only("train", False)  # make the built-in corpus, train on it, evaluate
     # -- Data
-    # text, a sentence a line and a blank line between documents: a file, several (a comma list or a
-    # glob), a folder; or a prepared corpus (corpus.py), or the official code's *.tfrecord, or an
-    # *.npz with GluonNLP's arrays, padded
+    # text, a sentence a line and a blank line between documents, or JSON lines, or WikiExtractor's
+    # output, also as .gz or .zst: a file, several (a comma list or a glob), a folder; or a prepared
+    # corpus (corpus.py), or the official code's *.tfrecord, or an *.npz with GluonNLP's arrays,
+    # padded
     data_file: str | None = None
     train_file: str | None = only("train")  # the same, to train on
     eval_file: str | None = None  # held-out text, evaluated at every checkpoint and at the end
     # split lines into sentences: True for English, or a language code
     split_sentences: bool | str = False
+    text_a: str | None = None  # of JSON lines, the column of the text; default: text
     cache_dir: str | None = None  # folder for prepared text; default: save_dir
     # -- Instances
     # longest input in tokens; default 512, or what the model to evaluate was trained with
@@ -105,7 +107,9 @@ class Pretrain(RunCommand):
         from tasks.pretrain import PretrainTask
 
         # Prepared text belongs to the run unless a folder is named that several runs share.
-        builder = CorpusBuilder(self.cache_dir or folder, language_of(self.split_sentences))
+        builder = CorpusBuilder(
+            self.cache_dir or folder, language_of(self.split_sentences), self.text_a
+        )
         return PretrainTask(
             **self.given(), builder=builder, seed=seed, fixed_masks=self.fixed_masks
         )

@@ -16,7 +16,7 @@ rule: tokenization.py of google-research/bert.
 import dataclasses
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +58,14 @@ def split_line(line: str) -> tuple[str, str | None]:
     """
     first, separator, second = line.strip().rpartition(" ||| ")
     return (first, second) if separator else (second, None)
+
+
+def split(text: str) -> list[str]:
+    """What stands between white space, as the rule has it."""
+    # str.split() is much faster than the expression, and few texts have one of the seven.
+    if any(char in text for char in DROPPED_SPACES):
+        return PIECE.findall(text)
+    return text.split()
 
 
 def is_dropped(char: str) -> bool:
@@ -121,6 +129,25 @@ def truncate_pair(a: list[int], b: list[int], room: int) -> tuple[list[int], lis
         else:
             keep_b -= 1
     return a[:keep_a], b[:keep_b]
+
+
+def longest_pieces(word: str, pieces: Container[str], longest: int) -> tuple[list[str], int]:
+    """The pieces of a word, the longest first, and where they end: before its end where one lacks.
+
+    Args:
+        longest: characters of a piece at most.
+    """
+    found, start, prefix = list[str](), 0, ""
+    while start < len(word):
+        for end in range(min(len(word), start + longest), start, -1):
+            piece = prefix + word[start:end]
+            if piece in pieces:
+                break
+        else:
+            break
+        found.append(piece)
+        start, prefix = end, "##"
+    return found, start
 
 
 class Memo(dict):
@@ -253,11 +280,7 @@ class FullTokenizer:
         """
         if self._has_whole(text):
             return self._encode_parts(text)[0]
-        pieces = text.split()
-        # str.split() is much faster than the expression, and few texts have one of the seven.
-        if any(char in text for char in DROPPED_SPACES):
-            pieces = PIECE.findall(text)
-        return list(chain.from_iterable(map(self._piece_ids.__getitem__, pieces)))
+        return list(chain.from_iterable(map(self._piece_ids.__getitem__, split(text))))
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """The ids, and for each the (start, end) of the characters of `text` that it stands for.
@@ -356,13 +379,18 @@ class FullTokenizer:
             cleaned = cleaned.lower()
         return decompose(cleaned, sources) if self.strip_accents else (cleaned, sources)
 
-    def _piece_to_ids(self, piece: str) -> tuple[int, ...]:
+    def words(self, piece: str) -> list[str]:
+        """The normalised words, later cut into word pieces, of what has no white space.
+
+        'Élan-vital' -> ['elan', '-', 'vital']
+        """
         # Nearly all of English, in one quick step.
         if piece.isascii() and piece.isprintable():
-            words = ASCII_WORDS.findall(piece.lower() if self.do_lower_case else piece)
-        else:
-            words = [word for word, _ in cut_words(*self._normalise(piece))]
-        return tuple(chain.from_iterable(map(self._word_ids.__getitem__, words)))
+            return ASCII_WORDS.findall(piece.lower() if self.do_lower_case else piece)
+        return [word for word, _ in cut_words(*self._normalise(piece))]
+
+    def _piece_to_ids(self, piece: str) -> tuple[int, ...]:
+        return tuple(chain.from_iterable(map(self._word_ids.__getitem__, self.words(piece))))
 
     def _piece_to_spans(self, piece: str) -> list[tuple[int, int]]:
         words = cut_words(*self._normalise(piece))
@@ -389,17 +417,8 @@ class FullTokenizer:
         # The usual case: a word in the vocabulary is its own longest piece.
         if word in pieces:
             return (pieces[word],)
-        ids, start, prefix = [], 0, ""
-        while start < len(word):
-            for end in range(min(len(word), start + self._longest), start, -1):
-                piece = prefix + word[start:end]
-                if piece in pieces:
-                    break
-            else:
-                return unknown
-            ids.append(pieces[piece])
-            start, prefix = end, "##"
-        return tuple(ids)
+        found, end = longest_pieces(word, pieces, self._longest)
+        return tuple(pieces[piece] for piece in found) if end == len(word) else unknown
 
 
 # --------------------------------------------------------------------------------- a new vocabulary
@@ -417,6 +436,7 @@ class Learn:
     out: str  # vocab.txt to write
     vocab_size: int = 30522  # tokens at most, [PAD] [UNK] [CLS] [SEP] [MASK] included
     lower_case: bool = True  # learn from lower-cased text without accents
+    text_a: str | None = None  # of JSON lines, the column of the text; default: text
 
     def run(self) -> None:
         try:
@@ -440,7 +460,7 @@ class Learn:
         files = find_files(",".join(self.texts))
         for file in files:
             forms.check(file, "corpus")
-        words = count_words(files, self.lower_case)
+        words = count_words(files, self.lower_case, self.text_a)
         if not words:
             raise UserError(f"{', '.join(self.texts)}: no text to learn from")
         vocab = train_vocab(words, self.vocab_size)

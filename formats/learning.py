@@ -5,35 +5,26 @@ tokens = train_vocab(words, 30522)  # in the order of their ids
 """
 
 import collections
-from collections.abc import Iterator
 from pathlib import Path
 
+from formats import corpora
 from formats.rules import SPECIAL, UNKNOWN
-from utils import UserError
 
 
-def lines_of(files: list[Path]) -> Iterator[str]:
-    """The lines of UTF-8 texts, one after the other; UserError names the line that is none."""
-    for file in files:
-        with open(file, "rb") as f:
-            for number, line in enumerate(f, start=1):
-                try:
-                    # Only the first line of a file can have a byte order mark.
-                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError:
-                    raise UserError(
-                        f"{file}, line {number}: not UTF-8 text; convert the file to UTF-8"
-                    ) from None
+def count_words(
+    files: list[Path], lower_case: bool, column: str | None = None
+) -> collections.Counter[str]:
+    """How often each word occurs, split and normalised as BERT does.
 
-
-def count_words(files: list[Path], lower_case: bool) -> collections.Counter[str]:
-    """How often each word occurs, split and normalised as BERT does."""
+    Args:
+        column: of JSON lines, as corpora.lines has it.
+    """
     from tokenizers import normalizers, pre_tokenizers
 
     normalizer = normalizers.BertNormalizer(strip_accents=lower_case, lowercase=lower_case)
     splitter = pre_tokenizers.BertPreTokenizer()
     words: collections.Counter[str] = collections.Counter()
-    for line in lines_of(files):
+    for line in corpora.lines(files, column):
         pieces = splitter.pre_tokenize_str(normalizer.normalize_str(line))
         words.update(word for word, _ in pieces)
     return words

@@ -23,6 +23,7 @@ class CorpusBuilder:
 
     cache_dir: str | Path = "."  # for prepared text
     language: str | None = None  # to split lines into sentences in; None: a line is a sentence
+    column: str | None = None  # of JSON lines, their text; None: "text"
 
     def prepare(self, names: str, vocabulary: Vocabulary) -> Corpus:
         """The corpus in a folder that was prepared earlier, or that is made of files now.
@@ -38,7 +39,7 @@ class CorpusBuilder:
         if are_records:
             made_from = {"text": digests_of(files)}
         else:
-            made_from = source_settings(files, vocabulary, self.language)
+            made_from = source_settings(files, vocabulary, self.language, self.column)
         # Whatever changes the arrays is in the folder's name: another setting prepares anew.
         digest = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
         folder = Path(self.cache_dir) / f"corpus-{digest[:16]}"

@@ -175,6 +175,7 @@ class About:
     split_special_tokens: bool | None = None
     added_tokens_decoder: dict[str, dict[str, Any]] | None = None
     split_sentences: str | None = None  # language
+    text_column: str | None = None  # of JSON lines, where it was named
     hard_wrapped: bool = False  # whether lines seem to end at a column
     max_len: int | None = None
     largest_id: int | None = None

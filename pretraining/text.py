@@ -17,6 +17,7 @@ import itertools
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -27,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from formats import corpora
 from formats.rules import UNKNOWN, Rules
 from formats.vocab import Vocabulary
 from pretraining import shards
@@ -256,18 +258,20 @@ def prepare_text(
     shard: tuple[int, int] = (0, 1),
     language: str | None = None,
     settings: dict[str, Any] | None = None,
+    column: str | None = None,
 ) -> Path:
     """Tokenise text into `out`/shard-I-of-N, or find that it is done; returns the shard's folder.
 
     Args:
         files: UTF-8 text, a sentence a line, a blank line between documents; a file's end ends a
-            document too.
+            document too. Or what corpora.py reads.
         vocab: vocab.txt, or the vocabulary in it; it is copied into the shard.
         out: folder of the prepared corpus.
         workers: processes that tokenise.
         shard: (i, n): the i-th of n parts, about equal in bytes.
         language: split lines into sentences by this language's rules ("en").
         settings: source_settings() of these, where they are known already.
+        column: of JSON lines; None: "text".
     """
     i, n = shard
     vocabulary = vocab if isinstance(vocab, Vocabulary) else Vocabulary.read(vocab)
@@ -285,12 +289,13 @@ def prepare_text(
         "format": shards.FORMAT,
         "kind": "text",
         "shard": [i, n],
-        **(settings or source_settings(files, vocabulary, language)),
+        **(settings or source_settings(files, vocabulary, language, column)),
     }
     folder = Path(out) / f"shard-{i}-of-{n}"
     shards.write_once(folder, lambda: write_text(files, vocabulary, folder, workers, made_from))
     there = read_json(folder / "shard.json")
-    if different := [name for name in made_from if there.get(name) != made_from[name]]:
+    names = [*made_from, *({"text_column"} - made_from.keys())]
+    if different := [name for name in names if there.get(name) != made_from.get(name)]:
         raise UserError(
             f"{folder} was prepared from something else ({', '.join(different)}); name another "
             "`out`, or remove it"
@@ -303,19 +308,20 @@ def write_text(
 ) -> None:
     """Write the shard of prepare_text()."""
     (i, n), language = made_from["shard"], made_from["split_sentences"]
-    jobs = []
-    for file in files:
-        # How lines make sentences matters only where they are to be split.
-        form = layout(file) if language else Layout()
-        cuts = cut(file, file.stat().st_size)
-        jobs += [Job(file, start, end, form) for start, end in itertools.pairwise(cuts)]
-    # The i-th of n parts of the jobs, so that parts are about equal in bytes.
-    jobs = jobs[len(jobs) * i // n : len(jobs) * (i + 1) // n]
     tokenizer = FullTokenizer(vocabulary)
     id_type = shards.id_type(len(tokenizer.tokens))
     types: dict[str, str | np.dtype] = {"tokens": id_type, "sentences": "<i8", "documents": "<i8"}
     with shards.new_shard(folder, types) as (partial, arrays):
         vocabulary.save(partial, everywhere=True)
+        plain = [as_plain(file, partial / "plain", made_from.get("text_column")) for file in files]
+        jobs = []
+        for file in plain:
+            # How lines make sentences matters only where they are to be split.
+            form = layout(file) if language else Layout()
+            cuts = cut(file, file.stat().st_size)
+            jobs += [Job(file, start, end, form) for start, end in itertools.pairwise(cuts)]
+        # The i-th of n parts of the jobs, so that parts are about equal in bytes.
+        jobs = jobs[len(jobs) * i // n : len(jobs) * (i + 1) // n]
         results = run_jobs(jobs, workers, tokenizer, language)
         counts = write_arrays(arrays, jobs, results, tokenizer.vocab[UNKNOWN])
         # Of many shards of a small text some have no job, or none with text.
@@ -329,16 +335,33 @@ def write_text(
                 f"{names} has no text for shard {i} of {n}; use fewer shards, or add text"
             )
         # A note for later: `corpus.py describe` warns of lines that are cut at a column.
-        hard_wrapped = language is None and any(layout(file).width for file in files)
+        hard_wrapped = language is None and any(layout(file).width for file in plain)
+        shutil.rmtree(partial / "plain", ignore_errors=True)
         about = made_from | {"counts": counts, "hard_wrapped": hard_wrapped}
         shards.write_shard(partial, about, arrays)
 
 
+def as_plain(file: Path, folder: Path, column: str | None) -> Path:
+    """A file of plain text: itself, or what another form becomes, in a folder."""
+    if corpora.is_plain(file):
+        return file
+    folder.mkdir(exist_ok=True)
+    target = folder / f"{len(list(folder.iterdir()))}.txt"
+    with open(target, "w", encoding="utf-8", newline="\n") as f:
+        for n, line in enumerate(corpora.lines_of(file, column), start=1):
+            # Later it would be refused under the name of a file that nobody knows.
+            if "\0" in line:
+                raise UserError(f"{file}: a zero byte in line {n} of its text; expected UTF-8 text")
+            f.write(line)
+    return target
+
+
 def source_settings(
-    files: list[Path], vocabulary: Vocabulary, language: str | None
+    files: list[Path], vocabulary: Vocabulary, language: str | None, column: str | None = None
 ) -> dict[str, Any]:
     """What a prepared text follows from; nothing else changes its arrays."""
     return {
+        **({} if column is None else {"text_column": column}),
         "text": shards.digests_of(files),
         "vocab": vocabulary.digest,
         "do_lower_case": vocabulary.rules.do_lower_case,

@@ -202,6 +202,14 @@ def check_output(out: str | Path, inputs: Iterable[str | Path | None] = ()) -> N
         raise UserError(f"{out} belongs to the model in {path.parent}; name another file to write")
 
 
+def check_unused(out: Path) -> None:
+    """UserError where something is there already, but for an empty folder where one is written."""
+    # The working folder is not replaced: the shell would be left in a folder that is gone.
+    is_empty_folder = out.is_dir() and not any(out.iterdir()) and not out.samefile(".")
+    if out.exists() and not (is_empty_folder and out.suffix.lower() not in (".pt", ".onnx")):
+        raise UserError(f"{out} exists already; name another target")
+
+
 def same_file(path: Path, other: str | int) -> bool:
     """Whether two names, or a name and the number of an open file, are of one file that exists."""
     # What no file can be called is no file's name.

@@ -77,36 +77,33 @@ EXPECTED = {
     "table": "a row a line, fields between commas or tabs",
     "jsonl": "a JSON object a line",
     "lines": "a text a line",
-    "corpus": "plain text, a sentence a line and a blank line between documents",
+    "corpus": "text, a sentence a line and a blank line between documents, or JSON lines",
     "tags": "a word and its tag a line, and a blank line between sentences",
     "context": "a text to find the answer in",
     "questions": "SQuAD's JSON, or a question and its context in each row",
 }
+# What a text may be packed in, and is read through where a reader takes it.
+PACKED = ("gzip", "zstd", "utf-16")
+READ_PACKED = dict[str, str | None].fromkeys(PACKED)
 READERS: dict[str, dict[str, str | None]] = {
     "table": {
         "json lines": "call it FILE.jsonl, or name --task jsonl",
         "json object": "write an object a line, in a file .jsonl",
         "cr": None,
-        "gzip": None,
-        "utf-16": None,
+        **READ_PACKED,
     },
-    "jsonl": dict.fromkeys(("json lines", "json object", "json array", "gzip", "utf-16")),
+    "jsonl": dict.fromkeys(("json lines", "json object", "json array", *PACKED)),
     "lines": {
-        "gzip": None,
-        "utf-16": None,
+        **READ_PACKED,
         "json lines": "take its texts out: jq -r .text FILE > NEW",
     },
-    "corpus": {"json lines": "take its texts out: jq -r .text FILE > FILE.txt"},
+    "corpus": {"json lines": None, "wiki": None, **READ_PACKED},
     "tags": dict.fromkeys(
         ("json lines", "json object", "json array"), "write each token and its tag into a line"
     )
-    | dict.fromkeys(("gzip", "utf-16")),
+    | READ_PACKED,
     "questions": {"json object": None, "json lines": None, "json array": None},
 }
-
-
-# What a text may be packed in, and is read through where a reader takes it.
-PACKED = ("gzip", "utf-16")
 
 
 def recognise(file: str | Path, unpack: bool = False) -> str:

