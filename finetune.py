@@ -43,7 +43,7 @@ from tasks.table_rows import Objects, source_of
 from tasks.task import Data, Task
 from training import devices, inference, runs
 from training.batches import drain
-from utils import UserError, json_text, log, rank, show, visible, warn
+from utils import UserError, json_text, log, rank, show, warn
 
 CHUNK = 64  # batches of examples that are predicted at a time
 
@@ -97,12 +97,17 @@ class Run:
     def __repr__(self) -> str:
         return f"<run of {self.task.name} on {self.data!r}, {self.start!r}>"
 
-    def model(self) -> models.BertModel:
-        """The model that training starts with, as it follows from the seed."""
+    def model(self, begun: Mapping[str, Any] | None = None) -> models.BertModel:
+        """The model that training starts with, as it follows from the seed.
+
+        Args:
+            begun: the run.json of a run that goes on.
+        """
         # Before the model is built: a head that weights lack is drawn from this seed.
         torch.manual_seed(self.cfg.seed)
         model = self.task.model(self.start.config)
-        self.start.load_into(model, self.task.fresh, self.task.complete)
+        new = self.start.load_into(model, self.task.fresh, self.task.complete)
+        self.settings |= self.task.begin_heads(model, new, self.data, begun or {})
         # After loading, or the weights would overwrite what starts anew.
         if self.tuning.reinit_layers:
             model.reinitialise(self.tuning.reinit_layers)
@@ -130,7 +135,9 @@ class Run:
                 "`shard=True` and `boost`: the last layer alone is trained, and fits everywhere; "
                 "leave one out"
             )
-        folder, model = Path(save_dir), self.model()
+        folder = Path(save_dir)
+        begun = distributed.from_first({} if rank() else read_settings(folder / "run.json"))
+        model = self.model(begun)
         batches = self.data.features.batches(self.cfg.batch_size, self.cfg.seed)
         config = self.start.config.to_json()
         trainer = train.Trainer(
@@ -191,8 +198,7 @@ class Run:
                 shown = ", ".join(f"{metric} {value:.4f}" for metric, value in found.items())
                 log(f"{name}: {shown}")
                 # The names of the first file's are plain: they decide which checkpoint is best.
-                suffix = f" ({visible(str(Path(name).with_suffix('')))})" if results else ""
-                results |= {metric + suffix: value for metric, value in found.items()}
+                results |= reports.named_after(found, name, results)
             return results
 
         evaluation = train.Evaluation(

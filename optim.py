@@ -54,15 +54,17 @@ def parameter_groups(
     lr: float | None = None,
     head_lr: float | None = None,
     layer_decay: float = 1.0,
+    head_steps: int = 0,
 ) -> list[dict[str, Any]]:
     """Groups of parameters with the same decay and learning rate; frozen ones are in none.
 
     Matrices and embeddings decay, biases and LayerNorm do not. With `lr` a group has a rate of its
     own: the top block `lr`, every block below it `layer_decay` times that of the block above, the
-    embeddings `layer_decay` times that of the lowest block; the head `head_lr`, or `lr`.
+    embeddings `layer_decay` times that of the lowest block; the head `head_lr`, or `lr`. In the
+    first `head_steps` updates all but the head stay as they are.
     """
     depths = encoder_depths(model)
-    groups: dict[tuple[float | None, bool], dict[str, Any]] = {}
+    groups: dict[tuple[float | None, bool, int], dict[str, Any]] = {}
     for prefix, module in model.named_modules():
         # recurse=False, so that each parameter is met once, in the module that owns it.
         for name, parameter in module.named_parameters(recurse=False):
@@ -74,7 +76,9 @@ def parameter_groups(
             new = {"params": [], "weight_decay": weight_decay if decays else 0.0}
             if rate is not None:
                 new["lr"] = rate
-            groups.setdefault((rate, decays), new)["params"].append(parameter)
+            if wait := head_steps if prefix in depths else 0:
+                new["wait"] = wait
+            groups.setdefault((rate, decays, wait), new)["params"].append(parameter)
     return list(groups.values())
 
 
@@ -176,7 +180,9 @@ class BertAdam(torch.optim.AdamW):
         share = rate(self.schedule, self.updates, self.warmup_steps, self.total_steps)
         grads, sharded = [], False
         for group in self.param_groups:
-            group["lr"] = group["initial_lr"] * share
+            # Its decay is a share of its rate, and its moments go on all the same.
+            waits = self.updates < group.get("wait", 0)
+            group["lr"] = 0.0 if waits else group["initial_lr"] * share
             for p in group["params"]:
                 if p.grad is None:
                     continue

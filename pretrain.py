@@ -18,7 +18,7 @@ from pretraining.pairs import PairConfig, Pairs
 from pretraining.shards import is_prepared
 from pretraining.text import language_of
 from system.cli import command
-from system.files import read_json, write_json
+from system.files import read_json, read_settings, write_json
 from system.flags import only
 from training.settings import Config
 from utils import UserError, log, rank, warn
@@ -49,7 +49,9 @@ class Pretrain(RunCommand):
     # padded
     data_file: str | None = None
     train_file: str | None = only("train")  # the same, to train on
-    eval_file: str | None = None  # held-out text, evaluated at every checkpoint and at the end
+    # held-out text, evaluated at every checkpoint and at the end; several with commas between them
+    # are evaluated one by one
+    eval_file: str | None = None
     # split lines into sentences: True for English, or a language code
     split_sentences: bool | str = False
     text_a: str | None = None  # of JSON lines, the column of the text; default: text
@@ -154,11 +156,23 @@ class Pretrain(RunCommand):
             # The vocabulary in a prepared corpus comes after the one named and the weights' own.
             other_vocab=vocab_of(self.data_file),
         )
-        eval_files = [self.eval_file] if self.eval_file else []
-        # The second text is looked at before the first one is prepared, which may take hours.
-        if self.eval_file and not is_prepared(self.eval_file):
-            task.builder.find(self.eval_file)
+        eval_files = self.held_out(folder)
+        # These texts are looked at before the first one is prepared, which may take hours.
+        for file in eval_files:
+            if not is_prepared(file):
+                task.builder.find(file)
         return finetune.prepare(task, self.data_file, start, eval_files, cfg)
+
+    def held_out(self, folder: Path) -> list[str]:
+        """What --eval_file names, as one corpus each."""
+        if not self.eval_file:
+            return []
+        names = [name.strip() for name in self.eval_file.split(",")]
+        begun = read_settings(folder / "run.json")
+        # In runs of earlier versions all of them together were one corpus.
+        if begun.get("sha256 of eval_file") and "sha256 of eval_file 2" not in begun:
+            return [self.eval_file]
+        return [name for name in names if name]
 
     def judge(self) -> "FewShotEvaluator | None":
         """What few-shot evaluation needs, if it is asked for."""
@@ -189,11 +203,10 @@ class Pretrain(RunCommand):
         import finetune
         import pretrained
         from tasks.pretrain import HEADS, PretrainTask, check_ready_made
+        from tasks.reports import named_after, short_names
         from training import devices
 
-        data_file = self.data_file or self.eval_file
         assert self.model_file
-        assert data_file
         start = pretrained.find(self.model_file, self.model_cfg, self.vocab)
         folder = Path(self.save_dir or start.folder)
         # Held-out accuracy depends on max_len and on masking, so it is measured as the run was.
@@ -209,9 +222,12 @@ class Pretrain(RunCommand):
         saved = finetune.load(self.model_file, task, start, **self.inference())
         log(saved.describe())
         log(devices.describe(saved.device, saved.n_gpus, dtype=saved.dtype))
-        data = saved.load(data_file)
-        check_ready_made(data.features.instances.corpus, self.given())
-        results = saved.task.metrics(data, saved.outputs(data))
+        results: dict[str, float] = {}
+        files = [self.data_file] if self.data_file else self.held_out(folder)
+        for name, file in zip(short_names(files), files, strict=True):
+            data = saved.load(file)
+            check_ready_made(data.features.instances.corpus, self.given())
+            results |= named_after(saved.task.metrics(data, saved.outputs(data)), name, results)
         # A checkpoint from elsewhere does not know its step.
         report(results, int(start.extra.get("step", 0)), folder)
 

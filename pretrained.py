@@ -140,12 +140,17 @@ class Pretrained:
 
     def load_into(
         self, model: nn.Module, fresh: tuple[str, ...] = (), complete: str = "all heads"
-    ) -> None:
-        """Copy the weights into a model, and say which heads in `fresh` are new, or `complete`."""
-        if self.is_trained:
-            new = load(model, self, fresh)
-            heads = f"new: {', '.join(new)}" if new else complete
-            log(f"{self.describe()}, {heads}")
+    ) -> list[str]:
+        """Copy the weights into a model, and say which heads in `fresh` are new, or `complete`.
+
+        Returns those that are new.
+        """
+        if not self.is_trained:
+            return []
+        new = load(model, self, fresh)
+        heads = f"new: {', '.join(new)}" if new else complete
+        log(f"{self.describe()}, {heads}")
+        return new
 
     @contextlib.contextmanager
     def run_lock(self, folder: Path, model: nn.Module, settings: dict[str, Any]) -> Iterator[None]:

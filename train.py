@@ -160,7 +160,9 @@ class Trainer:
             if hasattr(module, "checkpointing"):
                 module.checkpointing = cfg.checkpointing  # type: ignore[assignment]
         self.optimizer = BertAdam(
-            parameter_groups(model, cfg.weight_decay, cfg.lr, cfg.head_lr, cfg.layer_decay),
+            parameter_groups(
+                *(model, cfg.weight_decay, cfg.lr, cfg.head_lr, cfg.layer_decay, cfg.head_steps)
+            ),
             cfg.lr,
             self.total_steps,
             cfg.warmup,

@@ -10,7 +10,8 @@ Source of the loss and of the metrics: run_pretraining.py of google-research/ber
 # B instances, P masked slots at most, V words of the vocabulary
 
 import dataclasses
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
-from formats.vocab import Vocabulary
+from formats.rules import SPECIAL
+from formats.vocab import Vocabulary, load_vocab
 from layers.packing import Packing
 from pretrained import Pretrained
 from pretraining.batches import Instances, PairBatches, PretrainBatch
@@ -67,6 +69,19 @@ class PretrainFeatures:
                     f"the instances of {folder} have {about['max_len']} tokens, the model "
                     f"{config.max_len} positions; use instances of at most {config.max_len}"
                 )
+
+    @functools.cached_property
+    def masked_characters(self) -> int:
+        """Characters of all masked tokens; 0 where their vocabulary is not known."""
+        if not (file := self.instances.corpus.vocab_file):
+            return 0
+        # What is no word, such as [UNK], counts as one.
+        lengths = np.array(
+            [1 if t in SPECIAL else len(t.removeprefix("##")) for t in load_vocab(file)]
+        )
+        batches = self.batches(256)
+        made = (batches.arrays(i) for i in range(len(batches)))
+        return sum(int(lengths[batch.words[batch.weights > 0]].sum()) for batch in made)
 
     def batches(self, batch_size: int, seed: int | None = None) -> PairBatches:
         """Without a seed nothing is shuffled: for evaluation."""
@@ -168,6 +183,26 @@ class PretrainTask(PairConfig, Task):
                 head.requires_grad_(False)
         return model
 
+    def begin_heads(
+        self, model: Any, new: Sequence[str], data: Data, begun: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """A masked-LM head that trained weights lack begins with how often each token occurs.
+
+        One that is random would do harm to the encoder before it learns that much.
+        """
+        # Earlier versions began with random numbers, and their runs go on so.
+        if "masked_lm" not in new or (begun and "masked_lm head" not in begun):
+            return {}
+        head, corpus = model.masked_lm, data.features.instances.corpus
+        counts = 1 + token_counts(corpus, len(head.bias))
+        with torch.no_grad():
+            head.bias.copy_(torch.from_numpy(np.log(counts / counts.sum())))
+            # What the encoder says is passed on nearly as it is.
+            head.dense.weight.copy_(torch.eye(len(head.dense.weight)))
+            head.dense.weight += torch.empty_like(head.dense.weight).normal_(std=0.02)
+            head.dense.bias.zero_()
+        return {"masked_lm head": "frequencies"}
+
     def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """Google's loss: of the masked slots, plus the mean cross-entropy of the order."""
         return get_loss(model, batch, self.next_sentence)
@@ -177,15 +212,23 @@ class PretrainTask(PairConfig, Task):
         return outputs(model, batch)
 
     def metrics(self, data: Data, outputs: np.ndarray) -> dict[str, float]:
-        """What Google's pre-training prints, but for global_step, from outputs() (N, 5)."""
-        return metrics(outputs, self.next_sentence)
+        """What Google's pre-training prints, but for global_step, from outputs() (N, 5).
+
+        And character_loss, the loss of all masked tokens by their characters: of models with
+        different vocabularies this can be compared.
+        """
+        found = metrics(outputs, self.next_sentence)
+        if characters := data.features.masked_characters:
+            slots = outputs[:, 0].sum(dtype=np.float64)
+            found["character_loss"] = float(found["masked_lm_loss"] * slots / characters)
+        return found
 
     @property
     def metric_names(self) -> tuple[str, ...]:
         """What metrics() gives."""
         words = ("masked_lm_accuracy", "masked_lm_loss", "loss")
         order = ("next_sentence_accuracy", "next_sentence_loss")
-        return words + order if self.next_sentence else words
+        return (*words, *(order if self.next_sentence else ()), "character_loss")
 
     # ----------------------------------------------------------------------------------- settings
 
@@ -207,6 +250,8 @@ class PretrainTask(PairConfig, Task):
         settings = {**self.to_json(), "fixed_masks": self.fixed_masks}
         settings["sha256 of corpus"], *others = (corpus.key[:16] for corpus in corpora)
         settings["sha256 of eval_file"] = others[0] if others else None
+        for i, key in enumerate(others[1:], start=2):
+            settings[f"sha256 of eval_file {i}"] = key
         # Ready-made instances are the same in every version.
         if any(corpus.kind == "text" for corpus in corpora):
             settings["pair rules"] = PAIR_RULES
@@ -222,6 +267,17 @@ def check_ready_made(corpus: Corpus, names: Iterable[str]) -> None:
             f"the instances of {corpus.folder} are trained on as they are; leave out "
             f"{', '.join(f'`{name}`' for name in asked)}"
         )
+
+
+def token_counts(corpus: Corpus, vocab_size: int) -> np.ndarray:
+    """(V,) how often each token is in a text; of ready-made instances, is masked."""
+    tokens = corpus.arrays["tokens" if corpus.kind == "text" else "words"]
+    counts = np.zeros(vocab_size, np.int64)
+    # In parts, so that little is in memory.
+    for start in range(0, len(tokens), 2**22):
+        counts += np.bincount(tokens[start : start + 2**22], minlength=vocab_size)
+        corpus.release()
+    return counts
 
 
 def describe(corpus: Corpus) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from system.files import whole_file
-from utils import UserError, in_a_line, short
+from utils import UserError, in_a_line, short, visible
 
 
 def confusion_table(names: Sequence[str], matrix: np.ndarray) -> str:
@@ -127,6 +127,12 @@ def folds_table(metrics: list[dict[str, float]]) -> tuple[str, dict[str, Any]]:
     for title, found in rows:
         table.append([title, *(f"{found[name]:.4f}" for name in names)])
     return aligned(table), {"folds": metrics, "mean": mean, "spread": spread}
+
+
+def named_after(metrics: dict[str, float], file: str, before: dict[str, float]) -> dict[str, float]:
+    """Metrics of one of several files: those of the first, which nothing is before, are plain."""
+    suffix = f" ({visible(str(Path(file).with_suffix('')))})" if before else ""
+    return {name + suffix: value for name, value in metrics.items()}
 
 
 def short_names(files: Sequence[str]) -> list[str]:

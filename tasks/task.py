@@ -11,7 +11,7 @@ A kind of task is a class in a file of its own: sentences.py, questions.py, tags
 import abc
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -89,6 +89,16 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def model(self, config: models.Config) -> models.BertModel:
         """A model with fresh weights."""
+
+    def begin_heads(
+        self, model: Any, new: Sequence[str], data: Data, begun: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Let heads that weights lack begin with more than random numbers; what run.json says so.
+
+        Args:
+            begun: the run.json of a run that goes on.
+        """
+        return {}
 
     @abc.abstractmethod
     def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:

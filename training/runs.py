@@ -33,6 +33,7 @@ RECORDED_LATER = {
     "sha256 of few shots",
     "pair rules",
     "tokenizer rules",
+    "masked_lm head",
 }
 
 # Settings that earlier versions did not record where they had one of these values.
@@ -42,6 +43,7 @@ USUAL: dict[str, tuple] = {
     "freeze_encoder": (False,),
     "boost": (False,),
     "reinit_layers": (0,),
+    "head_steps": (0,),
     "attention": ("sdpa",),
     "cuda_graphs": (False,),
     "metrics": (["Accuracy"],),

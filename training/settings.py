@@ -49,6 +49,7 @@ class Config:
     # keep fewer activations and compute them again: less memory, a third more work
     checkpointing: bool = False
     head_lr: float | None = None  # learning rate of what lies above the encoder; None: lr
+    head_steps: int = 0  # updates in the beginning that train the head alone
     layer_decay: float = 1.0  # each block learns at this times the rate of the block above it
     # checks without a better stop_metric after which to stop; None: never
     patience: int | None = None
@@ -158,6 +159,7 @@ EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "log_steps": COUNT,
     "keep_checkpoints": AMOUNT,
     "head_lr": AMOUNT,
+    "head_steps": AMOUNT,
     "layer_decay": (lambda value: 0 < value <= 1, "more than 0 and at most 1"),
     "patience": (from_to(1), "at least 1, or null to train to the end"),
 }
