@@ -66,6 +66,8 @@ class Classify(TaskCommand):
     folds: int | None = only("train")
     # column of what has to stay on one side of such a division, a customer say
     split_by: str | None = only("train")
+    # rows without labels, of which the answers of a --teacher are learnt
+    unlabelled_file: str | None = only("train")
     meta_data_file: str | None = only("train")  # the JSON beside a .tf_record of the official code
     # -- Your own columns
     # column of the text, by name or by number from 0; default: text, or the first
@@ -240,6 +242,7 @@ class Classify(TaskCommand):
             results, best = trials.fit_seeds(run, self.seeds or 1, folder, *how)
         for result in results:
             self.finish(run, result)
+        self.report_costs(run, best)
         self.say_next(best.file.parent)
         # All processes return the same results; one of them writes the pictures.
         if self.plots and rank() == 0:

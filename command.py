@@ -23,6 +23,7 @@ from utils import UserError, data_stream, log, size, warn
 
 if TYPE_CHECKING:
     import finetune
+    from pretrained import Pretrained
     from tasks.task import Data, Task
 
 # What a run on the built-in sample has a use for.
@@ -54,6 +55,16 @@ class RunCommand:
     data_parallel: bool = True  # use all visible GPUs
     # started by torchrun, divide the model among the processes, where it does not fit into one GPU
     shard: bool = only("train", False)
+    # -- A smaller model
+    # start from these blocks of the encoder alone, as 0,2,5
+    keep_layers: str | None = only("train")
+    n_layers: int | None = only("train")  # the same, so many of them, evenly spaced
+    # a model trained on the same task, whose answers count beside those of the data
+    teacher: str | None = only("train")
+    # what scores are divided by, so that more than the teacher's best answer counts; default 2
+    temperature: float | None = only("train")
+    teacher_weight: float | None = only("train")  # of the teacher in the loss; default .75
+    # -- Training
     # settings that replace those of train_cfg, as {"lr": 3e-5}
     settings: dict[str, Any] = settings_of(Config, everywhere=INFERENCE)  # noqa: RUF009
     # -- Output
@@ -75,6 +86,37 @@ class RunCommand:
         if getattr(self, "data_file", None) is not None:
             raise UserError("--train_file and --data_file both say what to train on; keep one")
         vars(self).update(data_file=given, train_file=None)
+
+    def smaller(self, start: "Pretrained") -> "Pretrained":
+        """Weights with the layers that --keep_layers or --n_layers names."""
+        if self.keep_layers is not None and self.n_layers is not None:
+            raise UserError("--keep_layers and --n_layers both choose layers; keep one")
+        if self.keep_layers is not None:
+            parts = self.keep_layers.split(",")
+            if not all(part.strip().isdecimal() for part in parts):
+                raise UserError(f"--keep_layers {self.keep_layers}: expected numbers, as 0,2,5")
+            return start.with_layers([int(part) for part in parts])
+        if (n := self.n_layers) is None:
+            return start
+        most = start.config.n_layers
+        if not 1 <= n <= most:
+            raise UserError(f"--n_layers {n}: expected 1 to {most}, the layers of the weights")
+        # The first and the last, and as many between them as are asked for.
+        return start.with_layers([i * (most - 1) // max(n - 1, 1) for i in range(n)])
+
+    def lesson(self) -> dict[str, Any]:
+        """What finetune.prepare() takes of a teacher."""
+        given: dict[str, Any] = {"weight": self.teacher_weight, "temperature": self.temperature}
+        # Of vectors it is that of a loss, and they are compared as they are.
+        others = getattr(self, "task_fields", ())
+        given = {k: v for k, v in given.items() if v is not None and k not in others}
+        if not self.teacher:
+            if given:
+                raise UserError("--temperature and --teacher_weight are for a --teacher; name one")
+            return {}
+        from tasks.teachers import Lesson
+
+        return {"teacher": self.teacher, "lesson": Lesson(**given)}
 
     def inference(self) -> dict[str, Any]:
         """How a saved model is computed, as finetune.load() takes it; no file need be named."""
@@ -144,7 +186,9 @@ class TaskCommand(RunCommand):
         dev_split = getattr(self, "dev_split", None)
         run = self.prepare(self.new_task(), data_file, self.eval_files, dev_split=dev_split)
         folder = self.save_dir or f"runs/{run.task.name}"
-        self.finish(run, run.fit(folder, self.log_dir, self.data_parallel, self.shard))
+        result = run.fit(folder, self.log_dir, self.data_parallel, self.shard)
+        self.finish(run, result)
+        self.report_costs(run, result)
         self.say_next(folder)
 
     def finish(self, run: "finetune.Run", result: "finetune.Result") -> None:
@@ -163,6 +207,14 @@ class TaskCommand(RunCommand):
             data_parallel=self.data_parallel,
             device=run.cfg.device,
         )
+
+    def report_costs(self, run: "finetune.Run", result: "finetune.Result") -> None:
+        """Say what the best checkpoint costs and answers beside its teacher."""
+        from tasks import costs
+
+        if run.teacher and (saved := self.load_best(run, result)):
+            for line in costs.beside(saved, run.teacher, run.eval_data[0]):
+                log(line)
 
     def report_best(self, run: "finetune.Run", saved: "finetune.Saved") -> None:
         """Evaluate the best checkpoint on what was evaluated while training."""
@@ -193,7 +245,9 @@ class TaskCommand(RunCommand):
         cfg = Config.from_flags(self.train_cfg, self.settings, usual)
         folder = self.save_dir or f"runs/{task.name}"
         start = pretrained.find(self.pretrain_file, self.model_cfg, self.vocab, save_dir=folder)
-        return finetune.prepare(task, data_file, start, eval_files, cfg, tuning, dev_split)
+        more = {**self.lesson(), "unlabelled_file": getattr(self, "unlabelled_file", None)}
+        start = self.smaller(start)
+        return finetune.prepare(task, data_file, start, eval_files, cfg, tuning, dev_split, **more)
 
     def say_next(self, folder: str | Path) -> None:
         """Say which commands go on from a trained model."""

@@ -9,7 +9,6 @@ saved.predict([("A first text.", "A second one.")])         # [Prediction("1", [
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import models
 import pretrained
@@ -29,18 +28,26 @@ from layers import kernels
 from pretrained import Pretrained
 from system import distributed
 from system.files import (
-    append_digest,
-    digest_matches,
     read_settings,
     whole_file,
     write_json,
 )
 from system.progress import progress
-from tasks import KINDS, VectorTask, kind_beside, own_task, quality, reports
-from tasks.encoding import Batches, PooledBatches
+from tasks import (
+    KINDS,
+    PretrainTask,
+    RankTask,
+    VectorTask,
+    kept,
+    kind_beside,
+    own_task,
+    quality,
+    reports,
+)
 from tasks.inputs import inputs_of, length_of
-from tasks.table_rows import Objects, source_of
-from tasks.task import Data, Task
+from tasks.table_rows import Objects, as_path, source_of
+from tasks.task import Data, Task, digest_of
+from tasks.teachers import Lesson, MaskedLesson, TaughtBatches
 from training import devices, inference, runs
 from training.batches import drain
 from utils import UserError, json_text, log, rank, show, warn
@@ -93,6 +100,8 @@ class Run:
     settings: dict[str, Any]  # what shapes the result, beside cfg and start
     tuning: FineTuneConfig
     held_out: Objects | None = None  # the rows of its only file that are evaluated
+    teacher: "Saved | None" = None
+    lesson: Lesson = Lesson()  # noqa: RUF009
 
     def __repr__(self) -> str:
         return f"<run of {self.task.name} on {self.data!r}, {self.start!r}>"
@@ -185,8 +194,9 @@ class Run:
         # The encoder is frozen, so that it gives the same vectors in every epoch.
         if self.tuning.boost:
             cache, device = trainer.save_dir.parent / "pooled", trainer.device
-            trainer.batches = pool(model, cfg, batches, cache, device)
-            evaluated = [pool(model, cfg, b, cache, device) for b in eval_batches]
+            trainer.batches = kept.pool(model, cfg.dtype, batches, cache, device)
+            evaluated = [kept.pool(model, cfg.dtype, b, cache, device) for b in eval_batches]
+        loss = self.learn(trainer, model, batches) if self.teacher else self.task.loss
 
         def evaluate() -> dict[str, float]:
             results: dict[str, float] = {}
@@ -204,7 +214,7 @@ class Run:
         evaluation = train.Evaluation(
             evaluate if self.eval_data else None, self.task.each_epoch, probe, probe_steps
         )
-        file = trainer.train(self.task.loss, evaluation)
+        file = trainer.train(loss, evaluation)
         metrics = trainer.save_dir / "metrics.jsonl"
         # Metrics were logged by the first process alone, and all of them return the same result.
         evaluations = distributed.from_first({} if rank() else runs.read_evaluations(metrics))
@@ -217,6 +227,27 @@ class Run:
         best = evaluations.get(state.best.get("step"), {})
         return Result(file, state.step, trainer.best_file, last, best)
 
+    def learn(self, trainer: train.Trainer, model: models.BertModel, batches: Any) -> Any:
+        """The loss with what the teacher teaches, which the batches get."""
+        teacher, device, dtype = self.teacher, trainer.device, trainer.cfg.dtype
+        assert teacher
+        if isinstance(self.task, PretrainTask):
+            # Every epoch has other masks, so that it computes each batch when it is needed.
+            theirs = inference.wrap(teacher.model, device, dtype).eval()
+            return MaskedLesson(self.lesson, theirs, model).loss(self.task)
+        folder, outputs, asked = trainer.save_dir.parent / "taught", self.task.taught, batches
+        # A ranker reads a query and a text together, which are inputs of its own.
+        if isinstance(teacher.task, RankTask) and isinstance(self.task, VectorTask):
+            rows = self.task.rows_to_rank(self.data)
+            ranked = teacher.task.encode_examples(self.data.file, rows, teacher.start.tokenizer)
+            outputs, asked = teacher.task.outputs, ranked.features.batches(len(batches.rows(0)))
+        found = kept.outputs_of(
+            *(teacher.model, [teacher.model], asked, folder, device, dtype, outputs),
+            about=repr(self.task),
+        )
+        trainer.batches = TaughtBatches(batches, self.task.of_teacher(found, teacher.task))
+        return self.lesson.loss(self.task)
+
 
 def prepare(
     task: Any,
@@ -226,6 +257,9 @@ def prepare(
     cfg: train.Config | None = None,
     tuning: FineTuneConfig | None = None,
     dev_split: float | None = None,
+    teacher: str | Path | None = None,
+    lesson: Lesson | None = None,
+    unlabelled_file: Any = None,
     **columns: Any,
 ) -> Run:
     """Read and check everything before anything is written or trained.
@@ -240,6 +274,9 @@ def prepare(
         dev_split: of sentences and tagged words, the share of the rows that is evaluated instead of
             eval_files, and not trained on; which rows follows from cfg.seed, and dev.jsonl in the
             run's folder has them.
+        teacher: a model that was trained on the same task, whose outputs are learnt too.
+        lesson: how much they count.
+        unlabelled_file: of sentences, more rows for which the teacher alone has answers.
         columns: of sentences, what the data's columns are: text_a="review", label="stars", as
             tasks.own_task has them.
     """
@@ -291,7 +328,50 @@ def prepare(
         if read.summary:
             log(read.summary)
     settings = {**task.run_settings(data, eval_data), **dataclasses.asdict(tuning)}
-    return Run(cfg, weights, task, data, eval_data, settings, tuning, rows)
+    run = Run(cfg, weights, task, data, eval_data, settings, tuning, rows)
+    if teacher is not None:
+        run.lesson = lesson or Lesson()
+        run.teacher = find_teacher(teacher, run)
+        settings["sha256 of teacher"] = runs.weights_digest(run.teacher.model)[:16]
+        settings["temperature of teacher"] = run.lesson.temperature
+        settings["teacher_weight"] = run.lesson.weight
+    if unlabelled_file is not None:
+        if teacher is None or not run.lesson.weight:
+            raise UserError("`unlabelled_file`: its rows have a teacher's answers alone; name one")
+        if not hasattr(task, "with_unlabelled"):
+            raise UserError("`unlabelled_file` is for sentences; leave it out")
+        more = source_of(unlabelled_file, "the unlabelled data")
+        run.task, run.data = task.with_unlabelled(data, more, weights.tokenizer)
+        settings["sha256 of unlabelled_file"] = digest_of(as_path(more))[:16]
+        log(run.data.summary)
+    return run
+
+
+def find_teacher(file: str | Path, run: Run) -> "Saved":
+    """A teacher of a run's task; UserError where it answers something else, or reads otherwise."""
+    task, start = run.task, run.start
+    if run.tuning.boost:
+        raise UserError(
+            "`boost` trains on vectors that are kept, a teacher on texts; leave one out"
+        )
+    found = pretrained.find(file)
+    if found.vocabulary.tokens != start.vocabulary.tokens:
+        raise UserError(
+            f"{found.file} has another vocabulary than the model that it is to teach; name a "
+            "teacher of the same one"
+        )
+    if task.head not in (*found.heads, VectorTask.head):
+        raise UserError(pretrained.lacking(found, task.head, file))
+    kind, other = type(task), kind_beside(found.folder)
+    # A ranker's scores teach vectors too.
+    if kind is VectorTask and other is RankTask:
+        kind = RankTask
+        task.rows_to_rank(run.data)
+    own = kind.saved(found)
+    taught = task.as_taught(own) if kind is type(task) else own
+    saved = load(file, taught, found, None, run.cfg.dtype, False, run.cfg.device, packed=False)
+    saved.task = own
+    return saved
 
 
 def sources_of(given: Any) -> list[Any]:
@@ -325,50 +405,6 @@ def decide(saved: "Saved", data: Data, threshold: bool, calibrate: bool) -> str:
         values = ", ".join(f"{value:.4f}" for value in saved.task.thresholds)
         said.append(f"threshold {values}")
     return f"Chosen on {data.file}: {'; '.join(said)}"
-
-
-# --------------------------------------------------------------------------- a frozen encoder, once
-
-
-def pool(
-    model: models.BertModel,
-    cfg: train.Config,
-    batches: Batches,
-    folder: Path,
-    device: torch.device,
-) -> PooledBatches:
-    """Batches of pooled vectors instead of tokens, in the same order.
-
-    The vectors (N, D) are kept in a file that is named by a digest of encoder, texts and dtype, and
-    that ends with a digest of itself.
-    """
-    features = batches.features
-    # Whatever changes the vectors is part of the name: dtype, weights and tokens.
-    digest = hashlib.sha256(f"{cfg.dtype} {model.cfg}".encode())
-    for part in model.encoder_parts:
-        digest.update(runs.weights_digest(part).encode())
-    for array in (features.ids, features.starts, features.second):
-        digest.update(array.tobytes())
-    file = folder / f"{digest.hexdigest()[:32]}.npy"
-    vectors = None
-    # A file that was cut short is made again.
-    if file.is_file() and digest_matches(file):
-        vectors = np.load(file, mmap_mode="r")
-    lacking = vectors is None or vectors.shape != (len(features), model.cfg.dim)
-    # If one process lacks the file, all of them compute: predict() is a collective operation.
-    if distributed.maximum(int(lacking)):
-        # In order of length, not of training: the vectors are stored by example.
-        vectors = inference.predict(model, batches, device, cfg.dtype, pooler_output)
-        with whole_file(file) as f:
-            np.save(f, vectors)
-            append_digest(f)
-    assert vectors is not None
-    return PooledBatches(vectors, batches)
-
-
-def pooler_output(model: Any, batch: Any) -> Tensor:
-    """(B, D): what a sentence head reads."""
-    return model.pool(**batch.inputs)
 
 
 # ------------------------------------------------------------------------------------ a saved model
@@ -486,6 +522,7 @@ def load(
     dtype: str = "auto",
     data_parallel: bool = True,
     device: str = "auto",
+    packed: bool = True,
 ) -> Saved:
     """A trained model.
 
@@ -495,6 +532,8 @@ def load(
         start: what pretrained.find() gave of model_file, where its parts lie elsewhere.
         batch_size: inputs that are computed at once; None: 32, on a GPU 32k tokens.
         dtype, device: as those of train.Config.
+        packed: compute products in the way that is measured to be the fastest; False: as training
+            does, so that the same weights and texts always give the same bits.
     """
     rows = devices.ROWS if batch_size is None else batch_size
     train.Config(batch_size=rows, dtype=dtype, device=device)  # checks these values
@@ -524,7 +563,7 @@ def load(
     wrapped: nn.Module = model
     if n_gpus > 1:
         wrapped = inference.wrap(model, runs_on, dtype, n_gpus)
-    else:
+    elif packed:
         # One device needs no wrapper: inference.predict moves the model and computes in its dtype.
         inference.prepack(model, runs_on, dtype)
     rows = devices.rows_at_once(batch_size, task.max_len, runs_on)

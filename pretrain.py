@@ -161,7 +161,8 @@ class Pretrain(RunCommand):
         for file in eval_files:
             if not is_prepared(file):
                 task.builder.find(file)
-        return finetune.prepare(task, self.data_file, start, eval_files, cfg)
+        start = self.smaller(start)
+        return finetune.prepare(task, self.data_file, start, eval_files, cfg, **self.lesson())
 
     def held_out(self, folder: Path) -> list[str]:
         """What --eval_file names, as one corpus each."""

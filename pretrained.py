@@ -10,7 +10,7 @@ weights = read("model.safetensors")  # without a vocabulary
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,28 @@ class Pretrained:
         """UserError where the labels beside it are wrong; training may begin without any."""
         if self.wrong_labels:
             raise UserError(self.wrong_labels)
+
+    def with_layers(self, layers: Sequence[int]) -> "Pretrained":
+        """The same with some of its blocks alone, by their numbers from 0."""
+        n = self.config.n_layers
+        if not layers or not all(0 <= i < n for i in layers) or sorted(set(layers)) != [*layers]:
+            raise UserError(
+                f"`keep_layers={','.join(map(str, layers))}`: expected rising numbers from 0 to "
+                f"{n - 1}, the layers of {self.file or 'the model'}"
+            )
+        if not self.is_trained:
+            raise UserError("`keep_layers` is of weights to start from; name a `pretrain_file`")
+        tensors = {}
+        for name, tensor in self.tensors.items():
+            prefix, block, rest = name.rpartition("blocks.")
+            number, _, rest = rest.partition(".")
+            if not block:
+                tensors[name] = tensor
+            elif int(number) in layers:
+                tensors[f"{prefix}{block}{layers.index(int(number))}.{rest}"] = tensor
+        config = dataclasses.replace(self.config, n_layers=len(layers))
+        log(f"Starts from the layers {', '.join(map(str, layers))} of {n}")
+        return dataclasses.replace(self, config=config, tensors=tensors)
 
     def without(self, head: str) -> "Pretrained":
         """The same without one of its heads."""

@@ -319,7 +319,8 @@ def check_mode(command: Any) -> None:
 
 WIDTH = 100  # columns of --help
 COLUMN = 32  # where descriptions begin
-FIRST, LAST = ("What to do", "Data"), ("Weights", "Training", "Output", SETTINGS)
+FIRST = ("What to do", "Data")
+LAST = ("Weights", "Training", "A smaller model", "Output", SETTINGS)
 
 
 def help_text(program: str, command: type) -> str:

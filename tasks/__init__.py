@@ -4,6 +4,7 @@ from pathlib import Path
 
 from system.files import read_settings
 from tasks.choices import ChoiceTask
+from tasks.pretrain import PretrainTask
 from tasks.questions import QuestionTask
 from tasks.rankers import RankTask
 from tasks.resolve import own_task
@@ -32,6 +33,7 @@ __all__ = [
     "TASKS",
     "AnsweringTask",
     "ChoiceTask",
+    "PretrainTask",
     "QuestionTask",
     "RankTask",
     "SentenceTask",

@@ -139,6 +139,22 @@ class Features:
         """Batches of these inputs; without a seed of one pass over them, for evaluation."""
         return Batches(self, batch_size, seed)
 
+    def joined(self, more: "Features") -> "Features":
+        """These inputs and then others."""
+        first = None
+        if self.first is not None or more.first is not None:
+            each = [np.arange(len(one)) if one.first is None else one.first for one in (self, more)]
+            first = np.concatenate([each[0], len(self) + each[1]])
+        return dataclasses.replace(
+            self,
+            ids=np.concatenate([self.ids, more.ids]),
+            starts=np.concatenate([self.starts, self.starts[-1] + more.starts[1:]]),
+            second=np.concatenate([self.second, more.second]),
+            labels=np.concatenate([self.labels, more.labels]),
+            lines=np.concatenate([self.lines, more.lines]),
+            first=first,
+        )
+
     def labelled(self, labels: np.ndarray, lines: np.ndarray) -> "Features":
         """The same with the labels and lines of its examples."""
         if self.first is not None:

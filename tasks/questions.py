@@ -26,6 +26,7 @@ from tasks.question_files import read_squad
 from tasks.squad_metrics import Question
 from tasks.table_rows import Source, as_path
 from tasks.task import AnsweringTask, Data, exact
+from tasks.teachers import NOTHING, divergence
 from tokenization import FullTokenizer
 from utils import UserError, short, show, warn
 
@@ -290,6 +291,15 @@ class QuestionTask(AnsweringTask):
         # (B, S, 2) against (B, 2) is the mean of both cross-entropies.
         scores = exact(model(**batch.inputs))
         return F.cross_entropy(scores, batch.labels), {}
+
+    def taught(self, model: nn.Module, batch: Any) -> Tensor:
+        """(B, max_len, 2): all scores of starts and ends."""
+        scores = exact(model(**batch.inputs)).clamp(min=NOTHING)
+        return F.pad(scores, (0, 0, 0, self.max_len - scores.shape[1]), value=NOTHING)
+
+    def imitation(self, ours: Tensor, theirs: Tensor, batch: Any, temperature: float) -> Tensor:
+        """The mean of the divergences of start and end."""
+        return divergence(ours, theirs, temperature, dim=1).mean()
 
     def outputs(self, model: nn.Module, batch: Any) -> Tensor:
         """(B, 2, k + 1, 2): scores and positions of the k best starts and ends, and of [CLS].

@@ -29,6 +29,7 @@ from tasks.groups import GroupFeatures
 from tasks.pairs import Judged, cell, read_judged, read_pairs
 from tasks.table_rows import Objects, Source, as_path
 from tasks.task import AnsweringTask, Data, exact
+from tasks.teachers import soft_labels
 from tokenization import FullTokenizer
 from utils import UserError, show, warn
 
@@ -306,6 +307,19 @@ class RankTask(AnsweringTask):
         scores = exact(model(**batch.inputs)).squeeze(1)  # (N,)
         # Index -1, of a text that does not exist, is the last score.
         return F.pad(scores, (0, 1), value=ABSENT)[batch.which]
+
+    def imitation(self, ours: Tensor, theirs: Tensor, batch: Any, temperature: float) -> Tensor:
+        """Squared error or divergence of each score by itself, or of a query's texts together."""
+        there = batch.which >= 0
+        if self.rank_loss not in ("pointwise", "squared"):
+            return super().imitation(ours, theirs, batch, temperature)
+        # A text that does not exist has the same score of both.
+        ours, theirs = (scores.where(there, 0.0) for scores in (ours, theirs))
+        if self.rank_loss == "squared":
+            losses = (ours - theirs) ** 2
+        else:
+            losses = soft_labels(ours[..., None], theirs[..., None], temperature, dim=-1)
+        return (losses.sum(1) / there.sum(1)).mean()
 
     def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean over the queries of a batch of the loss that the task names."""

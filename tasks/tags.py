@@ -39,6 +39,7 @@ from tasks.notations import (
 from tasks.spans import Tagged, are_spans, as_object, read_spans, with_spans
 from tasks.table_rows import Objects, Source, as_path, open_text
 from tasks.task import AnsweringTask, Data, exact
+from tasks.teachers import divergence
 from tasks.words import WORD, Text, read_texts, split_words, with_column
 from tokenization import FullTokenizer
 from utils import UserError, nearest, short, show, warn
@@ -377,6 +378,18 @@ class TagTask(AnsweringTask):
         )
         # The weights contain the number of words in the whole batch, so that parts of it add up.
         return (losses.sum(1) * batch.weights).mean(), {}
+
+    def taught(self, model: nn.Module, batch: Any) -> Tensor:
+        """(B, max_len, tags): all scores."""
+        scores = exact(model(**batch.inputs))
+        return F.pad(scores, (0, 0, 0, self.max_len - scores.shape[1]))
+
+    def imitation(self, ours: Tensor, theirs: Tensor, batch: Any, temperature: float) -> Tensor:
+        """The mean over the words of a batch."""
+        there = batch.labels != IGNORED  # (B, S)
+        n = there.shape[1]
+        losses = divergence(ours[:, :n], theirs[:, :n], temperature) * there
+        return (losses.sum(1) * batch.weights).mean()
 
     def outputs(self, model: nn.Module, batch: Any) -> Tensor:
         """(B, 2, max_len): the best tag of each token and its probability; zeros where padded.

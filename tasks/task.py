@@ -24,6 +24,7 @@ from pretrained import Pretrained
 from system.files import file_digest, read_json
 from tasks.encoding import report_truncation
 from tasks.table_rows import Source
+from tasks.teachers import divergence
 from tokenization import FullTokenizer
 from utils import UserError, checked, nearest, show
 
@@ -103,6 +104,26 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean loss of a batch, and further means to log."""
+
+    def as_taught(self, teacher: Any) -> Any:
+        """The task that a teacher is loaded for, so that its outputs are comparable to one's own.
+
+        Args:
+            teacher: the task that it was trained on.
+        """
+        return self
+
+    def of_teacher(self, outputs: np.ndarray, teacher: Any) -> np.ndarray:
+        """What a teacher's outputs are in one's own units."""
+        return outputs
+
+    def taught(self, model: nn.Module, batch: Any) -> Tensor:
+        """(B, ...): what a teacher's are compared with; alike in all batches but for B."""
+        return exact(self.outputs(model, batch))
+
+    def imitation(self, ours: Tensor, theirs: Tensor, batch: Any, temperature: float) -> Tensor:
+        """How far what taught() gives is from what it gives of a teacher, 0 where it is equal."""
+        return divergence(ours, theirs, temperature).mean()
 
     @abc.abstractmethod
     def outputs(self, model: nn.Module, batch: Any) -> Tensor:

@@ -29,6 +29,7 @@ from tasks.groups import GroupBatches, GroupFeatures
 from tasks.metrics import pearson, spearman
 from tasks.nearest import search
 from tasks.pairs import Judged, Pairs, as_judged, read_judged, read_pairs, read_texts
+from tasks.rankers import Candidates
 from tasks.table_rows import Objects, Source, as_path
 from tasks.task import AnsweringTask, Data, exact
 from tokenization import FullTokenizer
@@ -357,6 +358,51 @@ class VectorTask(AnsweringTask):
         if self.loss_name == "margin":
             return contrast.margin(vectors, relations, self.margin)
         return contrast.contrastive(vectors, relations, self.temperature, self.both_ways)
+
+    def rows_to_rank(self, data: Data) -> list[Candidates]:
+        """The training rows as a ranker reads them; UserError where all have one text."""
+        if max(len(pair.texts) for pair in data.examples) < 2:
+            raise UserError(
+                f"{data.file}: a ranker teaches by how much a text is above others, and these rows "
+                "have one each; add texts that do not fit with `embed.py --mode mine`"
+            )
+        rows = []
+        for n, pair in enumerate(data.examples):
+            names = [str(i) for i in range(len(pair.texts))]
+            texts, none = list(pair.texts), [0.0] * len(pair.texts)
+            rows.append(Candidates(pair.line, str(n), pair.query, texts, names, none, fits={}))
+        return rows
+
+    def as_taught(self, teacher: Any) -> "VectorTask":
+        """With the teacher's own pooling; UserError where its vectors are of another width."""
+        prompts = ("query_prompt", "document_prompt")
+        if any(getattr(teacher.form, name) != getattr(self.form, name) for name in prompts):
+            raise UserError(
+                f"the teacher's prompts are {show(teacher.form.query_prompt)} and "
+                f"{show(teacher.form.document_prompt)}; set `query_prompt` and `document_prompt` so"
+            )
+        return dataclasses.replace(self, **dataclasses.asdict(teacher.form))
+
+    def imitation(self, ours: Tensor, theirs: Tensor, batch: Any, temperature: float) -> Tensor:
+        """How far vectors (B, K, D) are from the teacher's in direction.
+
+        Of a ranker's scores (B, K - 1): by how much a query's first text should be above the
+        others, squared (Hofstaetter et al., arXiv 2010.02666).
+        """
+        there = ours.abs().sum(-1) > 0  # (B, K)
+        if theirs.dim() == 3:
+            if theirs.shape != ours.shape:
+                raise UserError(
+                    f"the teacher's vectors have {theirs.shape[-1]} elements, these "
+                    f"{ours.shape[-1]}; add `dense={theirs.shape[-1]}`"
+                )
+            angles = (1 - F.cosine_similarity(ours, theirs, dim=-1)) * there
+            return (angles.sum(1) / there.sum(1)).mean()
+        cosines = F.cosine_similarity(ours[:, :1], ours[:, 1:], dim=-1) / self.temperature
+        others = there[:, 2:]
+        scores = theirs[:, :1] - theirs[:, 1:].where(others, 0.0)
+        margins = cosines[:, :1] - cosines[:, 1:] - scores
+        return (margins**2 * others).sum() / others.sum().clamp(min=1)
 
     @property
     def loss(self) -> WholeLoss:  # type: ignore[override]

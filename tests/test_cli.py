@@ -255,16 +255,17 @@ def test_help_of_classify_names_every_parameter_and_setting_once_with_its_defaul
         # None says that there is no default, or that it depends on other things.
         assert field.default is None or stated[1] == str(field.default)
     titles = re.findall(r"^(\S.*):$", out, re.MULTILINE)
-    assert titles[:7] == [
+    assert titles[:8] == [
         "What to do",
         "Data",
         "Your own columns",
         "Quality",
         "Weights",
         "Training",
+        "A smaller model",
         "Output",
     ]
-    assert titles[7].startswith("Settings of --train_cfg")
+    assert titles[8].startswith("Settings of --train_cfg")
 
 
 @pytest.mark.parametrize("kind", COMMANDS, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")

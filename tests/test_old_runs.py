@@ -50,6 +50,8 @@ def test_a_stopped_run_ends_as_the_one_that_was_not_stopped(
         [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         for run in (stopped, finished)
     )
+    for line in metrics:
+        line.pop("eval_character_loss", None)  # that version did not have it
     # On the machine that made them the bits are the same; other processors round in another way.
     assert metrics == [pytest.approx(line, rel=1e-4) for line in expected]
     ours, theirs = (read_pt(run / "model_steps_6.pt")["model"] for run in (stopped, finished))

@@ -256,6 +256,7 @@ def test_a_run_trains_evaluates_and_leaves_a_folder_to_fine_tune_from(
         "next_sentence_accuracy",
         "next_sentence_loss",
         "loss",
+        "character_loss",
         "global_step",
     ]
     results = json.loads((folder / "eval_results.json").read_text())
