@@ -111,7 +111,7 @@ def measure(
         torch.manual_seed(0)
         model = models.PretrainModel(config).to(device).train()
         if compile_it:
-            inference.compile_blocks(model, torch.device(device), cuda_graphs=False)
+            inference.compile_blocks(model, torch.device(device))
         optimizer = BertAdam(parameter_groups(model), 1e-4, 10**6)
 
         def make(n: int):
