@@ -39,7 +39,7 @@ from tasks.vocabularies import ROWS, extend, with_tokens
 from tokenization import FullTokenizer
 from training import inference
 
-MAX_LEN, BATCH, LR = 64, 32, 1e-4
+MAX_LEN, BATCH, LR = 64, 16, 1e-4
 N_WORDS = 1000
 
 
