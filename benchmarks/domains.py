@@ -2,6 +2,7 @@
 
     $ BERT_DATA=... python benchmarks/domains.py words  # tokens a text before and after
     $ BERT_DATA=... python benchmarks/domains.py pretrain [--seeds 3] [--steps 300] [--dtype bf16]
+    $ BERT_DATA=... python benchmarks/domains.py classify [--seeds 3] [--steps 300]
     $ BERT_DATA=... python benchmarks/domains.py distil [--seeds 3] [--dtype bf16]
 
 `pretrain`: minilm (all-MiniLM-L6-v2, without a masked-LM head) goes on with corpus/novels, the
@@ -300,6 +301,60 @@ def beside_transformers(
     return losses, statistics.median(times["theirs"]) / statistics.median(times["ours"])
 
 
+# ------------------------------------------------------------------------------------- a classifier
+
+
+def classify(seeds: int = 3, steps: int = 300, rows: int = 2000, dtype: str = "bf16") -> None:
+    """IMDB: a classifier from minilm, and from minilm that went on with 5 MB of the reviews.
+
+    Args:
+        seeds: of each classifier.
+        steps: of pre-training.
+        rows: with labels, to train on and to test on.
+        dtype: of products.
+    """
+    import pandas as pd
+
+    columns = {"text_a": "text", "label": "label"}
+    train, test = (
+        pd.read_csv(data(f"csv/imdb_{part}.csv"), header=None, names=["text", "label"])
+        for part in ("train", "test")
+    )
+    test = test.sample(min(rows, len(test)), random_state=0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        # Of the reviews of the training part, their labels unread.
+        objects, size = list[str](), 0
+        for text in train["text"].astype(str):
+            objects.append(json.dumps({"text": text.replace("<br />", "\n")}))
+            size += len(text)
+            if size > 5_000_000:
+                break
+        half = len(objects) * 99 // 100
+        (folder / "reviews.jsonl").write_text("\n".join(objects[:half]) + "\n")
+        (folder / "held_out.jsonl").write_text("\n".join(objects[half:]) + "\n")
+        start = pretrained.find(data("minilm"))
+        files = folder / "reviews.jsonl", folder / "held_out.jsonl"
+        run = prepare(start, *files, folder, 0, steps, dtype)
+        losses = curve(run, folder / "reviews", True)
+        found: dict[str, list[float]] = {"minilm": [], "after pre-training": []}
+        for seed in range(seeds):
+            cfg = training.Config(seed=seed, batch_size=32, lr=1e-4, n_epochs=1, dtype=dtype)
+            some = train.sample(rows, random_state=seed)
+            for side, weights in zip(found, (data("minilm"), folder / "reviews"), strict=True):
+                task = SentenceTask.new(task="csv", max_len=128, **columns)
+                tuned = finetune.prepare(task, some, weights, cfg=cfg)
+                saved = finetune.load(tuned.fit(folder / f"{side}{seed}").file)
+                found[side].append(saved.evaluate(test)["Accuracy"])
+                print(f"seed {seed}, {side}: {found[side][-1]:.4f}", flush=True)
+    table = ["| start | accuracy |", "|---|---|"]
+    table += [f"| {side} | {spread(values, 4)} |" for side, values in found.items()]
+    curve_text = ", ".join(f"{value:.3f} at step {step}" for step, value in losses.items())
+    note = f"Loss of a character on held-out reviews: {curve_text}."
+    title = f"IMDB, {rows:,} labelled rows, {steps} steps on 5 MB of reviews, {seeds} seeds"
+    report(f"domain_classifier_{dtype}", title, "\n".join([*table, "", note]))
+
+
 # ----------------------------------------------------------------------------------- smaller models
 
 
@@ -397,4 +452,4 @@ def rows_per_second(sides: dict[str, finetune.Saved], file: Path) -> dict[str, f
 
 
 if __name__ == "__main__":
-    command(*(as_command(function) for function in (words, pretrain, distil)))
+    command(*(as_command(function) for function in (words, pretrain, classify, distil)))
