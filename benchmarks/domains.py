@@ -32,7 +32,7 @@ from pretrained import Pretrained
 from pretraining.builder import CorpusBuilder
 from pretraining.new_words import choose, count_words
 from system.cli import command
-from tasks import TASKS, PretrainTask, exports
+from tasks import TASKS, PretrainTask, SentenceTask, exports
 from tasks.metrics import spearman
 from tasks.pairs import read_pairs
 from tasks.teachers import Lesson
