@@ -64,8 +64,8 @@ def n_pictures(notebook: "nbformat.NotebookNode") -> int:
 # -------------------------------------------------------------------------------- what is committed
 
 
-def test_there_are_eight() -> None:
-    assert [name[0] for name in NOTEBOOKS] == list("12345678")
+def test_there_are_nine() -> None:
+    assert [name[0] for name in NOTEBOOKS] == list("123456789")
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -231,6 +231,21 @@ def test_pairs_become_a_search_and_a_folder(here: Path, monkeypatch: pytest.Monk
     assert len(re.findall(r"^    -?\d\.\d\d  ", text, re.MULTILINE)) == 6
     assert sum(map(int, re.findall(r"^(\d+) texts:", text, re.MULTILINE))) == 60
     assert (here / "runs/search-folder/modules.json").is_file()
+
+
+def test_a_text_of_one_s_own_is_learnt_before_its_labels(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(3)
+    words = "good bad film zebrafish zebrafishes the it was".split()
+    rows = [f"{' '.join(rng.choices(words, k=9))},{rng.choice(('no', 'yes'))}" for _ in range(120)]
+    (here / "texts.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    monkeypatch.setenv("TEXTS", str(here / "texts.csv"))
+    text = printed(execute(NOTEBOOKS["9_domain"], here))
+    assert re.search(r"^\d+\.\d tokens a text, now \d+\.\d$", text, re.MULTILINE)
+    for name in ("before", "after"):
+        assert re.search(rf"^{name}: [01]\.\d+, [01]\.\d+, [01]\.\d+; mean", text, re.MULTILINE)
+    assert (here / "runs/domain/bert/config.json").is_file()
 
 
 # ------------------------------------------------------------------------------- what pictures show
