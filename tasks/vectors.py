@@ -364,7 +364,7 @@ class VectorTask(AnsweringTask):
         if max(len(pair.texts) for pair in data.examples) < 2:
             raise UserError(
                 f"{data.file}: a ranker teaches by how much a text is above others, and these rows "
-                "have one each; add texts that do not fit with `embed.py --mode mine`"
+                "have one each; add texts that do not fit, which `mode=mine` finds"
             )
         rows = []
         for n, pair in enumerate(data.examples):
