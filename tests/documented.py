@@ -82,7 +82,10 @@ def write_texts(folder: Path, lines: list[str]) -> None:
     """Plain text, and corpora."""
     for name in ("lines", "input", "report"):
         (folder / f"{name}.txt").write_text("\n".join(lines[:6]) + "\n")
-    names = "sample_text my_corpus folder1/a folder2/b dev_folder/c"
+    # A domain, with words of its own.
+    own = [f"{line} zebrafish zebras" for line in (folder / "corpus.txt").read_text().split("\n")]
+    (folder / "notes.txt").write_text("\n".join(own) + "\n")
+    names = "general sample_text my_corpus folder1/a folder2/b dev_folder/c"
     for name in f"{names} books/a books/b books/c books/d".split():
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(folder / "corpus.txt", folder / f"{name}.txt")
@@ -112,12 +115,19 @@ def write_tables(folder: Path, lines: list[str]) -> None:
         write_table(folder / f"glue/CoLA/{name}.tsv", cola)
         write_table(folder / f"glue/SST-2/{name}.tsv", [("sentence", "label"), *numbered])
     write_table(folder / "glue/CoLA/test.tsv", [("index", "sentence"), *enumerate(lines)])
-    for name in ("reviews.csv", "held_out.csv", "source/train.csv", "source/test.csv"):
+    for name in (
+        "reviews.csv",
+        "labelled.csv",
+        "held_out.csv",
+        "source/train.csv",
+        "source/test.csv",
+    ):
         # Enough of them to hold some out, no two the same.
         more = [(f"{line} {i}", label) for i, (line, label) in enumerate(numbered)]
         write_table(folder / name, [("text", "label"), *numbered, *more])
     write_table(folder / "reviews.tsv", enumerate(lines))
-    write_table(folder / "new.csv", [("text",), *((line,) for line in lines)])
+    for name in ("new.csv", "more.csv"):
+        write_table(folder / name, [("text",), *((line,) for line in lines)])
     # Enough of them to hold some out.
     feedback = [
         (i, f"{line} {i}", ("good", "bad")[label], i % 9)
