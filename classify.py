@@ -200,6 +200,8 @@ class Classify(TaskCommand):
             raise UserError("--split_by is for --dev_split or --folds; add one")
         if self.folds is not None and self.folds < 2:
             raise UserError(f"--folds {self.folds}: expected at least 2")
+        if self.folds is not None and self.unlabelled_file:
+            raise UserError("--unlabelled_file and --folds do not go together; leave one out")
         if self.folds is not None:
             others: dict[str, Any] = {
                 "--seeds": self.seeds,

@@ -54,6 +54,9 @@ from utils import UserError, json_text, log, rank, show, warn
 
 CHUNK = 64  # batches of examples that are predicted at a time
 
+# What run.json says of a teacher.
+TEACHING = ("sha256 of teacher", "temperature of teacher", "teacher_weight")
+
 # ----------------------------------------------------------------------------------------- training
 
 
@@ -196,7 +199,7 @@ class Run:
             cache, device = trainer.save_dir.parent / "pooled", trainer.device
             trainer.batches = kept.pool(model, cfg.dtype, batches, cache, device)
             evaluated = [kept.pool(model, cfg.dtype, b, cache, device) for b in eval_batches]
-        loss = self.learn(trainer, model, batches) if self.teacher else self.task.loss
+        loss = self.learn(trainer, model, batches, rows) if self.teacher else self.task.loss
 
         def evaluate() -> dict[str, float]:
             results: dict[str, float] = {}
@@ -227,24 +230,38 @@ class Run:
         best = evaluations.get(state.best.get("step"), {})
         return Result(file, state.step, trainer.best_file, last, best)
 
-    def learn(self, trainer: train.Trainer, model: models.BertModel, batches: Any) -> Any:
-        """The loss with what the teacher teaches, which the batches get."""
+    def learn(
+        self, trainer: train.Trainer, model: models.BertModel, batches: Any, rows: int
+    ) -> Any:
+        """The loss with what the teacher teaches, which the batches get.
+
+        Args:
+            rows: that the teacher computes at a time, about.
+        """
         teacher, device, dtype = self.teacher, trainer.device, trainer.cfg.dtype
         assert teacher
         if isinstance(self.task, PretrainTask):
+            if trainer.n_gpus > 1:
+                raise UserError(
+                    "a teacher of masked words works on one GPU, or a process each; start several "
+                    "with torchrun, or add `data_parallel=False`"
+                )
             # Every epoch has other masks, so that it computes each batch when it is needed.
             theirs = inference.wrap(teacher.model, device, dtype).eval()
             return MaskedLesson(self.lesson, theirs, model).loss(self.task)
-        folder, outputs, asked = trainer.save_dir.parent / "taught", self.task.taught, batches
+        folder, outputs = trainer.save_dir.parent / "taught", self.task.taught
+        # In order of length; no more at a time than a part of a training batch has.
+        asked = self.data.features.batches(rows)
         # A ranker reads a query and a text together, which are inputs of its own.
         if isinstance(teacher.task, RankTask) and isinstance(self.task, VectorTask):
-            rows = self.task.rows_to_rank(self.data)
-            ranked = teacher.task.encode_examples(self.data.file, rows, teacher.start.tokenizer)
-            outputs, asked = teacher.task.outputs, ranked.features.batches(len(batches.rows(0)))
+            queries = self.task.rows_to_rank(self.data)
+            ranked = teacher.task.encode_examples(self.data.file, queries, teacher.start.tokenizer)
+            outputs, asked = teacher.task.outputs, ranked.features.batches(rows)
         found = kept.outputs_of(
             *(teacher.model, [teacher.model], asked, folder, device, dtype, outputs),
             about=repr(self.task),
         )
+        teacher.model.to("cpu")  # its part is done
         trainer.batches = TaughtBatches(batches, self.task.of_teacher(found, teacher.task))
         return self.lesson.loss(self.task)
 
@@ -332,9 +349,9 @@ def prepare(
     if teacher is not None:
         run.lesson = lesson or Lesson()
         run.teacher = find_teacher(teacher, run)
-        settings["sha256 of teacher"] = runs.weights_digest(run.teacher.model)[:16]
-        settings["temperature of teacher"] = run.lesson.temperature
-        settings["teacher_weight"] = run.lesson.weight
+        digest = runs.weights_digest(run.teacher.model)[:16]
+        how = (digest, run.lesson.temperature, run.lesson.weight)
+        settings.update(zip(TEACHING, how, strict=True))
     if unlabelled_file is not None:
         if teacher is None or not run.lesson.weight:
             raise UserError("`unlabelled_file`: its rows have a teacher's answers alone; name one")
@@ -368,7 +385,7 @@ def find_teacher(file: str | Path, run: Run) -> "Saved":
         kind = RankTask
         task.rows_to_rank(run.data)
     own = kind.saved(found)
-    taught = task.as_taught(own) if kind is type(task) else own
+    taught = task.as_taught(own, found, start) if kind is type(task) else own
     saved = load(file, taught, found, None, run.cfg.dtype, False, run.cfg.device, packed=False)
     saved.task = own
     return saved

@@ -156,7 +156,10 @@ class Pretrain(RunCommand):
             # The vocabulary in a prepared corpus comes after the one named and the weights' own.
             other_vocab=vocab_of(self.data_file),
         )
-        eval_files = self.held_out(folder)
+        begun = read_settings(folder / "run.json")
+        # In runs of earlier versions all of them together were one corpus.
+        joined = begun.get("sha256 of eval_file") and "sha256 of eval_file 2" not in begun
+        eval_files = [self.eval_file] if self.eval_file and joined else self.held_out
         # These texts are looked at before the first one is prepared, which may take hours.
         for file in eval_files:
             if not is_prepared(file):
@@ -164,15 +167,10 @@ class Pretrain(RunCommand):
         start = self.smaller(start)
         return finetune.prepare(task, self.data_file, start, eval_files, cfg, **self.lesson())
 
-    def held_out(self, folder: Path) -> list[str]:
+    @property
+    def held_out(self) -> list[str]:
         """What --eval_file names, as one corpus each."""
-        if not self.eval_file:
-            return []
-        names = [name.strip() for name in self.eval_file.split(",")]
-        begun = read_settings(folder / "run.json")
-        # In runs of earlier versions all of them together were one corpus.
-        if begun.get("sha256 of eval_file") and "sha256 of eval_file 2" not in begun:
-            return [self.eval_file]
+        names = [name.strip() for name in (self.eval_file or "").split(",")]
         return [name for name in names if name]
 
     def judge(self) -> "FewShotEvaluator | None":
@@ -224,7 +222,7 @@ class Pretrain(RunCommand):
         log(saved.describe())
         log(devices.describe(saved.device, saved.n_gpus, dtype=saved.dtype))
         results: dict[str, float] = {}
-        files = [self.data_file] if self.data_file else self.held_out(folder)
+        files = [self.data_file] if self.data_file else self.held_out
         for name, file in zip(short_names(files), files, strict=True):
             data = saved.load(file)
             check_ready_made(data.features.instances.corpus, self.given())

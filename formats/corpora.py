@@ -15,8 +15,8 @@ from system import forms, texts
 from utils import UserError, short
 
 COLUMN = "text"  # of JSON lines
-ARTICLE = re.compile(r"<doc\b[^>]*>\s*")
-TITLE = re.compile(r'\btitle="([^"]*)"')
+ARTICLE = re.compile(r"<doc\b.*>\s*")
+TITLE = re.compile(r'\btitle="(.*)"\s*>')  # which may have quotes in it
 
 
 def lines(files: Iterable[Path], column: str | None = None) -> Iterator[str]:
@@ -63,6 +63,8 @@ def texts_of_objects(file: Path, found: Iterable[str], column: str) -> Iterator[
                 f"{file}, line {n}: found {short(names, 60)}; expected a text named {column}; name "
                 "its column with `text_a`"
             )
+        # Half a character, of a text that was cut within one, is none.
+        text = text.encode("utf-8", "replace").decode()
         yield from (f"{part}\n" for part in text.splitlines() if part.strip())
         yield "\n"
 

@@ -9,7 +9,7 @@ import contextlib
 import gzip
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -67,25 +67,42 @@ def open_zstd(file: str | Path) -> BinaryIO:
             "zstandard, or unpack it first"
         ) from None
 
+    def blocks() -> Generator[bytes]:
+        # Long windows too, which large dumps are packed with.
+        unpack = zstandard.ZstdDecompressor(max_window_size=2**31)
+        with open(file, "rb") as f:
+            frame, inside, packed = unpack.decompressobj(), False, f.read(2**17)
+            while packed:
+                yield frame.decompress(packed)
+                inside, packed = not frame.eof, frame.unused_data
+                # Parallel compressors write several frames.
+                if not inside:
+                    frame = unpack.decompressobj()
+                packed = packed or f.read(2**17)
+        if inside:
+            raise EOFError("it ends within a frame")
+
     class Reader(io.RawIOBase):
-        """Its frames, one after the other; a damaged one is an OSError, as gzip's is."""
+        """What is in it; a damaged file is an error as it is of gzip."""
 
         def __init__(self) -> None:
-            self.file = open(file, "rb")
-            unpack = zstandard.ZstdDecompressor()
-            self.stream = unpack.stream_reader(self.file, read_across_frames=True)
+            self.blocks, self.left = blocks(), memoryview(b"")
 
         def readable(self) -> bool:
             return True
 
         def readinto(self, buffer: Any) -> int:
             try:
-                return self.stream.readinto(buffer)
+                while not self.left and (block := next(self.blocks, None)) is not None:
+                    self.left = memoryview(block)
             except zstandard.ZstdError as error:
                 raise gzip.BadGzipFile(str(error)) from None
+            n = min(len(buffer), len(self.left))
+            buffer[:n], self.left = self.left[:n], self.left[n:]
+            return n
 
         def close(self) -> None:
-            self.file.close()
+            self.blocks.close()
             super().close()
 
     return io.BufferedReader(Reader())  # type: ignore[return-value]
@@ -156,14 +173,22 @@ def lines_of(stream: TextIO, file: str | Path | None, encoding: str | None) -> I
     except (EOFError, gzip.BadGzipFile, OSError) as error:
         if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
             raise
-        raise UserError(f"{name}: damaged ({error}); compress or copy it again") from None
+        raise damaged(name, error) from None
+
+
+def damaged(name: str | Path, error: Exception) -> UserError:
+    """That a file cannot be unpacked."""
+    return UserError(f"{name}: damaged ({error}); compress or copy it again")
 
 
 def first_bad_line(file: str | Path, encoding: str) -> int:
     """The first line whose bytes are no text of an encoding."""
     decoder, number = codecs.getincrementaldecoder(encoding)(), 0
     with open_binary(file) as f, contextlib.suppress(UnicodeDecodeError):
-        for line in f:
-            number += 1
-            decoder.decode(line)
+        try:
+            for line in f:
+                number += 1
+                decoder.decode(line)
+        except (EOFError, gzip.BadGzipFile) as error:
+            raise damaged(file, error) from None
     return number

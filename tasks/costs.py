@@ -3,6 +3,7 @@
 print(describe(measure(saved, data)))
 """
 
+import dataclasses
 import time
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 
 from tasks import quality
 from tasks.task import Data
+from training import inference
 from training.batches import prepare
 
 REPEATS = 9  # of which the median is taken
@@ -67,23 +69,27 @@ def describe(cost: Cost) -> str:
 
 def beside(saved: Any, teacher: Any, data: Data) -> list[str]:
     """Lines that say what a model and its teacher cost, and how much worse or better it answers."""
-    theirs = teacher.load(data.file)
-    outputs, outputs_there = saved.outputs(data, bar=False), teacher.outputs(theirs, bar=False)
-    ours, there = (
-        one.task.metrics(*given)
-        for one, given in ((saved, (data, outputs)), (teacher, (theirs, outputs_there)))
-    )
+    # Measured as the student is: with products as fast as they can be, on the same inputs.
+    inference.prepack(teacher.model, teacher.device, teacher.dtype)
+    if type(teacher.task) is not type(saved.task):
+        return [f"This model:  {describe(measure(saved, data))}"]
+    task = saved.task
+    # Its weights were read with the student's labels, in their order.
+    there = dataclasses.replace(teacher, task=task)
+    outputs = saved.outputs(data, bar=False)
+    theirs = task.of_teacher(there.outputs(data, bar=False), teacher.task)
+    ours, other = (task.metrics(data, found) for found in (outputs, theirs))
     metric = next(iter(ours))
-    line = f"{metric} {ours[metric]:.4f} here, {there[metric]:.4f} of the teacher; difference "
-    line += f"{ours[metric] - there[metric]:+.4f}"
+    line = f"{metric} {ours[metric]:.4f} here, {other[metric]:.4f} of the teacher; difference "
+    line += f"{ours[metric] - other[metric]:+.4f}"
     # Of what has one answer for each example, the interval by drawing examples.
-    if hasattr(saved.task, "outcome"):
+    if hasattr(task, "outcome"):
         low, high = quality.difference(
-            metric, saved.task.outcome(data, outputs), teacher.task.outcome(theirs, outputs_there)
+            metric, task.outcome(data, outputs), task.outcome(data, theirs)
         )
         line += f", 95% interval {low:+.4f} to {high:+.4f}"
     return [
         f"This model:  {describe(measure(saved, data))}",
-        f"The teacher: {describe(measure(teacher, theirs))}",
+        f"The teacher: {describe(measure(there, data))}",
         line,
     ]

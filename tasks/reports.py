@@ -131,7 +131,7 @@ def folds_table(metrics: list[dict[str, float]]) -> tuple[str, dict[str, Any]]:
 
 def named_after(metrics: dict[str, float], file: str, before: dict[str, float]) -> dict[str, float]:
     """Metrics of one of several files: those of the first, which nothing is before, are plain."""
-    suffix = f" ({visible(str(Path(file).with_suffix('')))})" if before else ""
+    suffix = f" ({visible(os.path.splitext(file)[0])})" if before else ""
     return {name + suffix: value for name, value in metrics.items()}
 
 

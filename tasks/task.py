@@ -105,11 +105,12 @@ class Task(abc.ABC):
     def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean loss of a batch, and further means to log."""
 
-    def as_taught(self, teacher: Any) -> Any:
+    def as_taught(self, teacher: Any, theirs: Pretrained, ours: Pretrained) -> Any:
         """The task that a teacher is loaded for, so that its outputs are comparable to one's own.
 
         Args:
             teacher: the task that it was trained on.
+            theirs, ours: the weights of teacher and student.
         """
         return self
 

@@ -168,13 +168,15 @@ class MaskedLesson(NamedTuple):
                 theirs = self.teacher(*inputs)[0].float()
             once: Any = Once(model)
             own, means = task.loss(once, batch)
-            # (B, P): the weights have the number of slots in them.
-            words = divergence(once.found[0].float(), theirs, self.lesson.temperature)
+            words, n = once.found[0].float(), min(once.found[0].shape[-1], theirs.shape[-1])
+            # (B, P): the weights have the number of slots in them. Rows behind the last token,
+            # which make their number a round one, are no words.
+            words = divergence(words[..., :n], theirs[..., :n], self.lesson.temperature)
             taught = (batch.weights * words).sum(1).mean()
             ours, states = seen["student"].float(), seen["teacher"].float()
             # Narrower states have no direction in common.
             ours, states = ours[:, 1:], states[:, 1:]  # [CLS] comes before the masked tokens
-            if ours.shape == states.shape:
+            if ours.shape[-1] == states.shape[-1]:
                 angle = 1 - F.cosine_similarity(ours, states, dim=-1)  # (B, P)
                 taught = (5 * taught + (batch.weights * angle).sum(1).mean()) / 6
             mixed = self.lesson.mix(own, taught)

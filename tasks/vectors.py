@@ -373,13 +373,21 @@ class VectorTask(AnsweringTask):
             rows.append(Candidates(pair.line, str(n), pair.query, texts, names, none, fits={}))
         return rows
 
-    def as_taught(self, teacher: Any) -> "VectorTask":
+    def as_taught(self, teacher: Any, theirs: Pretrained, ours: Pretrained) -> "VectorTask":
         """With the teacher's own pooling; UserError where its vectors are of another width."""
         prompts = ("query_prompt", "document_prompt")
         if any(getattr(teacher.form, name) != getattr(self.form, name) for name in prompts):
             raise UserError(
                 f"the teacher's prompts are {show(teacher.form.query_prompt)} and "
                 f"{show(teacher.form.document_prompt)}; set `query_prompt` and `document_prompt` so"
+            )
+        widths = [
+            task.form.dense or one.config.dim for task, one in ((teacher, theirs), (self, ours))
+        ]
+        if widths[0] != widths[1]:
+            raise UserError(
+                f"the teacher's vectors have {widths[0]} elements, these {widths[1]}; add "
+                f"`dense={widths[0]}`"
             )
         return dataclasses.replace(self, **dataclasses.asdict(teacher.form))
 
@@ -391,11 +399,6 @@ class VectorTask(AnsweringTask):
         """
         there = ours.abs().sum(-1) > 0  # (B, K)
         if theirs.dim() == 3:
-            if theirs.shape != ours.shape:
-                raise UserError(
-                    f"the teacher's vectors have {theirs.shape[-1]} elements, these "
-                    f"{ours.shape[-1]}; add `dense={theirs.shape[-1]}`"
-                )
             angles = (1 - F.cosine_similarity(ours, theirs, dim=-1)) * there
             return (angles.sum(1) / there.sum(1)).mean()
         cosines = F.cosine_similarity(ours[:, :1], ours[:, 1:], dim=-1) / self.temperature

@@ -197,9 +197,18 @@ def test_several_held_out_texts_are_evaluated_one_by_one(
     ).run()
     assert results(tmp_path / "eval") == pytest.approx(both)
     # A run of an earlier version, which took them for one text, goes on with it.
-    file = tmp_path / "run-near" / "run.json"
-    assert Pretrain(eval_file=",".join(files)).held_out(file.parent) == [",".join(files)]
-    assert Pretrain(eval_file=",".join(files)).held_out(tmp_path / "run-both") == files
+    given = {"eval_file": ",".join(files), "save_dir": str(tmp_path / "run-near")}
+    run = Pretrain(**flags(sample, encoder, tmp_path, **given)).prepare(tmp_path / "run-near")
+    assert len(run.eval_data) == 1
+    # But for its own evaluation.
+    Pretrain(
+        mode="eval",
+        model_file=str(tmp_path / "run-near"),
+        eval_file=",".join(files),
+        save_dir=str(tmp_path / "eval2"),
+        cache_dir=str(tmp_path / "cache"),
+    ).run()
+    assert "masked_lm_loss (far)" in results(tmp_path / "eval2")
 
 
 def test_the_loss_of_a_character_is_that_of_all_masked_tokens_by_their_characters(

@@ -324,3 +324,23 @@ def test_a_packed_text_that_is_cut_short_is_damaged(
         file.write_bytes(file.read_bytes()[:12] + b"\xff" * 20)
         with pytest.raises(UserError, match=r"plain.zst: damaged"):
             prepare_text([file], sample / "vocab.txt", tmp_path / "ids")
+
+
+def test_a_zstd_file_that_ends_within_a_frame_is_damaged(tmp_path: Path, sample: Path) -> None:
+    zstandard = pytest.importorskip("zstandard")
+    text = "".join(f"line {i} of a text that is long enough\n" for i in range(20_000))
+    packed = zstandard.ZstdCompressor().compress(text.encode())
+    (tmp_path / "whole.zst").write_bytes(packed + packed)
+    assert "".join(corpora.lines([tmp_path / "whole.zst"])) == text + text + "\n"
+    for n in (len(packed) // 2, len(packed) + len(packed) // 2, 2 * len(packed) - 2):
+        (tmp_path / "cut.zst").write_bytes((packed + packed)[:n])
+        with pytest.raises(UserError, match=r"cut\.zst: damaged"):
+            list(corpora.lines([tmp_path / "cut.zst"]))
+
+
+def test_odd_titles_and_half_characters_are_read(tmp_path: Path) -> None:
+    title = 'What is a "vector" > b'
+    (tmp_path / "wiki").write_text(f'<doc id="1" title="{title}">\n{title}\n\nIt is so.\n</doc>\n')
+    assert list(corpora.lines([tmp_path / "wiki"])) == ["It is so.\n", "\n", "\n"]
+    (tmp_path / "cut.jsonl").write_text('{"text": "hi \\ud83d there"}\n{"text": "b"}\n')
+    assert next(corpora.lines([tmp_path / "cut.jsonl"])) == "hi ? there\n"

@@ -232,7 +232,7 @@ def test_masked_words_are_taught_as_distilbert_was(sample: Path, tmp_path: Path)
     run = prepare("student", teacher=tmp_path / "teacher", lesson=Lesson(2.0, 0.75))
     model = run.model().eval()
     trainer = train.Trainer(run.cfg, model, run.data.features.batches(10, 1), tmp_path / "run")
-    loss = run.learn(trainer, model, trainer.batches)
+    loss = run.learn(trainer, model, trainer.batches, 10)
     batch = trainer.batches[0]
     assert run.teacher
     teacher: Any = run.teacher.model
@@ -298,7 +298,7 @@ def test_a_ranker_teaches_vectors_by_how_far_its_scores_are_apart(
     run = finetune.prepare(task, pairs, start_of(sample), (), CFG, **how)
     model = run.model().eval()
     trainer = train.Trainer(run.cfg, model, run.data.features.batches(10, 1), tmp_path / "run")
-    loss = run.learn(trainer, model, trainer.batches)
+    loss = run.learn(trainer, model, trainer.batches, 10)
     ranker = finetune.load(tmp_path / "ranker")
     given, rows = trainer.batches[0], trainer.batches.rows(0)
     with torch.no_grad():
@@ -435,6 +435,31 @@ def test_a_teacher_of_something_else_is_refused(
             finetune.FineTuneConfig(freeze_encoder=True, boost=True),
             teacher=teacher,
         )
+
+
+def test_costs_are_of_the_student_s_labels_and_rows(
+    sample: Path, sentences: Path, tmp_path: Path
+) -> None:
+    from tasks import costs
+
+    run = taught(sample, sentences / "rows.jsonl", sentences / "teacher", labels="b,a")
+    result = run.fit(tmp_path / "run")
+    saved = finetune.load(result.file)
+    data = saved.load(sentences / "rows.jsonl")
+    assert run.teacher
+    line = costs.beside(saved, run.teacher, data)[-1]
+    teacher = finetune.load(sentences / "teacher")
+    metric = saved.task.metric_names[0]
+    ours, theirs = (one.evaluate(sentences / "rows.jsonl")[metric] for one in (saved, teacher))
+    assert line.startswith(f"{metric} {ours:.4f} here, {theirs:.4f} of the teacher")
+
+
+def test_vectors_of_another_width_are_found_before_training(sample: Path, tmp_path: Path) -> None:
+    file, task = kinds.write("vectors", sample, tmp_path), kinds.TASK_OF["vectors"]
+    wide = dataclasses.replace(task, dense=8)
+    finetune.prepare(wide, file, start_of(sample), (), CFG).fit(tmp_path / "teacher")
+    with pytest.raises(UserError, match="the teacher's vectors have 8 elements, these"):
+        finetune.prepare(task, file, start_of(sample), (), CFG, teacher=tmp_path / "teacher")
 
 
 @pytest.mark.parametrize(
