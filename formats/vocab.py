@@ -146,7 +146,12 @@ class Vocabulary:
         # Tokens that were added behind the vocabulary's own have rows of the embeddings too.
         n = len(self.tokens.keys() | {token.content for token in self.rules.added})
         if n > n_rows or (n < n_rows and not weights):
-            remedy = "name the one it was trained with" if weights else f"set its vocab_size to {n}"
+            remedy = f"set its vocab_size to {n}"
+            if weights:
+                remedy = "name the one it was trained with"
+                # Somebody may have added words to a file alone.
+                if n > n_rows:
+                    remedy += ", or add words by `python corpus.py extend`, which gives them rows"
             raise UserError(f"{self.file} has {n} tokens, the model {n_rows}; {remedy}")
         if n_rows - n >= MANY_ROWS:
             warn(
