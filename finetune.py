@@ -347,21 +347,29 @@ def prepare(
     settings = {**task.run_settings(data, eval_data), **dataclasses.asdict(tuning)}
     run = Run(cfg, weights, task, data, eval_data, settings, tuning, rows)
     if teacher is not None:
-        run.lesson = lesson or Lesson()
-        run.teacher = find_teacher(teacher, run)
-        digest = runs.weights_digest(run.teacher.model)[:16]
-        how = (digest, run.lesson.temperature, run.lesson.weight)
-        settings.update(zip(TEACHING, how, strict=True))
+        add_teacher(run, teacher, lesson or Lesson())
     if unlabelled_file is not None:
-        if teacher is None or not run.lesson.weight:
-            raise UserError("`unlabelled_file`: its rows have a teacher's answers alone; name one")
-        if not hasattr(task, "with_unlabelled"):
-            raise UserError("`unlabelled_file` is for sentences; leave it out")
-        more = source_of(unlabelled_file, "the unlabelled data")
-        run.task, run.data = task.with_unlabelled(data, more, weights.tokenizer)
-        settings["sha256 of unlabelled_file"] = digest_of(as_path(more))[:16]
-        log(run.data.summary)
+        add_unlabelled(run, source_of(unlabelled_file, "the unlabelled data"))
     return run
+
+
+def add_teacher(run: Run, file: str | Path, lesson: Lesson) -> None:
+    """Let a run learn from a teacher, too."""
+    run.teacher, run.lesson = find_teacher(file, run), lesson
+    digest = runs.weights_digest(run.teacher.model)[:16]
+    how = (digest, lesson.temperature, lesson.weight)
+    run.settings.update(zip(TEACHING, how, strict=True))
+
+
+def add_unlabelled(run: Run, rows: Any) -> None:
+    """More rows to train a run on, for which its teacher alone has answers."""
+    if not run.teacher or not run.lesson.weight:
+        raise UserError("`unlabelled_file`: its rows have a teacher's answers alone; name one")
+    if not hasattr(run.task, "with_unlabelled"):
+        raise UserError("`unlabelled_file` is for sentences; leave it out")
+    run.task, run.data = run.task.with_unlabelled(run.data, rows, run.start.tokenizer)
+    run.settings["sha256 of unlabelled_file"] = digest_of(as_path(rows))[:16]
+    log(run.data.summary)
 
 
 def find_teacher(file: str | Path, run: Run) -> "Saved":
