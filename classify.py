@@ -66,8 +66,6 @@ class Classify(TaskCommand):
     folds: int | None = only("train")
     # column of what has to stay on one side of such a division, a customer say
     split_by: str | None = only("train")
-    # rows without labels, of which the answers of a --teacher are learnt
-    unlabelled_file: str | None = only("train")
     meta_data_file: str | None = only("train")  # the JSON beside a .tf_record of the official code
     # -- Your own columns
     # column of the text, by name or by number from 0; default: text, or the first

@@ -64,6 +64,8 @@ class RunCommand:
     # what scores are divided by, so that more than the teacher's best answer counts; default 2
     temperature: float | None = only("train")
     teacher_weight: float | None = only("train")  # of the teacher in the loss; default .75
+    # blocks of the teacher, one for each block of the model, whose [CLS] is learnt too, as 1,3,5
+    teacher_layers: str | None = only("train")
     # -- Training
     # settings that replace those of train_cfg, as {"lr": 3e-5}
     settings: dict[str, Any] = settings_of(Config, everywhere=INFERENCE)  # noqa: RUF009
@@ -92,10 +94,7 @@ class RunCommand:
         if self.keep_layers is not None and self.n_layers is not None:
             raise UserError("--keep_layers and --n_layers both choose layers; keep one")
         if self.keep_layers is not None:
-            parts = self.keep_layers.split(",")
-            if not all(part.strip().isdecimal() for part in parts):
-                raise UserError(f"--keep_layers {self.keep_layers}: expected numbers, as 0,2,5")
-            return start.with_layers([int(part) for part in parts])
+            return start.with_layers(numbers_in(self.keep_layers, "keep_layers"))
         if (n := self.n_layers) is None:
             return start
         most = start.config.n_layers
@@ -110,11 +109,16 @@ class RunCommand:
         # Of vectors it is that of a loss, and they are compared as they are.
         others = getattr(self, "task_fields", ())
         given = {k: v for k, v in given.items() if v is not None and k not in others}
+        if self.teacher_layers is not None:
+            given["layers"] = tuple(numbers_in(self.teacher_layers, "teacher_layers"))
         if not self.teacher:
             if given:
-                raise UserError("--temperature and --teacher_weight are for a --teacher; name one")
+                raise UserError(
+                    "--temperature, --teacher_weight and --teacher_layers are for a --teacher; "
+                    "name one"
+                )
             return {}
-        from tasks.teachers import Lesson
+        from tasks.lessons import Lesson
 
         return {"teacher": self.teacher, "lesson": Lesson(**given)}
 
@@ -137,6 +141,14 @@ class RunCommand:
         check_mode(self)
 
 
+def numbers_in(text: str, flag: str) -> list[int]:
+    """The layers that a flag lists."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise UserError(f"--{flag} {text}: expected numbers, as 0,2,5")
+    return [int(part) for part in parts]
+
+
 @dataclasses.dataclass(kw_only=True)
 class TaskCommand(RunCommand):
     """The flags of a command for one kind of task, and what its modes have in common."""
@@ -150,6 +162,8 @@ class TaskCommand(RunCommand):
     # -- Data
     # evaluated after every epoch of training; several with commas between them
     eval_file: str | None = only("train")
+    # more rows, without labels, of which a --teacher's answers are learnt
+    unlabelled_file: str | None = only("train")
     # longest input in tokens; default: the task's own, or what the model was trained with
     max_len: int | None = None
     # -- Output
@@ -213,7 +227,7 @@ class TaskCommand(RunCommand):
         from tasks import costs
 
         if run.teacher and (saved := self.load_best(run, result)):
-            for line in costs.beside(saved, run.teacher, run.eval_data[0]):
+            for line in costs.beside(saved, run.teacher.saved, run.eval_data[0]):
                 log(line)
 
     def report_best(self, run: "finetune.Run", saved: "finetune.Saved") -> None:
@@ -245,7 +259,7 @@ class TaskCommand(RunCommand):
         cfg = Config.from_flags(self.train_cfg, self.settings, usual)
         folder = self.save_dir or f"runs/{task.name}"
         start = pretrained.find(self.pretrain_file, self.model_cfg, self.vocab, save_dir=folder)
-        more = {**self.lesson(), "unlabelled_file": getattr(self, "unlabelled_file", None)}
+        more = {**self.lesson(), "unlabelled_file": self.unlabelled_file}
         start = self.smaller(start)
         return finetune.prepare(task, data_file, start, eval_files, cfg, tuning, dev_split, **more)
 

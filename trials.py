@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import finetune
-from finetune import TEACHING, Result, Run
+from finetune import Result, Run
 from system.files import write_json
 from system.flags import flag_fields, read
 from tasks import answer_tables, quality, reports, splits
@@ -99,7 +99,7 @@ def fit_folds(
         rows = task.held_out(part.examples)
         dev = dataclasses.replace(part, file=rows)
         settings = {**task.run_settings(data, [dev]), **dataclasses.asdict(run.tuning)}
-        settings |= {name: run.settings[name] for name in TEACHING if name in run.settings}
+        settings |= run.teacher.settings if run.teacher else {}
         one = dataclasses.replace(run, data=data, eval_data=[dev], settings=settings, held_out=rows)
         name = f"fold-{i + 1}"
         logs = f"{log_dir}/{name}" if log_dir else None

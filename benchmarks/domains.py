@@ -33,9 +33,9 @@ from pretraining.builder import CorpusBuilder
 from pretraining.new_words import choose, count_words
 from system.cli import command
 from tasks import TASKS, PretrainTask, SentenceTask, exports
+from tasks.lessons import Lesson
 from tasks.metrics import spearman
 from tasks.pairs import read_pairs
-from tasks.teachers import Lesson
 from tasks.vocabularies import ROWS, extend, with_tokens
 from tokenization import FullTokenizer
 from training import inference

@@ -30,6 +30,23 @@ class GroupFeatures(Features):
         arrays |= {"labels": labels, "lines": np.array(lines, int)}
         return cls(**arrays, which=which, **more)
 
+    def joined(self, more: Any) -> Self:
+        """These groups and then others; all have as many places as the largest needs."""
+        width = max(self.which.shape[1], more.which.shape[1])
+        ours, theirs = self.widened(width), more.widened(width)
+        # Inputs of the others come behind one's own.
+        others = np.where(theirs.which >= 0, theirs.which + len(self.second), -1)
+        both: Any = Features.joined(ours, theirs)
+        return dataclasses.replace(both, which=np.concatenate([ours.which, others]))
+
+    def widened(self, width: int) -> Self:
+        """The same groups with so many places for texts."""
+        extra = ((0, 0), (0, width - self.which.shape[1]))
+        which = np.pad(self.which, extra, constant_values=-1)
+        # Choices have a label for a question, texts of a query one each.
+        labels = self.labels if self.labels.ndim == 1 else np.pad(self.labels, extra)
+        return dataclasses.replace(self, which=which, labels=labels)
+
     def batches(self, batch_size: int, seed: int | None = None) -> "GroupBatches":
         """Batches of groups."""
         return GroupBatches(self, batch_size, seed)

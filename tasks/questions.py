@@ -22,11 +22,11 @@ from torch import Tensor, nn
 import models
 from tasks import squad_metrics
 from tasks.encoding import Features, most_context
+from tasks.lessons import NOTHING, divergence
 from tasks.question_files import read_squad
 from tasks.squad_metrics import Question
 from tasks.table_rows import Source, as_path
 from tasks.task import AnsweringTask, Data, exact
-from tasks.teachers import NOTHING, divergence
 from tokenization import FullTokenizer
 from utils import UserError, short, show, warn
 

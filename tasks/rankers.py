@@ -26,10 +26,10 @@ from system.files import file_digest
 from tasks import ranking, table_rows
 from tasks.encoding import encode
 from tasks.groups import GroupFeatures
+from tasks.lessons import soft_labels
 from tasks.pairs import Judged, cell, read_judged, read_pairs
 from tasks.table_rows import Objects, Source, as_path
 from tasks.task import AnsweringTask, Data, exact
-from tasks.teachers import soft_labels
 from tokenization import FullTokenizer
 from utils import UserError, show, warn
 

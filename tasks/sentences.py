@@ -23,6 +23,7 @@ from pretrained import Pretrained
 from tasks import decisions, known, splits
 from tasks.encoding import encode
 from tasks.labels import labels_in_words, places
+from tasks.lessons import soft_labels
 from tasks.metrics import Outcome, measure
 from tasks.records import read_features
 from tasks.resolve import learn, resolve, to_json
@@ -30,7 +31,6 @@ from tasks.rows import Rows, count_labels, open_rows, read_rows
 from tasks.table_config import READING, Example, TableConfig
 from tasks.table_rows import Objects, Source, as_path
 from tasks.task import CONFIG, AnsweringTask, Data, exact
-from tasks.teachers import soft_labels
 from tokenization import FullTokenizer
 from utils import UserError, short, show, warn
 
@@ -67,8 +67,6 @@ class SentenceTask(TableConfig, AnsweringTask):
     head: ClassVar[str] = "classifier"
     data_flag: ClassVar[str] = "data_file"
     fresh: ClassVar[tuple[str, ...]] = ("pooler", "classifier")
-
-    has_unlabelled: bool = dataclasses.field(default=False, kw_only=True)  # rows to train on
 
     # ------------------------------------------------------------------------------------- rows
 
@@ -123,22 +121,6 @@ class SentenceTask(TableConfig, AnsweringTask):
             parts.append(dataclasses.replace(part, summary=f"{len(examples)} rows ({words})"))
         return parts
 
-    def with_unlabelled(self, data: Data, file: Any, tokenizer: FullTokenizer) -> tuple[Any, Data]:
-        """The task and its data with the rows of another file, of which a teacher's answers count.
-
-        Their label is -100, or a NaN.
-        """
-        examples = list(self.read_unlabelled(file))
-        if not examples:
-            raise UserError(f"{file} has no rows; expected texts")
-        more = self.encode_examples(file, examples, tokenizer).features
-        self.report_truncation(file, len(examples), more.truncation)
-        labels = np.full_like(more.labels, -100 if more.labels.dtype.kind == "i" else np.nan)
-        features = data.features.joined(dataclasses.replace(more, labels=labels))
-        summary = f"{data.summary}; and {len(examples)} rows of {file} without labels"
-        data = dataclasses.replace(data, features=features, summary=summary)
-        return dataclasses.replace(self, has_unlabelled=True), data
-
     def held_out(self, examples: list[Example]) -> Objects:
         """Examples with their lines, texts and labels."""
         return splits.held_out(self, examples)
@@ -191,15 +173,9 @@ class SentenceTask(TableConfig, AnsweringTask):
 
     def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean of loss_of() over a batch, with the labels' weights."""
-        scores, labels, share = exact(self.outputs(model, batch)), batch.labels, None
+        scores = exact(self.outputs(model, batch))
         weights = scores.new_tensor(self.class_weights) if self.class_weights else None
-        if self.has_unlabelled:
-            known = is_labelled(labels)
-            scores, labels, share = scores[known], labels[known], known.float().mean()
-            if not len(labels):
-                return scores.sum(), {}  # 0, which has a gradient
-        loss = self.loss_of(scores, labels, weights)
-        return loss if share is None else loss * share, {}
+        return self.loss_of(scores, batch.labels, weights), {}
 
     def loss_of(self, scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """Cross-entropy of classes (B,), of each label (B, labels), squared error of numbers."""
@@ -423,12 +399,6 @@ class SentenceTask(TableConfig, AnsweringTask):
         if n_scores != self.n_outputs:
             return None
         return places(self.labels, source.labels or (), n_scores, self.number)
-
-
-def is_labelled(labels: Tensor) -> Tensor:
-    """(B,) or (B, labels) -> (B,): which rows have labels, of those with_unlabelled() has made."""
-    known = labels == labels if labels.is_floating_point() else labels != -100
-    return known if known.dim() == 1 else known.all(1)
 
 
 def groups_of(examples: list[Example]) -> np.ndarray:

@@ -28,6 +28,7 @@ from tasks import splits
 from tasks.conlleval import Counts, chunks
 from tasks.encoding import Batch, Batches, Features, window_starts
 from tasks.labels import alike
+from tasks.lessons import divergence
 from tasks.notations import (
     are_entities,
     best_path,
@@ -39,7 +40,6 @@ from tasks.notations import (
 from tasks.spans import Tagged, are_spans, as_object, read_spans, with_spans
 from tasks.table_rows import Objects, Source, as_path, open_text
 from tasks.task import AnsweringTask, Data, exact
-from tasks.teachers import divergence
 from tasks.words import WORD, Text, read_texts, split_words, with_column
 from tokenization import FullTokenizer
 from utils import UserError, nearest, short, show, warn
@@ -303,15 +303,17 @@ class TagTask(AnsweringTask):
             # In which window each word is tagged, in rising order, and its label.
             offsets = np.array(window_starts(len(pieces), room))
             chosen = window_of(heads, offsets, min(room, len(pieces)))
-            known = np.array([self.label_id(tag, file, text) for tag in text.tags], int)
+            # Words that lack tags have some id all the same, which says where they stand.
+            known = np.zeros(len(heads), int)
+            if text.tags:
+                known[:] = [self.label_id(tag, file, text) for tag in text.tags]
             of_input += (len(lines) + chosen).tolist()
             position += (heads - offsets[chosen] + 1).tolist()  # after [CLS]
             bounds = np.searchsorted(chosen, np.arange(len(offsets) + 1))
             for offset, start, end in zip(offsets, bounds, bounds[1:], strict=False):
                 window = pieces[offset : offset + room]
                 row = np.full(len(window) + 2, IGNORED)
-                if text.tags:
-                    row[heads[start:end] - offset + 1] = known[start:end]
+                row[heads[start:end] - offset + 1] = known[start:end]
                 ids.extend([cls, *window, sep])
                 labels.extend(row.tolist())
                 starts.append(len(ids))

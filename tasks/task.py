@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 import models
 from pretrained import Pretrained
 from system.files import file_digest, read_json
 from tasks.encoding import report_truncation
+from tasks.lessons import divergence, exact
 from tasks.table_rows import Source
-from tasks.teachers import divergence
 from tokenization import FullTokenizer
 from utils import UserError, checked, nearest, show
 
@@ -239,11 +238,6 @@ def digest_of(source: Any) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def exact(scores: Tensor) -> Tensor:
-    """Scores in float32: bf16 has too few digits for a softmax. Those of float64 stay so."""
-    return scores.to(torch.promote_types(scores.dtype, torch.float32))
-
-
 class AnsweringTask(Task):
     """A kind of supervised task: each example has an answer, which can be predicted."""
 
@@ -275,6 +269,16 @@ class AnsweringTask(Task):
     ) -> list[Data]:
         """The parts of data, which have equal shares of each label, and no text in common."""
         raise UserError("`dev_split` divides sentences and tagged words; name an `eval_file`")
+
+    def with_unlabelled(self, data: Data, file: Any, tokenizer: FullTokenizer) -> Data:
+        """Data with the examples of another file behind its own, whose labels mean nothing."""
+        examples = list(self.read_unlabelled(file))
+        if not examples:
+            raise UserError(f"{file} has no rows; expected texts")
+        more = self.encode_examples(file, examples, tokenizer).features
+        self.report_truncation(file, len(examples), more.truncation)
+        summary = f"{data.summary}; and {len(examples)} rows of {file} without labels"
+        return dataclasses.replace(data, features=data.features.joined(more), summary=summary)
 
     def report_truncation(
         self, file: Source, n_rows: int, truncation: np.ndarray, remedy: str = ""

@@ -1,185 +1,173 @@
-"""Learning from a teacher: its outputs of the same inputs, computed once, are part of the loss.
+"""A teacher of a task: a trained model whose outputs of the same inputs are learnt, too.
 
-    lesson = Lesson(temperature=2.0, weight=0.75)
-    batches = TaughtBatches(batches, outputs)       # (N, ...) as task.taught() gives them
-    trainer.train(lesson.loss(task))
+    teacher = Teacher.find("runs/large", lesson, task, data, start, cfg)
+    trainer.train(teacher.loss(task, data, trainer, model, 32))
 
-Hinton et al., "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531); of masked words
-Sanh et al., "DistilBERT" (arXiv 1910.01108).
+What counts, and how much, is a Lesson's.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-from training.whole import WholeLoss
+import pretrained
+import train
+from pretrained import Pretrained
+from tasks import AnsweringTask, PretrainTask, RankTask, VectorTask, kept, kind_beside
+from tasks.lessons import Lesson, MaskedLesson, States, TaughtBatches
+from tasks.saved import Saved, load
+from tasks.table_rows import as_path
+from tasks.task import Data, digest_of
+from training import inference, runs
 from utils import UserError
 
-NOTHING = -1e4  # the score of what is no choice: its probability is 0, its logarithm a number
 
+@dataclasses.dataclass
+class Teacher:
+    """A trained model that teaches a run."""
 
-class TaughtBatch(NamedTuple):
-    """A batch and what the teacher makes of it."""
-
-    batch: Any
-    taught: Tensor  # (B, ...)
-
-    def packed(self, rounded: bool = False) -> "TaughtBatch":
-        """The same with the packing that the model would make of the mask."""
-        return self._replace(batch=self.batch.packed(rounded))
-
-
-class TaughtBatches:
-    """The batches of others, each with the teacher's outputs (N, ...)."""
-
-    def __init__(self, batches: Any, outputs: np.ndarray):
-        self.batches, self.outputs = batches, outputs
-        self.first, self.rows, self.describe = batches.first, batches.rows, batches.describe
-        self.longest = batches.longest
-        # Only where a loss looks at whole batches.
-        if hasattr(batches, "whole"):
-            self.whole = self.whole_batch
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, n: int) -> TaughtBatch:
-        return self.shard(n, 0, 1)
-
-    def shard(self, n: int, rank: int, world: int) -> TaughtBatch:
-        """The rows rank, rank + world, ... of batch n."""
-        taught = torch.from_numpy(self.outputs[self.rows(n)[rank::world]])
-        return TaughtBatch(self.batches.shard(n, rank, world), taught)
-
-    def whole_batch(self, n: int) -> tuple[Any, Tensor]:
-        """What is known of all rows of batch n, for a WholeLoss."""
-        return self.batches.whole(n), torch.from_numpy(self.outputs[self.rows(n)])
-
-
-class Once:
-    """A model that computes a batch once, however often it is asked."""
-
-    def __init__(self, model: Any):
-        self.model, self.found = model, None
-
-    def __call__(self, *inputs: Any, **more: Any) -> Any:
-        """What the model gave of the first inputs."""
-        if self.found is None:
-            self.found = self.model(*inputs, **more)
-        return self.found
-
-
-@dataclasses.dataclass(frozen=True)
-class Lesson:
-    """How much a teacher counts."""
-
-    temperature: float = 2.0  # what scores are divided by, so that more than the best counts
-    weight: float = 0.75  # of the teacher in the loss; the data's own answers have the rest
-
-    def __post_init__(self) -> None:
-        if not 0 < self.temperature < 1e6:
-            raise UserError(f"`temperature={self.temperature}`: expected more than 0")
-        if not 0 <= self.weight <= 1:
-            raise UserError(f"`teacher_weight={self.weight}`: expected a share, 0 to 1")
-
-    def mix(self, own: Tensor, taught: Tensor) -> Tensor:
-        """A loss of both."""
-        return (1 - self.weight) * own + self.weight * taught
-
-    def loss(self, task: Any) -> Any:
-        """What the Trainer takes: the task's loss, and how far outputs are from the teacher's."""
-        if isinstance(task.loss, WholeLoss):
-            return self.whole_loss(task)
-
-        def loss(model: nn.Module, given: TaughtBatch) -> tuple[Tensor, dict[str, Tensor]]:
-            once: Any = Once(model)
-            own, means = task.loss(once, given.batch)
-            ours = task.taught(once, given.batch)
-            taught = task.imitation(ours, given.taught, given.batch, self.temperature)
-            return self.mix(own, taught), {**means, "loss_task": own, "loss_teacher": taught}
-
-        return loss
-
-    def whole_loss(self, task: Any) -> WholeLoss:
-        """The same of all rows of a batch at once."""
-        plain = task.loss
-
-        def outputs(model: nn.Module, given: TaughtBatch) -> Tensor:
-            return plain.outputs(model, given.batch)
-
-        def loss(found: Tensor, whole: Any) -> tuple[Tensor, dict[str, Tensor]]:
-            about, theirs = whole
-            own, means = plain.loss(found, about)
-            taught = task.imitation(found, theirs, None, self.temperature)
-            return self.mix(own, taught), {**means, "loss_task": own, "loss_teacher": taught}
-
-        return WholeLoss(outputs, loss)
-
-
-def divergence(ours: Tensor, theirs: Tensor, temperature: float, dim: int = -1) -> Tensor:
-    """Kullback-Leibler divergence of softmaxes over a dimension, times the squared temperature.
-
-    So its gradient is as large at any temperature. Scores of minus infinity are of no choice.
-    """
-    p = (theirs.clamp(min=NOTHING) / temperature).log_softmax(dim)
-    q = (ours.clamp(min=NOTHING) / temperature).log_softmax(dim)
-    return temperature**2 * (p.exp() * (p - q)).sum(dim)
-
-
-def soft_labels(ours: Tensor, theirs: Tensor, temperature: float, dim: int = 1) -> Tensor:
-    """Cross-entropy of independent labels with the teacher's probabilities, less its least value.
-
-    (B, labels) x 2 -> (B,), the mean over the labels.
-    """
-    p = (theirs / temperature).sigmoid()
-    losses = F.binary_cross_entropy_with_logits(ours / temperature, p, reduction="none")
-    least = F.binary_cross_entropy_with_logits(theirs / temperature, p, reduction="none")
-    return temperature**2 * (losses - least).mean(dim)
-
-
-class MaskedLesson(NamedTuple):
-    """DistilBERT's: the words that the teacher expects, and the direction of hidden states.
-
-    Its weights 5, 2 and 1 are those of a Lesson's usual weight. Hidden states are those of masked
-    tokens, the only ones that a model's last block computes.
-    """
-
+    saved: Saved
     lesson: Lesson
-    teacher: Any  # a PretrainModel, as inference.wrap() has it
-    student: Any  # the PretrainModel that is trained, to see what its encoder gives
+    n_labelled: int | None = None  # rows of the run's data that have labels; None: all
+    unlabelled: str = ""  # a digest of the file of the others
 
-    def loss(self, task: Any) -> Any:
-        """What the Trainer takes."""
-        seen = dict[str, Tensor]()
+    @classmethod
+    def find(
+        cls,
+        file: str | Path,
+        lesson: Lesson,
+        task: Any,
+        data: Data,
+        start: Pretrained,
+        cfg: train.Config,
+    ) -> Self:
+        """A model as a teacher; UserError where it answers something else, or reads otherwise.
 
-        def keep(name: str) -> Any:
-            return lambda module, inputs, output: seen.__setitem__(name, output)
+        Args:
+            file: as load() takes it.
+            task, data, start, cfg: of the run that learns.
+        """
+        found = pretrained.find(file)
+        if found.vocabulary.tokens != start.vocabulary.tokens:
+            raise UserError(
+                f"{found.file} has another vocabulary than the model that it is to teach; name a "
+                "teacher of the same one"
+            )
+        if task.head not in (*found.heads, VectorTask.head):
+            raise UserError(pretrained.lacking(found, task.head, file))
+        if lesson.layers:
+            check_layers(lesson.layers, task, found, start)
+        kind, other = type(task), kind_beside(found.folder)
+        # A ranker's scores teach vectors too.
+        if kind is VectorTask and other is RankTask:
+            kind = RankTask
+            task.rows_to_rank(data)
+        own = kind.saved(found)
+        taught = task.as_taught(own, found, start) if kind is type(task) else own
+        saved = load(file, taught, found, None, cfg.dtype, False, cfg.device, packed=False)
+        saved.task = own
+        return cls(saved, lesson)
 
-        self.student.transformer.register_forward_hook(keep("student"))
-        self.teacher.model.transformer.register_forward_hook(keep("teacher"))
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a run's run.json says of it."""
+        lesson = self.lesson
+        said: dict[str, Any] = {
+            "sha256 of teacher": runs.weights_digest(self.saved.model)[:16],
+            "temperature of teacher": lesson.temperature,
+            "teacher_weight": lesson.weight,
+        }
+        if lesson.layers:
+            said["teacher_layers"] = list(lesson.layers)
+        if self.unlabelled:
+            said["sha256 of unlabelled_file"] = self.unlabelled
+        return said
 
-        def loss(model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-            with torch.no_grad():
-                inputs = (batch.input_ids, batch.segment_ids, batch.input_mask, batch.positions)
-                theirs = self.teacher(*inputs)[0].float()
-            once: Any = Once(model)
-            own, means = task.loss(once, batch)
-            words, n = once.found[0].float(), min(once.found[0].shape[-1], theirs.shape[-1])
-            # (B, P): the weights have the number of slots in them. Rows behind the last token,
-            # which make their number a round one, are no words.
-            words = divergence(words[..., :n], theirs[..., :n], self.lesson.temperature)
-            taught = (batch.weights * words).sum(1).mean()
-            ours, states = seen["student"].float(), seen["teacher"].float()
-            # Narrower states have no direction in common.
-            ours, states = ours[:, 1:], states[:, 1:]  # [CLS] comes before the masked tokens
-            if ours.shape[-1] == states.shape[-1]:
-                angle = 1 - F.cosine_similarity(ours, states, dim=-1)  # (B, P)
-                taught = (5 * taught + (batch.weights * angle).sum(1).mean()) / 6
-            mixed = self.lesson.mix(own, taught)
-            return mixed, {**means, "loss_task": own, "loss_teacher": taught}
+    def with_unlabelled(self, task: Any, data: Data, rows: Any, start: Pretrained) -> Data:
+        """Data with more rows, for which the teacher alone has answers."""
+        if not isinstance(task, AnsweringTask) or isinstance(task, VectorTask):
+            raise UserError(
+                "`unlabelled_file`: these rows have no labels that others could lack; put the "
+                "texts into the data that is trained on"
+            )
+        if not self.lesson.weight:
+            raise UserError(
+                "`unlabelled_file` and `teacher_weight=0`: its rows have a teacher's answers "
+                "alone; leave one out"
+            )
+        self.n_labelled = len(data.features)
+        self.unlabelled = digest_of(as_path(rows))[:16]
+        return task.with_unlabelled(data, rows, start.tokenizer)
 
-        return loss
+    def loss(self, task: Any, data: Data, trainer: train.Trainer, model: Any, rows: int) -> Any:
+        """What a trainer takes instead of the task's loss; its batches get what is taught.
+
+        Args:
+            rows: that the teacher computes at a time, about.
+        """
+        lesson, saved, device, dtype = self.lesson, self.saved, trainer.device, trainer.cfg.dtype
+        hidden = isinstance(task, PretrainTask) or lesson.layers
+        if hidden and trainer.n_gpus > 1:
+            raise UserError(
+                "a teacher's hidden states are learnt on one GPU, or a process each; start several "
+                "with torchrun, or add `data_parallel=False`"
+            )
+        if isinstance(task, PretrainTask):
+            # Every epoch has other masks, so that it computes each batch when it is needed.
+            theirs = inference.wrap(saved.model, device, dtype).eval()
+            return MaskedLesson(lesson, theirs, model).loss(task)
+        folder, outputs = trainer.save_dir.parent / "taught", task.taught
+        # In order of length; no more at a time than a part of a training batch has.
+        asked = data.features.batches(rows)
+
+        def computed(batches: Any, outputs: Any, about: str = "") -> np.ndarray:
+            parts = [saved.model]
+            where = folder, device, dtype, outputs
+            return kept.outputs_of(saved.model, parts, batches, *where, f"{task!r}{about}")
+
+        states = None
+        if lesson.layers:
+            watched = States(saved.model, lesson.layers)
+
+            def hidden_states(model: Any, batch: Any) -> Any:
+                task.outputs(model, batch)
+                return watched.of(batch)
+
+            states = computed(asked, hidden_states, f" {lesson.layers}")
+            watched.stop()
+        # A ranker reads a query and a text together, which are inputs of its own.
+        if isinstance(saved.task, RankTask) and isinstance(task, VectorTask):
+            queries = task.rows_to_rank(data)
+            ranked = saved.task.encode_examples(data.file, queries, saved.start.tokenizer)
+            outputs, asked = saved.task.outputs, ranked.features.batches(rows)
+        found = computed(asked, outputs)
+        saved.model.to("cpu")  # its part is done
+        found = task.of_teacher(found, saved.task)
+        trainer.batches = TaughtBatches(trainer.batches, found, states, self.n_labelled)
+        return lesson.loss(task, model)
+
+
+def check_layers(layers: tuple[int, ...], task: Any, theirs: Pretrained, ours: Pretrained) -> None:
+    """UserError where hidden states of a teacher's layers cannot be learnt."""
+    if isinstance(task, PretrainTask | VectorTask):
+        raise UserError(
+            "`teacher_layers`: of masked words and vectors the last hidden states are learnt "
+            "already; leave it out"
+        )
+    n, most = ours.config.n_layers, theirs.config.n_layers
+    if len(layers) != n:
+        raise UserError(
+            f"`teacher_layers` names {len(layers)} layers; expected one for each of the {n} that "
+            "the model has"
+        )
+    if wrong := [layer for layer in layers if not 0 <= layer < most]:
+        raise UserError(
+            f"`teacher_layers`: no layer {wrong[0]}; the teacher has {most}, 0 to {most - 1}"
+        )
+    if theirs.config.dim != ours.config.dim:
+        raise UserError(
+            f"`teacher_layers`: the teacher's hidden states have {theirs.config.dim} elements, "
+            f"these {ours.config.dim}; leave it out"
+        )

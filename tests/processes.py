@@ -18,6 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import kinds
+import numpy as np
 import torch
 
 import models
@@ -29,6 +30,7 @@ from pretraining.text import prepare_text
 from system import distributed
 from system.signals import Interrupted
 from tasks import pretrain as pretraining_task
+from tasks.lessons import Lesson, States, TaughtBatches
 from tokenization import FullTokenizer
 from training.batches import Batches
 from utils import size
@@ -44,7 +46,9 @@ TORCHRUN = [
 ]
 STEPS, HALF = 20, 10
 TASK_KINDS = ("sentences", "tags", "choice", "vectors", "ranking")
-KINDS = (*TASK_KINDS, "pretrain")
+TAUGHT = "choice"  # the kind that learns from a teacher, too
+KINDS = (*TASK_KINDS, "pretrain", "taught")
+LESSON = Lesson(weight=0.6, layers=(1, 0))
 # Which kinds run in how many processes; what differs between kinds shows in two.
 RUNS = [(kind, 2) for kind in KINDS] + [("sentences", 4), ("pretrain", 4)]
 
@@ -72,13 +76,17 @@ def trainer(
     shape = models.Config(len(vocab.read_text().split()), 32, 2, 2, 64, 0.0, 0.0, 64)
     model: models.BertModel
     batches: Batches
-    if kind in TASK_KINDS:
+    if kind in TASK_KINDS or kind == "taught":
+        task = kinds.TASK_OF[TAUGHT if kind == "taught" else kind]
         # Each process writes its own, so that none reads what another has written in part.
         own = folder.parent / f"data{distributed.rank()}"
         own.mkdir(parents=True, exist_ok=True)
-        file = kinds.write(kind, sample, own)
-        task, data = kinds.TASK_OF[kind].load_training(file, FullTokenizer(vocab))
+        file = kinds.write(TAUGHT if kind == "taught" else kind, sample, own)
+        task, data = task.load_training(file, FullTokenizer(vocab))
         model, batches = task.model(shape), data.features.batches(10, 1)
+        if kind == "taught":
+            teacher = task.model(shape).double().eval()
+            batches = taught(task, data, teacher)
     else:
         prepare_text([sample / "corpus.txt"], vocab, sample / "prepared")
         pairs = Pairs(Corpus(sample / "prepared"), PairConfig(max_len=48), seed=1)
@@ -86,7 +94,25 @@ def trainer(
     return train.Trainer(cfg, model.double(), batches, folder, shard=shard)
 
 
-def get_loss(kind: str) -> train.GetLoss | train.WholeLoss:
+def taught(task: Any, data: Any, teacher: Any) -> Any:
+    """Batches with a teacher's outputs and hidden states; every third row has no label."""
+    states = States(teacher, LESSON.layers)
+    every = data.features.batches(100)
+    order = np.argsort(np.concatenate([every.rows(n) for n in range(len(every))]))
+    found = list[tuple[torch.Tensor, torch.Tensor]]()
+    with torch.no_grad():
+        for n in range(len(every)):
+            batch = every[n]
+            found.append((task.taught(teacher, batch), states.of(batch)))
+    outputs, hidden = (torch.cat(one)[order].numpy() for one in zip(*found, strict=True))
+    n_labelled = len(data.features) * 2 // 3
+    return TaughtBatches(data.features.batches(10, 1), outputs, hidden, n_labelled)
+
+
+def get_loss(kind: str, model: Any) -> train.GetLoss | train.WholeLoss:
+    """What a Trainer of the kind takes, for the model that it trains."""
+    if kind == "taught":
+        return LESSON.loss(kinds.TASK_OF[TAUGHT], model)
     return kinds.TASK_OF[kind].loss if kind in TASK_KINDS else exact_loss
 
 
@@ -105,7 +131,7 @@ def resume(kind: str, sample: Path, start: Path, folder: Path, shard: bool) -> N
         shutil.copy(start / f"model_steps_{HALF}.pt", folder)
     distributed.wait_for_all()
 
-    loss = get_loss(kind)
+    loss = get_loss(kind, one.model)
 
     def terminate(model: torch.nn.Module, batch: train.Batch) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -118,7 +144,8 @@ def resume(kind: str, sample: Path, start: Path, folder: Path, shard: bool) -> N
         if not distributed.rank():
             shutil.copytree(folder, f"{folder}_again")
     distributed.wait_for_all()
-    trainer(kind, sample, folder, shard).train(get_loss(kind))
+    again = trainer(kind, sample, folder, shard)
+    again.train(get_loss(kind, again.model))
 
 
 def interrupt_evaluation(kind: str, sample: Path, folder: Path, shard: bool) -> None:
@@ -128,6 +155,8 @@ def interrupt_evaluation(kind: str, sample: Path, folder: Path, shard: bool) -> 
         if kind == "pretrain":
             model(*batch[:4])
             return batch.input_ids.sum(1)
+        if kind == "taught":
+            return kinds.TASK_OF[TAUGHT].outputs(model, batch.batch)
         return kinds.TASK_OF[kind].outputs(model, batch)
 
     def check(one: train.Trainer, interrupt: bool) -> dict[str, float]:
@@ -137,9 +166,9 @@ def interrupt_evaluation(kind: str, sample: Path, folder: Path, shard: bool) -> 
 
     one, two = (trainer(kind, sample, folder, shard) for _ in range(2))
     try:
-        one.train(get_loss(kind), train.Evaluation(lambda: check(one, True)))
+        one.train(get_loss(kind, one.model), train.Evaluation(lambda: check(one, True)))
     except Interrupted:
-        two.train(get_loss(kind), train.Evaluation(lambda: check(two, False)))
+        two.train(get_loss(kind, two.model), train.Evaluation(lambda: check(two, False)))
 
 
 def gloo_threads() -> int:
@@ -156,7 +185,8 @@ if __name__ == "__main__":
     distributed.start()
     for kind in [kind for kind, n in RUNS if n == size()]:
         for name, shard in [("plain", False)] + [("sharded", True)] * (size() > 1):
-            trainer(kind, sample, out / f"{kind}_{name}", shard).train(get_loss(kind))
+            one = trainer(kind, sample, out / f"{kind}_{name}", shard)
+            one.train(get_loss(kind, one.model))
             resume(kind, sample, start / f"{kind}_plain", out / f"{kind}_{name}_on", shard)
             interrupt_evaluation(kind, sample, out / f"{kind}_{name}_due", shard)
     distributed.end()

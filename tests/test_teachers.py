@@ -20,11 +20,12 @@ import models
 import pretrained
 import train
 from formats.weights import checkpoints_in
+from layers.inputs import packing_of
 from pretraining.builder import CorpusBuilder
 from system.signals import Interrupted
 from tasks import TASKS, PretrainTask, SentenceTask, Task
 from tasks.exports import write_hugging_face
-from tasks.teachers import Lesson, TaughtBatches, divergence, soft_labels
+from tasks.lessons import Lesson, divergence, soft_labels
 from training import inference
 from utils import UserError
 
@@ -45,8 +46,21 @@ class Case:
     teacher: Path
     sample: Path
 
-    def prepare(self, teacher: bool = True, weight: float = 0.5, **cfg: Any) -> finetune.Run:
-        how: dict[str, Any] = {"teacher": self.teacher, "lesson": Lesson(2.0, weight)}
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Those whose hidden states may be learnt."""
+        return () if self.kind == "vectors" else (1, 0)
+
+    def prepare(
+        self,
+        teacher: bool = True,
+        weight: float = 0.5,
+        layers: tuple[int, ...] = (),
+        more: Path | None = None,
+        **cfg: Any,
+    ) -> finetune.Run:
+        lesson = Lesson(2.0, weight, layers)
+        how: dict[str, Any] = {"teacher": self.teacher, "lesson": lesson, "unlabelled_file": more}
         settings = dataclasses.replace(CFG, **cfg)
         start = start_of(self.sample)
         return finetune.prepare(
@@ -86,7 +100,7 @@ def test_a_teacher_without_weight_changes_no_bit(case: Case, tmp_path: Path) -> 
 def test_a_stopped_run_with_a_teacher_goes_on_to_the_same_bits(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case.prepare().fit(tmp_path / "whole" / "run")
+    case.prepare(layers=case.layers).fit(tmp_path / "whole" / "run")
     computed, predict = list[str](), inference.predict
 
     def counted(*given: Any, **more: Any) -> np.ndarray:
@@ -104,13 +118,14 @@ def test_a_stopped_run_with_a_teacher_goes_on_to_the_same_bits(
 
     monkeypatch.setattr(train.Trainer, "update", stopped)
     with pytest.raises(Interrupted):
-        case.prepare().fit(tmp_path / "stopped" / "run")
+        case.prepare(layers=case.layers).fit(tmp_path / "stopped" / "run")
     monkeypatch.setattr(train.Trainer, "update", update)
-    case.prepare().fit(tmp_path / "stopped" / "run")
+    case.prepare(layers=case.layers).fit(tmp_path / "stopped" / "run")
     assert same(tmp_path / "whole" / "run", tmp_path / "stopped" / "run")
-    # What the teacher says was computed once, for both.
-    assert computed == ["once"]
-    assert len(list((tmp_path / "stopped" / "taught").iterdir())) == 1
+    # What the teacher says was computed once, for both: its outputs and its hidden states.
+    n = 2 if case.layers else 1
+    assert computed == ["once"] * n
+    assert len(list((tmp_path / "stopped" / "taught").iterdir())) == n
 
 
 def test_what_is_learnt_from_a_teacher_does_not_depend_on_the_parts(
@@ -118,19 +133,16 @@ def test_what_is_learnt_from_a_teacher_does_not_depend_on_the_parts(
 ) -> None:
     gradients = []
     for parts in (1, 3):
-        run = case.prepare(gradient_accumulation=parts, batch_size=9)
+        more = None if case.kind == "vectors" else case.file
+        run = case.prepare(gradient_accumulation=parts, batch_size=9, layers=case.layers, more=more)
         config = dataclasses.replace(run.start.config, p_drop_hidden=0.0, p_drop_attn=0.0)
         run.start = dataclasses.replace(run.start, config=config)
         model = run.model().double()
         assert run.teacher
-        run.teacher.model.double()
+        run.teacher.saved.model.double()
         batches = run.data.features.batches(9, 1)
-        trainer = train.Trainer(run.cfg, model, batches, tmp_path / str(parts))
-        theirs = inference.predict(
-            run.teacher.model, batches, torch.device("cpu"), outputs=run.task.taught
-        )
-        trainer.batches = TaughtBatches(batches, theirs.astype(np.float64))
-        loss = run.lesson.loss(run.task)
+        trainer = train.Trainer(run.cfg, model, batches, tmp_path / str(parts) / "run")
+        loss = run.teacher.loss(run.task, run.data, trainer, model, 10)
         trainer.model.train()
         trainer.compute(trainer.wrapped, loss, trainer.micro_batches(0))
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
@@ -139,10 +151,71 @@ def test_what_is_learnt_from_a_teacher_does_not_depend_on_the_parts(
         torch.testing.assert_close(one, gradients[1][name], rtol=1e-9, atol=1e-12)
 
 
+def test_the_loss_of_labels_is_that_of_the_rows_that_have_them(case: Case, tmp_path: Path) -> None:
+    if case.kind == "vectors":
+        with pytest.raises(UserError, match="these rows have no labels that others could lack"):
+            case.prepare(more=case.file)
+        return
+    plain, run = case.prepare(False), case.prepare(more=case.file)
+    n_labelled, n = len(plain.data.features), len(run.data.features)
+    assert n > n_labelled
+    model, seen = run.model().eval(), 0
+    trainer = train.Trainer(run.cfg, model, run.data.features.batches(10, 1), tmp_path / "a" / "b")
+    assert run.teacher
+    loss = run.teacher.loss(run.task, run.data, trainer, model, 10)
+    for number in range(len(trainer.batches)):
+        rows, given = trainer.batches.rows(number), trainer.batches[number]
+        with torch.no_grad():
+            found = loss(model, given)[1]["loss_task"].item()
+            # The rows that have labels as a batch of their own, of the data without the others.
+            part: Any = plain.data.features.batches(10, 1)
+            part.rows = lambda n, rows=rows: rows[rows < n_labelled]
+            own = run.task.loss(model, part[0])[0].item() if (rows < n_labelled).any() else 0.0
+        share = (rows < n_labelled).mean()
+        if case.kind == "tags" and own:
+            # It is the mean over words.
+            share = given.batch.weights[0].item() / part[0].weights[0].item() * share
+        assert found == pytest.approx(own * share, rel=1e-5, abs=1e-7)
+        seen += int((rows >= n_labelled).sum())
+    assert seen == n - n_labelled
+
+
+def test_hidden_states_of_chosen_layers_are_compared(case: Case, tmp_path: Path) -> None:
+    if case.kind == "vectors":
+        with pytest.raises(UserError, match="of masked words and vectors the last hidden states"):
+            case.prepare(layers=(1, 0))
+        return
+    run = case.prepare(layers=case.layers)
+    assert run.teacher
+    model, teacher = run.model().eval(), run.teacher.saved.model
+    trainer = train.Trainer(run.cfg, model, run.data.features.batches(10, 1), tmp_path / "a" / "b")
+    loss = run.teacher.loss(run.task, run.data, trainer, model, 10)
+    given = trainer.batches[0]
+
+    def cls(one: Any) -> list[torch.Tensor]:
+        outputs = list[torch.Tensor]()
+        one.transformer(*given.batch[:3], outputs=outputs)
+        packing = packing_of(given.batch.segment_ids, given.batch.input_mask)
+        return [packing.pad(x)[:, 0] for x in outputs[1:]]  # (inputs, D)
+
+    with torch.no_grad():
+        found = loss(model, given)[1]["loss_teacher"].item()
+        ours = run.task.taught(model, given.batch)
+        expected = run.task.imitation(ours, given.taught, given.batch, 2.0).item()
+        mine, theirs = cls(model), cls(teacher)
+    # Our first block is compared with the teacher's second, and the other way round.
+    angles = sum(1 - F.cosine_similarity(a, b) for a, b in zip(mine, theirs[::-1], strict=True)) / 2
+    if given.batch.which is not None:
+        groups = [[angles[i] for i in row if i >= 0] for row in given.batch.which]
+        angles = torch.stack([torch.stack(group).mean() for group in groups])
+    assert found == pytest.approx(expected + float(angles.mean()), rel=1e-5)
+    assert run.settings["teacher_layers"] == [1, 0]
+
+
 def test_the_teacher_itself_is_imitated_without_a_loss(case: Case) -> None:
     run = case.prepare()
     assert run.teacher
-    model, batch = run.teacher.model.eval(), run.data.features.batches(10, 1)[0]
+    model, batch = run.teacher.saved.model.eval(), run.data.features.batches(10, 1)[0]
     with torch.no_grad():
         theirs = run.task.taught(model, batch)
         assert run.task.imitation(theirs, theirs, batch, 2.0).abs() < 1e-6
@@ -193,30 +266,28 @@ def test_rows_without_labels_have_the_teacher_s_answers_alone(sample: Path, tmp_
         unlabelled_file=more,
     )
     assert len(run.data.features) == 53 + 8
-    labels = torch.from_numpy(run.data.features.labels)
-    assert (labels == -100).sum() == 8
     model, seen = run.model().eval(), 0
-    batches = run.data.features.batches(10, 3)
+    trainer = train.Trainer(run.cfg, model, run.data.features.batches(10, 3), tmp_path / "a" / "b")
     assert run.teacher
-    theirs = inference.predict(run.teacher.model, batches, torch.device("cpu"))
-    taught = TaughtBatches(batches, theirs)
-    for n in range(len(batches)):
-        given = taught[n]
+    get_loss = run.teacher.loss(run.task, run.data, trainer, model, 10)
+    for n in range(len(trainer.batches)):
+        given = trainer.batches[n]
         with torch.no_grad():
-            loss, means = run.lesson.loss(run.task)(model, given)
+            loss, means = get_loss(model, given)
             ours = model(**given.batch.inputs)
         expected = 0.0
-        for scores, teacher, label in zip(ours, given.taught, given.batch.labels, strict=True):
+        rows = zip(ours, given.taught, given.batch.labels, given.labelled, strict=True)
+        for scores, teacher, label, labelled in rows:
             p, q = ((x / 2).softmax(0) for x in (teacher, scores))
             expected += 0.25 * 4 * float((p * (p / q).log()).sum())
-            if label >= 0:
+            if labelled:
                 expected -= 0.75 * float(scores.log_softmax(0)[label])
-            seen += int(label < 0)
+            seen += int(not labelled)
         assert loss.item() == pytest.approx(expected / len(ours), rel=1e-4)
     assert seen == 8
     # A batch that has no label at all is learnt from, too.
-    hidden = given.batch._replace(labels=torch.full_like(given.batch.labels, -100))
-    loss, means = run.lesson.loss(run.task)(model, given._replace(batch=hidden))
+    none = torch.zeros_like(given.labelled)
+    loss, means = get_loss(model, given._replace(labelled=none))
     assert means["loss_task"].item() == 0
     loss.backward()
 
@@ -232,10 +303,10 @@ def test_masked_words_are_taught_as_distilbert_was(sample: Path, tmp_path: Path)
     run = prepare("student", teacher=tmp_path / "teacher", lesson=Lesson(2.0, 0.75))
     model = run.model().eval()
     trainer = train.Trainer(run.cfg, model, run.data.features.batches(10, 1), tmp_path / "run")
-    loss = run.learn(trainer, model, trainer.batches, 10)
-    batch = trainer.batches[0]
     assert run.teacher
-    teacher: Any = run.teacher.model
+    loss = run.teacher.loss(run.task, run.data, trainer, model, 10)
+    batch = trainer.batches[0]
+    teacher: Any = run.teacher.saved.model
     with torch.no_grad():
         found, _ = loss(model, batch)
         inputs = batch[:3]
@@ -280,7 +351,7 @@ def test_numbers_of_a_teacher_are_in_the_student_s_units(sample: Path, tmp_path:
     other = [row | {"label": 3 * row["label"] + 7} for row in rows]
     run = finetune.prepare(task, other, start_of(sample), (), CFG, teacher=tmp_path / "teacher")
     assert run.teacher
-    own = run.teacher.task
+    own = run.teacher.saved.task
     converted = run.task.of_teacher(np.array([[0.5]], np.float32), own)
     number = 0.5 * own.spread + own.mean
     assert converted.item() * run.task.spread + run.task.mean == pytest.approx(number, rel=1e-5)
@@ -298,7 +369,8 @@ def test_a_ranker_teaches_vectors_by_how_far_its_scores_are_apart(
     run = finetune.prepare(task, pairs, start_of(sample), (), CFG, **how)
     model = run.model().eval()
     trainer = train.Trainer(run.cfg, model, run.data.features.batches(10, 1), tmp_path / "run")
-    loss = run.learn(trainer, model, trainer.batches, 10)
+    assert run.teacher
+    loss = run.teacher.loss(run.task, run.data, trainer, model, 10)
     ranker = finetune.load(tmp_path / "ranker")
     given, rows = trainer.batches[0], trainer.batches.rows(0)
     with torch.no_grad():
@@ -399,7 +471,7 @@ def test_labels_in_another_order_are_the_same_labels(sample: Path, sentences: Pa
     assert run.teacher
     assert plain.teacher
     batch = run.data.features.batches(4)[0]
-    ours, theirs = (r.task.taught(r.teacher.model.eval(), batch) for r in (run, plain))
+    ours, theirs = (r.task.taught(r.teacher.saved.model.eval(), batch) for r in (run, plain))
     assert torch.equal(ours, theirs.flip(1))
 
 
@@ -447,7 +519,7 @@ def test_costs_are_of_the_student_s_labels_and_rows(
     saved = finetune.load(result.file)
     data = saved.load(sentences / "rows.jsonl")
     assert run.teacher
-    line = costs.beside(saved, run.teacher, data)[-1]
+    line = costs.beside(saved, run.teacher.saved, data)[-1]
     teacher = finetune.load(sentences / "teacher")
     metric = saved.task.metric_names[0]
     ours, theirs = (one.evaluate(sentences / "rows.jsonl")[metric] for one in (saved, teacher))
