@@ -122,6 +122,37 @@ class RunCommand:
 
         return {"teacher": self.teacher, "lesson": Lesson(**given)}
 
+    def load_best(
+        self, run: "finetune.Run", result: "finetune.Result", task: "Task | None" = None
+    ) -> "finetune.Saved | None":
+        """The best checkpoint of a run; None where it is not known, or takes several processes.
+
+        Args:
+            task: it is of; None: as the file beside it says.
+        """
+        import finetune
+
+        # A divided model does not fit into one process.
+        if not run.eval_data or self.shard:
+            return None
+        return finetune.load(
+            result.best_file,
+            task,
+            dtype=run.cfg.dtype,
+            data_parallel=self.data_parallel,
+            device=run.cfg.device,
+        )
+
+    def report_costs(
+        self, run: "finetune.Run", result: "finetune.Result", task: "Task | None" = None
+    ) -> None:
+        """Say what the best checkpoint costs and answers beside its teacher."""
+        from tasks import costs
+
+        if run.teacher and (saved := self.load_best(run, result, task)):
+            for line in costs.beside(saved, run.teacher.saved, run.eval_data[0]):
+                log(line)
+
     def inference(self) -> dict[str, Any]:
         """How a saved model is computed, as finetune.load() takes it; no file need be named."""
         cfg = Config.from_flags(self.train_cfg, self.settings)
@@ -207,28 +238,6 @@ class TaskCommand(RunCommand):
 
     def finish(self, run: "finetune.Run", result: "finetune.Result") -> None:
         """What follows on training."""
-
-    def load_best(self, run: "finetune.Run", result: "finetune.Result") -> "finetune.Saved | None":
-        """The best checkpoint of a run; None where it is not known, or takes several processes."""
-        import finetune
-
-        # A divided model does not fit into one process.
-        if not run.eval_data or self.shard:
-            return None
-        return finetune.load(
-            result.best_file,
-            dtype=run.cfg.dtype,
-            data_parallel=self.data_parallel,
-            device=run.cfg.device,
-        )
-
-    def report_costs(self, run: "finetune.Run", result: "finetune.Result") -> None:
-        """Say what the best checkpoint costs and answers beside its teacher."""
-        from tasks import costs
-
-        if run.teacher and (saved := self.load_best(run, result)):
-            for line in costs.beside(saved, run.teacher.saved, run.eval_data[0]):
-                log(line)
 
     def report_best(self, run: "finetune.Run", saved: "finetune.Saved") -> None:
         """Evaluate the best checkpoint on what was evaluated while training."""

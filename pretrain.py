@@ -136,6 +136,7 @@ class Pretrain(RunCommand):
         result = run.fit(folder, self.log_dir, self.data_parallel, self.shard, probe, steps)
         if result.last:
             report(result.last, result.step, folder)
+        self.report_costs(run, result, run.task)
 
     def prepare(self, folder: Path) -> "Run":
         """Everything that training needs, read and checked; nothing but text is written yet."""

@@ -385,19 +385,19 @@ def distil(seeds: int = 3, dtype: str = "bf16", labelled: int = 10_000, more: in
         right, answers = answered(teacher, dev)
         print(f"teacher: {right:.4f}", flush=True)
         small = start.with_layers([0, 2, 5])
-        arms: dict[str, dict[str, Any]] = {
-            "without": {},
-            "with": {
-                "teacher": folder / "teacher",
-                "lesson": Lesson(2.0, 0.75),
-                "unlabelled_file": folder / "more.tsv",
-            },
+        own = pretrained.find(folder / "teacher").with_layers([0, 1, 2])
+        files = {"teacher": folder / "teacher", "unlabelled_file": folder / "more.tsv"}
+        # What each starts from, its rate, and what it is taught.
+        arms: dict[str, tuple[Pretrained, float, dict[str, Any]]] = {
+            "of minilm": (small, 1e-4, {}),
+            "of minilm, taught": (small, 1e-4, files | {"lesson": Lesson(2.0, 0.75)}),
+            "of the teacher, taught": (own, 5e-5, files | {"lesson": Lesson(2.0, 1.0)}),
         }
         found: dict[str, list[tuple[float, float]]] = {arm: [] for arm in arms}
         for seed in range(seeds):
-            one = dataclasses.replace(cfg, seed=seed, n_epochs=1)
-            for arm, given in arms.items():
-                run = finetune.prepare(task, folder / "labelled.tsv", small, (), one, **given)
+            for arm, (weights, lr, given) in arms.items():
+                one = dataclasses.replace(cfg, seed=seed, n_epochs=1, lr=lr)
+                run = finetune.prepare(task, folder / "labelled.tsv", weights, (), one, **given)
                 saved = finetune.load(run.fit(folder / f"{arm}{seed}" / "run").file)
                 accuracy, theirs = answered(saved, dev)
                 found[arm].append((accuracy, float((theirs == answers).mean())))
@@ -410,16 +410,18 @@ def distil(seeds: int = 3, dtype: str = "bf16", labelled: int = 10_000, more: in
         for arm, values in found.items():
             accuracy, agrees = zip(*values, strict=True)
             table.append(
-                f"| 3 layers {arm} it | {spread(list(accuracy), 4)} | {spread(list(agrees), 4)} |"
+                f"| 3 layers {arm} | {spread(list(accuracy), 4)} | {spread(list(agrees), 4)} |"
             )
         apart = [1 - statistics.mean(a for _, a in found[arm]) for arm in arms]
+        last = folder / f"{arm}0" / "run"
         sides = {
             "teacher, fp32": finetune.load(fit.file, dtype="fp32"),
-            "3 layers, fp32": finetune.load(folder / "with0" / "run", dtype="fp32"),
-            "3 layers, int8": finetune.load(folder / "with0" / "run", dtype="int8"),
+            "3 layers, fp32": finetune.load(last, dtype="fp32"),
+            "3 layers, int8": finetune.load(last, dtype="int8"),
         }
         speeds = rows_per_second(sides, dev)
-    note = f"Of the difference to the teacher {1 - apart[1] / apart[0]:.0%} is closed. "
+    closed = " and ".join(f"{1 - one / apart[0]:.0%}" for one in apart[1:])
+    note = f"Of the difference to the teacher's answers {closed} are closed. "
     note += "; ".join(
         f"{side}: {speed:,.0f} rows/s ({speed / speeds['teacher, fp32']:.2f})"
         for side, speed in speeds.items()

@@ -1,15 +1,19 @@
-"""What vectors are taught by: losses of all texts of a batch at once.
+"""What vectors are taught by: batches of rows, and losses of all texts of a batch at once.
 
     contrastive(vectors, relations, temperature=.05)
 
 Shapes: B rows, each a query and K - 1 texts, the first of which fits; D width.
 """
 
+import dataclasses
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from tasks.groups import GroupBatches, GroupFeatures
 
 LOSSES = ("contrastive", "cosent", "cosine", "margin")
 SCALE = 20.0  # of cosines in cosent, as its author has it
@@ -23,6 +27,44 @@ class Relations(NamedTuple):
     # fits it, or known to fit
     friends: Tensor
     scores: Tensor  # (B,) float: how alike a row's query and text are, 0 to 1
+
+
+@dataclasses.dataclass(frozen=True)
+class PairFeatures(GroupFeatures):
+    """The different texts of rows as inputs; labels and lines are the rows'."""
+
+    # Of inputs q and t that fit each other: q * inputs + t, sorted.
+    fitting: np.ndarray = dataclasses.field(kw_only=True)
+    # (inputs,) of texts of one meaning; -1: none
+    group: np.ndarray = dataclasses.field(kw_only=True)
+
+    def batches(self, batch_size: int, seed: int | None = None) -> "PairBatches":
+        """Batches of rows."""
+        return PairBatches(self, batch_size, seed)
+
+
+class PairBatches(GroupBatches):
+    """Batches of rows, and what is known of all rows of one."""
+
+    features: PairFeatures
+
+    def whole(self, n: int) -> Relations:
+        """What is known of all rows of batch n."""
+        rows, features = self.rows(n), self.features
+        which = features.which[rows]  # (B, K)
+        texts = which[:, 1:]
+        friends = np.empty((len(which), *texts.shape), bool)  # (B, B, K - 1)
+        # One query at a time, as numbers of all pairs take eight times the memory.
+        for row, query in zip(friends, which[:, 0], strict=True):
+            fits = query * len(features.second) + texts
+            at = np.searchsorted(features.fitting, fits).clip(max=len(features.fitting) - 1)
+            alike = (features.group[texts] == features.group[query]) & (features.group[query] >= 0)
+            row[:] = ((features.fitting[at] == fits) | alike) & (texts >= 0)
+        return Relations(
+            torch.from_numpy(which >= 0),
+            torch.from_numpy(friends),
+            torch.from_numpy(features.labels[rows]),
+        )
 
 
 def contrastive(

@@ -23,9 +23,8 @@ from formats.sentence_encoders import Form, stated_length
 from pretrained import Pretrained
 from system.files import read_settings
 from tasks import bitext, contrast, ranking
-from tasks.contrast import Relations
+from tasks.contrast import PairFeatures, Relations
 from tasks.encoding import encode
-from tasks.groups import GroupBatches, GroupFeatures
 from tasks.metrics import pearson, spearman
 from tasks.nearest import search
 from tasks.pairs import Judged, Pairs, as_judged, read_judged, read_pairs, read_texts
@@ -64,48 +63,6 @@ def form_of(start: Pretrained, given: Mapping[str, Any] | None = None) -> Form |
         given: what is said otherwise, of which the folder need not be understood.
     """
     return VectorTask.form_beside(start.folder) or Form.of(start.folder, given or {})
-
-
-# ------------------------------------------------------------------------------------------ batches
-
-
-@dataclasses.dataclass(frozen=True)
-class PairFeatures(GroupFeatures):
-    """The different texts of rows as inputs; labels and lines are the rows'."""
-
-    # Of inputs q and t that fit each other: q * inputs + t, sorted.
-    fitting: np.ndarray = dataclasses.field(kw_only=True)
-    group: np.ndarray = dataclasses.field(
-        kw_only=True
-    )  # (inputs,) of texts of one meaning; -1: none
-
-    def batches(self, batch_size: int, seed: int | None = None) -> "PairBatches":
-        """Batches of rows."""
-        return PairBatches(self, batch_size, seed)
-
-
-class PairBatches(GroupBatches):
-    """Batches of rows, and what is known of all rows of one."""
-
-    features: PairFeatures
-
-    def whole(self, n: int) -> Relations:
-        """What is known of all rows of batch n."""
-        rows, features = self.rows(n), self.features
-        which = features.which[rows]  # (B, K)
-        texts = which[:, 1:]
-        friends = np.empty((len(which), *texts.shape), bool)  # (B, B, K - 1)
-        # One query at a time, as numbers of all pairs take eight times the memory.
-        for row, query in zip(friends, which[:, 0], strict=True):
-            fits = query * len(features.second) + texts
-            at = np.searchsorted(features.fitting, fits).clip(max=len(features.fitting) - 1)
-            alike = (features.group[texts] == features.group[query]) & (features.group[query] >= 0)
-            row[:] = ((features.fitting[at] == fits) | alike) & (texts >= 0)
-        return Relations(
-            torch.from_numpy(which >= 0),
-            torch.from_numpy(friends),
-            torch.from_numpy(features.labels[rows]),
-        )
 
 
 # --------------------------------------------------------------------------------------------- data

@@ -17,6 +17,7 @@ import classify
 import embed
 import finetune
 import models
+import pretrain
 import pretrained
 import train
 from formats.weights import checkpoints_in
@@ -535,10 +536,41 @@ def test_vectors_of_another_width_are_found_before_training(sample: Path, tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ((0,), "names 1 layers; expected one for each of the 2 that the model has"),
+        ((0, 2), "no layer 2; the teacher has 2, 0 to 1"),
+    ],
+)
+def test_layers_of_a_teacher_that_do_not_fit_are_refused(
+    layers: tuple[int, ...], message: str, sample: Path, sentences: Path
+) -> None:
+    how: dict[str, Any] = {"teacher": sentences / "teacher", "lesson": Lesson(layers=layers)}
+    task = SentenceTask.new(task="jsonl", max_len=32)
+    with pytest.raises(UserError, match=message):
+        finetune.prepare(task, sentences / "rows.jsonl", start_of(sample), (), CFG, **how)
+
+
+def test_hidden_states_of_another_width_are_refused(
+    sample: Path, sentences: Path, tmp_path: Path
+) -> None:
+    config = json.loads((sample / "config.json").read_text())
+    narrow = tmp_path / "config.json"
+    narrow.write_text(json.dumps(config | {"dim": config["dim"] // 2}))
+    start = pretrained.find(None, str(narrow), str(sample / "vocab.txt"))
+    how: dict[str, Any] = {"teacher": sentences / "teacher", "lesson": Lesson(layers=(0, 1))}
+    task = SentenceTask.new(task="jsonl", max_len=32)
+    with pytest.raises(UserError, match=r"the teacher's hidden states have .* elements, these"):
+        finetune.prepare(task, sentences / "rows.jsonl", start, (), CFG, **how)
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         ({"teacher_weight": 0.5}, "are for a --teacher; name one"),
         ({"temperature": 3.0}, "are for a --teacher; name one"),
+        ({"teacher_layers": "0,1"}, "are for a --teacher; name one"),
+        ({"teacher": "t", "teacher_layers": "0;1"}, "--teacher_layers 0;1: expected numbers, as"),
         ({"teacher": "t", "teacher_weight": 1.5}, "teacher_weight=1.5`: expected a share, 0 to 1"),
         ({"teacher": "t", "temperature": 0.0}, "temperature=0.0`: expected more than 0"),
     ],
@@ -589,3 +621,31 @@ def test_a_run_ends_with_what_the_model_costs_and_answers_beside_its_teacher(
     assert "of the teacher; difference" in out
     assert "95% interval" in out
     assert "40 rows of" in out
+
+
+def test_pre_training_with_a_teacher_ends_with_what_the_model_costs(
+    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = str(sample / "corpus.txt")
+
+    def train_in(folder: str, **flags: Any) -> None:
+        pretrain.Pretrain(
+            data_file=text,
+            eval_file=text,
+            model_cfg=str(sample / "config.json"),
+            vocab=str(sample / "vocab.txt"),
+            max_len=32,
+            save_dir=str(tmp_path / folder),
+            settings={"total_steps": 2, "save_steps": 2, "batch_size": 8},
+            **flags,
+        ).run()
+
+    train_in("teacher")
+    capsys.readouterr()
+    train_in("student", teacher=str(tmp_path / "teacher"))
+    out = capsys.readouterr().out
+    n = sum(t.numel() for t in weights(tmp_path / "student").values())
+    assert f"This model:  {n / 1e6:.1f} M parameters" in out
+    assert f"The teacher: {n / 1e6:.1f} M parameters" in out
+    results = json.loads((tmp_path / "student/eval_results.json").read_text())
+    assert f"masked_lm_accuracy {results['masked_lm_accuracy']:.4f} here, " in out
