@@ -23,7 +23,7 @@ from layers import kernels
 from pretrained import Pretrained
 from system import distributed
 from system.files import read_settings, whole_file, write_json
-from tasks import kept, own_task, reports
+from tasks import kept, own_task, reports, teachers
 from tasks.lessons import Lesson
 from tasks.saved import Saved, decide, load
 from tasks.table_rows import Objects, source_of
@@ -52,6 +52,18 @@ class FineTuneConfig:
             raise UserError(
                 "`reinit_layers` starts layers anew and `freeze_encoder` would keep them so; leave "
                 "one out"
+            )
+
+    def check_lesson(self, lesson: Lesson) -> None:
+        """UserError where a teacher could not teach a model that is fine-tuned so."""
+        if self.boost:
+            raise UserError(
+                "`boost` trains on vectors that are kept, a teacher on texts; leave one out"
+            )
+        if self.freeze_encoder and lesson.layers:
+            raise UserError(
+                "`freeze_encoder` keeps the hidden states that `teacher_layers` would change; "
+                "leave one out"
             )
 
 
@@ -83,13 +95,9 @@ class Run:
     def __repr__(self) -> str:
         return f"<run of {self.task.name} on {self.data!r}, {self.start!r}>"
 
-    def learn_from(self, file: str | Path, lesson: Lesson, unlabelled: Any = None) -> None:
-        """Let a teacher's outputs count, too; of unlabelled rows alone."""
-        if self.tuning.boost:
-            raise UserError(
-                "`boost` trains on vectors that are kept, a teacher on texts; leave one out"
-            )
-        self.teacher = Teacher.find(file, lesson, self.task, self.data, self.start, self.cfg)
+    def learn_from(self, found: Pretrained, lesson: Lesson, unlabelled: Any = None) -> None:
+        """Let a teacher's outputs count, too; of unlabelled rows these alone."""
+        self.teacher = Teacher.load(found, lesson, self.task, self.data, self.start, self.cfg)
         if unlabelled is not None:
             rows = source_of(unlabelled, "the unlabelled data")
             self.data = self.teacher.with_unlabelled(self.task, self.data, rows, self.start)
@@ -278,6 +286,12 @@ def prepare(
         )
     if tuning.freeze_encoder and start.is_trained and "pooler" not in start.heads:
         warn(f"{start.file} has no pooler: `freeze_encoder` keeps one that is drawn at random")
+    lesson, found = lesson or Lesson(), None
+    if teacher is not None:
+        tuning.check_lesson(lesson)
+        found = teachers.check(teacher, lesson, unlabelled_file is not None, task, start)
+    elif unlabelled_file is not None:
+        raise UserError("`unlabelled_file`: its rows have a teacher's answers alone; name one")
     # The task as its training data make it: the evaluation files need its labels and columns.
     task, data = task.load_training(data_file, start.tokenizer)
     task.check_batch_size(cfg.batch_size)
@@ -300,10 +314,8 @@ def prepare(
             log(read.summary)
     settings = {**task.run_settings(data, eval_data), **dataclasses.asdict(tuning)}
     run = Run(cfg, weights, task, data, eval_data, settings, tuning, rows)
-    if teacher is not None:
-        run.learn_from(teacher, lesson or Lesson(), unlabelled_file)
-    elif unlabelled_file is not None:
-        raise UserError("`unlabelled_file`: its rows have a teacher's answers alone; name one")
+    if found:
+        run.learn_from(found, lesson, unlabelled_file)
     return run
 
 

@@ -82,6 +82,8 @@ def fit_folds(
     Each fold has a folder of its own. results.json has the metrics of each, their mean and standard
     deviation, and those of all answers together with their interval; out_of_fold.csv has these.
     """
+    if run.teacher and run.teacher.unlabelled:
+        raise UserError("`unlabelled_file` and folds do not go together; leave one out")
     if run.eval_data:
         raise UserError("`folds` evaluates parts of the data; leave `eval_file` out")
     task, tokenizer = run.task, run.start.tokenizer

@@ -30,6 +30,13 @@ class GroupFeatures(Features):
         arrays |= {"labels": labels, "lines": np.array(lines, int)}
         return cls(**arrays, which=which, **more)
 
+    @property
+    def ungrouped(self) -> Features:
+        """The different texts by themselves, without labels."""
+        n = len(self.second)
+        labels, lines = np.zeros(n, np.int64), np.arange(1, n + 1)
+        return Features(self.ids, self.starts, self.second, labels, lines)
+
     def joined(self, more: Any) -> Self:
         """These groups and then others; all have as many places as the largest needs."""
         width = max(self.which.shape[1], more.which.shape[1])

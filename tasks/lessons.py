@@ -30,7 +30,7 @@ class TaughtBatch(NamedTuple):
 
     batch: Any
     taught: Tensor  # (B, ...)
-    states: Tensor | None = None  # (B, L, D) or (B, K, L, D): as States gives them
+    states: Tensor | None = None  # (B, L, D); of rows of K inputs (B, K, L, D)
     labelled: Tensor | None = None  # (B,) which rows have labels; None: all
 
     def packed(self, rounded: bool = False) -> "TaughtBatch":
@@ -42,7 +42,7 @@ class TaughtBatches:
     """The batches of others, each with the teacher's outputs (N, ...).
 
     Args:
-        states: its hidden states, (N, ...).
+        states: its hidden states of every input, (inputs, L, D).
         n_labelled: how many of the N have labels; those behind them have the teacher's alone.
     """
 
@@ -70,12 +70,22 @@ class TaughtBatches:
     def shard(self, n: int, rank: int, world: int) -> TaughtBatch:
         """The rows rank, rank + world, ... of batch n."""
         rows = self.rows(n)[rank::world]
-        taught, states, labelled = torch.from_numpy(self.outputs[rows]), None, None
-        if self.states is not None:
-            states = torch.from_numpy(self.states[rows])
+        taught, labelled = torch.from_numpy(self.outputs[rows]), None
         if self.n_labelled is not None:
             labelled = torch.from_numpy(rows < self.n_labelled)
-        return TaughtBatch(self.batches.shard(n, rank, world), taught, states, labelled)
+        batch, states = self.batches.shard(n, rank, world), self.states_of(rows)
+        return TaughtBatch(batch, taught, states, labelled)
+
+    def states_of(self, rows: np.ndarray) -> Tensor | None:
+        """The hidden states of some rows' inputs, zeros where a row has no such input."""
+        if self.states is None:
+            return None
+        which = getattr(self.batches.features, "which", None)
+        if which is None:
+            return torch.from_numpy(self.states[rows])
+        states = self.states[which[rows]]  # (B, K, L, D)
+        states[which[rows] < 0] = 0
+        return torch.from_numpy(states)
 
     def whole_batch(self, n: int) -> tuple[Any, Tensor]:
         """What is known of all rows of batch n, for a WholeLoss."""
@@ -112,10 +122,11 @@ class States:
     Args:
         model: a BertModel, whose encoder tells them from now on.
         blocks: which, counted from 0.
+        training: whether while it is trained, or while it is not.
     """
 
-    def __init__(self, model: Any, blocks: Sequence[int]):
-        self.blocks, self.found = list(blocks), torch.empty(0)
+    def __init__(self, model: Any, blocks: Sequence[int], training: bool):
+        self.blocks, self.training, self.found = list(blocks), training, torch.empty(0)
         encoder: nn.Module = model.transformer
         self.hooks = [
             encoder.register_forward_pre_hook(self.ask, with_kwargs=True),
@@ -124,10 +135,16 @@ class States:
 
     def ask(self, module: nn.Module, inputs: Any, more: dict[str, Any]) -> Any:
         """Let the encoder list what its blocks give."""
-        return inputs, more if more.get("outputs") is not None else {**more, "outputs": []}
+        # Who asks for them, too, gets them.
+        if module.training == self.training and more.get("outputs") is None:
+            more = {**more, "outputs": []}
+        return inputs, more
 
     def keep(self, module: nn.Module, inputs: Any, more: dict[str, Any], output: Any) -> None:
         """Keep the first token's of each input, (N, L, D)."""
+        if module.training != self.training:
+            self.found = torch.empty(0)
+            return
         packing = packing_of(inputs[1], inputs[2])
         first = packing.rows(packing.first).squeeze(1)
         # The embeddings come before the first block. The last one may give [CLS] alone, (N, 1, D).
@@ -140,13 +157,10 @@ class States:
         for hook in self.hooks:
             hook.remove()
 
-    def of(self, batch: Any) -> Tensor:
-        """Those of the last batch, (B, L, D); where a row has K inputs (B, K, L, D)."""
-        which = getattr(batch, "which", None)
-        if which is None:
-            return self.found
-        # Index -1, of an input that does not exist, is the last one.
-        return F.pad(self.found, (0, 0, 0, 0, 0, 1))[which]
+    def take(self) -> Tensor:
+        """Those of the last batch, which are forgotten here: their graph keeps the whole model."""
+        found, self.found = self.found, torch.empty(0)
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +177,8 @@ class Lesson:
             raise UserError(f"`temperature={self.temperature}`: expected more than 0")
         if not 0 <= self.weight <= 1:
             raise UserError(f"`teacher_weight={self.weight}`: expected a share, 0 to 1")
+        if self.layers and not self.weight:
+            raise UserError("`teacher_layers` and `teacher_weight=0`: leave one out")
 
     def mix(self, own: Tensor, taught: Tensor) -> Tensor:
         """A loss of both."""
@@ -176,7 +192,7 @@ class Lesson:
         """
         if isinstance(task.loss, WholeLoss):
             return self.whole_loss(task)
-        states = States(student, range(len(self.layers))) if self.layers else None
+        states = States(student, range(len(self.layers)), training=True) if self.layers else None
 
         def loss(model: nn.Module, given: TaughtBatch) -> tuple[Tensor, dict[str, Tensor]]:
             once: Any = Once(model)
@@ -184,7 +200,11 @@ class Lesson:
             ours = task.taught(once, given.batch)
             taught = task.imitation(ours, given.taught, given.batch, self.temperature)
             if states and given.states is not None:
-                taught = taught + angles(states.of(given.batch), given.states)
+                ours, which = states.take(), given.batch.which
+                if which is not None:
+                    # (B, K, L, D): index -1, of an input that does not exist, is the last one.
+                    ours = F.pad(ours, (0, 0, 0, 0, 0, 1))[which]
+                taught = taught + angles(ours, given.states)
             return self.mix(own, taught), {**means, "loss_task": own, "loss_teacher": taught}
 
         return loss
@@ -291,7 +311,8 @@ class MaskedLesson(NamedTuple):
             # which make their number a round one, are no words.
             words = divergence(words[..., :n], theirs[..., :n], self.lesson.temperature)
             taught = (batch.weights * words).sum(1).mean()
-            ours, states = seen["student"].float(), seen["teacher"].float()
+            # Kept any longer, their graph would keep the whole model.
+            ours, states = seen.pop("student").float(), seen.pop("teacher").float()
             # Narrower states have no direction in common.
             ours, states = ours[:, 1:], states[:, 1:]  # [CLS] comes before the masked tokens
             if ours.shape[-1] == states.shape[-1]:

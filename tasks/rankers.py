@@ -232,13 +232,17 @@ class RankTask(AnsweringTask):
                 "embed.py finds texts that do not, or name `candidates`"
             )
         groups = [one for one in groups if one.texts]
-        if long := next((one for one in groups if len(one.texts) > MOST_TEXTS), None):
+        self.check_sizes(file, groups)
+        task = dataclasses.replace(self, rank_loss=loss)
+        return task, task.described(file, task.encode_examples(file, groups, tokenizer))
+
+    def check_sizes(self, file: Any, examples: list[Candidates]) -> None:
+        """UserError where a query has more texts than can be computed together."""
+        if long := next((one for one in examples if len(one.texts) > MOST_TEXTS), None):
             raise UserError(
                 f"{file}: the query {show(long.query, 30)} has {len(long.texts)} texts; expected "
                 f"at most {MOST_TEXTS}, which are computed together"
             )
-        task = dataclasses.replace(self, rank_loss=loss)
-        return task, task.described(file, task.encode_examples(file, groups, tokenizer))
 
     def described(self, file: Source, data: Data) -> Data:
         """The data with a line about them."""

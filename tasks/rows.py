@@ -354,7 +354,10 @@ def parse_rows(
     report_odd_rows(table.name, short_rows)
     # GLUE's rows without a text are few and known, and what is predicted needs no more.
     known = "" if task.custom and labelled else "keep"
-    lacking = {"label": (unlabelled, task.unlabelled), "text": (empty, task.empty or known)}
+    lacking = {
+        "label": (unlabelled, task.unlabelled),
+        "text": (empty, (labelled and task.empty) or known),
+    }
     check_lacking(table.name, lacking)
     if missing:
         warn(

@@ -67,6 +67,9 @@ class Task(abc.ABC):
     # Heads that weights may lack when training starts, and those that they may lack afterwards.
     fresh: ClassVar[tuple[str, ...]]
     optional: ClassVar[tuple[str, ...]] = ()
+    may_lack_labels: ClassVar[bool] = (
+        False  # whether a row without a label is an input all the same
+    )
     each_epoch: ClassVar[bool] = True  # evaluated after every epoch; False: at every checkpoint
 
     @property
@@ -242,6 +245,7 @@ class AnsweringTask(Task):
     """A kind of supervised task: each example has an answer, which can be predicted."""
 
     answer_columns: ClassVar[str] = ""  # the first line of a file of answers
+    may_lack_labels: ClassVar[bool] = True
 
     @abc.abstractmethod
     def read_unlabelled(self, file: Source) -> Iterator[Any]:
@@ -270,13 +274,18 @@ class AnsweringTask(Task):
         """The parts of data, which have equal shares of each label, and no text in common."""
         raise UserError("`dev_split` divides sentences and tagged words; name an `eval_file`")
 
+    def check_sizes(self, file: Any, examples: list[Any]) -> None:
+        """UserError where examples are too large to be trained on."""
+        return
+
     def with_unlabelled(self, data: Data, file: Any, tokenizer: FullTokenizer) -> Data:
         """Data with the examples of another file behind its own, whose labels mean nothing."""
         examples = list(self.read_unlabelled(file))
         if not examples:
             raise UserError(f"{file} has no rows; expected texts")
+        self.check_sizes(file, examples)
         more = self.encode_examples(file, examples, tokenizer).features
-        self.report_truncation(file, len(examples), more.truncation)
+        self.report_truncation(file, len(more.second), more.truncation)
         summary = f"{data.summary}; and {len(examples)} rows of {file} without labels"
         return dataclasses.replace(data, features=data.features.joined(more), summary=summary)
 

@@ -1,6 +1,7 @@
 """A teacher of a task: a trained model whose outputs of the same inputs are learnt, too.
 
-    teacher = Teacher.find("runs/large", lesson, task, data, start, cfg)
+    found = check("runs/large", lesson, False, task, start)
+    teacher = Teacher.load(found, lesson, task, data, start, cfg)
     trainer.train(teacher.loss(task, data, trainer, model, 32))
 
 What counts, and how much, is a Lesson's.
@@ -15,7 +16,7 @@ import numpy as np
 import pretrained
 import train
 from pretrained import Pretrained
-from tasks import AnsweringTask, PretrainTask, RankTask, VectorTask, kept, kind_beside
+from tasks import PretrainTask, RankTask, VectorTask, kept, kind_beside
 from tasks.lessons import Lesson, MaskedLesson, States, TaughtBatches
 from tasks.saved import Saved, load
 from tasks.table_rows import as_path
@@ -34,31 +35,20 @@ class Teacher:
     unlabelled: str = ""  # a digest of the file of the others
 
     @classmethod
-    def find(
+    def load(
         cls,
-        file: str | Path,
+        found: Pretrained,
         lesson: Lesson,
         task: Any,
         data: Data,
         start: Pretrained,
         cfg: train.Config,
     ) -> Self:
-        """A model as a teacher; UserError where it answers something else, or reads otherwise.
+        """What check() has found, ready to teach; UserError where it answers something else.
 
         Args:
-            file: as load() takes it.
             task, data, start, cfg: of the run that learns.
         """
-        found = pretrained.find(file)
-        if found.vocabulary.tokens != start.vocabulary.tokens:
-            raise UserError(
-                f"{found.file} has another vocabulary than the model that it is to teach; name a "
-                "teacher of the same one"
-            )
-        if task.head not in (*found.heads, VectorTask.head):
-            raise UserError(pretrained.lacking(found, task.head, file))
-        if lesson.layers:
-            check_layers(lesson.layers, task, found, start)
         kind, other = type(task), kind_beside(found.folder)
         # A ranker's scores teach vectors too.
         if kind is VectorTask and other is RankTask:
@@ -66,7 +56,7 @@ class Teacher:
             task.rows_to_rank(data)
         own = kind.saved(found)
         taught = task.as_taught(own, found, start) if kind is type(task) else own
-        saved = load(file, taught, found, None, cfg.dtype, False, cfg.device, packed=False)
+        saved = load(found.file, taught, found, None, cfg.dtype, False, cfg.device, packed=False)
         saved.task = own
         return cls(saved, lesson)
 
@@ -80,23 +70,13 @@ class Teacher:
             "teacher_weight": lesson.weight,
         }
         if lesson.layers:
-            said["teacher_layers"] = list(lesson.layers)
+            said["teacher_layers"] = lesson.layers
         if self.unlabelled:
             said["sha256 of unlabelled_file"] = self.unlabelled
         return said
 
     def with_unlabelled(self, task: Any, data: Data, rows: Any, start: Pretrained) -> Data:
         """Data with more rows, for which the teacher alone has answers."""
-        if not isinstance(task, AnsweringTask) or isinstance(task, VectorTask):
-            raise UserError(
-                "`unlabelled_file`: these rows have no labels that others could lack; put the "
-                "texts into the data that is trained on"
-            )
-        if not self.lesson.weight:
-            raise UserError(
-                "`unlabelled_file` and `teacher_weight=0`: its rows have a teacher's answers "
-                "alone; leave one out"
-            )
         self.n_labelled = len(data.features)
         self.unlabelled = digest_of(as_path(rows))[:16]
         return task.with_unlabelled(data, rows, start.tokenizer)
@@ -129,13 +109,15 @@ class Teacher:
 
         states = None
         if lesson.layers:
-            watched = States(saved.model, lesson.layers)
+            watched = States(saved.model, lesson.layers, training=False)
 
             def hidden_states(model: Any, batch: Any) -> Any:
-                task.outputs(model, batch)
-                return watched.of(batch)
+                model(**batch.inputs)
+                return watched.take()
 
-            states = computed(asked, hidden_states, f" {lesson.layers}")
+            # A text that several rows have is computed, and kept, once.
+            inputs = getattr(data.features, "ungrouped", data.features).batches(rows)
+            states = computed(inputs, hidden_states, f" {lesson.layers}")
             watched.stop()
         # A ranker reads a query and a text together, which are inputs of its own.
         if isinstance(saved.task, RankTask) and isinstance(task, VectorTask):
@@ -147,6 +129,36 @@ class Teacher:
         found = task.of_teacher(found, saved.task)
         trainer.batches = TaughtBatches(trainer.batches, found, states, self.n_labelled)
         return lesson.loss(task, model)
+
+
+def check(
+    file: str | Path, lesson: Lesson, unlabelled: bool, task: Any, start: Pretrained
+) -> Pretrained:
+    """A teacher, as far as it can be judged before any data are read; UserError: it does not fit.
+
+    Args:
+        file: as saved.load() takes it.
+        unlabelled: whether there are rows for which it alone has answers.
+        task, start: of the run that learns.
+    """
+    if unlabelled and not task.may_lack_labels:
+        raise UserError(
+            "`unlabelled_file`: these rows have no labels that others could lack; put the texts "
+            "into the data that is trained on"
+        )
+    if unlabelled and not lesson.weight:
+        raise UserError("`unlabelled_file` and `teacher_weight=0`: leave one out")
+    found = pretrained.find(file)
+    if found.vocabulary.tokens != start.vocabulary.tokens:
+        raise UserError(
+            f"{found.file} has another vocabulary than the model that it is to teach; name a "
+            "teacher of the same one"
+        )
+    if task.head not in (*found.heads, VectorTask.head):
+        raise UserError(pretrained.lacking(found, task.head, file))
+    if lesson.layers:
+        check_layers(lesson.layers, task, found, start)
+    return found
 
 
 def check_layers(layers: tuple[int, ...], task: Any, theirs: Pretrained, ours: Pretrained) -> None:

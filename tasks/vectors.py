@@ -109,6 +109,7 @@ class VectorTask(AnsweringTask):
     # Tokens; 0: as the folder of the weights says, else MAX_LEN.
     max_len: int = dataclasses.field(default=0, kw_only=True)
 
+    may_lack_labels: ClassVar[bool] = False  # pairs are known to fit
     head: ClassVar[str] = "encoder"
     mark: ClassVar[str] = "pooling"
     fresh: ClassVar[tuple[str, ...]] = ("dense",)

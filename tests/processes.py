@@ -96,15 +96,21 @@ def trainer(
 
 def taught(task: Any, data: Any, teacher: Any) -> Any:
     """Batches with a teacher's outputs and hidden states; every third row has no label."""
-    states = States(teacher, LESSON.layers)
-    every = data.features.batches(100)
-    order = np.argsort(np.concatenate([every.rows(n) for n in range(len(every))]))
-    found = list[tuple[torch.Tensor, torch.Tensor]]()
-    with torch.no_grad():
-        for n in range(len(every)):
-            batch = every[n]
-            found.append((task.taught(teacher, batch), states.of(batch)))
-    outputs, hidden = (torch.cat(one)[order].numpy() for one in zip(*found, strict=True))
+    states = States(teacher, LESSON.layers, training=False)
+
+    def hidden_states(model: Any, batch: Any) -> torch.Tensor:
+        model(**batch.inputs)
+        return states.take()
+
+    def computed(features: Any, get: Any) -> Any:
+        every = features.batches(100)
+        order = np.argsort(np.concatenate([every.rows(n) for n in range(len(every))]))
+        with torch.no_grad():
+            found = [get(teacher, every[n]) for n in range(len(every))]
+        return torch.cat(found)[order].numpy()
+
+    outputs = computed(data.features, task.taught)
+    hidden = computed(data.features.ungrouped, hidden_states)
     n_labelled = len(data.features) * 2 // 3
     return TaughtBatches(data.features.batches(10, 1), outputs, hidden, n_labelled)
 
@@ -119,6 +125,12 @@ def get_loss(kind: str, model: Any) -> train.GetLoss | train.WholeLoss:
 def exact_loss(model: torch.nn.Module, batch: train.Batch) -> tuple[torch.Tensor, dict]:
     """Pre-training's, its weights in float64 as in Google's formula."""
     return pretraining_task.get_loss(model, batch._replace(weights=batch.weights.double()))
+
+
+def train_whole(kind: str, sample: Path, folder: Path, shard: bool = False) -> None:
+    """From the first step to the last."""
+    one = trainer(kind, sample, folder, shard)
+    one.train(get_loss(kind, one.model))
 
 
 def resume(kind: str, sample: Path, start: Path, folder: Path, shard: bool) -> None:
@@ -144,8 +156,7 @@ def resume(kind: str, sample: Path, start: Path, folder: Path, shard: bool) -> N
         if not distributed.rank():
             shutil.copytree(folder, f"{folder}_again")
     distributed.wait_for_all()
-    again = trainer(kind, sample, folder, shard)
-    again.train(get_loss(kind, again.model))
+    train_whole(kind, sample, folder, shard)
 
 
 def interrupt_evaluation(kind: str, sample: Path, folder: Path, shard: bool) -> None:
@@ -185,8 +196,7 @@ if __name__ == "__main__":
     distributed.start()
     for kind in [kind for kind, n in RUNS if n == size()]:
         for name, shard in [("plain", False)] + [("sharded", True)] * (size() > 1):
-            one = trainer(kind, sample, out / f"{kind}_{name}", shard)
-            one.train(get_loss(kind, one.model))
+            train_whole(kind, sample, out / f"{kind}_{name}", shard)
             resume(kind, sample, start / f"{kind}_plain", out / f"{kind}_{name}_on", shard)
             interrupt_evaluation(kind, sample, out / f"{kind}_{name}_due", shard)
     distributed.end()

@@ -58,8 +58,7 @@ def done(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Pa
 def train(sample: Path, out: Path) -> None:
     """Train every kind of task, in one process and in several."""
     for kind in KINDS:
-        one = processes.trainer(kind, sample, out / f"1/{kind}_plain")
-        one.train(processes.get_loss(kind, one.model))
+        processes.train_whole(kind, sample, out / f"1/{kind}_plain")
     for n in SIZES:
         result = torchrun(n, "tests/processes.py", sample, out / str(n), out / "1")
         assert result.returncode == 0, result.stderr[-3000:]
@@ -143,8 +142,7 @@ def test_one_process_goes_on_from_several(
         tmp_path / "run",
         ignore=lambda _, files: {f"model_steps_{STEPS}.pt"},
     )
-    one = processes.trainer(kind, sample, tmp_path / "run")
-    one.train(processes.get_loss(kind, one.model))
+    processes.train_whole(kind, sample, tmp_path / "run")
     ends = (
         numbers(folder / f"model_steps_{STEPS}.pt")
         for folder in (tmp_path / "run", done[1] / f"{kind}_plain")

@@ -188,7 +188,9 @@ def test_hidden_states_of_chosen_layers_are_compared(case: Case, tmp_path: Path)
         return
     run = case.prepare(layers=case.layers)
     assert run.teacher
-    model, teacher = run.model().eval(), run.teacher.saved.model
+    config = dataclasses.replace(run.start.config, p_drop_hidden=0.0, p_drop_attn=0.0)
+    run.start = dataclasses.replace(run.start, config=config)
+    model, teacher = run.model().train(), run.teacher.saved.model
     trainer = train.Trainer(run.cfg, model, run.data.features.batches(10, 1), tmp_path / "a" / "b")
     loss = run.teacher.loss(run.task, run.data, trainer, model, 10)
     given = trainer.batches[0]
@@ -210,7 +212,7 @@ def test_hidden_states_of_chosen_layers_are_compared(case: Case, tmp_path: Path)
         groups = [[angles[i] for i in row if i >= 0] for row in given.batch.which]
         angles = torch.stack([torch.stack(group).mean() for group in groups])
     assert found == pytest.approx(expected + float(angles.mean()), rel=1e-5)
-    assert run.settings["teacher_layers"] == [1, 0]
+    assert run.settings["teacher_layers"] == (1, 0)
 
 
 def test_the_teacher_itself_is_imitated_without_a_loss(case: Case) -> None:
@@ -542,13 +544,38 @@ def test_vectors_of_another_width_are_found_before_training(sample: Path, tmp_pa
         ((0, 2), "no layer 2; the teacher has 2, 0 to 1"),
     ],
 )
-def test_layers_of_a_teacher_that_do_not_fit_are_refused(
+def test_layers_of_a_teacher_that_do_not_fit_are_refused_before_data_are_read(
     layers: tuple[int, ...], message: str, sample: Path, sentences: Path
 ) -> None:
     how: dict[str, Any] = {"teacher": sentences / "teacher", "lesson": Lesson(layers=layers)}
     task = SentenceTask.new(task="jsonl", max_len=32)
     with pytest.raises(UserError, match=message):
-        finetune.prepare(task, sentences / "rows.jsonl", start_of(sample), (), CFG, **how)
+        finetune.prepare(task, sentences / "there is none", start_of(sample), (), CFG, **how)
+
+
+def test_a_lesson_that_would_teach_nothing_is_refused(sample: Path, sentences: Path) -> None:
+    with pytest.raises(UserError, match="`teacher_layers` and `teacher_weight=0`: leave one out"):
+        Lesson(weight=0, layers=(0, 1))
+    rows, teacher = sentences / "rows.jsonl", sentences / "teacher"
+    task = SentenceTask.new(task="jsonl", max_len=32)
+    tuning = finetune.FineTuneConfig(freeze_encoder=True)
+    how: dict[str, Any] = {"teacher": teacher, "lesson": Lesson(layers=(0, 1))}
+    with pytest.raises(UserError, match="`freeze_encoder` keeps the hidden states"):
+        finetune.prepare(task, rows, start_of(sample), (), CFG, tuning, **how)
+    how = {"teacher": teacher, "lesson": Lesson(weight=0), "unlabelled_file": rows}
+    with pytest.raises(UserError, match="`unlabelled_file` and `teacher_weight=0`"):
+        finetune.prepare(task, rows, start_of(sample), (), CFG, **how)
+
+
+def test_unlabelled_queries_of_too_many_texts_are_refused(sample: Path, tmp_path: Path) -> None:
+    file, task = kinds.write("ranking", sample, tmp_path), kinds.TASK_OF["ranking"]
+    finetune.prepare(task, file, start_of(sample), (), CFG).fit(tmp_path / "teacher")
+    found = [{"query": "who", "text": f"text {i}", "rank": i, "score": 0.0} for i in range(300)]
+    more = tmp_path / "found.jsonl"
+    more.write_text("".join(f"{json.dumps(row)}\n" for row in found))
+    how: dict[str, Any] = {"teacher": tmp_path / "teacher", "unlabelled_file": more}
+    with pytest.raises(UserError, match="the query 'who' has 300 texts; expected at most"):
+        finetune.prepare(task, file, start_of(sample), (), CFG, **how)
 
 
 def test_hidden_states_of_another_width_are_refused(
