@@ -359,7 +359,7 @@ def classify(seeds: int = 3, steps: int = 300, rows: int = 2000, dtype: str = "b
 
 
 def distil(seeds: int = 3, dtype: str = "bf16", labelled: int = 10_000, more: int = 20_000) -> None:
-    """SST-2: three of minilm's layers with and without a teacher; and their speed in int8.
+    """SST-2: three layers with and without a teacher, or of the teacher; and their speed in int8.
 
     Args:
         seeds: of each arm.
