@@ -291,7 +291,7 @@ def prepare(
         tuning.check_lesson(lesson)
         found = teachers.check(teacher, lesson, unlabelled_file is not None, task, start)
     elif unlabelled_file is not None:
-        raise UserError("`unlabelled_file`: its rows have a teacher's answers alone; name one")
+        raise UserError("`unlabelled_file`: its rows have a teacher's answers alone; add `teacher`")
     # The task as its training data make it: the evaluation files need its labels and columns.
     task, data = task.load_training(data_file, start.tokenizer)
     task.check_batch_size(cfg.batch_size)
