@@ -614,7 +614,7 @@ def test_the_temperature_of_vectors_is_that_of_their_loss() -> None:
 
 def test_rows_without_labels_need_a_teacher(sample: Path, sentences: Path) -> None:
     file = sentences / "rows.jsonl"
-    with pytest.raises(UserError, match="its rows have a teacher's answers alone; add a"):
+    with pytest.raises(UserError, match="its rows have a teacher's answers alone; add"):
         finetune.prepare(
             SentenceTask.new(task="jsonl"), file, start_of(sample), (), CFG, unlabelled_file=file
         )
