@@ -181,6 +181,27 @@ def test_the_loss_of_labels_is_that_of_the_rows_that_have_them(case: Case, tmp_p
     assert seen == n - n_labelled
 
 
+@pytest.mark.parametrize("kind", ["choice", "ranking"])
+def test_groups_that_are_joined_keep_their_texts(kind: str, sample: Path, tmp_path: Path) -> None:
+    file, task = kinds.write(kind, sample, tmp_path), kinds.TASK_OF[kind]
+    lines = file.read_text().splitlines()
+    tokenizer, parts = start_of(sample).tokenizer, []
+    # The second part has groups of fewer texts than the first, or the other way round.
+    for name, rows in {"first": lines[:5], "second": lines[5:]}.items():
+        (tmp_path / name).write_text("\n".join(rows) + "\n")
+        parts.append(task.load(tmp_path / name, tokenizer).features)
+
+    def texts(features: Any) -> list[list[list[int]]]:
+        inputs = np.split(features.ids, features.starts[1:-1])
+        return [[inputs[i].tolist() for i in row if i >= 0] for row in features.which]
+
+    for one, other in (parts, parts[::-1]):
+        both = one.joined(other)
+        assert texts(both) == texts(one) + texts(other)
+        assert both.labels.shape[0] == both.which.shape[0] == len(both)
+        assert both.lines.tolist() == [*one.lines.tolist(), *other.lines.tolist()]
+
+
 def test_hidden_states_of_chosen_layers_are_compared(case: Case, tmp_path: Path) -> None:
     if case.kind == "vectors":
         with pytest.raises(UserError, match="of masked words and vectors the last hidden states"):
