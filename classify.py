@@ -219,8 +219,7 @@ class Classify(TaskCommand):
 
             sample.fine_tune(self.save_dir, self.log_dir, self.data_parallel, self.shard)
             return
-        import trials
-        from tasks import answers
+        from tasks import answers, trials
 
         task = self.new_task()
         run = self.prepare(task, *self.training_files(task), self.tuning, self.dev_split)

@@ -302,12 +302,8 @@ def prepare(
             raise UserError(
                 f"dev_split={dev_split}: expected a share from 0 to 1, and no `eval_file` beside it"
             )
-        log(data.summary)
-        shares = (1 - dev_split, dev_split)
-        data, dev = task.divide(data, shares, cfg.seed, weights.tokenizer)
-        rows = task.held_out(dev.examples)
-        eval_data = [dataclasses.replace(dev, file=rows, summary=f"Evaluated: {dev.summary}")]
-        data = dataclasses.replace(data, summary=f"Trained on: {data.summary}")
+        data, dev = divided(task, data, dev_split, cfg.seed, weights)
+        eval_data, rows = [dev], dev.file
     for read in (data, *eval_data):
         read.features.check(weights.config)
         if read.summary:
@@ -317,6 +313,19 @@ def prepare(
     if found:
         run.learn_from(found, lesson, unlabelled_file)
     return run
+
+
+def divided(
+    task: Any, data: Data, dev_split: float, seed: int, start: Pretrained
+) -> tuple[Data, Data]:
+    """Data without a share of its rows, and that share."""
+    log(data.summary)
+    kept, dev = task.divide(data, (1 - dev_split, dev_split), seed, start.tokenizer)
+    held_out = task.held_out(dev.examples)
+    return (
+        dataclasses.replace(kept, summary=f"Trained on: {kept.summary}"),
+        dataclasses.replace(dev, file=held_out, summary=f"Evaluated: {dev.summary}"),
+    )
 
 
 def sources_of(given: Any) -> list[Any]:

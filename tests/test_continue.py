@@ -171,6 +171,16 @@ def results(folder: Path) -> dict[str, float]:
     return json.loads((folder / "eval_results.json").read_text())
 
 
+def evaluate_saved(folder: Path, run: str, files: str, out: str) -> None:
+    Pretrain(
+        mode="eval",
+        model_file=str(folder / run),
+        eval_file=files,
+        save_dir=str(folder / out),
+        cache_dir=str(folder / "cache"),
+    ).run()
+
+
 def test_several_held_out_texts_are_evaluated_one_by_one(
     sample: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,26 +198,14 @@ def test_several_held_out_texts_are_evaluated_one_by_one(
     }
     assert "masked_lm_loss (far) = " in capsys.readouterr().out
     # And of a saved model.
-    Pretrain(
-        mode="eval",
-        model_file=str(tmp_path / "run-both"),
-        eval_file=",".join(files),
-        save_dir=str(tmp_path / "eval"),
-        cache_dir=str(tmp_path / "cache"),
-    ).run()
+    evaluate_saved(tmp_path, "run-both", ",".join(files), "eval")
     assert results(tmp_path / "eval") == pytest.approx(both)
     # A run of an earlier version, which took them for one text, goes on with it.
     given = {"eval_file": ",".join(files), "save_dir": str(tmp_path / "run-near")}
     run = Pretrain(**flags(sample, encoder, tmp_path, **given)).prepare(tmp_path / "run-near")
     assert len(run.eval_data) == 1
     # But for its own evaluation.
-    Pretrain(
-        mode="eval",
-        model_file=str(tmp_path / "run-near"),
-        eval_file=",".join(files),
-        save_dir=str(tmp_path / "eval2"),
-        cache_dir=str(tmp_path / "cache"),
-    ).run()
+    evaluate_saved(tmp_path, "run-near", ",".join(files), "eval2")
     assert "masked_lm_loss (far)" in results(tmp_path / "eval2")
 
 

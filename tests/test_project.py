@@ -38,7 +38,6 @@ ROWS = {  # a module or package imports only from rows below its own
         "classify squad tag choose embed rank pretrain features corpus checkpoint".split()
     ),
     "command": ("command",),
-    "trials": ("trials",),
     "jobs": ("finetune", "encoder"),
     "data": ("tasks",),
     "start and loop": ("pretrained", "train", "pretraining"),

@@ -10,12 +10,11 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-import finetune
-from finetune import Result, Run
 from system.files import write_json
 from system.flags import flag_fields, read
 from tasks import answer_tables, quality, reports, splits
 from tasks.metrics import Outcome
+from tasks.saved import load
 from training import runs
 from training.checkpoints import direction
 from training.settings import Config
@@ -23,16 +22,16 @@ from utils import UserError, log, nearest, show
 
 
 def fit_seeds(
-    run: Run,
+    run: Any,
     n: int,
     folder: Path,
     log_dir: str | None = None,
     data_parallel: bool = True,
     shard: bool = False,
-) -> tuple[list[Result], Result]:
+) -> tuple[list[Any], Any]:
     """Train from n seeds, each into a folder of its own, and compare them.
 
-    Returns what each came to, and the best of them.
+    Returns what each came to, a finetune.Result, and the best of them.
     """
     # The table of seeds has a column for each metric, so without an evaluation it would be empty.
     if not run.eval_data:
@@ -71,12 +70,12 @@ def fit_seeds(
 
 
 def fit_folds(
-    run: Run,
+    run: Any,
     n: int,
     folder: Path,
     log_dir: str | None = None,
     data_parallel: bool = True,
-) -> list[Result]:
+) -> list[Any]:
     """Train n times, each time on all rows but a fold that is evaluated; no model of all rows.
 
     Each fold has a folder of its own. results.json has the metrics of each, their mean and standard
@@ -108,7 +107,7 @@ def fit_folds(
         result = one.fit(folder / name, logs, data_parallel)
         results.append(result)
         # The last checkpoint: the best one was chosen on these very rows.
-        saved = finetune.load(
+        saved = load(
             result.file, dtype=run.cfg.dtype, data_parallel=data_parallel, device=run.cfg.device
         )
         outputs = saved.outputs(dev, bar=False)
@@ -157,7 +156,7 @@ def parse_grid(text: str) -> list[dict[str, Any]]:
 
 
 def fit_grid(
-    run: Run,
+    run: Any,
     grid: list[dict[str, Any]],
     n_seeds: int,
     folder: Path,
